@@ -233,6 +233,8 @@ def plan(
     with attention_choices() as whole:
         cost = cost_of(planned, mesh)
         queries = [choice.query for choice in whole]
+        # Cross-attention of grouped heads has the tokens of each group as further queries.
+        lengths = [each.query[1] for each in whole if each.query[1] == each.key[1]]
         with (
             use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)),
             attention_choices() as choices,
@@ -270,7 +272,7 @@ def plan(
         found["breakdown"] = breakdown(needs.compiled, device) if needs.compiled else None
     if sequences:
         # those of several sequences where they are joined
-        tokens = max(query[1] for query in queries)
+        tokens = max(lengths or [query[1] for query in queries])
         found["tokens_per_second"] = tokens * found["images_per_second"]
     if training:
         all_steps = config.num_steps * seconds

@@ -95,6 +95,9 @@ PARAMETERS = {
     + 3 * (5 * (27 * 32 * 2 + (3 * 27 + 9) * 32**2 + 2 * 5 * 32) + 9 * 32 + 2),
     # generator and discriminator, as published
     "cifar10_gan": 20_781_952 + 21_280_512,
+    # the authors' PyTorch code for 64 pixels, and a hand count (tests/models/gans)
+    "imagenet_gan:biggan_64": 70_377_348 + 45_511_970,
+    "imagenet_gan:sngan_64": 17_974_915 + 11_165_441,
     "ffhq_gan": 23_057_952 + 23_009_568,
     "ffhq_gan:stylegan2_256": 24_767_458 + 24_001_089,
     "ffhq_gan:stylegan2_1024": 30_370_060 + 29_012_513,
@@ -106,6 +109,8 @@ CHOICES = [
     "ffhq_gan:stylegan2_256",
     "ffhq_gan:stylegan2_1024",
     "imagenet_gan:32",
+    "imagenet_gan:sngan_64",
+    "imagenet_gan:biggan_64",
     # Of others, those whose network or loss is another.
     "digits_gan_inverse:bigbigan",
     "digits_autoregression:rnn",

@@ -6,6 +6,7 @@ from absl import flags
 
 from experiments.configuration import kinds
 from experiments.configuration.options import named
+from genjax.diffusion import scale_of_weight
 
 # Whether the run takes a denoiser's sampler or a flow map's is checked with its config.
 ANY_SAMPLER = kinds.Kind(kinds.Sampler, kinds.SAMPLER.places + kinds.FLOW_MAP_SAMPLER.places)
@@ -21,6 +22,11 @@ GRID = flags.DEFINE_string(
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", lower_bound=1)
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
+)
+GUIDANCE_WEIGHT = flags.DEFINE_float(
+    "guidance_weight",
+    None,
+    "w of (1 + w)·conditional − w·unconditional, in place of --guidance_scale, which is 1 + w.",
 )
 TEMPERATURE = flags.DEFINE_float(
     "temperature", None, "Of tokens: 1 samples from the model, 0 takes the most likely ones."
@@ -75,17 +81,35 @@ def number_or_name(text: str) -> int | str:
     return int(text) if text.removeprefix("-").isdecimal() else text
 
 
+def chosen_scale() -> float | None:
+    """Return the guidance scale that one of two flags sets; None if neither was given.
+
+    Raises:
+        ValueError: both were given.
+    """
+    scale, weight = GUIDANCE_SCALE.value, GUIDANCE_WEIGHT.value
+    if weight is None:
+        return scale
+    if scale is not None:
+        raise ValueError(
+            f"--guidance_scale={scale} and --guidance_weight={weight} both set the guidance scale, "
+            "which is 1 + the weight: leave out one of them"
+        )
+    return scale_of_weight(weight)
+
+
 def sampling_changes() -> dict[str, Any]:
     """Return what the flags change in `config.sampling`; None where one was not given.
 
     Raises:
-        ValueError: there is no such sampler or grid, or it has no such option.
+        ValueError: there is no such sampler or grid, or it has no such option; or both flags of
+            guidance were given.
     """
     return dict(
         sampler=named(SAMPLER.value, "sampler", ANY_SAMPLER),
         grid=named(GRID.value, "grid", kinds.GRID),
         num_steps=NUM_STEPS.value,
-        guidance_scale=GUIDANCE_SCALE.value,
+        guidance_scale=chosen_scale(),
         temperature=TEMPERATURE.value,
         top_k=TOP_K.value,
         top_p=TOP_P.value,

@@ -151,6 +151,7 @@ def make_schedule(
     decay: int | float | None,
     end_learning_rate: float,
     *,
+    hold: int | float = 0,
     field: str = "config.optimizer",
 ) -> optax.Schedule:
     """Return the learning rate by step, as `make_optimizer` describes it.
@@ -159,7 +160,7 @@ def make_schedule(
         field: what errors call the optimizer's part of the config.
 
     Raises:
-        ValueError: no such schedule, or the warm-up is longer than the run or the decay.
+        ValueError: no such schedule, or the warm-up or the hold does not fit.
     """
     warmup_steps = steps_of(warmup, num_steps)
     decay_steps = num_steps if decay is None else steps_of(decay, num_steps)
@@ -169,13 +170,22 @@ def make_schedule(
             f"config.num_steps={num_steps} and decay={decay_steps}: set --{field}.warmup=0.1, "
             "a tenth of the run, or more steps"
         )
+    if hold and (
+        name != "linear" or not 0 < steps_of(hold, num_steps) < decay_steps - warmup_steps
+    ):
+        raise ValueError(
+            f"{field}.hold={hold} is of the schedule 'linear', and must end before decay="
+            f"{decay_steps}; the schedule is {name!r} and the warm-up {warmup_steps} steps"
+        )
     if name == "cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, warmup_steps, decay_steps, end_learning_rate
         )
     if name == "linear":
+        held = steps_of(hold, num_steps)
         rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-        fall = optax.linear_schedule(learning_rate, end_learning_rate, decay_steps - warmup_steps)
+        steps = decay_steps - warmup_steps - held
+        fall = optax.linear_schedule(learning_rate, end_learning_rate, steps, transition_begin=held)
         return optax.join_schedules([rise, fall], [warmup_steps])
     if name != "constant":
         raise ValueError(f"{field}.schedule is {name!r}; there are cosine, linear, constant")
@@ -191,6 +201,7 @@ def make_optimizer(
     num_steps: int,
     schedule: str = "cosine",
     warmup: int | float = 0,
+    hold: int | float = 0,
     decay: int | float | None = None,
     end_learning_rate: float = 0.0,
     clip_norm: float | None = None,
@@ -203,8 +214,8 @@ def make_optimizer(
     The optimizer is `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`.
 
     The learning rate rises linearly over the warm-up. It then falls as a half cosine until `decay`,
-    where it is `end_learning_rate` and stays. With the schedule "linear" it falls linearly, and
-    with "constant" it does not fall.
+    where it is `end_learning_rate` and stays. With the schedule "linear" it stays for `hold` and
+    then falls linearly. With "constant" it does not fall.
     Gradients are first scaled down to a global norm of at most `clip_norm`. Weight decay is
     decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels alone.
 
@@ -212,12 +223,12 @@ def make_optimizer(
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.
         num_steps: of the run.
         warmup: in steps, or below 1 as a fraction of the run.
+        hold: in steps, or below 1 as a fraction of the run.
         decay: in steps, or below 1 as a fraction of the run; the whole run if None.
         field: what errors call this part of the config.
 
     Raises:
-        ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or
-            the decay.
+        ValueError: no such optimizer, option or schedule, or the warm-up or the hold does not fit.
     """
     rule = _find_rule(name, options, field)
     if rule is schedule_free_adamw and schedule != "constant":
@@ -225,7 +236,14 @@ def make_optimizer(
             f"{name} replaces the falling of the learning rate: set {field}.schedule to 'constant'"
         )
     rate = make_schedule(
-        schedule, learning_rate, num_steps, warmup, decay, end_learning_rate, field=field
+        schedule,
+        learning_rate,
+        num_steps,
+        warmup,
+        decay,
+        end_learning_rate,
+        hold=hold,
+        field=field,
     )
     optimizer = rule(rate, weight_decay=weight_decay, mask=kernels_only, **options)
     if clip_norm is not None:

@@ -263,13 +263,16 @@ def needs_logarithm(values: Sequence[float]) -> bool:
 def save_curves(path: str | os.PathLike, metrics_path: str | os.PathLike) -> None:
     """Draw the metrics of a `metrics.jsonl` over the steps, in `panels`.
 
-    Norms, of which there are dozens, are left out: the page of a run shows them.
+    Norms, of which there are dozens, are left out: the page of a run shows them. Before the first
+    metrics are logged there is nothing to draw, and no file is written.
     """
     from matplotlib.figure import Figure  # here, since training needs it for pictures alone
 
     rows = read_metrics(metrics_path)
     names = dict.fromkeys(name for row in rows for name in row if name not in HIDDEN)
     shown = panels(name for name in names if not name.startswith("norm/"))
+    if not shown:
+        return
     num_rows = -(-len(shown) // 2)
     height = 2.6 * num_rows
     figure = Figure(figsize=(10, height))

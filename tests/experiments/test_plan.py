@@ -11,6 +11,7 @@ from configs import (
     digits_gan,
     digits_vae,
     imagenet256_latent_flow,
+    text_to_audio,
     text_to_image,
     text_to_video,
 )
@@ -143,6 +144,16 @@ def test_a_plan_of_sampling():
         ValueError, match="the task of digits_gan_r3gan is GAN; take --program=train"
     ):
         plan(digits_gan.get_config(), mesh, "h100", "sample")
+
+
+@pytest.mark.slow
+def test_grouped_heads_do_not_count_as_tokens():
+    """Stable Audio has 1,024 latents and the timing's token; 24 heads share 12 of the prompt."""
+    config = text_to_audio.get_config()
+    config.space = dict(name="Pixels")
+    config.data.image_shape = (1024, 64)
+    found = plan(config, {"data": 8}, "h100")
+    assert found["tokens_per_second"] / found["images_per_second"] == pytest.approx(1025)
 
 
 def test_what_does_not_fit_is_told_what_to_do():

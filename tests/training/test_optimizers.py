@@ -61,6 +61,13 @@ def test_a_linear_schedule_warms_up_and_falls_to_its_end():
         np.testing.assert_allclose(rates[: len(expected)], expected, rtol=1e-6)
 
 
+def test_a_linear_schedule_stays_before_it_falls():
+    options = dict(NUMBERS, warmup=10, schedule="linear", hold=0.5)
+    _, schedule = make_optimizer(**options)
+    rates = [schedule(step) for step in (5, 10, 35, 60, 70, 100)]
+    np.testing.assert_allclose(rates, [0.05, 0.1, 0.1, 0.1, 0.075, 0], rtol=1e-5, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -69,6 +76,8 @@ def test_a_linear_schedule_warms_up_and_falls_to_its_end():
         (dict(name="lion", momentum=0.9), "has momentum, which lion does not take; it takes .*b1"),
         (dict(warmup=200), "warmup is 200 steps.*num_steps=100"),
         (dict(decay=10), "warmup is 10 steps.*decay=10"),
+        (dict(hold=95, schedule="linear"), "hold=95 .* before decay=100; .* the warm-up 10 steps"),
+        (dict(hold=0.5), "hold=0.5 is of the schedule 'linear'.* is 'cosine'"),
         (dict(schedule="step"), "schedule is 'step'; there are cosine, linear, constant"),
         (dict(name="schedule_free_adamw"), "set config.optimizer.schedule to 'constant'"),
     ],

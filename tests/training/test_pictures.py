@@ -154,6 +154,13 @@ def test_norms_are_not_among_the_curves(tmp_path, monkeypatch):
     assert titles == ["loss"]
 
 
+@pytest.mark.parametrize("text", ["", '{"step": 1, "seconds": 1, "norm/update/head": 1.0}\n'])
+def test_no_curves_are_drawn_before_there_are_any(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    save_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
+    assert not (tmp_path / "curves.png").exists()
+
+
 def test_curves_draw_metrics_that_come_at_different_steps(tmp_path):
     rows = [{"step": s, "seconds": s, "loss": 1 / s} for s in (1, 2, 3)] + [
         {"step": 3, "seconds": 3, "quality": 1.0}

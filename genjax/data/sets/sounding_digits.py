@@ -109,11 +109,13 @@ def bounces_of(moving: Sequence[Movement]) -> tuple[Bounce, ...]:
 
     The room is how far a digit's upper left corner can go. A digit on the path start +
     velocity·time meets a wall where the path is a multiple of the room. An even multiple is the top
-    or left wall.
+    or left wall. A digit that does not move along an axis bounces off none of its walls.
     """
     room, found = SIDE - DIGIT_SIDE, []
     for movement in moving:
         for walls, start, speed in zip(WALLS, movement.start, movement.velocity, strict=True):
+            if not speed:
+                continue
             low, high = sorted((start, start + speed * (NUM_FRAMES - 1)))
             for multiple in range(math.ceil(low / room), math.floor(high / room) + 1):
                 time = (multiple * room - start) / speed

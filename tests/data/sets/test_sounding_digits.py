@@ -6,11 +6,11 @@ import pytest
 from genjax.data import Batches, InMemory, load_dataset
 from genjax.data.dataset import OnDisk
 from genjax.data.sets import sounding_digits as module
-from genjax.data.sets.moving_digits import DIGIT_SIDE, SIDE, movements
-from genjax.data.sets.sounding_digits import bounces, load_sounding_digits
+from genjax.data.sets.moving_digits import DIGIT_SIDE, SIDE, Movement, movements
+from genjax.data.sets.sounding_digits import bounces, bounces_of, load_sounding_digits
 
 SPLIT, COUNT = "train[:60]", 60
-ROOM = SIDE - DIGIT_SIDE
+ROOM = float(SIDE - DIGIT_SIDE)
 RATE, FRAME, FRAMES = 8000, 1000, 17
 TONE = 2000  # samples
 
@@ -47,6 +47,15 @@ def test_bounces_are_where_a_walk_of_small_steps_turns():
             assert sample - 1 <= bounce.time * FRAME <= sample  # the turn is within this step
             assert bounce.sample in (sample - 1, sample)
             assert bounce.frame == -(-sample // FRAME)
+
+
+def test_a_digit_that_rests_at_a_wall_bounces_off_the_others_alone():
+    still = Movement(digit=3, start=(0.0, ROOM), velocity=(0.0, 0.0))
+    along = Movement(digit=3, start=(0.0, ROOM - 4.0), velocity=(0.0, 2.0))
+    assert bounces_of([still]) == ()
+    first = bounces_of([along])[0]
+    assert (first.wall, first.time, first.digit) == ("right", 2.0, 3)
+    assert {bounce.wall for bounce in bounces_of([along])} <= {"left", "right"}
 
 
 def test_places_turn_at_the_frame_of_each_bounce():

@@ -106,7 +106,7 @@ def test_networks_samplers_and_processes_are_listed_without_their_layers_and_hel
     networks = listed(kinds.DIFFUSION_NETWORK)
     assert networks >= {"DiT", "DiT_S", "MMDiT", "PixArt", "Flux", "ADM", "SongUNet"}
     assert not networks & {"Block", "Embedding", "rms_norm", "decode", "convolution"}
-    files = ("dcgan", "mlp_gan", "r3gan", "stylegan2", "stylegan3", "vit_gan")
+    files = ("dcgan", "mlp_gan", "r3gan", "resnet_gan", "stylegan2", "stylegan3", "vit_gan")
     assert listed(kinds.GENERATOR) == {f"{name}.Generator" for name in files} | {
         "stylegan3_r",
         "stylegan3_t",

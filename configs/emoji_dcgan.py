@@ -1,0 +1,33 @@
+"""DCGAN as published, five layers of 4×4 kernels at most 1,024 wide, on emoji of 64×64 pixels.
+
+python -m experiments.train --config=configs/emoji_dcgan.py --workdir=runs/emoji_dcgan
+
+The networks, loss, optimizer and batch are those of Radford, Metz & Chintala 2016 (figure 1 and
+section 4). The generator's maps have 4×4×1024, 8×8×512, 16×16×256, 32×32×128 and 64×64×3 values.
+The emoji that come with genjax have 32×32 pixels and are enlarged. With a folder of emoji of 64×64
+pixels, set --config.data.directory. With any folder of images, set --config.data.name=folder
+and --config.condition.name=Unconditional, too.
+
+Differences from the paper: classes, normal latents, and an average of the weights. The paper's sets
+have from 350,000 to 3,000,000 images. The 1,527 emoji are few, so expect that the discriminator
+memorizes them; emoji_gan has what helps.
+
+Not yet run to the end, so there is no score.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configuration import base
+
+
+def get_config() -> ConfigDict:
+    config = base.gan("emoji_dcgan", "dcgan", name="emoji", image_shape=(64, 64, 3), resize=True)
+    config.num_steps, config.batch_size = 10_000, 128
+    config.model.generator.update(width=128, doublings=4, latent_size=100)
+    config.model.discriminator.update(width=128, doublings=4)
+    config.objective, config.regularizers = "non_saturating", dict()
+    for player in config.optimizer.values():
+        player.update(learning_rate=2e-4, schedule="constant", b1=0.5, b2=0.999)
+    config.snapshot_every = config.evaluation.every = 5000
+    config.evaluation.labels = "training"  # categories have 4 to 311 emoji
+    return config

@@ -1,0 +1,116 @@
+"""Configs of GANs: published settings, a narrowed step of each, and DCGAN's at full size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import emoji_dcgan, imagenet_gan
+from experiments import plan
+from experiments.configuration.runs import build
+from experiments.inputs.datasets import abstract_batch, training_batches
+from genjax.devices import make_mesh
+
+CHOICES = ("sngan_64", "biggan_64")
+
+
+def narrowed(choice):
+    """Return the config with two widths, of images of 8×8 pixels, and one update of each."""
+    config = imagenet_gan.get_config(choice)
+    config.unlock()
+    generator, discriminator = config.model.generator, config.model.discriminator
+    widths = (16, 8)
+    generator.update(widths=widths, latent_size=6)
+    discriminator.update(widths=widths[::-1], halvings=1)
+    if choice == "biggan_64":
+        generator.update(shared_features=4, attention=8)
+        discriminator.attention = 4
+    config.condition.num_classes, config.data.image_shape = 7, (8, 8, 3)
+    config.batch_size, config.updates.discriminator = 2, 1
+    config.mesh.update(data=-1, fsdp=1)
+    return config
+
+
+def drawn_state(task):
+    """Return a state whose variables NumPy draws: to compile initial ones takes seconds."""
+    random = np.random.default_rng(0)
+
+    def draw(path, a):
+        variable = a.dtype == np.float32 and "optimizer" not in jax.tree_util.keystr(path)
+        values = 0.2 * random.standard_normal(a.shape) if variable else np.zeros(a.shape)
+        return jnp.asarray(values, a.dtype)
+
+    return jax.tree.map_with_path(draw, jax.eval_shape(task.init, jax.random.key(0)))
+
+
+def differ(a, b):
+    return bool((a != b).any())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_step_of_many_classes_runs_narrowed(choice):
+    config = narrowed(choice)
+    task, random = build(config), np.random.default_rng(0)
+    shapes = abstract_batch(config, task)
+    batch = {name: random.integers(0, 7, a.shape).astype(a.dtype) for name, a in shapes.items()}
+    state = drawn_state(task)
+    after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics))
+    trees = ((after.params, state.params), (after.discriminator.kept, state.discriminator.kept))
+    for pair in trees:  # parameters, and the vectors of power iteration
+        moved = jax.tree.leaves_with_path(jax.tree.map(differ, *pair))
+        assert not [jax.tree_util.keystr(path) for path, moves in moved if not moves]
+
+
+@pytest.mark.slow
+def test_a_step_of_many_classes_is_planned_narrowed():
+    config = narrowed("sngan_64")
+    config.batch_size = 8
+    assert plan.plan(config, {"fsdp": 4}, "h100")["multiply_adds"] > 0
+
+
+def test_networks_of_many_classes_have_their_authors_settings():
+    """Learning rates of generator and discriminator, β₁, β₂, updates and images in each."""
+    recipes = {"sngan_64": (2e-4, 2e-4, 0.0, 0.9, 5, 64)}
+    recipes["biggan_64"] = (5e-5, 2e-4, 0.0, 0.999, 2, 2048)
+    for choice, recipe in recipes.items():
+        config = imagenet_gan.get_config(choice)
+        generator, discriminator = config.optimizer.generator, config.optimizer.discriminator
+        updates = config.updates.discriminator
+        rates = generator.learning_rate, discriminator.learning_rate
+        assert (*rates, generator.b1, generator.b2, updates, config.batch_size // updates) == recipe
+        assert config.objective == "hinge" and not config.regularizers
+
+
+def test_sngan_s_rate_falls_from_200_000_to_250_000_updates_of_the_generator():
+    config = narrowed("sngan_64")
+    config.batch_size, config.updates.discriminator = 5, 5
+    schedules = build(config).schedules
+    for schedule, updates in zip(schedules, (1, 5), strict=True):
+        rates = [schedule(1000 * updates * step) for step in (0, 200, 225, 250)]
+        np.testing.assert_allclose(rates, [2e-4, 2e-4, 1e-4, 0], rtol=1e-4, atol=1e-10)
+
+
+def test_dcgan_takes_a_step_at_its_published_size():
+    """Five layers: a product and four transposed convolutions, on emoji that are here."""
+    config = emoji_dcgan.get_config()
+    config.batch_size = 1
+    task, mesh, key = build(config), make_mesh({"data": 1}, 1), jax.random.key(0)
+    batch = training_batches(config, task, mesh)[0]
+    assert batch["image"].shape == (1, 64, 64, 3)
+    state = drawn_state(task)
+    z = jax.ShapeDtypeStruct((1, 100), np.float32)
+    _, inner = jax.eval_shape(
+        lambda z: task.generator.apply(
+            state.generator.variables, z, jnp.zeros(1, int), capture_intermediates=True
+        ),
+        z,
+    )
+    made = [inner["intermediates"][f"conv_{i}"]["__call__"][0].shape[1:] for i in range(4)]
+    assert inner["intermediates"]["project"]["__call__"][0].shape == (1, 4 * 4 * 1024)
+    assert made == [(8, 8, 512), (16, 16, 256), (32, 32, 128), (64, 64, 3)]
+    kernels = [p for name, p in state.params["discriminator"].items() if name != "label_embedding"]
+    assert sum("kernel" in layer for layer in kernels) == 5
+    after, metrics = jax.jit(task.update)(state, batch, key)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics))
+    assert all(jax.tree.leaves(jax.tree.map(differ, after.params, state.params)))
