@@ -1,9 +1,10 @@
 """Write the list of published numbers that genjax reproduces, each with the test that checks it.
 
-    python -m pytest $(python -m experiments.exactness --tests)
-    python -m experiments.exactness --green=$(git rev-parse --short HEAD)
+    python -m experiments.exactness --tests=facts.txt
+    python -m pytest @facts.txt
+    python -m experiments.exactness --green=c0ffee1
 
-The facts are those of docs/results/exactness.json. The second command keeps the commit whose tests
+The facts are those of docs/results/exactness.json. The last command keeps the commit whose tests
 passed in that file, and writes docs/results/exactness.md.
 """
 
@@ -20,7 +21,7 @@ from experiments.pages.tables import markdown
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 FACTS, PAGE = FOLDER / "exactness.json", FOLDER / "exactness.md"
-TESTS = flags.DEFINE_bool("tests", False, "Print the tests of all facts, for pytest, and stop.")
+TESTS = flags.DEFINE_string("tests", None, "File to write the tests of all facts to, for pytest.")
 GREEN = flags.DEFINE_string("green", None, "Commit at which all of these tests passed.")
 
 
@@ -84,8 +85,9 @@ the test that checks it. {passed} `exactness.json`, beside this page in the
 repository, holds the rows. These commands run the tests and write the page:
 
 ```sh
-python -m pytest $(python -m experiments.exactness --tests)
-python -m experiments.exactness --green=$(git rev-parse --short HEAD)
+python -m experiments.exactness --tests=facts.txt
+python -m pytest @facts.txt
+python -m experiments.exactness --green=c0ffee1
 ```
 """
     for group, members in itertools.groupby(facts, lambda fact: fact.group):
@@ -105,7 +107,9 @@ def shown(value: float | list | str) -> str:
 def main() -> None:
     commit, facts = read_facts()
     if TESTS.value:
-        print(" ".join(dict.fromkeys(fact.test for fact in facts)))
+        tests = dict.fromkeys(fact.test for fact in facts)
+        Path(TESTS.value).write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")
+        print(f"{len(tests)} tests: {TESTS.value}")
         return
     commit = GREEN.value or commit
     write_facts(commit, facts)
