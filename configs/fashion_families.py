@@ -63,7 +63,7 @@ def _masked_diffusion() -> ConfigDict:
 def _autoencoder(quantizer: dict | None) -> ConfigDict:
     """Return an autoencoder with L1 and PatchGAN, down-sampled 4 times."""
     config = base.autoencoder("", **DATA)
-    network = dict(widths=(32, 64, 64), blocks=1, groups=8, mid_attention=True)
+    network = dict(widths=(32, 64, 64), blocks=1, groups=8, mid_attention=True, image_channels=1)
     config.weights.perceptual = 0.0
     config.adversary.network = dict(width=32, layers=2, groups=8)
     if quantizer is None:
