@@ -1,13 +1,14 @@
 """Every family on class-conditional Fashion-MNIST, with one evaluation for all of them.
 
-python -m experiments.budget --config=configs/fashion_families.py:flow --seconds=600
+python -m experiments.benchmark --config=configs/fashion_families.py:flow --program=train \
+    --budget=600
 python -m experiments.train --config=configs/fashion_families.py:flow --config.num_steps=STEPS \
     --workdir=runs/fashion_families_flow
 
 The first command measures how many steps the budget allows, and prints the second. The choices:
 - gan, autoregression, flow, unet: fashion_gan:dcgan, fashion_autoregression:pixelcnn, fashion_flow
   and fashion_unet.
-- vae: a variational autoencoder of dense layers, which is told no class.
+- vae: a variational autoencoder of dense layers, without a class condition.
 - masked_diffusion: masked diffusion over the pixels' 256 levels (MDLM).
 - latent_flow: rectified flow on the 7×7 latents of runs/fashion_families_autoencoder, a run of the
   choice autoencoder.

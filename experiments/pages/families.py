@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.pages.report import RunRecord, duration, read_run
 from experiments.pages.tables import cell, markdown, number, origin
 
-# What is printed of a run, and the names in a report of which the first that is there is taken.
+# Columns of quality. A cell shows the first of these names that a report has.
 FIGURES = {
     "accuracy ↑": ("class_accuracy", "training_accuracy"),
     "Fréchet distance ↓": ("frechet_distance",),

@@ -1,4 +1,4 @@
-"""What a sample costs: parameters counted by hand, and the network's evaluations."""
+"""The cost of a sample: parameters counted by hand, and the network's evaluations."""
 
 import jax
 import pytest
