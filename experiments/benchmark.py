@@ -39,6 +39,12 @@ file, and --record into the device's file in experiments/speed/results. A row ha
 --program=forward times a diffusion network on a training batch, and --program=jvp the network with
 its derivative along x_t and t, which mean flows and other losses of `genjax.distillation` take.
 
+--budget=600 prints the training command whose steps take so many seconds, by `queued_seconds`. A
+schedule of the learning rate ends with the last step, so a run needs its number of steps before it
+starts. Compiling, saving, sampling and measuring come on top:
+
+    python -m experiments.benchmark --config=configs/digits_flow.py --program=train --budget=600
+
 The sampling program makes as many samples as a batch holds, with the config's sampler, steps and
 guidance. An autoencoder makes reconstructions. If the data are latents, samples are not decoded.
 """
@@ -265,6 +271,21 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
+def training_command(
+    row: Mapping[str, Any], arguments: Sequence[str], budget: float
+) -> tuple[int, str]:
+    """Return how many steps take `budget` seconds, and the command that trains so many.
+
+    Args:
+        row: of the training program.
+        arguments: of the benchmark, of which those of the config are the training's too.
+    """
+    steps = max(1, int(budget / row["queued_seconds"]))
+    given = [each for each in arguments if each.startswith("--config")]
+    run = f"--config.num_steps={steps} --workdir=runs/{row['experiment']}"
+    return steps, f"python -m experiments.train {' '.join(given)} {run}"
+
+
 def commands(arguments: Sequence[str]) -> list[list[str]]:
     """Split the arguments into one command's for each --config."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -289,6 +310,9 @@ def main() -> None:
             rows.append(source | measure(CONFIG.value, name, STEPS.value, trace))
         if jax.process_index() == 0:
             show(rows)
+            if BUDGET.value and rows[0]["program"] == "train":
+                steps, line = training_command(rows[0], sys.argv[1:], BUDGET.value)
+                print(f"{steps:,} steps in {BUDGET.value:g} s:\n{line}")
             if OUT.value:
                 merge(Path(OUT.value), rows)
             if RECORD.value:
@@ -310,6 +334,9 @@ if __name__ == "__main__":
         f"Which of the programs; {' and '.join(PROGRAMS)} if not given.",
     )
     STEPS = flags.DEFINE_integer("steps", 20, "Calls that are timed, twice.", lower_bound=2)
+    BUDGET = flags.DEFINE_float(
+        "budget", None, "Seconds of training, for which to print the command.", lower_bound=0.0
+    )
     OUT = flags.DEFINE_string("out", None, "JSON file to merge the rows into, if any.")
     RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/speed/results.")
     TRACE = flags.DEFINE_string(

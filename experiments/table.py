@@ -2,10 +2,15 @@
 
     python -m experiments.table runs/digits_flow runs/digits_gan
     python -m experiments.table docs/results/records/* --out=docs/results/runs.md
+    python -m experiments.table runs/fashion_families_* --families --pictures=pictures
 
 Each figure is read from a run's `report.json`; task, device and commit are read from its
 `config.json`. The folder of a run needs no other file, so the records in docs/results/records are
 two small files each.
+
+With --families all runs on the same data are rows of one table, with their costs. Runs that differ
+in their seed alone are one row. --out then replaces what stands between the two marks of the page.
+--pictures takes the runs' samples.png too.
 """
 
 from pathlib import Path
@@ -13,9 +18,15 @@ from pathlib import Path
 from absl import flags
 
 from experiments.launch.runtime import run_program, user_errors
+from experiments.pages import families
 from experiments.pages.tables import HEADER, tables
+from genjax.training.pictures import save_picture
 
 OUT = flags.DEFINE_string("out", None, "Markdown file to write; printed if not given.")
+FAMILIES = flags.DEFINE_bool("families", False, "One table of all runs on the same data.")
+PICTURES = flags.DEFINE_string(
+    "pictures", None, "Folder for DATA_samples.png and DATA_cost.png of --families."
+)
 
 
 def main(*folders: str) -> None:
@@ -24,11 +35,30 @@ def main(*folders: str) -> None:
             raise ValueError(
                 "name the folders of runs, as in: python -m experiments.table runs/a runs/b"
             )
-        text = tables(folders)
+        if PICTURES.value and not FAMILIES.value:
+            raise ValueError("--pictures are of --families; add that flag")
+        text = of_families(folders) if FAMILIES.value else tables(folders)
         if OUT.value:
-            Path(OUT.value).write_text(HEADER + text, encoding="utf-8")
+            out = Path(OUT.value)
+            page = (
+                families.insert(out.read_text("utf-8"), text) if FAMILIES.value else HEADER + text
+            )
+            out.write_text(page, encoding="utf-8")
             text = OUT.value
     print(text)
+
+
+def of_families(folders: tuple[str, ...]) -> str:
+    """Return the tables of all families, and draw their pictures."""
+    rows = families.read_rows(folders)
+    for data, each in rows.items() if PICTURES.value else ():
+        folder = Path(PICTURES.value)
+        folder.mkdir(parents=True, exist_ok=True)
+        if drawn := families.cost_figure(each):
+            save_picture(folder / f"{data}_cost.png", drawn)
+        if sheet := families.sheet(each):
+            save_picture(folder / f"{data}_samples.png", sheet)
+    return families.families(rows)
 
 
 if __name__ == "__main__":

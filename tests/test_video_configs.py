@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import animated_emoji_video, moving_digits_video
+from configs import animated_emoji_video, moving_digits_video, text_to_video
 from experiments.configuration.runs import build
 from experiments.evaluation.context import Model
 from experiments.inputs.conditions import Prompts
@@ -205,3 +205,13 @@ def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, messag
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)
+
+
+def test_movie_gen_sees_the_published_number_of_tokens():
+    """256 frames of 768×768, factors of 8, and patches of 1×2×2 (Polyak et al. 2024)."""
+    config = text_to_video.get_config("moviegen_30b")
+    frames, height, width, _ = config.data.image_shape
+    assert (frames, height, width) == (256, 768, 768)
+    latents = config.space.shape[:3]
+    assert latents == (frames // 8, height // 8, width // 8)
+    assert latents[0] * (latents[1] // 2) * (latents[2] // 2) == 73_728

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from experiments.inputs.datasets import Data
 from genjax.data import Dataset
@@ -80,6 +81,21 @@ class Model:
         }
         self._samples: dict[Any, np.ndarray] = {}
 
+    @property
+    def num_parameters(self) -> int:
+        """The number of parameters of the network that samples."""
+        return _count(self._task.variables(self._state, self.sampling.weights)["params"])
+
+    @property
+    def num_frozen_parameters(self) -> int:
+        """The number of parameters of the frozen autoencoder, or 0 without one."""
+        return _count(self._task.space.frozen())
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often sampling evaluates the network for one sample."""
+        return self._task.num_evaluations(self.sampling)
+
     def sample(
         self, labels: np.ndarray, prompts: Sequence[str] | None = None, **changes: Any
     ) -> np.ndarray:
@@ -97,6 +113,10 @@ class Model:
             sampling = Config(dict(self.sampling) | changes)
             self._samples[request] = sample(task, self._state, labels, sampling)
         return self._samples[request]
+
+
+def _count(arrays: PyTree) -> int:
+    return sum(a.size for a in jax.tree.leaves(arrays))
 
 
 def in_batches(function: Callable, *arrays: np.ndarray, size: int = 50) -> Any:

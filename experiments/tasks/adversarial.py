@@ -576,6 +576,10 @@ class GAN:
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return jnp.float32(sampling.truncation), *frozen
 
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often sampling evaluates the generator: once."""
+        return 1
+
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {"truncation": sampling.truncation}
 

@@ -426,6 +426,10 @@ class Autoencoder:
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return (batch[self.space.feature],)
 
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often a reconstruction evaluates the network: once."""
+        return 1
+
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {"sampler": "reconstruction of held-out examples"}
 

@@ -1,6 +1,7 @@
 """Autoregression over pixels: the exact likelihood of pictures, trained on and sampled from."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -229,6 +230,10 @@ class Autoregression:
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return self.sampling_inputs(sampling)
+
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often sampling evaluates the network: once for each sub-pixel."""
+        return math.prod(self.space.shape)
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {"sampler": "one sub-pixel after another", "temperature": sampling.temperature}

@@ -181,6 +181,10 @@ class VariationalAutoencoder:
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return ()
 
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often sampling evaluates the decoder: once."""
+        return 1
+
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {"sampler": "mean of p(x|z), z ~ N(0, I)"}
 

@@ -181,6 +181,12 @@ class GenerativeTask(Task, Protocol):
             frozen: what `abstract_frozen` gives.
         """
 
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often sampling evaluates the network for one sample.
+
+        With guidance an evaluation is of a pair, with the condition and without.
+        """
+
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         """Return how samples are made, for reports."""
 

@@ -77,6 +77,32 @@ def test_flux_shifts_four_steps_at_4096_tokens():
 
 
 @pytest.mark.parametrize(
+    ("num_steps", "shift", "rows", "printed"),
+    [
+        # FLUX.3, distilled to 16 steps
+        (
+            16,
+            6.93,
+            slice(None),
+            [1, 0.990472, 0.979802, 0.967773, 0.954107, 0.938446, 0.920319, 0.899092, 0.873897]
+            + [0.843506, 0.806126, 0.759036, 0.697885, 0.615271, 0.497487, 0.316005, 0],
+        ),
+        # HunyuanVideo, 50 steps
+        (50, 7.0, [0, 1, 2, -3, -2, -1], [1, 0.997093, 0.994083, 0.225806, 0.125, 0]),
+        # Self-Forcing: a shift of 5, of 1000 noise levels
+        (4, 5.0, slice(None), [1, 0.9375, 0.83333, 0.625, 0]),
+    ],
+)
+def test_shifted_grids_of_published_models(num_steps, shift, rows, printed):
+    grid = uniform_grid(FLOW, num_steps, shift=shift)
+    np.testing.assert_allclose(
+        np.asarray(grid)[rows],
+        printed,
+        atol=5e-6 if num_steps == 4 else 6e-7,  # as printed
+    )
+
+
+@pytest.mark.parametrize(
     "grid, ends",
     [
         (stable_diffusion_3_grid, [0.1998, 0.1109, 0.0089, 0]),

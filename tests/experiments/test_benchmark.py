@@ -20,6 +20,7 @@ from experiments.benchmark import (
     measured_device,
     random_arrays,
     timed,
+    training_command,
 )
 from experiments.evaluation import autoencoders, prompts
 from experiments.launch.experiment import Experiment
@@ -255,6 +256,18 @@ def test_rows_replace_older_ones_of_the_same_measurement(tmp_path):
         ("sample", 8, 1), ("train", 8, 2), ("train", 16, 1), ("train", 8, 1)
     ]  # fmt: skip
     assert results_of("NVIDIA H100 80GB HBM3").name == "nvidia_h100_80gb_hbm3.json"
+
+
+def test_a_budget_of_time_is_a_number_of_steps_to_train():
+    row = dict(experiment="digits_flow", queued_seconds=0.25)
+    arguments = ["--config=configs/digits_flow.py", "--program=train", "--config.batch_size=32"]
+    steps, command = training_command(row, [*arguments, "--budget=600"], 600.0)
+    assert steps == 2400
+    assert command == (
+        "python -m experiments.train --config=configs/digits_flow.py --config.batch_size=32 "
+        "--config.num_steps=2400 --workdir=runs/digits_flow"
+    )
+    assert training_command(row, arguments, 0.1)[0] == 1
 
 
 def test_each_config_has_a_command_of_its_own():

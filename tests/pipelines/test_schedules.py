@@ -88,6 +88,19 @@ def test_times_of_ltx_video_are_the_published_ones(tokens):
     np.testing.assert_array_equal(euler_flow(LTX)["grid"](1, tokens), [1, 0])
 
 
+def test_times_of_qwen_image_are_the_published_ones():
+    """At 4,096 tokens log(shift) is .693548; the last of the 8 steps starts at .02."""
+    qwen = LTX | dict(base_shift=0.5, max_shift=0.9, shift_terminal=0.02)
+    qwen |= dict(base_image_seq_len=256, max_image_seq_len=8192)
+    published = [1, 0.916024, 0.820046, 0.709295, 0.580075, 0.427347, 0.244054, 0.02, 0]
+    times = np.asarray(euler_flow(qwen)["grid"](8, 4096))
+    np.testing.assert_allclose(times, published, rtol=0, atol=6e-7)  # six decimals
+    # A time t = 7/8 before the stretch to .02, of which the first interval is 1 − .916024.
+    shifted = lambda t: 1 / (1 + np.exp(-0.693548) * (1 / t - 1))
+    stretch = (1 - times[1]) / (1 - 0.02)
+    np.testing.assert_allclose(stretch, (1 - shifted(7 / 8)) / (1 - shifted(1 / 8)), atol=2e-6)
+
+
 def test_a_schedules_last_time_is_between_0_and_1():
     with pytest.raises(ValueError, match="shift_terminal=1.5 is not supported; expected None, or"):
         euler_flow(LTX | dict(shift_terminal=1.5))

@@ -30,20 +30,22 @@ def size(variables):
 
 
 @pytest.mark.parametrize(
-    "module, parts",
+    "module, total, parts",
     [
         (
             AutoencoderKL_SD(),
+            83_653_863,
             dict(encoder=34_163_592, decoder=49_490_179, quant_conv=72, post_quant_conv=20),
         ),
-        (AutoencoderKL_FLUX(), dict(encoder=34_274_208, decoder=49_545_475)),
-        (AutoencoderKL_SD3(), dict(encoder=34_274_208, decoder=49_545_475)),
+        (AutoencoderKL_FLUX(), 83_819_683, dict(encoder=34_274_208, decoder=49_545_475)),
+        (AutoencoderKL_SD3(), 83_819_683, dict(encoder=34_274_208, decoder=49_545_475)),
     ],
 )
-def test_published_parameter_counts(module, parts):
+def test_published_parameter_counts(module, total, parts):
     example = jnp.zeros((1, 64, 96, 3))
     variables = jax.eval_shape(module.init, key, example)
     assert {name: size(part) for name, part in variables["params"].items()} == parts
+    assert size(variables) == total
     encode = functools.partial(module.apply, method="encode")
     mean, log_variance = jax.eval_shape(encode, variables, example)
     assert module.factor == 8 and mean.shape == log_variance.shape == (

@@ -66,7 +66,11 @@ def test_parameters():
         module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32)
     )
     assert expected.keys() == {"params"}
-    assert sum(leaf.size for leaf in jax.tree.leaves(expected)) == 126_892_531
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    assert count(expected) == 126_892_531
+    assert {name: count(part) for name, part in expected["params"].items()} == dict(
+        encoder=53_595_872, decoder=73_295_331, quant_conv=1056, post_quant_conv=272
+    )
     assert (module.factor, module.temporal_factor) == (8, 4)
     assert len(module.latent_mean) == len(module.latent_deviation) == module.latent_channels == 16
 

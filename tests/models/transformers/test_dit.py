@@ -8,6 +8,7 @@ import pytest
 from genjax import diffusion
 from genjax.devices.cost import multiply_adds
 from genjax.models.transformers.dit import Block, DiT, DiT_B, DiT_L, DiT_S, DiT_XL
+from genjax.nn.embeddings import sincos_positions
 
 BATCH, SIDE, CHANNELS, CLASSES, DEPTH = 3, 4, 2, 5, 2
 small_dit = functools.partial(
@@ -39,16 +40,23 @@ def apply():
 
 
 @pytest.mark.parametrize(
-    "build, expected",
-    [(DiT_S, 32_865_056), (DiT_B, 130_315_808), (DiT_L, 457_840_672), (DiT_XL, 674_834_720)],
+    "build, expected, with_positions",
+    [
+        (DiT_S, 32_865_056, 32_963_360),
+        (DiT_B, 130_315_808, 130_512_416),
+        (DiT_L, 457_840_672, 458_102_816),
+        (DiT_XL, 674_834_720, 675_129_632),
+    ],
 )
-def test_parameter_counts(build, expected):
+def test_parameter_counts(build, expected, with_positions):
+    """The authors' code counts its fixed table of 16×16 positions too."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32)
     time, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     output, variables = jax.eval_shape(
         build(out_channels=8).init_with_output, jax.random.key(0), image, time, label
     )
     assert sum(a.size for a in jax.tree.leaves(variables)) == expected
+    assert expected + sincos_positions(16, 16, build().width).size == with_positions
     assert output.shape == (1, 32, 32, 8)
 
 

@@ -95,6 +95,9 @@ def test_published_sizes_have_as_many_parameters():
     oldest, newer = shapes(ltx_2_0(), 3840, 3840), shapes(ltx_2_3(), 4096, 2048)
     assert count(oldest) == 18_876_174_592 and count(newer) == 18_988_838_144
     assert count(shapes(ltx_2_5(), 4096, 2048)) == 18_987_859_200
+    leaves, _ = jax.tree.flatten_with_path(oldest)
+    of_sound = (a.size for path, a in leaves if any("audio" in part.key for part in path))
+    assert sum(of_sound) == 5_714_096_256
     block, of_block = oldest["blocks"], lambda tree: count(tree) // 48
     assert of_block(block["video"]["self_attention"]) == 67_133_440
     assert of_block(block["audio"]["self_attention"]) == 16_789_504

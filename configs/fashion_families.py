@@ -1,0 +1,151 @@
+"""Every family on class-conditional Fashion-MNIST, with one evaluation for all of them.
+
+python -m experiments.benchmark --config=configs/fashion_families.py:flow --program=train \
+    --budget=600
+python -m experiments.train --config=configs/fashion_families.py:flow --config.num_steps=STEPS \
+    --workdir=runs/fashion_families_flow
+
+The first command measures how many steps the budget allows, and prints the second. The choices:
+- gan, autoregression, flow, unet: fashion_gan:dcgan, fashion_autoregression:pixelcnn, fashion_flow
+  and fashion_unet.
+- vae: a variational autoencoder of dense layers, without a class condition.
+- masked_diffusion: masked diffusion over the pixels' 256 levels (MDLM).
+- latent_flow: rectified flow on the 7×7 latents of runs/fashion_families_autoencoder, a run of the
+  choice autoencoder.
+- token_autoregression, masked_tokens: LlamaGen and MaskGIT on the 7×7 codes of
+  runs/fashion_families_tokenizer, a run of the choice tokenizer.
+- next_scale: VAR on the maps of codes of runs/fashion_families_scales_tokenizer, a run of the
+  choice scales_tokenizer.
+- mean_flow, drifting: one step, learned from data.
+- consistency: one step, learned from runs/fashion_families_flow, a run of the choice flow.
+
+Training draws no sheets and measures nothing, so that the budget goes into steps. Each model is
+measured at its end, on 2,000 samples with balanced labels. No choice has been run to its end, so
+there are no scores yet. docs/results/families.md will have them.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import (
+    digits_distillation,
+    digits_vae,
+    fashion_autoregression,
+    fashion_flow,
+    fashion_gan,
+    fashion_unet,
+)
+from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+
+DATA = dict(name="fashion_mnist", image_shape=(28, 28, 1))
+BLOCKS = dict(width=128, depth=4, num_heads=4, unroll=4)
+
+
+def _vae() -> ConfigDict:
+    config = digits_vae.get_config("elbo")
+    config.data.update(DATA)
+    config.model.update(latent_size=32, width=512)
+    config.likelihood.levels = 256
+    config.evaluation.measures.bounds.num_importance_samples = 100
+    return config
+
+
+def _masked_diffusion() -> ConfigDict:
+    config = base.discrete_diffusion("", levels=256, **DATA)
+    config.space.name = "Levels"
+    config.model.update(width=64, depth=3, num_heads=2, unroll=3)
+    config.batch_size, config.num_steps, config.averages.ema.steps = 16, 1000, 150.0
+    config.optimizer.update(learning_rate=2e-3, warmup=100.0)
+    config.sampling.guidance_scale = 1.0
+    config.evaluation.measures.likelihood = dict(name="BoundBits", num_images=2000)
+    return config
+
+
+def _autoencoder(quantizer: dict | None) -> ConfigDict:
+    """Return an autoencoder with L1 and PatchGAN, down-sampled 4 times."""
+    config = base.autoencoder("", **DATA)
+    network = dict(widths=(32, 64, 64), blocks=1, groups=8, mid_attention=True, image_channels=1)
+    config.weights.perceptual = 0.0
+    config.adversary.network = dict(width=32, layers=2, groups=8)
+    if quantizer is None:
+        config.weights.divergence = 1e-3
+        config.model = dict(name="AutoencoderKL", latent_channels=4, **network)
+        return config
+    config.weights.commitment = 0.25
+    if quantizer["name"] == "MultiScaleQuantizer":
+        config.weights.codebook = 1.0
+    codes = dict(num_codes=512, features=8) | quantizer
+    config.model = dict(name="VQModel", encoder_channels=64, quantizer=codes, **network)
+    return config
+
+
+def _latent_flow() -> ConfigDict:
+    config = fashion_flow.get_config()
+    config.model.patch_size = 1
+    config.space = dict(name="Latents", run="runs/fashion_families_autoencoder", weights="ema")
+    return config
+
+
+def _tokens(task: str, network: str, tokenizer: str = "tokenizer") -> ConfigDict:
+    config = base.tokens("", task, **DATA)
+    config.model = dict(name=network, **BLOCKS)
+    config.space = base.tokenizer(run=f"runs/fashion_families_{tokenizer}")
+    config.num_steps, config.averages.ema.steps = 2000, 150.0
+    config.optimizer.update(learning_rate=2e-3, warmup=100.0, weight_decay=0.03)
+    return config
+
+
+def _one_step(method: str) -> ConfigDict:
+    """Return digits_distillation's student, with the data, network and budget of fashion_flow."""
+    config, flow = digits_distillation.get_config(method), fashion_flow.get_config()
+    config.data, config.num_steps, config.averages = flow.data, flow.num_steps, flow.averages
+    config.model.update(patch_size=4, **BLOCKS)
+    config.optimizer.update(learning_rate=2e-3, warmup=100.0)
+    if config.teacher:
+        config.teacher = "runs/fashion_families_flow"
+    if "guidance_scale" in config.method:
+        config.method.guidance_scale = flow.sampling.guidance_scale
+    return config
+
+
+RESTARTED = dict(normalize=True, ema_decay=0.99, restart_threshold=0.05)
+SCALES = dict(sides=(1, 2, 4, 7), ema_decay=0.97, restart_threshold=0.1)
+FAMILIES = {
+    "vae": _vae,
+    "gan": lambda: fashion_gan.get_config("dcgan"),
+    "autoregression": lambda: fashion_autoregression.get_config("pixelcnn"),
+    "masked_diffusion": _masked_diffusion,
+    "flow": fashion_flow.get_config,
+    "unet": fashion_unet.get_config,
+    "latent_flow": _latent_flow,
+    "token_autoregression": lambda: _tokens("TokenAutoregression", "LlamaGen"),
+    "masked_tokens": lambda: _tokens("MaskedTokens", "MaskGIT"),
+    "next_scale": lambda: _tokens("NextScale", "VAR", "scales_tokenizer"),
+    "mean_flow": lambda: _one_step("MeanFlow"),
+    "drifting": lambda: _one_step("Drift"),
+    "consistency": lambda: _one_step("Consistency"),
+}
+AUTOENCODERS = {
+    "autoencoder": lambda: _autoencoder(None),
+    "tokenizer": lambda: _autoencoder(dict(name="VectorQuantizer", **RESTARTED)),
+    "scales_tokenizer": lambda: _autoencoder(dict(name="MultiScaleQuantizer", **SCALES)),
+}
+CHOICES = (*FAMILIES, *AUTOENCODERS)
+
+
+def get_config(choice: str = "flow") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    config = (FAMILIES | AUTOENCODERS)[choice]()
+    config.experiment = f"fashion_families_{choice}"
+    config.sampling.every = config.evaluation.every = 0
+    if choice in FAMILIES:
+        own = ("bounds", "likelihood")  # bits per dimension
+        measures = {name: m for name, m in config.evaluation.measures.items() if name in own}
+        config.evaluation.num_samples = 2000
+        config.evaluation.measures = dict(
+            samples=dict(name="Samples"),
+            vgg16=dict(name="VGG16Distance"),
+            cost=dict(name="SamplingCost"),
+            **measures,
+        )
+    return config

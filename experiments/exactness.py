@@ -1,0 +1,121 @@
+"""Write the list of published numbers that genjax reproduces, each with the test that checks it.
+
+    python -m experiments.exactness --tests=facts.txt
+    python -m pytest @facts.txt
+    python -m experiments.exactness --green=c0ffee1
+
+The facts are those of docs/results/exactness.json. The last command keeps the commit whose tests
+passed in that file, and writes docs/results/exactness.md.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments.launch.runtime import run_program
+from experiments.pages.tables import markdown
+
+FOLDER = Path(__file__).parents[1] / "docs" / "results"
+FACTS, PAGE = FOLDER / "exactness.json", FOLDER / "exactness.md"
+TESTS = flags.DEFINE_string("tests", None, "File to write the tests of all facts to, for pytest.")
+GREEN = flags.DEFINE_string("green", None, "Commit at which all of these tests passed.")
+
+
+class Fact(NamedTuple):
+    """A published number or a closed form, and the test that checks it.
+
+    Attributes:
+        group: what kind of fact it is, the heading of its table.
+        value: a number, numbers, or words where the test compares with a formula or with arrays.
+        source: the repository, paper or equation that says so.
+        test: the test's file and function, as pytest takes them.
+        written: what stands in the test in place of the numbers, if the test writes them otherwise.
+    """
+
+    group: str
+    name: str
+    value: float | list[float] | str
+    source: str
+    test: str
+    written: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> list[float]:
+        """The numbers of the value, or none."""
+        return [] if isinstance(self.value, str) else list(_flat(self.value))
+
+
+def _flat(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for each in value:
+            yield from _flat(each)
+    else:
+        yield value
+
+
+def read_facts(path: Path = FACTS) -> tuple[str | None, list[Fact]]:
+    """Return the commit of the last passed tests, None before the first, and all facts."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return stored["commit"], [Fact(**fact) for fact in stored["facts"]]
+
+
+def write_facts(commit: str | None, facts: list[Fact], path: Path = FACTS) -> None:
+    """Write what `read_facts` reads, a fact a line."""
+    row = lambda fact: {key: value for key, value in fact._asdict().items() if value != ()}
+    lines = (f"    {json.dumps(row(fact), ensure_ascii=False)}" for fact in facts)
+    text = (
+        f'{{\n  "commit": {json.dumps(commit)},\n  "facts": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def page(commit: str | None, facts: list[Fact]) -> str:
+    """Return the page of all facts, a table for each group."""
+    count = sum(len(fact.numbers) or 1 for fact in facts)
+    passed = f"All passed at commit `{commit}`." if commit else "They have not been run together."
+    text = f"""\
+# Exactness
+
+genjax reproduces {count} published numbers and closed forms, in {len(facts)} rows. Each row names
+the test that checks it. {passed} `exactness.json`, beside this page in the
+repository, holds the rows. These commands run the tests and write the page:
+
+```sh
+python -m experiments.exactness --tests=facts.txt
+python -m pytest @facts.txt
+python -m experiments.exactness --green=c0ffee1
+```
+"""
+    for group, members in itertools.groupby(facts, lambda fact: fact.group):
+        rows = [[fact.name, shown(fact.value), fact.source, f"`{fact.test}`"] for fact in members]
+        table = markdown(["fact", "value", "source", "test"], rows)
+        text += f"\n## {group[0].upper()}{group[1:]}\n\n{table}\n"
+    return text
+
+
+def shown(value: float | list | str) -> str:
+    """Return a value as text: integers with separators, lists by commas."""
+    if isinstance(value, list):
+        return "; ".join(map(shown, value))
+    return value if isinstance(value, str) else f"{value:,}" if value == int(value) else str(value)
+
+
+def main() -> None:
+    commit, facts = read_facts()
+    if TESTS.value:
+        tests = dict.fromkeys(fact.test for fact in facts)
+        Path(TESTS.value).write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")
+        print(f"{len(tests)} tests: {TESTS.value}")
+        return
+    commit = GREEN.value or commit
+    write_facts(commit, facts)
+    PAGE.write_text(page(commit, facts), encoding="utf-8")
+    print(f"{len(facts)} facts: {PAGE}")
+
+
+if __name__ == "__main__":
+    run_program(main)

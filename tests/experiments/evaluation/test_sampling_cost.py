@@ -1,0 +1,44 @@
+"""The cost of a sample: parameters counted by hand, and the network's evaluations."""
+
+import jax
+import pytest
+
+from configs import digits_autoregression, digits_flow, digits_gan
+from experiments.configuration.runs import build
+from experiments.evaluation.context import Context, Model
+from experiments.evaluation.sampling_cost import SamplingCost
+from experiments.inputs.datasets import Data
+from tests.experiments import small_vae
+
+
+def measured(config, size=3):
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    context = Context(Data.from_config(config), task.space, task.condition, 6)
+    return SamplingCost(context, batch_size=size)(Model(task, state, config.sampling))
+
+
+def test_a_vae_decodes_once():
+    """All layers of the narrow network, by hand: 64 → 8 → 2·4 and 4 → 8 → 2·64 values."""
+    found = measured(small_vae.small_config("elbo"))
+    layers = [(64, 8), (8, 2 * 4), (4, 8), (8, 2 * 64)]  # a logistic has a mean and a scale
+    assert found["parameters"] == sum((inputs + 1) * outputs for inputs, outputs in layers)
+    assert (found["evaluations"], found["decoder_parameters"]) == (1, 0)
+    assert found["milliseconds_per_sample"] > 0 and found["timed_batch"] == 3
+
+
+def test_a_flow_evaluates_once_a_step_and_heun_twice():
+    config = digits_flow.get_config()
+    config.model.update(width=12, depth=1, num_heads=1, unroll=1)
+    config.sampling.num_steps = 4
+    assert measured(config)["evaluations"] == 4
+    config.sampling.sampler.name = "heun"
+    assert build(config).num_evaluations(config.sampling) == 8
+
+
+@pytest.mark.parametrize(
+    ("config", "evaluations"), [(digits_gan, 1), (digits_autoregression, 64)], ids=["GAN", "pixels"]
+)
+def test_evaluations_of_other_families(config, evaluations):
+    config = config.get_config()
+    assert build(config).num_evaluations(config.sampling) == evaluations
