@@ -551,6 +551,7 @@ CONDITION = Kind(
     (
         "experiments.inputs.conditions",
         "experiments.inputs.clips",
+        "experiments.inputs.played_clips",
         "experiments.inputs.sound_and_video",
     ),
     made=True,
