@@ -57,7 +57,8 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.averages.ema.steps = 25.0
     config.checkpoint.every = 250
     config.sampling.update(every=0, num_steps=30, guidance_scale=1.0, per_class=1)
-    config.sampling.update(modality_scale=placeholder(float), given=(), frames=FRAMES, batch_size=64)
+    config.sampling.update(modality_scale=placeholder(float), given=(), batch_size=64)
+    config.sampling.frames = FRAMES
     config.evaluation.measures = dict(play=dict(name="PlayedPong"))
     config.evaluation.num_samples = 64
     return config

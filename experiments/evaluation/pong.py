@@ -136,7 +136,10 @@ def _sounds_and_events(
     inner = lambda times: [each[(low < each) & (each < high)] for each in times]
     found, tolerance = {}, TOLERANCE / frame_rate
     for suffix, measure in {"": synchrony, "_unpaired": chance_synchrony}.items():
-        of_seen, of_heard = measure(inner(seen), heard, tolerance), measure(seen, inner(heard), tolerance)
+        of_seen, of_heard = (
+            measure(inner(seen), heard, tolerance),
+            measure(seen, inner(heard), tolerance),
+        )
         rates = of_seen._asdict() | {"false_rate": of_heard.false_rate}
         found |= {f"{name}{suffix}": value for name, value in rates.items()}
     return {name: float(value) for name, value in found.items() if not np.isnan(value)}

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +78,7 @@ class PlayedClips:
         """Return the conditions of the window of the labels' clips that begins at frame `first`."""
         return self._told(_rows(frozen["clips"]["action"][labels], first, self.window))
 
-    def clips(
-        self, labels: Int[Array, " batch"], frozen: PyTree, first: int | Array = 0
-    ) -> Clips:
+    def clips(self, labels: Int[Array, " batch"], frozen: PyTree, first: int | Array = 0) -> Clips:
         """Return the window of the labels' clips that begins at frame `first`."""
         clips, samples = frozen["clips"], self.frame_samples
         sound = _rows(clips["sound"][labels], first * samples, self.sound_shape[0])

@@ -137,7 +137,7 @@ class JointDiffusion(Diffusion):
         condition: PyTree,
         clips: PyTree,
         guidance: Guidance,
-        time_grid: dict[str, Float[Array, "times *rows"]],
+        time_grid: dict[str, Float[Array, " times *rows"]],
         frozen: PyTree,
         trajectory: bool,
     ) -> tuple[PyTree, PyTree]:

@@ -37,7 +37,7 @@ class JointRollOut(JointDiffusion):
                 f"config.condition is {type(fields['condition']).__name__}; a roll-out takes its "
                 "windows from long clips: set config.condition.name=PlayedClips"
             )
-        for name, (rows, *_) in fields["space"].shape.items():
+        for rows, *_ in fields["space"].shape.values():
             known_rows(config.loss.get("known_part", 0.0), rows)
         return fields
 

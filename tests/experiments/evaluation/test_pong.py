@@ -1,4 +1,4 @@
-"""The evaluator of Pong against the emulator's memory, and samples that are wrong in a known way."""
+"""The evaluator of Pong against the emulator's screen, and samples wrong in a known way."""
 
 import importlib.util
 import itertools
@@ -89,7 +89,10 @@ class StandIn:
         self.clips, self.change = clips, change
 
     def sample(self, labels, given, frames=16):
-        cut = {"video": self.clips["video"][:, :frames], "sound": self.clips["sound"][:, : frames * 512]}
+        cut = {
+            "video": self.clips["video"][:, :frames],
+            "sound": self.clips["sound"][:, : frames * 512],
+        }
         cut = {name: a[labels] for name, a in cut.items()}
         return cut | {n: a for n, a in self.change(cut).items() if n not in given}
 
