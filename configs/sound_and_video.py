@@ -3,9 +3,9 @@
 python -m experiments.train --config=configs/sound_and_video.py:ltx_2_3 --config.data.name=LATENTS \
     --config.condition.encoder=SYSTEM --workdir=runs/sound_and_video
 
-The choices are the networks of LTX-2.0 and 2.3 (HaCohen et al. 2026) on 121 frames of 512×768
-pixels at 24 a second, 6,144 tokens, and 5 s of stereo sound, 126 tokens. SYSTEM is a folder of
-LTX-2 as diffusers saves it. LATENTS is a function of your own, `package.module.load`, that returns
+The choices are the networks of LTX-2.0 and 2.3 (HaCohen et al. 2026). A clip has 121 frames of
+512×768 pixels at 24 a second, 6,144 tokens, and 5 s of stereo sound, 126 tokens. SYSTEM is a
+folder of LTX-2 as diffusers saves it. LATENTS is a function of your own, `package.module.load`, that returns
 a data set with captions. Its `video` and `audio` are latents of LTX-2's autoencoders, float32 with
 mean 0 and deviation 1. Samples are latents too; `genjax.pipelines` decodes. Not yet run, so there
 is no score.

@@ -67,8 +67,8 @@ def paddle_rows(videos: Videos, behind: np.ndarray) -> Places:
 def ball_places(videos: Videos, behind: np.ndarray) -> Float[np.ndarray, "clips frames 2"]:
     """Return row and column of the ball's middle in each frame, NaN where there is none.
 
-    It is the middle of the light in the brightest square of 3×3 pixels between the walls. What
-    lies in the paddles' columns is left out.
+    It is the middle of the light in the brightest square of 3×3 pixels between the walls. Light in
+    the paddles' columns does not count.
     """
     size, field = videos.shape[2], np.zeros(videos.shape[2:4], bool)
     field[_inside(size, FIELD)] = True
@@ -187,9 +187,8 @@ class PlayedPong:
     are given with their sound. `…_real` is the same of held-out clips. `…_unpaired` is that of each
     clip with the next clip's sound: the level of chance.
 
-    `paddle_error` is by how many of the screen's 210 rows the paddle misses that of the emulator
-    for the same actions, in `…_continued` samples of a network that is told actions: see
-    `paddle_errors`.
+    `paddle_error` compares the paddle with the emulator's for the same actions, in rows of the
+    screen (`paddle_errors`). It is measured in `…_continued` samples if the condition has actions.
     """
 
     context: Context

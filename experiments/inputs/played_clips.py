@@ -25,7 +25,7 @@ class PlayedClips:
     Attributes:
         data: a data set with `video`, `audio` and `action`, whose `num_frames` is an option.
         sound_shape: of the sound of a clip that the network sees.
-        num_actions: of the game, or 0 for a network that is told none.
+        num_actions: of the game, or 0 for a network without actions.
         frames: of the held-out clips.
         num_clips: how many held-out clips labels stand for.
         num_rows: rows of sample sheets.
