@@ -80,6 +80,7 @@ def load(split: str) -> Dataset:
     return Dataset("latents", split, InMemory(latents), captions=captions)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("choice", sound_and_video.CHOICES)
 def test_ltx_2_takes_a_step_on_latents_and_samples(choice, tmp_path, monkeypatch):
     widths = dict(width=16, audio_width=8)

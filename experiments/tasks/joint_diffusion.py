@@ -106,7 +106,8 @@ class JointDiffusion(Diffusion):
 
         scales = Guidance(*map(by_modality, (sampling.guidance_scale, sampling.modality_scale)))
         grid = time_grid(self.process, sampling)
-        return scales, diffusion.given_modalities_grid(self.process, grid, sampling.given)
+        given = [name for name in grid if name in sampling.given]
+        return scales, diffusion.given_modalities_grid(self.process, grid, given)
 
     def solve(
         self,
