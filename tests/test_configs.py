@@ -69,6 +69,9 @@ PARAMETERS = {
     "text_to_image_lora:flux": (19 * 6 + 38 * 3) * 16 * 2 * 3072,
     # the published count of Stable Audio Open
     "text_to_audio": 1_056_939_136,
+    # the published counts of LTX-2.0 and 2.3
+    "sound_and_video:ltx_2_0": 18_876_174_592,
+    "sound_and_video": 18_988_838_144,
     # the published counts of Wan 2.1
     "text_to_video": 14_288_491_584,
     "text_to_video:wan_1b": 1_418_996_800,
@@ -161,6 +164,8 @@ CHOICES = [
     "emoji_text:cross_attention,pixels",
     "moving_digits_video:image_to_video",
     "moving_digits_video:causal",
+    "pong:joint",
+    "sound_and_video:ltx_2_0",
     "sound_autoencoder:oobleck",
     "sound_autoencoder:mel",
     "sound_autoencoder:vocoder",

@@ -4,9 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from configs import sound_autoencoder
+from configs import sound_and_video, sound_autoencoder
 from experiments.configuration.runs import build
-from experiments.inputs.datasets import abstract_batch
+from experiments.inputs.conditions import Prompts
+from experiments.inputs.datasets import abstract_batch, training_batches
+from experiments.launch.sampling import save_sheet
+from genjax.data import Dataset, InMemory
+from genjax.devices import make_mesh
+from genjax.training.sampling import sample
 
 NARROW = {
     "stable_audio": dict(width=2, decoder_width=2, latent_channels=2),
@@ -64,3 +69,46 @@ def test_weights_are_the_authors():
     np.testing.assert_allclose(15 * weights, [1, 0.25, 1])
     assert config.adversary.feature_matching == 2 and config.reconstruction.name.endswith("mel")
     assert config.optimizer.autoencoder.learning_rate == 1e-4 and config.batch_size == 72
+
+
+def load(split: str) -> Dataset:
+    """Return latents of captioned clips with sound."""
+    random = np.random.default_rng(len(split))
+    shapes = {"video": (8, 2, 2, 4, 4), "audio": (8, 5, 4)}
+    latents = {n: random.standard_normal(shape, np.float32) for n, shape in shapes.items()}
+    captions = [(f"clip {i}",) for i in range(8)]
+    return Dataset("latents", split, InMemory(latents), captions=captions)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("choice", sound_and_video.CHOICES)
+def test_ltx_2_takes_a_step_on_latents_and_samples(choice, tmp_path, monkeypatch):
+    widths = dict(width=16, audio_width=8)
+    features = 24 if choice == "ltx_2_3" else 12
+    states = lambda self, prompts: [
+        dict(tokens=np.sin(np.outer(np.arange(1.0, 4), np.arange(features))), pooled=np.zeros(0))
+        for _ in prompts
+    ]
+    monkeypatch.setattr(Prompts, "_encode", states)
+    config = sound_and_video.get_config(choice)
+    config.data.update(name=f"{__name__}.load", image_shape=(2, 2, 4, 4), sound_shape=(5, 4))
+    config.condition.update(length=3, features=features, sound_shape=(5, 4))
+    config.condition.update(directory=f"{tmp_path}/prompts", encoder="words")
+    config.model.update(depth=2, num_heads=2, **widths)
+    config.batch_size, config.optimizer.warmup, config.averages.ema.steps = 4, 0.0, 1.0
+    config.sampling.num_steps = 2
+    task = build(config)
+    batch = training_batches(config, task, make_mesh({"data": 1}, 4))[0]
+    (frozen,), key = task.frozen(), jax.random.key(0)
+    state = jax.jit(task.init)(key)
+    after, metrics = jax.jit(task.update)(state, batch, key, frozen)
+    assert np.isfinite(metrics["loss"])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
+    assert moved["video_head"]["kernel"] and moved["audio_head"]["kernel"]
+    samples = sample(task, after, np.arange(3), config.sampling)
+    assert {n: a.shape for n, a in samples.items()} == {
+        "video": (3, 2, 2, 4, 4),
+        "sound": (3, 5, 4),
+    }
+    sheet = save_sheet(tmp_path / "sheet.png", task.space, samples, np.arange(3), 1, ())
+    assert sheet.size[0] >= 8 and len(list(tmp_path.glob("sheet*"))) == 1

@@ -573,6 +573,7 @@ CONDITION = Kind(
     (
         "experiments.inputs.conditions",
         "experiments.inputs.clips",
+        "experiments.inputs.played_clips",
         "experiments.inputs.sound_and_video",
     ),
     made=True,

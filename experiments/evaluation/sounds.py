@@ -1,6 +1,8 @@
 """Measures of sound: Fréchet distances of samples, and distances of reconstructions."""
 
 import functools
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ from experiments.evaluation.videos import real_videos, sample_videos
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import sound_to_float
+from genjax.data.lossy_codecs import compress
 from genjax.models.encoders.vggish import vggish_features, vggish_patches
 from genjax.pretrained import vggish
 
@@ -115,6 +118,14 @@ def _distances(
     }
 
 
+def distances(sounds: Sounds, originals: Sounds, sample_rate: int) -> dict[str, float]:
+    """Return how far sounds are from their originals: see `SoundReconstruction`."""
+    measure = lambda *pair: _distances(*pair, sample_rate)
+    measured = in_batches(measure, sounds, originals, size=BATCH)
+    found = {name: float(values.mean()) for name, values in measured.items()}
+    return found | {"si_sdr": float(np.median(measured["si_sdr"]))}
+
+
 @dataclass(frozen=True)
 class SoundReconstruction:
     """Measure how close an autoencoder's reconstructions of held-out sounds are.
@@ -122,22 +133,47 @@ class SoundReconstruction:
     `log_spectral_distance` is in dB, `mel_distance` in nepers, and `stft_distance` the sum of
     spectral convergence and log magnitude over three resolutions. They are means over sounds.
     `si_sdr` is in dB, and the median over sounds, since a silent sound has −∞.
+
+    `bitrate` is that of the autoencoder's codes, all of equal length, in bits per second. Figures
+    that end in `_opus_6000` are those of Opus at 6,000 bits per second, and `bitrate_opus_6000` is
+    what it really took (`genjax.data.lossy_codecs`).
+
+    Attributes:
+        codecs: "opus", "mp3", to which the autoencoder is compared.
+        bitrates: of each codec, in bits per second.
     """
 
     context: Context
+    codecs: tuple[str, ...] = ()
+    bitrates: tuple[int, ...] = (6000, 16_000)
     needs: ClassVar[tuple[str, ...]] = ("reconstruct",)
 
     def __post_init__(self):
+        """Check data and codecs before any training.
+
+        Raises:
+            ValueError, ImportError: the data are no sounds, or as of `compress`.
+        """
         _check_sounds("SoundReconstruction", self.context.data)
+        for codec in self.codecs:
+            compress(np.zeros((1, 1), np.int16), 8000, codec, self.bitrates[0])
 
     def __call__(self, model: Model) -> dict[str, Any]:
         originals = real_videos(self.context.data, self.context.num_samples).held_out
+        rate = self.context.space.sample_rate
         sounds = in_batches(model.functions["reconstruct"], originals, size=BATCH)
-        distances = lambda *pair: _distances(*pair, self.context.space.sample_rate)
-        measured = in_batches(distances, sounds, originals, size=BATCH)
-        report = {name: float(values.mean()) for name, values in measured.items()}
-        return report | {
-            "si_sdr": float(np.median(measured["si_sdr"])),
-            "num_samples": len(originals),
-            **model.how,
-        }
+        report = distances(sounds, originals, rate) | self._bitrate(model, originals[:1])
+        for codec, bitrate in itertools.product(self.codecs, self.bitrates):
+            compressed = [compress(each, rate, codec, bitrate) for each in originals]
+            found = distances(np.stack([each.samples for each in compressed]), originals, rate)
+            found["bitrate"] = float(np.mean([each.bitrate for each in compressed]))
+            report |= {f"{name}_{codec}_{bitrate}": value for name, value in found.items()}
+        return report | {"num_samples": len(originals), **model.how}
+
+    def _bitrate(self, model: Model, sounds: Sounds) -> dict[str, float]:
+        """Return the bits per second of the codes of an autoencoder that quantizes."""
+        if not (num_codes := model.functions.get("num_codes")):
+            return {}
+        _, _, codes = model.functions["autoencode"](sounds)
+        seconds = sounds.shape[1] / self.context.space.sample_rate
+        return {"bitrate": codes[0].size * math.log2(num_codes) / seconds}

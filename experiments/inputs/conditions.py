@@ -17,6 +17,7 @@ from experiments.inputs.datasets import Data
 from genjax.data import Dataset, to_float
 from genjax.data.prompts import PromptCache, padded, with_prompts
 from genjax.data.transforms import Transform
+from genjax.models.transformers.joint_ltx2 import join_texts
 from genjax.nn import Text
 from genjax.pipelines import load_encoder
 from genjax.training.progress import ProgressBar
@@ -191,9 +192,14 @@ def _of_classes(source: Any, feature: str, labels: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _text_encoder(name: str, length: int) -> Callable[[list[str]], Text]:
-    """Return the text encoders of a published system's folder, or the encoder called `name`."""
+    """Return the text encoders of a published system's folder, or the encoder called `name`.
+
+    A text for each stream, as of LTX-2, becomes one.
+    """
     if "/" in name or Path(name).is_dir():
-        return load_encoder(name)
+        encode = load_encoder(name)
+        joined = lambda text: text if isinstance(text, Text) else join_texts(text)
+        return lambda prompts: joined(encode(prompts))
     return kinds.TEXT_ENCODER.find(name, "condition.encoder")(length)
 
 

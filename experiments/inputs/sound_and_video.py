@@ -13,6 +13,7 @@ from PIL import Image
 
 from experiments.configuration import kinds
 from experiments.inputs.clips import CaptionedClips
+from genjax.data import to_uint8
 from genjax.training.pictures import image_grid
 from genjax.training.task import Space
 from genjax.training.workdir import Config
@@ -103,9 +104,15 @@ class SoundAndVideo:
 
     @staticmethod
     def picture(clips: Clips, columns: int) -> Image.Image:
-        """Draw each clip as a strip of its frames, and its sound below."""
-        strips = rearrange(clips["video"], "n t h w c -> n h (t w) c")
-        curves = _envelopes(clips["sound"], strips.shape[1] // 2, strips.shape[2])
+        """Draw each clip as a strip of its frames, and its sound below.
+
+        Latents are drawn by their first channel, up to four deviations.
+        """
+        video, sound = clips["video"], clips["sound"]
+        if video.dtype != np.uint8:
+            video, sound = to_uint8(video[..., :1] / 4), sound[..., :1] / 4 * 2**15
+        strips = rearrange(np.asarray(video), "n t h w c -> n h (t w) c")
+        curves = _envelopes(sound, strips.shape[1] // 2, strips.shape[2])
         curves = np.repeat(curves[..., None], strips.shape[-1], axis=-1)
         return image_grid(np.concatenate([strips, curves], axis=1), 1)
 

@@ -65,14 +65,14 @@ def save_sheet(
 
     Clips are strips of frames in the sheet. Their film is written beside it, as GIF and WebP.
     Sounds are spectrograms in the sheet. They are written beside it one after another, as a WAV.
-    So are clips with sound, as MP4 if PyAV is installed.
+    So are clips with sound, as MP4 if PyAV is installed. Latents are drawn only.
     """
     sheet = draw_sheet(space, examples, labels, per_row, names)
     save_picture(path, sheet)
-    if isinstance(examples, dict):
+    if isinstance(examples, dict) and is_sound(examples["sound"]):
         played = ".mp4" if importlib.util.find_spec("av") else ".wav"
         save_sound(path.with_suffix(played), space, examples)
-    elif examples.ndim == 5:
+    elif not isinstance(examples, dict) and examples.ndim == 5:
         film = draw_film(examples, labels, per_row, names)
         save_animation(path.with_suffix(".gif"), film, milliseconds=100, hold=700)
     elif is_sound(examples):

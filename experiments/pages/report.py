@@ -76,6 +76,9 @@ QUALITY = {
     "si_sdr": "higher",
     "reconstruction_error": "lower",
     "latent_error": "lower",
+    "hit_rate": "higher",
+    "false_rate": "lower",
+    "paddle_error": "lower",
 }
 SPEED = {"steps_per_second": "higher", "goodput": "higher"}
 BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured
@@ -303,7 +306,10 @@ def _figures(report: dict[str, Any]) -> Html:
     """Return tables of the figures, of how they were measured, and of the report's dictionaries."""
     others = {
         "class_accuracy": "classifier_accuracy",
-        **{name: f"{name}_real" for name in ("training_accuracy", "held_out_accuracy")},
+        **{
+            name: f"{name}_real"
+            for name in ("training_accuracy", "held_out_accuracy", "hit_rate", "false_rate")
+        },
     }
     references = {name: others.get(name, f"{name}_train") for name in QUALITY}
     measured = [name for name in QUALITY if name in report]

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from experiments.inputs.played_clips import PlayedClips
 from experiments.inputs.sound_and_video import SoundingClips, of_features
 from experiments.tasks.diffusion import Diffusion, time_grid
 from experiments.tasks.joint_objective import JointObjective
 from experiments.tasks.shapes import first_output
 from genjax import diffusion
+from genjax.diffusion.processes import across_batch
 
 
 class Guidance(NamedTuple):
@@ -37,17 +39,27 @@ class JointDiffusion(Diffusion):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`; the condition has no clips with sound; or a given
-                modality is not one, or all are given.
+            ValueError: as of `Diffusion`, or the condition has no clips with sound.
         """
         fields = super().fields(config) | {"objective": JointObjective.from_config(config)}
-        if not isinstance(fields["condition"], SoundingClips):
+        if not isinstance(fields["condition"], SoundingClips | PlayedClips):
             raise ValueError(
                 f"config.condition is {type(fields['condition']).__name__}, which has no clips "
-                "with sound to take a modality of: set config.condition.name=SoundingClips"
+                "with sound to take a modality of: set config.condition.name=SoundingClips, or "
+                "PlayedClips for clips of a game"
             )
-        check_given(config.sampling.given, config.modalities)
         return fields
+
+    @classmethod
+    def from_config(cls, config: Any) -> "JointDiffusion":
+        """Return the task of a config; raise ValueError as of `fields`, `Diffusion` and `check`."""
+        task = super().from_config(config)
+        task.check(config.sampling)
+        return task
+
+    def check(self, sampling: Any) -> None:
+        """Raise ValueError if a given modality is not one of them, or all are given."""
+        check_given(sampling.given, self.process)
 
     def _zeros(self) -> dict[str, Float[Array, "1 ..."]]:
         return {name: jnp.zeros((1, *shape)) for name, shape in self.space.shape.items()}
@@ -86,7 +98,7 @@ class JointDiffusion(Diffusion):
         return *self._inputs(sampling), *frozen
 
     def _inputs(self, sampling: Any) -> tuple[Guidance, dict[str, Float[Array, " times"]]]:
-        check_given(sampling.given, self.process)
+        self.check(sampling)
 
         def by_modality(scale):
             number = lambda name: jnp.float32(scale[name] if hasattr(scale, "keys") else scale)
@@ -94,7 +106,8 @@ class JointDiffusion(Diffusion):
 
         scales = Guidance(*map(by_modality, (sampling.guidance_scale, sampling.modality_scale)))
         grid = time_grid(self.process, sampling)
-        return scales, diffusion.given_modalities_grid(self.process, grid, sampling.given)
+        given = [name for name in grid if name in sampling.given]
+        return scales, diffusion.given_modalities_grid(self.process, grid, given)
 
     def solve(
         self,
@@ -112,14 +125,34 @@ class JointDiffusion(Diffusion):
 
         A modality whose time never changes starts as that of the labels' clips, and stays it.
         """
-        keys, process = diffusion.sample_keys(key, indices), self.process
-        sizes = {name: (len(labels), *shape) for name, shape in self.space.shape.items()}
-        like = {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in sizes.items()}
+        keys = diffusion.sample_keys(key, indices)
+        condition = self.condition.of_labels(labels, frozen)
         clips = self.space.encode(self.condition.clips(labels, frozen), frozen)
-        start = diffusion.prior(keys, process, like, {n: t[0] for n, t in time_grid.items()})
-        start = {n: jnp.where(t[0] == t[-1], clips[n], start[n]) for n, t in time_grid.items()}
-        condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
-        absent = diffusion.prior(keys, process, like)
+        inputs = params, keys, condition, clips, guidance, time_grid
+        return self._sampled(*inputs, frozen, trajectory)
+
+    def _sampled(
+        self,
+        params: PyTree,
+        keys: Key[Array, " batch"],
+        condition: PyTree,
+        clips: PyTree,
+        guidance: Guidance,
+        time_grid: dict[str, Float[Array, " times *rows"]],
+        frozen: PyTree,
+        trajectory: bool,
+    ) -> tuple[PyTree, PyTree]:
+        """Return what sampling starts from, and what the sampler makes of it.
+
+        Where a time never changes, samples are those of `clips`.
+        """
+        process, start = self.process, {}
+        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32), clips)
+        noise = diffusion.prior(keys, process, like, {n: t[0] for n, t in time_grid.items()})
+        for name, t in time_grid.items():
+            waits = across_batch(t[0] == t[-1], noise[name])
+            start[name] = jnp.where(waits, clips[name], noise[name])
+        null, absent = self.condition.null(frozen), diffusion.prior(keys, process, like)
         denoiser = self.denoiser(params, frozen)
         guided = diffusion.guide_jointly(denoiser, process, condition, null, *guidance, absent)
         return start, self.sampler(

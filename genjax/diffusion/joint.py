@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.guidance import blend, check_conditioning, predict_jointly
 from genjax.diffusion.losses import Weighting, simple_loss
-from genjax.diffusion.processes import Process
+from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target
 from genjax.diffusion.times import Law, independent
 
@@ -46,17 +47,26 @@ def joint_loss(
     weighting: PyTree[Weighting] | None = None,
     clean_share: float = 0.2,
     noise_share: float = 0.1,
+    continued_share: float = 0.0,
+    known_part: float = 0.0,
 ) -> JointLoss:
     """Compute `simple_loss` of modalities that draw their times independently.
 
     In some examples one modality, each as likely as another, has a fixed time: that of clean data,
     which trains the others given this one, or that of noise, which trains the others without it.
+    In some examples the first rows of all modalities are clean, which trains to continue a clip.
 
     Args:
-        apply: the network, called with trees of inputs and of times `[batch]`.
+        apply: the network, called with trees of inputs and of times `[batch]`, or of times
+            `[batch rows]` if there is a known part.
         x: the modalities by name; `process` and `times` have the same names.
         clean_share: of the examples, those in which a modality is clean. It has no loss there.
         noise_share: of the examples, those in which a modality is pure noise.
+        continued_share: of the examples, those whose first rows are clean. These rows have no loss.
+        known_part: of the rows of each modality, those that are clean there (`known_rows`).
+
+    Raises:
+        ValueError: as of `known_rows`.
     """
     choice_key, key = jax.random.split(key)
     batch, names = jax.tree.leaves(x)[0].shape[0], list(x)
@@ -65,19 +75,72 @@ def joint_loss(
     share = jax.random.uniform(share_key, (batch,))
     given = {n: (which == i) & (share < clean_share) for i, n in enumerate(names)}
     lost = {n: (which == i) & (share >= 1 - noise_share) for i, n in enumerate(names)}
+    continued = jax.random.uniform(jax.random.fold_in(choice_key, 2), (batch, 1)) < continued_share
+    known = {
+        n: continued & ~lost[n][:, None] & known_rows(known_part, a.shape[1])
+        for n, a in x.items()
+        if known_part
+    }
 
     def law_of(name: str) -> Law:
         def law(process, u):
             start, end = process.domain
-            t = jnp.where(lost[name], end, times[name](process, u))
-            return jnp.where(given[name], start, t)
+            alone, whole = (expand(each[name], u) for each in (lost, given))
+            # The rows of a clip share their time, except those that are known.
+            t = jnp.where(alone, end, times[name](process, u[:, :1] if known else u))
+            return jnp.where(whole | known[name] if known else whole, start, t)
 
         return law
 
     laws, draws = {name: law_of(name) for name in x}, {name: variates for name in x}
     options = dict(process=process, target=target, weighting=weighting)
-    losses, t = simple_loss(key, apply, x, *conditioning, times=laws, variates=draws, **options)
+    options |= dict(times=laws, variates=draws, time_axes=2 if known else 1)
+    losses, t = simple_loss(key, apply, x, *conditioning, **options)
+    if known:
+        mean = lambda loss, known: jnp.mean(loss, axis=1, where=~known)
+        losses, t = jax.tree.map(mean, losses, known), jax.tree.map(lambda t: t[:, -1], t)
     return JointLoss(jax.tree.map(lambda a, given: jnp.where(given, 0, a), losses, given), t, given)
+
+
+def known_rows(part: float, rows: int) -> Bool[np.ndarray, " rows"]:
+    """Return which rows are known to a clip that continues: the first `part` of them.
+
+    Raises:
+        ValueError: they are no whole number, none or all.
+    """
+    count = part * rows
+    if count != round(count) or not 0 < count < rows:
+        raise ValueError(
+            f"the known part {part:g} of {rows} rows is {count:g} rows: choose a part that gives "
+            f"a whole number from 1 to {rows - 1}"
+        )
+    return np.arange(rows) < count
+
+
+def windowed_grid(
+    process: dict[str, Process],
+    times: dict[str, Float[Array, " times"]],
+    rows: dict[str, int],
+    known_part: float,
+    windows: int,
+    *,
+    start_known: bool,
+) -> dict[str, Float[Array, "windows times rows"]]:
+    """Return the grids of a long clip's windows, each of which continues the one before.
+
+    Args:
+        times: the grids of the modalities, as of `given_modalities_grid`.
+        rows: of each modality in a window.
+        known_part: of a window's rows, those that wait at the clean end (`known_rows`).
+        start_known: whether the first window's first rows are known too.
+    """
+
+    def grids(name: str) -> Float[Array, "windows times rows"]:
+        known = np.stack([known_rows(known_part, rows[name])] * windows)
+        known[0] &= start_known
+        return jnp.where(known[:, None], process[name].clean_end, times[name][None, :, None])
+
+    return {name: grids(name) for name in times}
 
 
 def given_modalities_grid(

@@ -170,3 +170,49 @@ def test_the_loss_counts_modalities_that_are_not_given():
     both = ~(clean["sound"] | clean["video"] | lost["sound"] | lost["video"])
     own = np.corrcoef(t["sound"][both], t["video"][both])[0, 1]
     assert abs(own) < 4 / np.sqrt(both.sum())
+
+
+def test_the_known_rows_of_continued_clips_are_clean_and_have_no_loss():
+    """The network returns zeros, so the loss is the mean of (z − x)² over the other rows."""
+    seen, flow = {}, {name: RectifiedFlow() for name in NAMES}
+
+    def apply(x_t, t):
+        seen.update(x_t=x_t, t=t)
+        return jax.tree.map(jnp.zeros_like, x_t)
+
+    count, generator = 500, np.random.default_rng(2)
+    x = {"sound": generator.random((count, 8, 1)), "video": generator.random((count, 4, 2))}
+    x, known = jax.tree.map(jnp.float32, x), {"sound": 2, "video": 1}
+    options = dict(process=flow, target=velocity, times={name: uniform for name in NAMES})
+    shares = dict(clean_share=0.2, noise_share=0.2, continued_share=0.5, known_part=0.25)
+    losses, t, given = diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
+    continued = {n: np.asarray((seen["t"][n][:, 0] == 0) & ~given[n]) for n in NAMES}
+    for name in NAMES:
+        times, rows, own = np.asarray(seen["t"][name]), known[name], continued[name]
+        assert times.shape == x[name].shape[:2]
+        assert abs(own.mean() - 0.5 * 0.8) < 0.1  # neither given nor pure noise
+        assert np.all(times[own, :rows] == 0) and np.all(times[own, rows:] > 0)
+        assert np.all(times[:, rows:] == times[:, -1:])  # all other rows share a time
+        np.testing.assert_array_equal(seen["x_t"][name][own, :rows], x[name][own, :rows])
+        np.testing.assert_array_equal(t[name], times[:, -1])
+        late = own & (times[:, -1] > 0.05)
+        level = times[late, -1][:, None, None]
+        z = (seen["x_t"][name][late, rows:] - (1 - level) * x[name][late, rows:]) / level
+        expected = np.mean((z - x[name][late, rows:]) ** 2, axis=(1, 2))
+        np.testing.assert_allclose(losses[name][late], expected, rtol=1e-3)
+    lost = {n: np.asarray(seen["t"][n] == 1).all(1) for n in NAMES}
+    assert lost["sound"].any() and continued["video"][lost["sound"]].any()
+    # If no modality is alone, the first rows of both are known.
+    both = ~(lost["sound"] | lost["video"] | given["sound"] | given["video"])
+    np.testing.assert_array_equal(continued["sound"][both], continued["video"][both])
+
+
+def test_windows_wait_where_they_continue():
+    times = {name: jnp.linspace(1, 0, 4) for name in NAMES}
+    flow, rows = {name: RectifiedFlow() for name in NAMES}, {"sound": 8, "video": 4}
+    grids = diffusion.windowed_grid(flow, times, rows, 0.25, 3, start_known=False)
+    assert grids["sound"].shape == (3, 4, 8) and grids["video"].shape == (3, 4, 4)
+    np.testing.assert_array_equal(grids["video"][0], np.tile(times["video"][:, None], 4))
+    assert not np.any(grids["sound"][1:, :, :2]) and np.all(grids["sound"][1:, 0, 2:] == 1)
+    known = diffusion.windowed_grid(flow, times, rows, 0.25, 1, start_known=True)
+    assert not np.any(known["video"][0, :, 0]) and np.all(known["video"][0, 0, 1:] == 1)

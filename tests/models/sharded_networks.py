@@ -36,6 +36,7 @@ from genjax.models.transformers.flux import Flux
 from genjax.models.transformers.hunyuan_video import HunyuanVideo
 from genjax.models.transformers.jit import JiT
 from genjax.models.transformers.lightning_dit import LightningDiT
+from genjax.models.transformers.ltx2 import LTX2
 from genjax.models.transformers.ltx_video import LTXVideo
 from genjax.models.transformers.mean_flow_dit import MeanFlowDiT
 from genjax.models.transformers.mmdit import MMDiT
@@ -133,7 +134,10 @@ def video_cases(text: Text, labels: np.ndarray) -> dict[str, tuple[nn.Module, tu
     full = VideoDiT((1, 2, 2), num_classes=10, **body)
     factorized = VideoDiT((1, 2, 2), factorized=True, causal=True, **body)
     hunyuan = HunyuanVideo(DEPTH, 4, (4, 2, 2), refiner_depth=1)
+    streams = {"video": video, "audio": normal(BATCH, 8, 3)}
+    of_streams = dict.fromkeys(streams, times), dict.fromkeys(streams, text)
     return {
+        "LTX2": (LTX2(audio_width=16, **body), (streams, *of_streams)),
         "LTXVideo": (LTXVideo(**body), (video, of_frames, text)),
         "HunyuanVideo": (hunyuan, (video, times, text, text, normal(BATCH, 4, 6))),
         "VideoDiT": (full, (video, of_frames, labels)),
@@ -153,9 +157,17 @@ def random_variables(network: nn.Module, inputs: tuple) -> dict:
     return jax.tree.map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0), *inputs))
 
 
+def joined(output: jax.Array | dict[str, jax.Array]) -> jax.Array:
+    """Return the output, of several streams as one array."""
+    leaves = jax.tree.leaves(output)
+    if len(leaves) == 1:
+        return leaves[0]
+    return jnp.concatenate([a.reshape(len(a), -1) for a in leaves], axis=1)
+
+
 def run(network: nn.Module, inputs: tuple, axes: dict[str, int]) -> dict:
     variables = random_variables(network, inputs)
-    forward = lambda variables, inputs: network.apply(variables, *inputs)
+    forward = lambda variables, inputs: joined(network.apply(variables, *inputs))
 
     def loss(variables, inputs):
         output = forward(variables, inputs)

@@ -32,11 +32,9 @@ def load_sound_folder(
     `Dataset.skipped` names files that are silent, clipped, cut off, empty, damaged or no sound, and
     what `load_folder` skips. Opening a split decodes all its files once.
 
-    Two folders of real sound need no account. `npm install supersonic-scsynth-samples` gives 207
-    FLAC files (CC0) in `node_modules/supersonic-scsynth-samples`. Debian's
-    `tuxpaint-stamps-default` (GPL-2) has spoken names of pictures in many languages, 8,491 Ogg
-    files with texts beside their pictures: `apt-get download tuxpaint-stamps-default && dpkg -x
-    tuxpaint-stamps-default*.deb stamps`.
+    A folder of real sound needs no account. `npm install supersonic-scsynth-samples` gives 206
+    FLAC files (CC0) in `node_modules/supersonic-scsynth-samples`, of which 3 are clipped. Debian's
+    spoken names of pictures have a data set of their own, `spoken_stamps`.
 
     Args:
         data_dir: the folder that holds the files.

@@ -71,10 +71,11 @@ CHOICES = {
     kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens, SoundAndVideo",
     kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FactorizedResidualQuantizer, "
     "FiniteScalarQuantizer, LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
-    kinds.CONDITION: "Classes, Unconditional, Frames, Prompts, CaptionedClips, SoundingClips",
+    kinds.CONDITION: "Classes, Unconditional, Frames, Prompts, CaptionedClips, PlayedClips, "
+    "SoundingClips",
     kinds.TASK: "GAN, Autoencoder, Autoregression, BidirectionalGAN, CausalVideo, Diffusion, "
     "DiscreteDiffusion, Distillation, Drifting, FrameCompletion, Inversion, JointDiffusion, "
-    "MaskedAutoregression, "
+    "JointRollOut, MaskedAutoregression, "
     "MaskedTokens, Matching, "
     "NextScale, PixelDistillation, TokenAutoregression, VariationalAutoencoder",
     kinds.SEQUENCE_NETWORK: "LlamaGen, LlamaGen_B, LlamaGen_L, LlamaGen_XL, LlamaGen_XXL, "

@@ -121,3 +121,18 @@ def test_pictures_are_refused(evaluator):
 def test_absent_weights_are_found_before_training(tmp_path):
     with pytest.raises(FileNotFoundError):
         SoundDistance(context(), vggish=str(tmp_path / "none.safetensors"))
+
+
+def test_opus_and_mp3_stand_beside_the_autoencoder():
+    """Its own bitrate is that of its codes: 8 of 6 bits for 9,000 samples at 8 kHz."""
+    same = StandIn()
+    codes = lambda sounds: (sounds, None, np.zeros((len(sounds), 4, 2), int))
+    same.functions |= {"num_codes": 64, "autoencode": codes}
+    report = SoundReconstruction(context(), codecs=("opus", "mp3"), bitrates=(8000, 32_000))(same)
+    assert report["bitrate"] == pytest.approx(48 * RATE / 9000)
+    assert report["si_sdr"] > 100 > report["si_sdr_opus_32000"] > report["si_sdr_opus_8000"]
+    assert report["mel_distance_mp3_8000"] > report["mel_distance_mp3_32000"] > 0.01
+    for name in ("opus_8000", "opus_32000", "mp3_8000", "mp3_32000"):
+        assert report[f"bitrate_{name}"] == pytest.approx(float(name.split("_")[1]), rel=0.06)
+    with pytest.raises(ValueError, match="codec 'aac' is unknown: it is one of opus, mp3"):
+        SoundReconstruction(context(), codecs=("aac",))

@@ -1,0 +1,64 @@
+"""Pong with sound: frames and sound together, also of given actions, for longer than trained.
+
+python -m experiments.train --config=configs/pong.py:actions --workdir=runs/pong
+python -m experiments.sample --workdir=runs/pong --given=0,1,2,3 --frames=40
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+
+FRAMES, SIDE, FRAME_SAMPLES = 16, 32, 512
+SAMPLE_RATE, FRAME_RATE = 7680, 15.0  # Hz, and frames a second
+SOUND = (FRAMES * FRAME_SAMPLES, 1)
+ACTIONS = 6  # of Pong
+CHOICES = ("joint", "actions")
+
+
+def get_config(choice: str = "actions") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    clips = dict(name="atari", image_shape=(FRAMES, SIDE, SIDE, 1), sound_shape=SOUND)
+    config = base.diffusion(f"pong_{choice}", feature="video", sample_rate=SAMPLE_RATE, **clips)
+    config.data.options = dict(policy="pong_player", num_frames=FRAMES, size=SIDE)
+    config.data.held_out_split = "test[:64]"
+    config.task = "JointRollOut"
+    sound = dict(space="Waveforms")
+    config.space = dict(name="SoundAndVideo", video=dict(space="Pixels"), sound=sound)
+    config.space.sound_scale = 4.0
+    config.num_steps = 300
+    config.batch_size = 16
+    config.condition = dict(
+        name="PlayedClips",
+        sound_shape=SOUND,
+        num_actions=ACTIONS if choice == "actions" else 0,
+        frames=40,  # of held-out clips, and of the longest samples
+        num_clips=64,
+    )
+    config.conditioning_dropout = 0.1 if choice == "actions" else 0.0
+    config.model = dict(
+        name="SoundAndVideoDiT",
+        video_patch=(1, 8, 8),
+        sound_patch=256,  # half a frame
+        video_width=96,
+        sound_width=96,
+        depth=4,
+        num_heads=3,
+        frame_rate=FRAME_RATE,
+        sound_rate=float(SAMPLE_RATE),
+        unroll=4,
+    )
+    # In half of the examples the first 4 frames are clean, with their sound, so that clips go on.
+    config.loss = dict(name="joint_loss", clean_share=0.2, noise_share=0.1)
+    config.loss.update(continued_share=0.5, known_part=0.25)
+    config.modalities = dict(video=dict(weight=1.0), sound=dict(weight=1.0))
+    config.optimizer.update(learning_rate=1e-3, warmup=0.04)
+    config.averages.ema.steps = 25.0
+    config.checkpoint.every = 250
+    config.sampling.update(every=0, num_steps=30, guidance_scale=1.0, per_class=1)
+    config.sampling.update(modality_scale=placeholder(float), given=(), batch_size=64)
+    config.sampling.frames = FRAMES
+    config.evaluation.measures = dict(play=dict(name="PlayedPong"))
+    config.evaluation.num_samples = 64
+    return config

@@ -1,0 +1,113 @@
+"""Played clips: the actions of a game, frame by frame, and held-out clips with their sound."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from experiments.inputs.conditions import Classes
+from experiments.inputs.datasets import Data
+from experiments.inputs.sound_and_video import Clips, of_features
+from genjax.models.transformers.sound_and_video import WithActions
+
+
+@dataclass(frozen=True)
+class PlayedClips:
+    """The action at each frame of a played clip, or nothing. Labels stand for held-out clips.
+
+    Held-out clips may be longer than those that the network sees, so that samples can be.
+
+    Attributes:
+        data: a data set with `video`, `audio` and `action`, whose `num_frames` is an option.
+        sound_shape: of the sound of a clip that the network sees.
+        num_actions: of the game, or 0 for a network without actions.
+        frames: of the held-out clips.
+        num_clips: how many held-out clips labels stand for.
+        num_rows: rows of sample sheets.
+    """
+
+    data: Data
+    sound_shape: tuple[int, ...]
+    num_actions: int
+    frames: int
+    num_clips: int = 64
+    num_rows: int = 4
+    num_classes: ClassVar[int] = 0
+    transform = Classes.transform
+
+    @property
+    def network_fields(self) -> dict[str, int | None]:
+        return {"num_classes": 0, "num_actions": self.num_actions or None}
+
+    @property
+    def window(self) -> int:
+        """The number of frames that the network sees."""
+        return self.data.image_shape[0]
+
+    @property
+    def frame_samples(self) -> int:
+        """The samples of sound of a frame."""
+        return self.sound_shape[0] // self.window
+
+    def _told(self, actions: Int[Array, "batch frames"]) -> PyTree:
+        nothing = jnp.zeros(len(actions), int)
+        return WithActions(nothing, actions) if self.num_actions else nothing
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        actions = jax.ShapeDtypeStruct((self.window,), jnp.int32)
+        return {"action": actions} if self.num_actions else {}
+
+    def example(self) -> PyTree:
+        return self._told(jnp.zeros((1, self.window), int))
+
+    def of_batch(self, batch: dict[str, Array]) -> PyTree:
+        return self._told(batch["action"])
+
+    def null(self, frozen: PyTree) -> PyTree:
+        no_actions = jnp.full((1, self.window), self.num_actions)
+        return jax.tree.map(lambda a: a[0], self._told(no_actions))
+
+    def of_labels(
+        self, labels: Int[Array, " batch"], frozen: PyTree, first: int | Array = 0
+    ) -> PyTree:
+        """Return the conditions of the window of the labels' clips that begins at frame `first`."""
+        return self._told(_rows(frozen["clips"]["action"][labels], first, self.window))
+
+    def clips(self, labels: Int[Array, " batch"], frozen: PyTree, first: int | Array = 0) -> Clips:
+        """Return the window of the labels' clips that begins at frame `first`."""
+        clips, samples = frozen["clips"], self.frame_samples
+        sound = _rows(clips["sound"][labels], first * samples, self.sound_shape[0])
+        return {"video": _rows(clips["video"][labels], first, self.window), "sound": sound}
+
+    @functools.cached_property
+    def held_out(self) -> dict[str, np.ndarray]:
+        """The held-out clips with sound and actions, `frames` long."""
+        options = dict(self.data.options) | {"num_frames": self.frames}
+        data = replace(self.data, options=tuple(sorted(options.items())))
+        clips = data.load(self.data.held_out_split).source[: self.num_clips]
+        return of_features(clips) | {"action": clips["action"]}
+
+    def frozen(self) -> dict[str, PyTree]:
+        return {"clips": self.held_out}
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        rows = lambda shape, dtype: jax.ShapeDtypeStruct((self.num_clips, *shape), dtype)
+        sound = self.frames * self.frame_samples, *self.sound_shape[1:]
+        video = self.frames, *self.data.image_shape[1:]
+        clips = dict(video=rows(video, jnp.uint8), sound=rows(sound, jnp.int16))
+        return {"clips": clips | {"action": rows((self.frames,), jnp.int32)}}
+
+    def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
+        return tuple(f"clip {label}" for label in range(self.num_rows))
+
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[Clips, bool]:
+        return jax.tree.map(np.asarray, self.clips(labels, self.frozen())), True
+
+
+def _rows(a: Array, first: int | Array, count: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(a, first, count, axis=1)
