@@ -16,11 +16,11 @@ training images are to another image. r3gan's report warns of its recall. Both r
 improving. Pictures: samples.png and latent_walk.gif in the run's folder.
 
 stylegan2 and stylegan3 compare two generators at equal steps, on images enlarged to 32×32 pixels.
-Discriminator and loss are the same, those of StyleGAN2 without path length. stylegan2's generator
-starts from plane waves, so that its equivariance can be measured: configuration B of StyleGAN3's
-figure 3 (Karras et al. 2021). stylegan3's is configuration T. The paper blurs the first images of
-configuration R alone, so there is no blur here. They are not yet run to the end, so they have no
-score.
+Both have StyleGAN2's discriminator and loss, without path length. The generator of stylegan2 starts
+from plane waves, so that its equivariance can be measured. It is configuration B in figure 3 of
+"StyleGAN3" (Karras et al. 2021). The generator of stylegan3 is configuration T. The paper blurs the
+discriminator's first images for configuration R alone, so there is no blur here. The two are not
+yet run to the end, so they have no score.
 """
 
 from ml_collections import ConfigDict
@@ -68,12 +68,14 @@ def styles(choice: str) -> ConfigDict:
     )
     config.num_steps, config.batch_size = 1200, 32
     config.snapshot_every = config.sampling.every = 300
-    sizes = dict(resolution=32, channel_base=1024, channel_max=64)
+    sizes = dict(resolution=32, channel_base=512, channel_max=32)
     latents = dict(latent_size=64, w_size=64, mapping_layers=2, image_channels=1)
     config.model.discriminator.update(sizes, name="stylegan2.Discriminator", mapping_layers=2)
     config.model.generator.update(latents)
     if choice == "stylegan2":
-        config.model.generator.update(sizes, fourier_input=True, style_mixing=0.0)
+        config.model.generator.update(
+            resolution=32, channel_base=1024, channel_max=64, fourier_input=True, style_mixing=0.0
+        )
     else:
         layers = dict(num_layers=6, num_critical=2, channel_base=512, channel_max=16)
         config.model.generator.update(layers, resolution=32)

@@ -48,7 +48,7 @@ class Move:
 
 def draw_moves(random: np.random.Generator, side: int) -> dict[str, Move]:
     """Draw one move of each metric (Karras et al. 2021, "StyleGAN3", appendix E)."""
-    whole = np.rint(random.uniform(-1, 1, 2) * REACH * side).astype(int)
+    whole = np.rint(random.uniform(-1, 1, 2) * REACH * side).astype(int).tolist()
     x, y = random.uniform(-1, 1, 2) * REACH * side
     angle = random.uniform(-np.pi, np.pi)
     same = lambda images: (images, np.ones(images.shape[1:3], bool))
@@ -68,10 +68,10 @@ def draw_moves(random: np.random.Generator, side: int) -> dict[str, Move]:
 class Equivariance:
     """Measure EQ-T, EQ-T of fractions and EQ-R in dB, and draw films of moved and turned inputs.
 
-    The input of the generator is moved by up to an eighth of the side, by whole pixels (`eq_t`) and
-    by fractions (`eq_t_frac`), and turned by any angle (`eq_r`). The image is compared with the
+    The generator's input moves by up to an eighth of the side: by whole pixels for `eq_t`, by
+    fractions for `eq_t_frac`. For `eq_r` it turns by any angle. The image is compared with the
     moved or turned image of the unchanged input. Errors are pooled over all images (Karras et al.
-    2021, "StyleGAN3", equations 4 and 25).
+    2021, "StyleGAN3", equation 25).
 
     The generator must take a transform of its input. StyleGAN3 does, and StyleGAN2 with
     `fourier_input`, the paper's configuration B. A learned constant cannot be moved.
@@ -105,7 +105,7 @@ class Equivariance:
         context, side = self.context, self.context.data.image_shape[0]
         labels = context.draw_labels(lambda: context.data.train().source[:]["label"])
         random = np.random.default_rng(0)
-        errors: dict[str, list[np.ndarray]] = {}
+        errors: dict[str, list[tuple[float, int]]] = {}
         for rows in np.array_split(np.arange(len(labels)), self.draws):
             moves = draw_moves(random, side)
             still, *moved = _images(
@@ -114,8 +114,8 @@ class Equivariance:
             for (name, move), images in zip(moves.items(), moved, strict=True):
                 (expected, mask), (found, also) = move.expected(still), move.found(images)
                 squares = np.square(expected - found)[:, mask & also]
-                errors.setdefault(name, []).append([squares.sum(), squares.size])
-        totals = {name: np.sum(each, axis=0) for name, each in errors.items()}
+                errors.setdefault(name, []).append((float(squares.sum()), squares.size))
+        totals = {name: map(sum, zip(*each, strict=True)) for name, each in errors.items()}
         return {
             **{name: equivariance.decibels(*each) for name, each in totals.items()},
             **self._films(model, labels, side),

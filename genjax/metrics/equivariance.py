@@ -5,6 +5,7 @@ with the image of the moved input, where both are known, in decibels.
 """
 
 import functools
+import math
 
 import numpy as np
 import scipy.ndimage
@@ -32,7 +33,7 @@ def equivariance(expected: Images, found: Images, mask: Mask) -> float:
 
 def decibels(squares: float, count: int) -> float:
     """Return the peak signal-to-noise ratio of a sum of `count` squared errors, in dB."""
-    return float(10 * np.log10(RANGE**2 * count / squares))
+    return float(10 * np.log10(RANGE**2 * count / squares)) if squares else math.inf
 
 
 def translated_by_pixels(images: Images, x: int, y: int) -> tuple[Images, Mask]:

@@ -88,9 +88,9 @@ def test_principal_directions_of_w_are_principal_components(float64):
 
 @pytest.mark.parametrize("units", [3, 9])
 def test_principal_directions_of_z_are_those_that_a_linear_layer_maps_to_them(float64, units):
-    """Of z with covariance I they are the layer's right singular vectors.
+    """They are the layer's right singular vectors, because the covariance of z is I.
 
-    Their variances are its squared singular values.
+    Their variances are the squared singular values.
     """
     z = normal(0, 500, 5)
     z = np.linalg.qr(z - z.mean(axis=0))[0] * np.sqrt(499)

@@ -28,10 +28,10 @@ def test_a_wave_of_one_cycle():
 
 def test_transformed_waves_are_waves_at_transformed_places():
     frequencies, phases = draw_waves(jax.random.key(1), 5, 2.0)
-    transform = np.array([[0.6, -0.8, 0.3], [0.8, 0.6, -0.1], [0, 0, 1]], np.float32)
+    transform = jnp.array([[0.6, -0.8, 0.3], [0.8, 0.6, -0.1], [0, 0, 1]])
     found = plane_waves(*transform_waves(frequencies[None], phases[None], transform[None]), 6, 8)
     places = (np.arange(6) - 2.5) / 8
     x, y = np.meshgrid(places, places)
-    old = np.stack([x, y, np.ones_like(x)], axis=-1) @ transform.T
+    old = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.asarray(transform).T
     expected = np.sin(2 * np.pi * (old[..., :2] @ np.asarray(frequencies).T + phases))
     np.testing.assert_allclose(found[0], expected, atol=1e-5)

@@ -43,6 +43,28 @@ def test_an_image_depends_on_its_own_latent_and_transform(choice):
     np.testing.assert_allclose(call(), call(transform=jnp.eye(3)[None]), atol=1e-5)
 
 
+def test_training_updates_the_statistics_of_stylegan3():
+    """Each layer's power is a moving average of its input's mean square, as is the mean of w."""
+    config = small("stylegan3")
+    config.model.generator.magnitude_decay = 0.75
+    task = build(config)
+    player = jax.jit(task.init)(jax.random.key(0)).generator
+    generate = jax.jit(lambda player, key: task._generate(player, key, jnp.zeros(8, int), 8)[1])
+    kept, again = (generate(player, jax.random.key(1)) for _ in range(2))
+    before, after = (each["moving_average"] for each in (player.kept, kept))
+    assert np.all(before["w_average"] == 0) and np.any(after["w_average"] != 0)
+    for name, layer in after.items():
+        if name.startswith("layers_"):
+            assert 0.75 < layer["power"] != before[name]["power"] == 1
+    same = jax.tree.map(np.array_equal, kept["waves"], player.kept["waves"])
+    assert jax.tree.all(same)
+    twice = generate(player.replace(kept=kept), jax.random.key(1))["moving_average"]
+    # The first layer's input does not depend on powers: 1 → p + ¾(1 − p) → p + ¾²(1 − p).
+    first, second = (each["layers_0"]["power"] for each in (after, twice))
+    np.testing.assert_allclose(second - first, 0.75 * (first - 1), rtol=1e-4)
+    assert jax.tree.all(jax.tree.map(np.array_equal, kept, again))
+
+
 def test_a_learned_constant_cannot_be_moved():
     config = small("stylegan2")
     config.model.generator.fourier_input = False
