@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/fashion_gan.py:r3gan --workdir=runs/fashion_gan_r3gan
 
-The choice is dcgan or r3gan, with the losses of digits_gan. Results on 2 CPU cores, for dcgan
-shared with other programs:
+The choice is dcgan or r3gan, with the losses of digits_gan, or stylegan2 or stylegan3. Results on 2
+CPU cores, for dcgan shared with other programs:
 
 choice             steps  time    accuracy  Fréchet distance  precision / recall  duplicates
 dcgan              3,000  12 min  86.0 %    24.8              0.49 / 0.33         1.9 %
@@ -14,6 +14,13 @@ Measured on 2,000 samples of the averaged weights with balanced labels; the clas
 of held-out images right. Duplicates are samples as near to another sample as the nearest 1 % of
 training images are to another image. r3gan's report warns of its recall. Both runs were still
 improving. Pictures: samples.png and latent_walk.gif in the run's folder.
+
+stylegan2 and stylegan3 compare two generators at equal steps, on images enlarged to 32×32 pixels.
+Both have StyleGAN2's discriminator and loss, without path length. The generator of stylegan2 starts
+from plane waves, so that its equivariance can be measured. It is configuration B in figure 3 of
+"StyleGAN3" (Karras et al. 2021). The generator of stylegan3 is configuration T. The paper blurs the
+discriminator's first images for configuration R alone, so there is no blur here. The two are not
+yet run to the end, so they have no score.
 """
 
 from ml_collections import ConfigDict
@@ -22,11 +29,13 @@ from configs.digits_gan import small_networks
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-CHOICES = ("dcgan", "r3gan")
+CHOICES = ("dcgan", "r3gan", "stylegan2", "stylegan3")
 
 
 def get_config(choice: str = "r3gan") -> ConfigDict:
     check_choice(choice, CHOICES)
+    if choice.startswith("stylegan"):
+        return styles(choice)
     config = base.gan(
         f"fashion_gan_{choice}", choice, name="fashion_mnist", image_shape=(28, 28, 1)
     )
@@ -45,4 +54,35 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
             penalty.weight = 0.3
     config.model.generator.update(generator, image_channels=1)
     config.model.discriminator.update(discriminator)
+    return config
+
+
+def styles(choice: str) -> ConfigDict:
+    """Return the config of a generator with styles, whose equivariance is measured."""
+    config = base.gan(
+        f"fashion_gan_{choice}",
+        choice,
+        name="fashion_mnist",
+        image_shape=(32, 32, 1),
+        resize=True,
+    )
+    config.num_steps, config.batch_size = 1200, 32
+    config.snapshot_every = config.sampling.every = 300
+    sizes = dict(resolution=32, channel_base=512, channel_max=32)
+    latents = dict(latent_size=64, w_size=64, mapping_layers=2, image_channels=1)
+    config.model.discriminator.update(sizes, name="stylegan2.Discriminator", mapping_layers=2)
+    config.model.generator.update(latents)
+    if choice == "stylegan2":
+        config.model.generator.update(
+            resolution=32, channel_base=1024, channel_max=64, fourier_input=True, style_mixing=0.0
+        )
+    else:
+        layers = dict(num_layers=6, num_critical=2, channel_base=512, channel_max=16)
+        config.model.generator.update(layers, resolution=32)
+    config.objective = "non_saturating"
+    config.regularizers = dict(r1=dict(weight=0.5, every=16))
+    for player, rate in dict(generator=2.5e-3, discriminator=2e-3).items():
+        config.optimizer[player].learning_rate = rate
+    config.evaluation.update(every=0, num_samples=2000)
+    config.evaluation.measures.equivariance = dict(name="Equivariance", num_samples=256)
     return config

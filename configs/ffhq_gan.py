@@ -6,9 +6,12 @@ python -m experiments.train --config=configs/ffhq_gan.py:stylegan2_1024 \
 FOLDER is one folder of PNG files of the choice's side. The choices:
 - stylegan2_1024: configuration F (Karras et al. 2020, "StyleGAN2").
 - stylegan2_256: the "paper256" settings of StyleGAN2-ADA (Karras et al. 2020).
+- stylegan3_t, stylegan3_r: configurations T and R at 1024 pixels (Karras et al. 2021, "StyleGAN3").
 - r3gan_256, r3gan_64: Huang et al. 2024, appendix D.
 
-Differences from the R3GAN paper: augmentation, average and β₂ are those of cifar10_gan.
+Differences from the papers: R3GAN's augmentation, average and β₂ are those of cifar10_gan. The
+discriminator of stylegan3_r sees its first images unblurred. Its authors blur the first 200,000
+images less and less (section 3.2).
 
 Not yet run to the end, so there is no score.
 """
@@ -18,11 +21,20 @@ from ml_collections import ConfigDict
 from configs.cifar10_gan import large_gan, r3gan, stylegan2
 from experiments.configuration.choices import check_choice
 
-CHOICES = ("stylegan2_1024", "stylegan2_256", "r3gan_256", "r3gan_64")
+CHOICES = (
+    "stylegan2_1024",
+    "stylegan2_256",
+    "stylegan3_t",
+    "stylegan3_r",
+    "r3gan_256",
+    "r3gan_64",
+)
 
 
 def get_config(choice: str = "r3gan_256") -> ConfigDict:
     check_choice(choice, CHOICES)
+    if choice.startswith("stylegan3"):
+        return stylegan3(choice)
     model, side = choice.split("_")
     shape = (int(side), int(side), 3)
     config = large_gan(model, f"ffhq_gan_{choice}", name="folder", image_shape=shape)
@@ -51,4 +63,29 @@ def get_config(choice: str = "r3gan_256") -> ConfigDict:
             burn_in=20_000_000,
             average=500_000,
         )
+    return config
+
+
+def stylegan3(choice: str) -> ConfigDict:
+    """Return the settings of the paper for FFHQ at 1024 pixels."""
+    config = large_gan(
+        "stylegan2", f"ffhq_gan_{choice}", name="folder", image_shape=(1024, 1024, 3)
+    )
+    config.condition = dict(name="Unconditional")
+    config.sampling.per_class = 16
+    config.batch_size, config.num_steps, config.augmentations = 32, 780_000, ()
+    stylegan2(config, gamma=32.8, learning_rate=2e-3, average=10_000)
+    del config.regularizers.path_length
+    half_life = 20_000 / config.batch_size  # updates
+    config.model.generator = dict(
+        name=choice,
+        resolution=1024,
+        magnitude_decay=0.5 ** (1 / half_life),
+        dtype="float16",  # bfloat16 is less exact than the filters
+    )
+    config.optimizer.generator.learning_rate = 2.5e-3
+    config.evaluation.num_samples = 1000  # 12 GB as float32
+    config.evaluation.measures.equivariance = dict(
+        name="Equivariance", num_samples=256, draws=128, columns=2
+    )
     return config

@@ -6,9 +6,12 @@ Writes into WORKDIR/latents:
 
 - walk_z.gif: a walk on the sphere of Z.
 - walk_w.gif: straight lines in W, for a generator with styles.
-- mixing.png: coarse styles of the images on the left, fine styles of the images above.
-- directions.png: a row for each direction that changes the styles most (SeFa), from −3 to 3
-  deviations of W.
+- mixing.png: coarse styles of the images on the left, fine styles of the images above, for a
+  generator with styles.
+- directions.png: a row for each direction in W that changes the styles most (SeFa), from −3 to 3
+  deviations. Without styles, it is a direction in Z that changes the first layer most.
+- principal_directions.png: the same for the directions along which sampled w, or the first layer's
+  activations, vary most (GANSpace).
 - inversion.png: held-out images, and the nearest images in Z, W and W+.
 - latents.json: errors of inversion and perceptual path lengths, as mean squares of pixels in [−1,
   1].

@@ -205,12 +205,16 @@ class Recorder:
         """Evaluate; save the pictures, print alarms, and return what to log."""
         if self._model is None or self._model[0] != step:  # measures of one step share samples
             self._model = step, self.experiment.model(self.weighted(state))
-        figures, pictures = split_pictures(measure.evaluator(self._model[1]))
+        figures, drawn = split_pictures(measure.evaluator(self._model[1]))
+        films = {name: each for name, each in drawn.items() if isinstance(each, list)}
+        pictures = {name: each for name, each in drawn.items() if name not in films}
         if jax.process_index() != 0:
             return {}
         for name, picture in pictures.items():
             (self.workdir / name).mkdir(exist_ok=True)
             save_picture(self.workdir / name / f"step_{step:06d}.png", picture)
+        for name, frames in films.items():  # of the last measurement alone
+            save_animation(self.workdir / f"{name}.gif", frames, hold=60)
         self._report(step, figures)
         self.findings.add(step, measure.name, figures)
         return {

@@ -104,6 +104,8 @@ PARAMETERS = {
     "ffhq_gan": 23_057_952 + 23_009_568,
     "ffhq_gan:stylegan2_256": 24_767_458 + 24_001_089,
     "ffhq_gan:stylegan2_1024": 30_370_060 + 29_012_513,
+    "ffhq_gan:stylegan3_t": 22_313_167 + 29_012_513,
+    "ffhq_gan:stylegan3_r": 15_093_151 + 29_012_513,
 }
 # Of GANs for accelerators, those that the configs do not have without one.
 CHOICES = [
@@ -111,9 +113,14 @@ CHOICES = [
     "ffhq_gan:r3gan_64",
     "ffhq_gan:stylegan2_256",
     "ffhq_gan:stylegan2_1024",
+    "ffhq_gan:stylegan3_t",
+    "ffhq_gan:stylegan3_r",
     "imagenet_gan:32",
     "imagenet_gan:sngan_64",
     "imagenet_gan:biggan_64",
+    # GANs on a CPU whose networks have a constraint of their own: resized images, a transform.
+    "fashion_gan:stylegan2",
+    "fashion_gan:stylegan3",
     # Of others, those whose network or loss is another.
     "digits_gan_inverse:bigbigan",
     "digits_autoregression:rnn",

@@ -165,7 +165,9 @@ class DiffusionNetwork(Protocol):
 class Generator(Protocol):
     """`generator(z, labels, *, train)`: a Flax module from latents to images, with `latent_size`.
 
-    `labels` is None without classes. A generator with styles also has `map` and `synthesize`.
+    `labels` is None without classes. A generator with styles also has `map` and `synthesize`. If it
+    has `takes_transform`, and that is true, `synthesize` takes `transform`. A generator without
+    styles may name the linear layer that takes z by `first_layer`.
     """
 
     latent_size: int

@@ -28,7 +28,8 @@ from genjax.training.workdir import device_name
 
 STOPS, STEPS = 4, 12  # of a walk, which comes back to its first stop
 STARTS = 256  # samples; an inversion starts at the nearest one
-REACH = np.linspace(-3, 3, 7)  # along a direction, in deviations of W
+REACH = np.linspace(-3, 3, 7)  # along a direction, in deviations of the latents
+PRINCIPAL_SAMPLES = 4096  # latents of which the principal directions are computed
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,60 @@ def mixing(
     )
 
 
-def directions(
-    space: Space, variables: PyTree, key: Key[Array, ""], labels: Int[Array, " one"], count: int
-) -> tuple[Float[Array, " count reach *shape"], Float[Array, " count"]]:
-    """Return images along the first directions of all layers' styles, and their eigenvalues."""
-    kernels = [
-        leaf
-        for path, leaf in jax.tree.leaves_with_path(variables["params"])
-        if jax.tree_util.keystr(path).endswith("['affine']['kernel']")
-    ]
-    found, values = adversarial.closed_form_directions(kernels)
-    deviations = jnp.std(space.draw(key, jnp.repeat(labels, STARTS))[:, 0] @ found.T, axis=0)
-    w = space.draw(key, labels)
-    along = lambda step: space.images(
-        w + REACH[:, None, None] * step, jnp.repeat(labels, len(REACH))
+def closed_form(
+    generator: nn.Module, variables: PyTree
+) -> tuple[Float[Array, "directions features"], Float[Array, " directions"]]:
+    """Return SeFa's directions and eigenvalues: in W of all styles, in Z of the first layer."""
+    if not hasattr(generator, "map"):  # a class's embedding follows z in the layer's input
+        kernel = variables["params"][generator.first_layer]["kernel"][: generator.latent_size]
+        return adversarial.closed_form_directions([kernel])
+    return adversarial.closed_form_directions(
+        [
+            leaf
+            for path, leaf in jax.tree.leaves_with_path(variables["params"])
+            if jax.tree_util.keystr(path).endswith("['affine']['kernel']")
+        ]
     )
-    return jax.lax.map(along, (deviations[:, None] * found)[:count]), values[:count]
+
+
+def principal(
+    space: Space, generator: nn.Module, variables: PyTree, key: Key[Array, ""], label: Array
+) -> tuple[Float[Array, "directions features"], Float[Array, " directions"]]:
+    """Return GANSpace's directions and variances: of w, or of z by the first layer's activations.
+
+    Args:
+        label: of the sampled latents, `[1]`.
+    """
+    labels = jnp.repeat(label, PRINCIPAL_SAMPLES)
+    latents = space.draw(key, labels)
+    if hasattr(generator, "map"):
+        return adversarial.principal_directions(latents[:, 0])
+    layer = generator.first_layer
+    _, captured = generator.apply(
+        variables,
+        latents,
+        labels,
+        capture_intermediates=lambda module, _: module.name == layer,
+        mutable=["intermediates"],
+    )
+    (activations,) = captured["intermediates"][layer]["__call__"]
+    return adversarial.principal_directions(latents, activations)
+
+
+def along_directions(
+    space: Space,
+    directions: Float[Array, "directions features"],
+    key: Key[Array, ""],
+    labels: Int[Array, " one"],
+) -> Float[Array, "directions reach *shape"]:
+    """Return images along directions of one latent, in deviations of all latents."""
+    feature_axis = lambda latents: latents[:, 0] if latents.ndim == 3 else latents  # of any style
+    drawn = feature_axis(space.draw(key, jnp.repeat(labels, STARTS)))
+    deviations = jnp.std(drawn @ directions.T, axis=0)
+    start = space.draw(key, labels)
+    reach = REACH.reshape(-1, *[1] * (start.ndim - 1))
+    along = lambda step: space.images(start + reach * step, jnp.repeat(labels, len(REACH)))
+    return jax.lax.map(along, deviations[:, None] * directions)
 
 
 def inversion(
@@ -203,27 +242,41 @@ def _draw_walk(
     _tell(path)
 
 
-def _draw_styles(
+def _draw_mixing(
+    task: Any, space: Space, key: Key[Array, ""], labels: Int[Array, " batch"], folder: Path
+) -> None:
+    """Save a picture of mixed styles."""
+    count = len(labels)
+    mixed = jax.jit(functools.partial(mixing, space))(key, labels)
+    names = ["the images", *(f"coarse styles of {number}" for number in range(1, count + 1))]
+    save_picture(folder / "mixing.png", _picture(task, mixed, count, names))
+    _tell(folder / "mixing.png")
+
+
+def _draw_directions(
     task: Any,
-    there: Sequence[Space],
+    space: Space,
     variables: PyTree,
     key: Key[Array, ""],
     labels: Int[Array, " batch"],
     folder: Path,
 ) -> dict[str, Any]:
-    """Save pictures of mixed styles and of directions; return the directions' eigenvalues."""
-    count = len(labels)
-    mixed = jax.jit(functools.partial(mixing, there[2]))(key, labels)
-    names = ["the images", *(f"coarse styles of {number}" for number in range(1, count + 1))]
-    save_picture(folder / "mixing.png", _picture(task, mixed, count, names))
-    along, values = jax.jit(functools.partial(directions, there[1], count=count))(
-        variables, key, labels[:1]
-    )
-    names = [f"direction {number}" for number in range(1, len(along) + 1)]
-    save_picture(folder / "directions.png", _picture(task, along, len(REACH), names))
-    _tell(folder / "mixing.png")
-    _tell(folder / "directions.png")
-    return {"direction_eigenvalues": np.asarray(values).tolist()}
+    """Save pictures of SeFa's and GANSpace's directions; return eigenvalues and variances."""
+    found = {
+        "directions": jax.jit(functools.partial(closed_form, task.generator))(variables),
+        "principal_directions": jax.jit(functools.partial(principal, space, task.generator))(
+            variables, key, labels[:1]
+        ),
+    }
+    draw = jax.jit(functools.partial(along_directions, space))
+    for name, (directions, _) in found.items():
+        along = draw(directions[: len(labels)], key, labels[:1])
+        rows = [f"direction {number}" for number in range(1, len(along) + 1)]
+        save_picture(folder / f"{name}.png", _picture(task, along, len(REACH), rows))
+        _tell(folder / f"{name}.png")
+    keys = "direction_eigenvalues", "direction_variances"
+    values = (np.asarray(each).tolist() for _, each in found.values())
+    return dict(zip(keys, values, strict=True))
 
 
 def _draw_inversions(
@@ -273,7 +326,9 @@ def explore(
         length = jax.jit(functools.partial(path_length, space))(key, pairs)
         report[f"path_length_{space.name}"] = float(length)
     if len(there) > 1:
-        report |= _draw_styles(task, there, variables, key, labels, folder)
+        _draw_mixing(task, there[2], key, labels, folder)
+    if len(there) > 1 or hasattr(task.generator, "first_layer"):
+        report |= _draw_directions(task, there[:2][-1], variables, key, labels, folder)
     source = Data.from_config(config).held_out().source
     chosen = source[np.random.default_rng(0).permutation(len(source))[:count]]
     report |= _draw_inversions(task, there, key, chosen, num_steps, folder)

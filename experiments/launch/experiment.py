@@ -116,7 +116,10 @@ def open_experiment(workdir: str | Path, *args: Any, **changes: Any) -> tuple[Ru
     return run, Experiment.of_run(run)
 
 
-def split_pictures(report: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Image.Image]]:
-    """Return a report's figures, and its pictures."""
-    pictures = {name: value for name, value in report.items() if isinstance(value, Image.Image)}
+def split_pictures(
+    report: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Image.Image | list[Image.Image]]]:
+    """Return a report's figures, and its pictures. A film is a list of pictures."""
+    first = lambda value: value[0] if isinstance(value, list) and value else value
+    pictures = {n: value for n, value in report.items() if isinstance(first(value), Image.Image)}
     return {name: value for name, value in report.items() if name not in pictures}, pictures

@@ -18,6 +18,7 @@ from experiments.configuration import kinds
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
 from experiments.tasks.shapes import first_output, traced_shape
+from experiments.tasks.transformed_inputs import transformed_images
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
 from genjax.adversarial import instruments, objectives, regularizers
@@ -587,7 +588,8 @@ class GAN:
         """Return `logits(examples, labels)` of the discriminator, and the game's `objective`.
 
         `logits` takes floats, in batches as in training, since a discriminator may look at all of a
-        batch. It leaves out the examples that do not fill a batch.
+        batch. It leaves out the examples that do not fill a batch. For a generator that takes a
+        transform of its input there is `transformed` (`transformed_images`).
         """
         mesh = mesh_of(state)
 
@@ -604,7 +606,11 @@ class GAN:
                     ]
                 )
 
-        return {"logits": logits, "objective": self.objective}
+        functions = {"logits": logits, "objective": self.objective}
+        if getattr(self.generator, "takes_transform", False):
+            variables = self.variables(state, sampling.weights)
+            functions["transformed"] = transformed_images(self.generator, variables, sampling, mesh)
+        return functions
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return instruments.alarms(metrics)

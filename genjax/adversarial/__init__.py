@@ -25,6 +25,7 @@ from genjax.adversarial.latents import invert as invert
 from genjax.adversarial.latents import lerp as lerp
 from genjax.adversarial.latents import mix_styles as mix_styles
 from genjax.adversarial.latents import perceptual_path_length as perceptual_path_length
+from genjax.adversarial.latents import principal_directions as principal_directions
 from genjax.adversarial.latents import square_distance as square_distance
 from genjax.adversarial.latents import walk as walk
 from genjax.adversarial.objectives import Objective as Objective

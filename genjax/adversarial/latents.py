@@ -70,6 +70,31 @@ def closed_form_directions(
     return vectors.T[::-1], values[::-1]
 
 
+def principal_directions(
+    latents: Float[Array, "samples features"],
+    activations: Float[Array, "samples units"] | None = None,
+) -> tuple[Float[Array, "directions features"], Float[Array, " directions"]]:
+    """Return the directions of the latents along which activations vary most.
+
+    Härkönen et al. 2020, "GANSpace", sections 2.1 and 2.2. The columns of V in P·S·Vᵀ, the centred
+    activations, are the principal components. Least squares from their coordinates P·S back to the
+    latents give S⁻¹·Pᵀ·latents, whose rows are the directions.
+
+    Args:
+        latents: sampled z or w.
+        activations: of a layer, for these latents; None for the latents themselves, as in W.
+
+    Returns:
+        Unit directions, and the variances of the principal components, largest first. There are as
+        many as features, units or samples, whichever are fewest.
+    """
+    activations = latents if activations is None else activations
+    left, singular, _ = jnp.linalg.svd(activations - activations.mean(axis=0), full_matrices=False)
+    directions = (left.T @ latents)[: latents.shape[1]]
+    variances = singular[: len(directions)] ** 2 / (len(latents) - 1)
+    return directions / jnp.linalg.norm(directions, axis=1, keepdims=True), variances
+
+
 class Inversion(NamedTuple):
     """The latents of an inversion, and the distance before each step, `[steps batch]`."""
 

@@ -5,6 +5,7 @@ with the image of the moved input, where both are known, in decibels.
 """
 
 import functools
+import math
 
 import numpy as np
 import scipy.ndimage
@@ -26,8 +27,13 @@ def equivariance(expected: Images, found: Images, mask: Mask) -> float:
         expected: the images, moved or turned.
         found: the images of the moved or turned input.
     """
-    error = np.square(expected - found)[:, mask].mean()
-    return float(10 * np.log10(RANGE**2 / error))
+    squares = np.square(expected - found)[:, mask]
+    return decibels(squares.sum(), squares.size)
+
+
+def decibels(squares: float, count: int) -> float:
+    """Return the peak signal-to-noise ratio of a sum of `count` squared errors, in dB."""
+    return float(10 * np.log10(RANGE**2 * count / squares)) if squares else math.inf
 
 
 def translated_by_pixels(images: Images, x: int, y: int) -> tuple[Images, Mask]:

@@ -12,7 +12,7 @@ import scipy.signal
 import scipy.special
 from jaxtyping import Array, Float
 
-from genjax.nn.fir import upfirdn
+from genjax.nn.fir import filter_axis
 
 
 @functools.cache
@@ -68,12 +68,41 @@ def filtered_leaky_relu(
         gain: factor of what the leaky ReLU returns.
         clamp: bound of what it returns; None for no bound.
     """
-    x = upfirdn(x, up_taps, up=up, padding=padding, gain=float(up**2))
+    x = _resample(x, up * np.asarray(up_taps), up, 1, padding)
     x = gain * jax.nn.leaky_relu(x, slope)
     x = x if clamp is None else jnp.clip(x, -clamp, clamp)
     if isinstance(down_taps, tuple):
-        return upfirdn(x, down_taps, down=down)
+        return _resample(x, np.asarray(down_taps), 1, down, (0, 0))
     return _filter_downsample(x, down_taps, down)
+
+
+def _resample(x: Array, weights: np.ndarray, up: int, down: int, padding: tuple[int, int]) -> Array:
+    """Apply `_resample_axis` to height and width."""
+    for axis in (1, 2):
+        x = _resample_axis(x, weights, axis, up, down, padding)
+    return x
+
+
+def _resample_axis(
+    x: Array, weights: np.ndarray, axis: int, up: int, down: int, padding: tuple[int, int]
+) -> Array:
+    """Return `filter_axis`, whose derivative is the same sum with reversed weights.
+
+    XLA's CPU backend takes many times as long for the derivative that it finds itself.
+    """
+
+    @jax.custom_vjp
+    def apply(x):
+        return filter_axis(x, weights, axis, up, down, padding)
+
+    def backward(_, cotangent):
+        before = len(weights) - 1 - padding[0]
+        length = (x.shape[axis] - 1) * up + len(weights)
+        ends = before, length - before - cotangent.shape[axis] * down
+        return (_resample_axis(cotangent, weights[::-1], axis, down, up, ends),)
+
+    apply.defvjp(lambda x: (apply(x), None), backward)
+    return apply(x)
 
 
 def _filter_downsample(x: Array, taps: np.ndarray, down: int) -> Array:

@@ -34,14 +34,19 @@ def upfirdn(
     """
     weights = np.asarray(taps, np.float64) / np.sum(taps) * np.sqrt(gain)
     for axis in (1, 2):
-        x = _filter(x, weights, axis, up, down, padding)
+        x = filter_axis(x, weights, axis, up, down, padding)
     return x
 
 
-def _filter(
-    x: Array, weights: np.ndarray, axis: int, up: int, down: int, padding: tuple[int, int]
-) -> Array:
-    """One axis of `upfirdn`, as a sum of shifted images.
+def filter_axis(
+    x: Float[Array, "..."],
+    weights: Float[np.ndarray, " taps"],
+    axis: int,
+    up: int,
+    down: int,
+    padding: tuple[int, int],
+) -> Float[Array, "..."]:
+    """One axis of `upfirdn`, as a sum of shifted images. The weights are not normalised.
 
     XLA fuses it and its derivatives, where those of a depthwise convolution took a hundred times as
     long on its CPU back end.

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
 from genjax.adversarial import (
     closed_form_directions,
@@ -9,6 +10,7 @@ from genjax.adversarial import (
     lerp,
     mix_styles,
     perceptual_path_length,
+    principal_directions,
     walk,
 )
 from genjax.adversarial.latents import square_distance
@@ -70,6 +72,33 @@ def test_closed_form_directions_are_singular_vectors(float64):
     np.testing.assert_allclose(
         closed_form_directions([kernels[0], kernels[1] / 7])[1], values, rtol=1e-10
     )
+
+
+def same_up_to_sign(found, expected):
+    np.testing.assert_allclose(np.abs(np.sum(found * expected, axis=1)), 1, atol=1e-9)
+
+
+def test_principal_directions_of_w_are_principal_components(float64):
+    w = normal(0, 200, 5) @ normal(1, 5, 5) + normal(2, 5)
+    directions, variances = jax.jit(principal_directions)(w)
+    expected = PCA().fit(w)
+    np.testing.assert_allclose(variances, expected.explained_variance_, rtol=1e-9)
+    same_up_to_sign(directions, expected.components_)
+
+
+@pytest.mark.parametrize("units", [3, 9])
+def test_principal_directions_of_z_are_those_that_a_linear_layer_maps_to_them(float64, units):
+    """They are the layer's right singular vectors, because the covariance of z is I.
+
+    Their variances are the squared singular values.
+    """
+    z = normal(0, 500, 5)
+    z = np.linalg.qr(z - z.mean(axis=0))[0] * np.sqrt(499)
+    layer = normal(1, 5, units)
+    directions, variances = principal_directions(jnp.asarray(z), z @ layer + 7.0)
+    left, singular, _ = np.linalg.svd(layer, full_matrices=False)
+    np.testing.assert_allclose(variances, singular**2, rtol=1e-9)
+    same_up_to_sign(directions, left.T)
 
 
 def test_inversion_of_linear_generator_is_least_squares(float64):

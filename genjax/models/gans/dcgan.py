@@ -4,7 +4,7 @@
 figure 1 and section 3. Sizes and missing biases follow PyTorch's DCGAN example.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -50,6 +50,8 @@ class Generator(nn.Module):
     num_classes: int = 0
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    first_layer: ClassVar[str] = "project"  # the linear layer that takes z
 
     @nn.compact
     def __call__(

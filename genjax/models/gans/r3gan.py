@@ -16,7 +16,7 @@ generators, and as many as the widest stage in the discriminators.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -102,6 +102,8 @@ class Generator(nn.Module):
     float32_stages: int = 1
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    first_layer: ClassVar[str] = "basis_scale"  # the linear layer that takes z
 
     @nn.compact
     def __call__(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from genjax.nn import constrain
 from genjax.nn.equalized import EqualizedConv, EqualizedDense, scaled_leaky_relu
 from genjax.nn.fir import convolve, convolve_downsample, downsample, upsample, upsample_convolve
+from genjax.nn.plane_waves import draw_waves, plane_waves, transform_waves
 
 Dtype = Any
 ARCHITECTURES = ("skip", "resnet", "original")  # figure 7 (b), (c) and (a)
@@ -199,13 +200,37 @@ class ToRGB(nn.Module):
         return x if self.clamp is None else jnp.clip(x, -self.clamp, self.clamp)
 
 
+class FourierInput(nn.Module):
+    """Plane waves that the grid of the lowest resolution can hold, in place of the constant.
+
+    Karras et al. 2021, "StyleGAN3", configuration B of figure 3. Frequencies and phases are not
+    trained. They are in the collection "waves".
+    """
+
+    features: int
+    resolution: int
+
+    @nn.compact
+    def __call__(
+        self, transform: Float[Array, "#batch 3 3"]
+    ) -> Float[Array, "#batch height width features"]:
+        bandwidth = self.resolution / 2  # cycles per image: two samples a cycle
+        drawn = lambda index: draw_waves(self.make_rng("params"), self.features, bandwidth)[index]
+        waves = [
+            self.variable("waves", *each).value[None]
+            for each in (("frequencies", drawn, 0), ("phases", drawn, 1))
+        ]
+        return plane_waves(*transform_waves(*waves, transform), self.resolution, self.resolution)
+
+
 class SynthesisBlock(nn.Module):
-    """The layers of one resolution; the first block gets no features and has a learned constant."""
+    """The layers of one resolution; the first block gets no features and makes them itself."""
 
     features: int
     resolution: int
     image_channels: int
     architecture: str
+    fourier_input: bool
     last: bool
     clamp: float | None
     dtype: Dtype
@@ -217,6 +242,7 @@ class SynthesisBlock(nn.Module):
         x: Float[Array, "batch in_height in_width channels"] | None,
         image: Float[Array, "batch in_height in_width image_channels"] | None,
         w: Float[Array, "batch styles w_features"],
+        transform: Float[Array, "#batch 3 3"],
         train: bool,
     ) -> tuple[
         Float[Array, "batch height width features"],
@@ -227,8 +253,12 @@ class SynthesisBlock(nn.Module):
         styles = iter(jnp.moveaxis(w, 1, 0))
         if x is None:
             shape = (self.resolution, self.resolution, self.features)
-            constant = self.param("constant", nn.initializers.normal(1.0), shape, self.param_dtype)
-            x = jnp.broadcast_to(constant, (w.shape[0], *shape))
+            if self.fourier_input:
+                x = FourierInput(self.features, self.resolution, name="input")(transform)
+            else:
+                normal = nn.initializers.normal(1.0)
+                x = self.param("constant", normal, shape, self.param_dtype)
+            x = jnp.broadcast_to(x, (w.shape[0], *shape))
             x = conv(name="conv1")(x, next(styles), train)
         else:
             before = x
@@ -259,6 +289,7 @@ class Synthesis(nn.Module):
     resolution: int
     image_channels: int
     architecture: str
+    fourier_input: bool
     channel_base: int
     channel_max: int
     clamp: float | None
@@ -267,7 +298,10 @@ class Synthesis(nn.Module):
 
     @nn.compact
     def __call__(
-        self, w: Float[Array, "batch styles w_features"], train: bool
+        self,
+        w: Float[Array, "batch styles w_features"],
+        transform: Float[Array, "#batch 3 3"],
+        train: bool,
     ) -> Float[Array, "batch height width image_channels"]:
         x = image = None
         first = 0
@@ -278,6 +312,7 @@ class Synthesis(nn.Module):
                 resolution,
                 self.image_channels,
                 self.architecture,
+                self.fourier_input,
                 resolution == self.resolution,
                 self.clamp,
                 self.dtype,
@@ -286,7 +321,7 @@ class Synthesis(nn.Module):
             )
             num_convs = 1 if x is None else 2
             # The next resolution's first convolution shares its style with this resolution's image.
-            x, image = block(x, image, w[:, first : first + num_convs + 1], train)
+            x, image = block(x, image, w[:, first : first + num_convs + 1], transform, train)
             first += num_convs
         return image
 
@@ -306,6 +341,8 @@ class Generator(nn.Module):
             configuration F; 16384 is half of it, for 256 px and below.
         architecture: "skip" sums the images of all resolutions; "resnet" has residual blocks;
             "original" has neither.
+        fourier_input: start from plane waves in place of a learned constant. They can be moved and
+            turned, so equivariance can be measured (StyleGAN3's configuration B).
         style_mixing: probability that a training example takes its finer styles from a second
             latent.
         average_decay: decay per update of the average of w.
@@ -324,6 +361,7 @@ class Generator(nn.Module):
     channel_base: int = 32768
     channel_max: int = 512
     architecture: str = "skip"
+    fourier_input: bool = False
     style_mixing: float = 0.9
     average_decay: float = 0.998
     clamp: float | None = 256.0
@@ -335,12 +373,18 @@ class Generator(nn.Module):
         """The number of styles that an image takes."""
         return 2 * (self.resolution.bit_length() - 1) - 2
 
+    @property
+    def takes_transform(self) -> bool:
+        """Whether `synthesize` takes a transform of its input."""
+        return self.fourier_input
+
     def setup(self):
         self.mapping = Mapping(self.w_size, self.mapping_layers, self.num_classes, self.param_dtype)
         self.synthesis = Synthesis(
             self.resolution,
             self.image_channels,
             self.architecture,
+            self.fourier_input,
             self.channel_base,
             self.channel_max,
             self.clamp,
@@ -384,14 +428,27 @@ class Generator(nn.Module):
         return truncate(w, self.w_average.value, truncation, truncation_cutoff)
 
     def synthesize(
-        self, w: Float[Array, "batch styles w_features"], *, train: bool = False
+        self,
+        w: Float[Array, "batch styles w_features"],
+        *,
+        transform: Float[Array, "#batch 3 3"] | None = None,
+        train: bool = False,
     ) -> Float[Array, "batch height width channels"]:
-        """Return the image of `num_styles` w's; raise ValueError for another number of styles."""
+        """Return the image of `num_styles` w's.
+
+        Args:
+            transform: moves or turns the input, as in `stylegan3.Generator.synthesize`.
+
+        Raises:
+            ValueError: there is another number of styles, or a constant input cannot be moved.
+        """
         if w.shape[1] != self.num_styles:
             raise ValueError(
                 f"{self.resolution} px take {self.num_styles} styles; got {w.shape[1]}"
             )
-        return self.synthesis(w, train)
+        if transform is not None and not self.fourier_input:
+            raise ValueError("a transform moves plane waves; set fourier_input=True to have them")
+        return self.synthesis(w, jnp.eye(3)[None] if transform is None else transform, train)
 
     def __call__(
         self,

@@ -6,7 +6,6 @@ can hold. So details move with the image, and do not stick to pixels. The discri
 StyleGAN2's (`stylegan2.Discriminator`).
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -21,11 +20,11 @@ from genjax.nn import constrain
 from genjax.nn.equalized import EqualizedDense
 from genjax.nn.filtered import filtered_leaky_relu, low_pass
 from genjax.nn.fir import convolve_beyond
+from genjax.nn.plane_waves import draw_waves, plane_waves, transform_waves
 
 Dtype = Any
 MARGIN = 10  # pixels of features around the image on each side
 FILTER_SIZE = 6  # taps of a filter, relative to its change of the sampling rate
-MAGNITUDE_DECAY = 0.999
 
 
 class LayerShape(NamedTuple):
@@ -74,13 +73,6 @@ def layer_shapes(
     return [LayerShape(int(s), int(c), int(r), float(f), float(h)) for s, c, r, f, h in rows]
 
 
-def _in_disc(key: Array, channels: int, bandwidth: float) -> Float[Array, "channels 2"]:
-    """Draw frequencies uniformly from a disc: for normal r, e^(−r²/2) is uniform."""
-    normal = jax.random.normal(key, (channels, 2))
-    radius = jnp.linalg.norm(normal, axis=1, keepdims=True)
-    return bandwidth * jnp.exp(-(radius**2) / 4) * normal / radius
-
-
 class FourierInput(nn.Module):
     """Plane waves of random frequencies and phases, moved and turned as w says (section 3.1).
 
@@ -101,13 +93,9 @@ class FourierInput(nn.Module):
                 as (x, y, 1); None for none.
         """
         size, channels, rate, cutoff, _ = self.shape
-        key = functools.partial(self.make_rng, "params")
-        frequencies = self.variable(
-            "waves", "frequencies", lambda: _in_disc(key(), channels, cutoff)
-        ).value
-        phases = self.variable(
-            "waves", "phases", lambda: jax.random.uniform(key(), (channels,)) - 0.5
-        ).value
+        drawn = lambda index: draw_waves(self.make_rng("params"), channels, cutoff)[index]
+        frequencies = self.variable("waves", "frequencies", drawn, 0).value
+        phases = self.variable("waves", "phases", drawn, 1).value
         kernel = self.param(
             "kernel", nn.initializers.normal(1.0), (channels, channels), self.param_dtype
         )
@@ -120,16 +108,11 @@ class FourierInput(nn.Module):
         )(w)
         turned, moved = _matrices(learned)
         whole = turned @ moved if transform is None else turned @ moved @ transform
-        phases = phases + jnp.einsum("cf,bf->bc", frequencies, whole[:, :2, 2])
-        frequencies = jnp.einsum("cf,bfg->bcg", frequencies, whole[:, :2, :2])
+        frequencies, phases = transform_waves(frequencies[None], phases[None], whole)
         # A transformation that shrinks the image may give frequencies above the band.
         over = (jnp.linalg.norm(frequencies, axis=-1) - cutoff) / (rate / 2 - cutoff)
         amplitudes = jnp.clip(1 - over, 0, 1)
-
-        places = (np.arange(size) + 0.5 - size / 2) / rate
-        grid = np.stack(np.meshgrid(places, places), axis=-1).astype(np.float32)  # x, y
-        angles = jnp.einsum("hwf,bcf->bhwc", grid, frequencies, precision="highest")
-        waves = jnp.sin(2 * np.pi * (angles + phases[:, None, None]))
+        waves = plane_waves(frequencies, phases, size, rate)
         return waves * amplitudes[:, None, None] @ (kernel / math.sqrt(channels))
 
 
@@ -158,6 +141,7 @@ class Layer(nn.Module):
         kernel_size: side of the kernel; of the last layer, `to_rgb`, it is 1.
         radial: whether the filter after the activation lets all directions pass alike.
         to_rgb: whether the layer makes the image: a linear one, without demodulation.
+        magnitude_decay: decay per update of the mean square of the input.
     """
 
     before: LayerShape
@@ -165,6 +149,7 @@ class Layer(nn.Module):
     kernel_size: int
     radial: bool
     to_rgb: bool
+    magnitude_decay: float
     clamp: float | None
     dtype: Dtype
     param_dtype: Dtype
@@ -180,7 +165,7 @@ class Layer(nn.Module):
         power = self.variable("moving_average", "power", jnp.ones, ())
         if train and self.is_mutable_collection("moving_average") and not self.is_initializing():
             new = jnp.mean(jax.lax.stop_gradient(x).astype(jnp.float32) ** 2)
-            power.value = new + MAGNITUDE_DECAY * (power.value - new)
+            power.value = new + self.magnitude_decay * (power.value - new)
         style = EqualizedDense(
             channels, initial_bias=1.0, param_dtype=self.param_dtype, name="affine"
         )(w)
@@ -246,6 +231,7 @@ class Generator(nn.Module):
         kernel_size: side of the kernels.
         radial: whether filters let all directions pass alike, in all but the critical layers.
         average_decay: decay per update of the average of w.
+        magnitude_decay: decay per update of the layers' mean squares of their inputs.
         clamp: bound of activations that keeps float16 finite; None for no bound.
         dtype: type of the convolutions in layers of the four highest sampling rates. Everything
             else is always float32.
@@ -264,6 +250,7 @@ class Generator(nn.Module):
     kernel_size: int = 3
     radial: bool = False
     average_decay: float = 0.998
+    magnitude_decay: float = 0.999
     clamp: float | None = 256.0
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -272,6 +259,11 @@ class Generator(nn.Module):
     def num_styles(self) -> int:
         """The number of styles that an image takes."""
         return self.num_layers + 2
+
+    @property
+    def takes_transform(self) -> bool:
+        """Whether `synthesize` takes a transform of its input."""
+        return True
 
     @property
     def shapes(self) -> list[LayerShape]:
@@ -305,6 +297,7 @@ class Generator(nn.Module):
             1 if to_rgb else self.kernel_size,
             self.radial and not critical,
             to_rgb,
+            self.magnitude_decay,
             self.clamp,
             self.dtype if 16 * after.rate > self.resolution else jnp.float32,
             self.param_dtype,

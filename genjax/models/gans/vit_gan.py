@@ -6,7 +6,7 @@ DiT's, patches come from a linear layer, and the discriminator's attention is or
 penalties bound its slope, instead of spectral norm and distances. No layer mixes examples.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -82,6 +82,8 @@ class Generator(nn.Module):
     unroll: int = 1
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    first_layer: ClassVar[str] = "map_in"  # the linear layer that takes z
 
     @nn.compact
     def __call__(

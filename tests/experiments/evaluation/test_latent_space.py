@@ -1,7 +1,10 @@
 """The program that explores a latent space: its parts on known generators, and the whole."""
 
 import functools
+import importlib
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +13,15 @@ import pytest
 from PIL import Image
 
 from experiments.evaluation import latent_space
+from experiments.inputs.spaces import Pixels
 from genjax import adversarial
 from genjax.metrics import LPIPS
+from genjax.models import gans
+from genjax.models.gans import dcgan
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import run as run_command
+
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in less time, for what runs once
 
 
 def styles(images=lambda w, labels: w):
@@ -50,10 +58,9 @@ def test_directions_go_through_the_image_itself():
         jnp.eye(3), jnp.array([1, 3, 2]), axis=1
     )  # columns count alike: 1, 3 and 2 of each coordinate
     variables = {"params": {"layer": {"affine": {"kernel": kernel}}}}
-    along, values = latent_space.directions(
-        styles(), variables, jax.random.key(0), jnp.zeros(1, int), 2
-    )
-    np.testing.assert_allclose(values, [3, 2], rtol=1e-6)
+    found, values = latent_space.closed_form(SimpleNamespace(map=None), variables)
+    along = latent_space.along_directions(styles(), found[:2], jax.random.key(0), jnp.zeros(1, int))
+    np.testing.assert_allclose(values, [3, 2, 1], rtol=1e-6)
     # The second coordinate counts most, then the third; a direction's sign is free.
     steps = np.abs(np.diff(along[:, :, 0], axis=1))
     # Each is a deviation of 256 normal numbers, whose own deviation is 1/√512.
@@ -62,6 +69,63 @@ def test_directions_go_through_the_image_itself():
     )
     np.testing.assert_allclose(steps[:, :1] + 0 * steps, steps, atol=1e-5)
     np.testing.assert_allclose(along[0, 3], along[1, 3])
+
+
+STYLES = dict(resolution=8, w_size=6, channel_base=32, channel_max=4, mapping_layers=1)
+NETWORKS = {
+    "dcgan": dict(width=2, start=2, doublings=2),
+    "r3gan": dict(widths=(4, 2), cardinalities=(2, 1), blocks=(1, 1), embedding_features=3),
+    "stylegan2": STYLES,
+    "stylegan3": dict(STYLES, num_layers=2, num_critical=1),
+    "vit_gan": dict(resolution=8, patch_size=4, width=8, depth=1, num_heads=2),
+}
+
+
+def test_every_network_of_images_is_here():
+    folder = Path(gans.__file__).parent
+    generators = {
+        path.stem for path in folder.glob("*.py") if "class Generator(" in path.read_text()
+    }
+    assert generators - {"mlp_gan"} == set(NETWORKS)  # that one makes points
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_interpolation_and_directions_of_every_network(name, tmp_path):
+    """They are drawn, and the first row's middle is the image without a step."""
+    module = importlib.import_module(f"genjax.models.gans.{name}")
+    shared = dict(latent_size=5, image_channels=1, num_classes=3)
+    generator, key = module.Generator(**NETWORKS[name], **shared), jax.random.key(0)
+    z, labels = jnp.zeros((1, 5)), jnp.array([1, 2])
+    init = jax.jit(generator.init, compiler_options=QUICK)
+    variables = init({"params": key, "noise": key}, z, labels[:1])
+    task = SimpleNamespace(space=Pixels((8, 8, 1)), generator=generator)
+    there = latent_space.spaces(generator, variables, 1.0)
+    space = there[:2][-1]
+    for each in there[:2]:
+        latent_space._draw_walk(task, each, key, labels, tmp_path)
+        assert (tmp_path / f"walk_{each.name}.webp").stat().st_size > 100
+    report = latent_space._draw_directions(task, space, variables, key, labels, tmp_path)
+    features = 6 if name.startswith("stylegan") else min(5, {"r3gan": 4}.get(name, 5))
+    assert len(report["direction_variances"]) == features
+    assert len(report["direction_eigenvalues"]) == (6 if name.startswith("stylegan") else 5)
+    for sheet in ("directions", "principal_directions"):
+        with Image.open(tmp_path / f"{sheet}.png") as picture:
+            assert read_rows(picture) == ["direction 1", "direction 2"]
+            assert np.std(np.asarray(picture)[:, -60:]) > 0
+
+
+def test_principal_directions_of_z_follow_the_first_layer():
+    """The first layer's kernel stretches z's second coordinate most, then its first."""
+    generator = dcgan.Generator(width=2, start=2, doublings=1, latent_size=3, image_channels=1)
+    variables = jax.jit(generator.init)(jax.random.key(0), jnp.zeros((1, 3)))
+    kernel = np.zeros((3, 8), np.float32)
+    kernel[[0, 1, 2], [0, 1, 2]] = 2, 5, 1
+    variables["params"]["project"]["kernel"] = jnp.asarray(kernel)
+    (space,) = latent_space.spaces(generator, variables, 1.0)
+    arguments = generator, variables, jax.random.key(1), jnp.zeros(1, int)
+    directions, variances = latent_space.principal(space, *arguments)
+    np.testing.assert_allclose(np.abs(directions), np.eye(3)[[1, 0, 2]], atol=0.1)
+    np.testing.assert_allclose(variances, [25, 4, 1], rtol=0.1)
 
 
 def test_inversion_finds_the_least_squares_of_a_linear_generator():

@@ -186,6 +186,18 @@ def test_films_of_older_runs_are_shown(tmp_path):
     assert page.all("img")[2]["src"].startswith("data:image/gif")
 
 
+def test_the_films_of_moved_inputs_are_shown_with_their_decibels(tmp_path):
+    run = make_run(tmp_path / "run", REPORT | {"eq_t": 51.25, "eq_r": 13.5})
+    film = [image_grid(np.zeros((2, 8, 8, 1), np.uint8), 2)] * 2
+    for name in ("translation", "rotation"):
+        save_animation(run / f"{name}.gif", film)
+    source = write_report(run).read_text(encoding="utf-8")
+    shown = {each["alt"] for each in Page(source).all("img")}
+    assert "Film of samples whose input turns once" in shown
+    assert "Film of samples whose input moves on a circle of two pixels' radius" in shown
+    assert "eq t frac" not in source and "eq t" in source and "51.2" in source
+
+
 def test_the_films_of_clips_are_shown(tmp_path):
     """Those of the last sheet while the run goes on, and those of samples and real clips after."""
     film = [image_grid(np.zeros((2, 8, 8, 1), np.uint8), 2)] * 2

@@ -1,0 +1,51 @@
+"""Images of a generator whose input is moved or turned."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, PyTree
+
+from genjax.devices.mesh import replicated
+from genjax.diffusion import sample_keys
+
+
+def transformed_images(
+    generator: nn.Module, variables: PyTree, sampling: Any, mesh: Mesh
+) -> Callable[..., Float[np.ndarray, "batch height width channels"]]:
+    """Return `transformed(labels, indices, transforms)`, the images of transformed inputs.
+
+    Image i has the latent of number `indices[i]` of the seed, and `transforms[i]` as in
+    `genjax.models.gans.stylegan3.Generator.synthesize`. Noise inputs are constant. Images are
+    floats and not cut off at ±1.
+
+    Args:
+        sampling: `seed` and `truncation`.
+    """
+
+    def transformed(
+        labels: Int[np.ndarray, " batch"],
+        indices: Int[np.ndarray, " batch"],
+        transforms: Float[np.ndarray, "batch 3 3"],
+    ) -> Float[np.ndarray, "batch height width channels"]:
+        program, key = _program(generator, mesh), jax.random.key(sampling.seed)
+        with jax.set_mesh(mesh):
+            images = program(variables, key, labels, indices, transforms, sampling.truncation)
+            return np.asarray(images)
+
+    return transformed
+
+
+@functools.cache
+def _program(generator: nn.Module, mesh: Mesh) -> Callable:
+    def images(variables, key, labels, indices, transforms, truncation):
+        draw = lambda key: jax.random.normal(key, (generator.latent_size,))
+        z = jax.vmap(draw)(sample_keys(key, indices))
+        w = generator.apply(variables, z, labels, truncation=truncation, method="map")
+        return generator.apply(variables, w, transform=transforms, method="synthesize")
+
+    return jax.jit(images, out_shardings=replicated(mesh))
