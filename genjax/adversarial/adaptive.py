@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.signal
-from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int, Key, Real
 
 Number = float | int | Real[Array, ""]
@@ -338,8 +337,25 @@ def _warp(image: Image, geometry: Float[Array, "3 3"]) -> Image:
     )
     middle = lambda place, n: 2 * place - 0.5 + (n - 1) / 2
     at = middle(old_y, large.shape[0]), middle(old_x, large.shape[1])
-    warped = jax.vmap(lambda plane: map_coordinates(plane, at, order=1), -1, -1)(large)
-    return _resample(warped, SYM6[::-1], down=2, padding=(-1, -1))
+    return _resample(_interpolated(large, *at), SYM6[::-1], down=2, padding=(-1, -1))
+
+
+def _interpolated(
+    image: Image, y: Float[Array, "rows columns"], x: Float[Array, "rows columns"]
+) -> Float[Array, "rows columns channels"]:
+    """Interpolate linearly between pixels, and between the border and 0 beyond it.
+
+    The four neighbours of a place are one slice. On XLA's CPU backend the gradient then takes a
+    fourth of the time of a gather for each neighbour.
+    """
+    height, width, channels = image.shape
+    padded = jnp.pad(image, ((1, 2), (1, 2), (0, 0)))
+    y, x = jnp.clip(y, -1, height) + 1, jnp.clip(x, -1, width) + 1
+    top, left = jnp.floor(y), jnp.floor(x)
+    neighbours = lambda i, j: jax.lax.dynamic_slice(padded, (i, j, 0), (2, 2, channels))
+    four = jax.vmap(jax.vmap(neighbours))(top.astype(int), left.astype(int))
+    weights = lambda place, start: jnp.stack([start + 1 - place, place - start], axis=-1)
+    return jnp.einsum("hwi,hwj,hwijc->hwc", weights(y, top), weights(x, left), four)
 
 
 def _resample(
