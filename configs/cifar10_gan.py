@@ -6,8 +6,8 @@ The choices:
 - r3gan: Huang et al. 2024, appendix D.
 - stylegan2: the "cifar" settings of StyleGAN2-ADA (Karras et al. 2020, appendix D).
 
-Differences from the papers: DiffAugment replaces adaptive augmentation, and the average's half-life
-and β₂ have their final values from the start.
+Differences from the papers: r3gan has DiffAugment in place of adaptive augmentation. The average's
+half-life and β₂ have their final values from the start.
 
 Not yet run to the end, so there is no score.
 """
@@ -100,6 +100,7 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
     else:
         config.batch_size, config.num_steps = 64, 1_600_000
         stylegan2(config, gamma=0.01, learning_rate=2.5e-3, average=500_000, mapping_layers=2)
+        config.augmentations, config.adaptive_augmentation = (), dict(name="ADA")
         config.model.generator.style_mixing = 0.0
         config.model.discriminator.update(architecture="original", group_size=32)
         del config.regularizers.path_length

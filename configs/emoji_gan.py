@@ -1,10 +1,14 @@
-"""A class-conditional GAN on emoji of 32×32 pixels, for as long as emoji_latent_flow.
+"""Class-conditional GANs on emoji of 32×32 pixels, with three answers to the few images.
 
-python -m experiments.train --config=configs/emoji_gan.py --workdir=runs/emoji_gan
+python -m experiments.train --config=configs/emoji_gan.py:ada --workdir=runs/emoji_gan_ada
 
-The networks are DCGAN's, the loss is R3GAN's. The discriminator sees real and generated images
-after the same random changes of color, place and missing squares (DiffAugment, Zhao et al. 2020),
-because 1,527 emoji are few.
+The networks are DCGAN's, the loss is R3GAN's. 1,527 emoji are few, so the discriminator memorizes
+them. The choice is what it sees:
+- none: the images as they are.
+- diffaugment: all images after random changes of color, place and missing squares (Zhao et al.
+  2020).
+- ada: images after random changes whose probability follows r_t, a measure of overfitting (Karras
+  et al. 2020).
 
 Not yet run to the end, so there is no score.
 """
@@ -12,17 +16,25 @@ Not yet run to the end, so there is no score.
 from ml_collections import ConfigDict
 
 from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+
+CHOICES = ("none", "diffaugment", "ada")
 
 
-def get_config() -> ConfigDict:
-    config = base.gan("emoji_gan", "dcgan", name="emoji", image_shape=(32, 32, 3), flip=True)
+def get_config(choice: str = "diffaugment") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    data = dict(name="emoji", image_shape=(32, 32, 3), flip=True)
+    config = base.gan(f"emoji_gan_{choice}", "dcgan", **data)
     config.num_steps, config.batch_size = 3000, 32
     config.snapshot_every = config.evaluation.every = 1500
     config.sampling.every = 500
     sizes = dict(width=32, doublings=3)
     config.model.generator.update(sizes, latent_size=64)
     config.model.discriminator.update(sizes)
-    config.augmentations = ("color", "translation", "cutout")
+    if choice == "diffaugment":
+        config.augmentations = ("color", "translation", "cutout")
+    if choice == "ada":
+        config.adaptive_augmentation = dict(name="ADA", images_to_one=50_000.0)
     for penalty in config.regularizers.values():
         penalty.weight = 0.3
     config.evaluation.labels = "training"  # categories have 4 to 311 emoji

@@ -447,6 +447,19 @@ class Augmentation(Protocol):
     def __call__(self, key, image): ...
 
 
+class AdaptiveAugmentation(Protocol):
+    """a change `augmentation(key, image, probability)` of one image, whose probability it adapts.
+
+    `init()` returns its state, a pytree with a `probability`. `update(state, step, r_t, images)`
+    returns the state after a step.
+    """
+
+    init: Callable
+    update: Callable
+
+    def __call__(self, key, image, probability): ...
+
+
 class Likelihood(Protocol):
     """a law p(x|z): `parameters` per channel, `log_probability(outputs, x)` and `mean(outputs)`."""
 
@@ -561,6 +574,7 @@ GRID = Kind(Grid, ("genjax.diffusion.grids",))
 AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
 OBJECTIVE = Kind(Objective, ("genjax.adversarial.objectives",))
 AUGMENTATION = Kind(Augmentation, ("genjax.adversarial.augmentation",))
+ADAPTIVE_AUGMENTATION = Kind(AdaptiveAugmentation, ("genjax.adversarial.adaptive",), made=True)
 LIKELIHOOD = Kind(Likelihood, ("genjax.autoencoding.likelihoods",), made=True)
 DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction", "genjax.autoencoding.spectral"))
 QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers", "genjax.nn.multiscale"), made=True)

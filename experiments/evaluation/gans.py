@@ -79,6 +79,9 @@ class PlaneModes:
 class Discriminator:
     """Measure modes covered, duplicates and the discriminator's accuracy; draw its logits.
 
+    The discriminator sees all images without augmentation. `overfitting/r_v` is
+    `instruments.overfitting` of its logits.
+
     A classifier of the data finds the modes. In the plane the nearest centre does.
     """
 
@@ -110,6 +113,9 @@ class Discriminator:
             "accuracy/train": float(np.mean(train > edge)),
             "accuracy/held_out": float(np.mean(held_out > edge)),
             "accuracy/samples": float(np.mean(fake < edge)),
+            "overfitting/r_v": float(
+                instruments.overfitting(*map(jnp.asarray, (train, held_out, fake)))
+            ),
             "logits": histograms(
                 {name: instruments.histogram(each, edges) for name, each in shown.items()}, edges
             ),

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.penalties import Penalties
 from experiments.tasks.shapes import first_output, traced_shape
 from experiments.tasks.transformed_inputs import transformed_images
 from experiments.tasks.walks import latent_walk
@@ -39,6 +40,7 @@ class State:
         averages: of the generator's variables, by name.
         anchors: the discriminator's running means, for LeCam's penalty.
         path_mean: running mean of path lengths, for StyleGAN2's penalty.
+        adaptation: the state of adaptive augmentation, None without any.
     """
 
     step: Int[Array, ""]
@@ -47,46 +49,14 @@ class State:
     averages: dict[str, PyTree]
     anchors: regularizers.Anchors
     path_mean: Float[Array, ""]
+    adaptation: PyTree = None
 
     @property
     def params(self) -> dict[str, PyTree]:
         return {"generator": self.generator.params, "discriminator": self.discriminator.params}
 
 
-@dataclass(frozen=True)
-class Regularizer:
-    """How a penalty is added to a loss.
-
-    Attributes:
-        weight: what its mean is multiplied by.
-        every: steps from one computation to the next; it is then added so many times as much.
-        end_weight: to which the weight goes as a half cosine over `burn_in` steps (R3GAN, Huang et
-            al. 2024, appendix D); if None, it stays.
-    """
-
-    weight: float
-    every: int = 1
-    end_weight: float | None = None
-    burn_in: int = 0
-
-    def __post_init__(self):
-        if (self.end_weight is None) != (self.burn_in == 0) or min(
-            self.burn_in, self.every - 1
-        ) < 0:
-            raise ValueError(
-                "a regularizer has an `every` of at least 1, and both of end_weight and burn_in "
-                f"or neither; got {self}"
-            )
-
-    def weight_at(self, step: Int[Array, ""]) -> float | Float[Array, ""]:
-        if self.end_weight is None:
-            return self.weight
-        done = (1 - jnp.cos(jnp.pi * jnp.minimum(step / self.burn_in, 1))) / 2
-        return self.weight + done * (self.end_weight - self.weight)
-
-
 GENERATOR_SIZES = ("resolution", "start", "doublings", "widths", "image_channels", "features")
-PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
 
 
 @dataclass(frozen=True)
@@ -117,8 +87,9 @@ class GAN:
     space: Space
     condition: Condition
     objective: adversarial.Objective
-    penalties: tuple[tuple[str, Regularizer], ...]
+    penalties: Penalties
     augmentations: tuple[Callable, ...]
+    adaptive: Any  # kinds.AdaptiveAugmentation, or None
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation]
     schedules: tuple[optax.Schedule, optax.Schedule]
     averages: Averages
@@ -147,7 +118,7 @@ class GAN:
         condition = kinds.CONDITION.bind(config.condition, "condition")
         given = condition.network_fields
         generator = kinds.GENERATOR.bind(config.model.generator, "model.generator", **given)
-        _check_penalties(config.regularizers, generator)
+        penalties = Penalties.from_config(config.regularizers, generator)
         updates = Schedule(**config.updates)
         if (
             config.batch_size % updates.discriminator
@@ -157,6 +128,7 @@ class GAN:
                 f"config.updates must be positive, and config.batch_size {config.batch_size} "
                 f"divide into config.updates.discriminator {updates.discriminator} parts"
             )
+        adaptive = config.get("adaptive_augmentation")  # older runs have none
         optimization.check_no_accumulation(config, "a GAN, whose networks see")
         players = ("generator", "discriminator")
         steps = {player: config.num_steps * config.updates[player] for player in players}
@@ -179,12 +151,13 @@ class GAN:
             space=kinds.SPACE.bind(config.space, "space", data=config.data),
             condition=condition,
             objective=kinds.OBJECTIVE.find(config.objective, "objective"),
-            penalties=tuple(
-                (name, Regularizer(**fields)) for name, fields in config.regularizers.items()
-            ),
+            penalties=penalties,
             augmentations=tuple(
                 kinds.AUGMENTATION.find(name, "augmentations") for name in config.augmentations
             ),
+            adaptive=kinds.ADAPTIVE_AUGMENTATION.bind(adaptive, "adaptive_augmentation")
+            if adaptive
+            else None,
             optimizers=optimizers,
             schedules=schedules,
             averages=make_averages(config),
@@ -228,10 +201,6 @@ class GAN:
     def conditional(self) -> bool:
         return self.condition.num_classes > 0
 
-    @property
-    def regularizers(self) -> dict[str, Regularizer]:
-        return dict(self.penalties)
-
     def init(self, key: Key[Array, ""]) -> State:
         generator_key, discriminator_key, noise_key = jax.random.split(key, 3)
         labels = jnp.zeros(1, int) if self.conditional else None
@@ -254,6 +223,7 @@ class GAN:
             },
             anchors=regularizers.Anchors(jnp.zeros(()), jnp.zeros(())),
             path_mean=jnp.zeros(()),
+            adaptation=self.adaptive and self.adaptive.init(),
         )
 
     def frozen(self) -> tuple:
@@ -288,53 +258,50 @@ class GAN:
         discriminator_key, generator_key = jax.random.split(key)
 
         # Unrolled: inside a loop XLA's CPU back end takes five times as long for convolutions.
-        discriminator, anchors, of_discriminator = state.discriminator, state.anchors, []
+        after, of_discriminator, of_generator = state, [], []
         for i, update_key in enumerate(
             jax.random.split(discriminator_key, self.updates.discriminator)
         ):
-            (discriminator, anchors), metrics = self._update_discriminator(
-                discriminator, anchors, state.generator, state.step, *part(i), update_key
-            )
+            after, metrics = self._update_discriminator(after, *part(i), update_key)
             of_discriminator.append(metrics)
-        opponent = state.discriminator if self.updates.simultaneous else discriminator
-        generator, path_mean, of_generator = state.generator, state.path_mean, []
+        opponent = state.discriminator if self.updates.simultaneous else after.discriminator
         for i, update_key in enumerate(jax.random.split(generator_key, self.updates.generator)):
-            (generator, path_mean), metrics = self._update_generator(
-                generator,
-                path_mean,
-                opponent,
-                state.step,
-                *part(i % self.updates.discriminator),
-                update_key,
-            )
+            strided = part(i % self.updates.discriminator)
+            after, metrics = self._update_generator(after, opponent, *strided, update_key)
             of_generator.append(metrics)
         add_up = lambda metrics: jax.tree.map(lambda *each: sum(each), *metrics)
-        return State(
-            step=state.step + 1,
-            generator=generator,
-            discriminator=discriminator,
-            averages=update_averages(
-                self.averages, state.averages, generator.variables, state.step
-            ),
-            anchors=anchors,
-            path_mean=path_mean,
-        ), {
-            **add_up(of_discriminator),
-            **add_up(of_generator),
+        metrics = add_up(of_discriminator) | add_up(of_generator)
+        averages = update_averages(
+            self.averages, state.averages, after.generator.variables, state.step
+        )
+        after = after.replace(step=state.step + 1, averages=averages)
+        if self.adaptive:
+            signs = metrics["overfitting/r_t"]
+            adaptation = self.adaptive.update(
+                state.adaptation, state.step, signs.total / signs.count, len(images)
+            )
+            after = after.replace(adaptation=adaptation)
+            metrics["augmentation/probability"] = state.adaptation.probability
+        return after, {
+            **metrics,
             "learning_rate/generator": self.schedules[0](state.step * self.updates.generator),
             "learning_rate/discriminator": self.schedules[1](
                 state.step * self.updates.discriminator
             ),
         }
 
-    def _update_discriminator(self, player, anchors, generator, step, images, labels, key):
+    def _update_discriminator(self, state, images, labels, key):
+        player, anchors, step = state.discriminator, state.anchors, state.step
         latent_key, augment_key, penalty_key = jax.random.split(key, 3)
-        fakes, _ = self._generate(generator, latent_key, labels, len(images))
+        fakes, _ = self._generate(state.generator, latent_key, labels, len(images))
         keys = jax.random.split(augment_key, 2)
+        augment = functools.partial(self._augment, state.adaptation)
 
         # Real and generated examples apart, to see what reaches the discriminator through the
         # generator.
-        judge = lambda key, x: lambda params, kept: self._judge(params, kept, key, x, labels)
+        judge = lambda key, x: (
+            lambda params, kept: self._judge({"params": params, **kept}, augment(key, x), labels)
+        )
         real, pull_real, kept = jax.vjp(
             lambda params: judge(keys[0], images)(params, player.kept), player.params, has_aux=True
         )
@@ -344,12 +311,14 @@ class GAN:
 
         def loss_of(real, fake):
             loss = self.objective.discriminator(real, fake).mean()
-            added = self._penalties(step, {"lecam": lambda: adversarial.lecam(real, fake, anchors)})
+            added = self.penalties.added(
+                step, {"lecam": lambda: adversarial.lecam(real, fake, anchors)}
+            )
             return loss + sum(term for term, _ in added.values()), (loss, added)
 
         def penalties_of(params):
             critic = lambda key: lambda x: judge(key, x)(params, player.kept)[0]
-            added = self._penalties(
+            added = self.penalties.added(
                 step,
                 {
                     "r1": lambda: adversarial.gradient_penalty(critic(keys[0]), images),
@@ -366,23 +335,25 @@ class GAN:
         of_penalties, more = jax.grad(penalties_of, has_aux=True)(player.params)
         gradients = jax.tree.map(lambda *parts: sum(parts), by_real, by_fake, of_penalties)
         added |= more
-        anchors = regularizers.update_anchors(anchors, real, fake)
+        r_t = jnp.sign(real - instruments.boundary(self.objective, real, fake)).mean()
         metrics = (
             {"loss/discriminator": loss, "value": adversarial.value(real, fake).mean()}
             | instruments.accuracies(self.objective, real, fake)
-            | {"logit/real": real.mean(), "logit/fake": fake.mean()}
+            | {"logit/real": real.mean(), "logit/fake": fake.mean(), "overfitting/r_t": r_t}
             | {"norm/gradient_of_discriminator_by_generated": group_norms("", by_fake)["/total"]}
         )
         player, norms = self._apply(player, 1, "discriminator", gradients, kept)
-        return (player, anchors), self._means(metrics | norms, added)
+        anchors = regularizers.update_anchors(anchors, real, fake)
+        state = state.replace(discriminator=player, anchors=anchors)
+        return state, _means(metrics | norms) | self.penalties.metrics(added)
 
-    def _update_generator(self, player, path_mean, discriminator, step, images, labels, key):
+    def _update_generator(self, state, opponent, images, labels, key):
+        player, path_mean, step = state.generator, state.path_mean, state.step
         latent_key, augment_key, path_key = jax.random.split(key, 3)
         keys = jax.random.split(augment_key, 2)
         path_keys = jax.random.split(path_key, 3)
-        judge = lambda key, x: self._judge(
-            discriminator.params, discriminator.kept, key, x, labels
-        )[0]
+        augment = functools.partial(self._augment, state.adaptation)
+        judge = lambda key, x: self._judge(opponent.variables, augment(key, x), labels)[0]
         real = judge(keys[0], images)  # not computed where the objective leaves it out
 
         def loss_of(fakes):
@@ -397,7 +368,7 @@ class GAN:
         (loss, fake), of_images = jax.value_and_grad(loss_of, has_aux=True)(fakes)
         (gradients,) = pull_back(of_images)
         added = {}
-        if "path_length" in self.regularizers:
+        if "path_length" in self.penalties:
 
             def path_penalty(params):
                 call = functools.partial(
@@ -412,7 +383,7 @@ class GAN:
                 return penalties.mean(), mean
 
             def term(params):
-                weighted, *rest = self._lazily(
+                weighted, *rest = self.penalties.lazily(
                     "path_length", step, functools.partial(path_penalty, params), path_mean
                 )
                 return weighted, rest
@@ -432,42 +403,8 @@ class GAN:
             * len(fakes),
         }
         player, norms = self._apply(player, 0, "generator", gradients, kept)
-        return (player, path_mean), self._means(metrics | norms, added)
-
-    def _penalties(self, step, penalties):
-        """Return this task's penalties by name: each as added, and whether it was computed."""
-        return {
-            name: self._lazily(name, step, lambda penalty=penalty: (penalty().mean(), ()), ())[:2]
-            for name, penalty in penalties.items()
-            if name in self.regularizers
-        }
-
-    def _lazily(self, name, step, penalty, kept):
-        """Return the penalty as added, whether it was computed (1 or 0), and what is kept.
-
-        Args:
-            penalty: `penalty() -> (value, kept)`.
-        """
-        weight, every = self.regularizers[name].weight_at(step), self.regularizers[name].every
-
-        def computed():
-            value, after = penalty()
-            return weight * every * value, jnp.ones(()), after
-
-        return regularizers.lazy_penalty(
-            step, every, computed, (jnp.zeros(()), jnp.zeros(()), kept)
-        )
-
-    def _means(self, metrics, added):
-        """Return metrics as `Mean`s, so that sums over updates are means over updates.
-
-        A penalty is given as it would count if it were computed at every step.
-        """
-        penalties = {
-            f"regularizer/{name}": Mean(term / self.regularizers[name].every, computed)
-            for name, (term, computed) in added.items()
-        }
-        return {name: Mean(value, jnp.ones(())) for name, value in metrics.items()} | penalties
+        state = state.replace(generator=player, path_mean=path_mean)
+        return state, _means(metrics | norms) | self.penalties.metrics(added)
 
     def _apply(self, player, index, name, gradients, kept):
         after, updates = player.step(self.optimizers[index], gradients, kept)
@@ -491,12 +428,17 @@ class GAN:
         )
         return images, dict(kept)
 
-    def _judge(self, params, kept, key, images, labels):
-        """Logits of augmented images in training, and what the discriminator keeps after them."""
-        images = adversarial.augment(jax.random.split(key, len(images)), images, self.augmentations)
-        logits, kept = self.discriminator.apply(
-            {"params": params, **kept}, images, labels, train=True, mutable=list(kept)
-        )
+    def _augment(self, adaptation, key, images):
+        """Return the images as the discriminator sees them in training."""
+        augmentations = list(self.augmentations)
+        if self.adaptive:
+            augmentations.append(lambda key, x: self.adaptive(key, x, adaptation.probability))
+        return adversarial.augment(jax.random.split(key, len(images)), images, augmentations)
+
+    def _judge(self, variables, images, labels):
+        """Logits in training, and what the discriminator keeps after them."""
+        kept = [each for each in variables if each != "params"]
+        logits, kept = self.discriminator.apply(variables, images, labels, train=True, mutable=kept)
         return logits, dict(kept)
 
     def generate(
@@ -616,17 +558,9 @@ class GAN:
         return instruments.alarms(metrics)
 
 
-def _check_penalties(penalties: Mapping[str, Any], generator: nn.Module) -> None:
-    """Raise ValueError for penalties that do not exist, or that the generator cannot have."""
-    if unknown := set(penalties) - set(PENALTIES):
-        raise ValueError(
-            f"config.regularizers has {min(unknown)!r}; there are {', '.join(PENALTIES)}"
-        )
-    if "path_length" in penalties and not hasattr(generator, "synthesize"):
-        raise ValueError(
-            "config.regularizers.path_length is of a generator with styles; "
-            f"{type(generator).__module__.rpartition('.')[2]} has none"
-        )
+def _means(metrics):
+    """Return metrics as `Mean`s, so that sums over updates are means over updates."""
+    return {name: Mean(value, jnp.ones(())) for name, value in metrics.items()}
 
 
 @functools.cache

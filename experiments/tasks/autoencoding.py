@@ -23,8 +23,8 @@ from experiments.configuration import kinds
 from experiments.inputs import autoencoders
 from experiments.inputs.datasets import Data
 from experiments.tasks import optimization
-from experiments.tasks.adversarial import Regularizer
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.penalties import Regularizer
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial, autoencoding
 from genjax.adversarial import regularizers

@@ -36,6 +36,19 @@ def boundary(
     return jnp.asarray(objective.boundary, real.dtype)
 
 
+def overfitting(
+    train: Float[Array, " training"],
+    held_out: Float[Array, " held_out"],
+    generated: Float[Array, " samples"],
+) -> Float[Array, ""]:
+    """Return r_v, the overfitting of a discriminator by its logits: 0 for none, 1 for complete.
+
+    It tells where the mean logit of held-out images lies between those of training images (0) and
+    of generated images (1) (Karras et al. 2020, "ADA", equation 1).
+    """
+    return (train.mean() - held_out.mean()) / (train.mean() - generated.mean())
+
+
 def histogram_edges(*logits: np.ndarray, num_bins: int = 40) -> np.ndarray:
     """Return the edges of equal bins that hold the finite ones of these logits.
 
@@ -118,7 +131,7 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
     - `modes_covered` with `num_modes`, `recall` and `duplicate_rate` show mode collapse.
     - `slope/generator`, the mean of `objectives.generator_slope`, shows a vanishing generator
       gradient.
-    - `accuracy/real` with `accuracy/held_out` shows a discriminator that overfits the training
+    - `accuracy/train` with `accuracy/held_out` shows a discriminator that overfits the training
       images.
     - `regularizer/…` with `loss/discriminator` or `loss/generator`, weighted as in the loss, shows
       an exploding regularizer.
@@ -147,10 +160,10 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
             f"{metrics['slope/generator']:.2g}"
             f"{'' if recognized is None else f'; the discriminator recognizes {recognized:.0%}'}."
         )
-    if metrics.get("accuracy/real", 0) - metrics.get("accuracy/held_out", 1) > 0.3:
+    if metrics.get("accuracy/train", 0) - metrics.get("accuracy/held_out", 1) > 0.3:
         found.append(
             "Overfitting discriminator: it calls "
-            f"{metrics['accuracy/real']:.0%} of the training images real, but only "
+            f"{metrics['accuracy/train']:.0%} of the training images real, but only "
             f"{metrics['accuracy/held_out']:.0%} of the held-out images."
         )
     for name, value in metrics.items():

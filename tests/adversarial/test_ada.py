@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genjax.adversarial import adaptive
-from genjax.adversarial.adaptive import Strengths
+from genjax.adversarial import adaptive, non_saturating
+from genjax.adversarial.adaptive import ADA, Strengths
 
 REFERENCE = dict(np.load(Path(__file__).with_name("data") / "adaptive.npz"))
 HEIGHT, WIDTH = REFERENCE["images"].shape[1:3]
@@ -142,6 +142,94 @@ def test_the_probability_moves_towards_the_target_and_not_below_zero():
     for _ in range(400):
         p = move(p, 0.9 - 0.5 * p)
     assert abs(p - 0.6) <= 0.00256
+
+
+def probabilities(ada, r_t, images, steps):
+    """Return p after each step; `r_t(p, key)` is the mean sign of a step's images."""
+
+    def step(adaptation, i):
+        found = r_t(adaptation.probability, jax.random.fold_in(jax.random.key(0), i))
+        adaptation = ada.update(adaptation, i, found, images)
+        return adaptation, (adaptation.probability, found)
+
+    return map(np.asarray, jax.jit(lambda: jax.lax.scan(step, ada.init(), jnp.arange(steps)))()[1])
+
+
+def test_at_the_published_speed_the_probability_rises_to_one_in_500_thousand_images():
+    p, _ = probabilities(ADA(), lambda p, key: 1.0, images=125, steps=4000)
+    np.testing.assert_array_equal(p[:3], 0)
+    np.testing.assert_allclose(p[3:7], 500 / 500_000, rtol=1e-6)  # four batches, all at once
+    np.testing.assert_allclose(p[-1], 1, rtol=1e-4)  # a sum of 1,000 numbers in float32
+
+
+def test_in_a_closed_loop_r_t_reaches_its_target():
+    """Logits of real images are N(1.5 − 1.2p, 1), so r_t = 2Φ(1.5 − 1.2p) − 1 is 0.6 at one p."""
+    ada, images = ADA(images_to_one=20_000.0), 64
+
+    def r_t(p, key):
+        return jnp.sign(1.5 - 1.2 * p + jax.random.normal(key, (images,))).mean()
+
+    p, found = probabilities(ada, r_t, images, 4000)
+    expected = (1.5 - stats.norm.ppf(0.8)) / 1.2
+    assert p[100] < expected - 0.1  # 100 steps can raise p by 0.32
+    # Signs of 64 images deviate by 0.1, so means over 3,000 batches by 0.002.
+    np.testing.assert_allclose(found[1000:].mean(), 0.6, atol=0.01)
+    np.testing.assert_allclose(p[1000:].mean(), expected, atol=0.02)
+
+
+def test_an_unknown_group_of_changes_is_refused():
+    with pytest.raises(ValueError, match="no changes 'colour'; there are blitting"):
+        ADA(changes=("colour",))
+
+
+def orientations():
+    """Return images whose upper, left, lower or right half is bright."""
+    up = jnp.where(jnp.arange(8)[:, None, None] < 4, 1.0, -1.0) * jnp.ones((8, 8, 1))
+    return jnp.stack([jnp.rot90(up, turns) for turns in range(4)])
+
+
+def theory(p):
+    """Return P(seen | image): a quarter turn of probability p, then a flip of probability p."""
+    turn, flip = np.roll(np.eye(4), 1, axis=1), np.eye(4)[[0, 3, 2, 1]]
+    turns = (1 - p) * np.eye(4) + p / 4 * sum(np.linalg.matrix_power(turn, n) for n in range(4))
+    return turns @ ((1 - p / 2) * np.eye(4) + p / 2 * flip)
+
+
+@pytest.mark.parametrize("p", [0.6, 1.0])
+def test_orientations_are_seen_as_often_as_the_theory_says(p):
+    """Moves by a pixel leave the bright half where it is."""
+    count = 2000
+
+    @jax.jit
+    def seen(key, image):
+        changed = ADA(changes=("blitting",))(key, image, p)
+        return jnp.argmax(jnp.einsum("nhwc,hwc->n", orientations(), changed))
+
+    keys = jax.random.split(jax.random.key(0), count)
+    for image, expected in zip(orientations(), theory(p), strict=True):
+        found = np.bincount(jax.vmap(seen, (0, None))(keys, image), minlength=4) / count
+        np.testing.assert_allclose(found, expected, atol=4.5 * np.sqrt(0.25 / count))
+
+
+@pytest.mark.parametrize(("p", "leaks"), [(0.6, False), (1.0, True)])
+def test_a_generator_learns_the_images_if_their_changes_can_be_undone(p, leaks):
+    """A game of exact laws: the generator's shares of orientations, and the best discriminator.
+
+    The discriminator sees both laws through the same changes. With p = 1 all laws look alike, and
+    the generator keeps the shares it began with.
+    """
+    real, first = np.array([0.6, 0.2, 0.15, 0.05]), np.array([0.1, 0.1, 0.4, 0.4])
+    see = jnp.asarray(theory(p))
+
+    def loss(logits):
+        seen_real, seen_fake = real @ see, jax.nn.softmax(logits) @ see
+        best = jax.lax.stop_gradient(jnp.log(seen_real / seen_fake))
+        each = non_saturating.generator(*jnp.broadcast_arrays(best[:, None], best))
+        return seen_real @ each @ seen_fake
+
+    descend = lambda logits, _: (logits - 4 * jax.grad(loss)(logits), None)
+    logits, _ = jax.jit(lambda x: jax.lax.scan(descend, x, length=5000))(jnp.log(first))
+    np.testing.assert_allclose(jax.nn.softmax(logits), first if leaks else real, atol=0.01)
 
 
 def test_gradients_reach_the_image_through_every_change():

@@ -18,6 +18,7 @@ from genjax.adversarial.instruments import (
     histogram,
     histogram_edges,
     modes_covered,
+    overfitting,
 )
 
 
@@ -42,6 +43,14 @@ def test_accuracies(objective, shift):
     np.testing.assert_allclose(
         found["accuracy/fake"], 1 / 4 if objective.boundary is not None else 1 / 2
     )
+
+
+def test_overfitting_is_where_held_out_logits_lie():
+    """The shift and the scale of logits count for nothing."""
+    train, generated = jnp.array([3.0, 5.0]), jnp.array([-2.0, 0.0, -1.0])
+    for held_out, expected in ((4.0, 0.0), (-1.0, 1.0), (1.5, 0.5)):
+        found = overfitting(10 * train - 7, 10 * jnp.array([held_out]) - 7, 10 * generated - 7)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_histogram():
@@ -143,7 +152,7 @@ HEALTHY = {
     "recall": 0.6,
     "duplicate_rate": 0.012,
     "slope/generator": 0.5,
-    "accuracy/real": 0.7,
+    "accuracy/train": 0.7,
     "accuracy/fake": 0.7,
     "accuracy/held_out": 0.65,
     "loss/discriminator": 1.2,
@@ -174,7 +183,7 @@ CASES = [
         "examples is 1e-05; the discriminator recognizes 100%.",
     ),
     (
-        {"accuracy/real": 0.98, "accuracy/held_out": 0.4},
+        {"accuracy/train": 0.98, "accuracy/held_out": 0.4},
         "Overfitting discriminator: it calls 98% of the training images real, but only "
         "40% of the held-out images.",
     ),
@@ -202,7 +211,7 @@ def test_alarms_together_and_with_missing_metrics():
         "Overfitting discriminator",
         *["Exploding regularizer"] * 2,
     ]
-    assert alarms({"modes_covered": 3.0}) == [] and alarms({"accuracy/real": 1.0}) == []
+    assert alarms({"modes_covered": 3.0}) == [] and alarms({"accuracy/train": 1.0}) == []
     (vanishing,) = alarms({"slope/generator": 0.001})
     assert vanishing.endswith("examples is 0.001.")  # and nothing about missing metrics
     (exploding,) = alarms({"regularizer/r1": 40.0})

@@ -21,8 +21,8 @@ BATCH_SIZE, STEPS = 32, 3
 
 
 def small_config(choice: str):
-    """Narrow, with what looks at the whole batch: batch norm, minibatch deviation."""
-    config = get_config(choice)
+    """Narrow, with what looks at the whole batch: batch norm, minibatch deviation, r_t."""
+    config = get_config("dcgan" if choice == "ada" else choice)
     config.unlock()
     config.batch_size, config.num_steps = BATCH_SIZE, 100
     config.model.generator.latent_size = 8
@@ -31,10 +31,12 @@ def small_config(choice: str):
     if choice == "vit_gan":
         config.model.generator.update(width=16, depth=1, num_heads=2)
         config.model.discriminator.update(width=16, depth=1, num_heads=2)
-    if choice == "dcgan":
+    if choice in ("dcgan", "ada"):
         config.model.generator.width = config.model.discriminator.width = 8
         config.model.discriminator.spectral_norm = False
         config.objective = "non_saturating"
+    if choice == "ada":  # its probability moves twice in the run
+        config.adaptive_augmentation = dict(name="ADA", images_to_one=100.0, every=1, target=-0.9)
     if choice == "stylegan2":
         narrow = dict(channel_base=64, channel_max=16, mapping_layers=1)
         config.model.generator.update(narrow, w_size=16)

@@ -62,6 +62,7 @@ CHOICES = {
     kinds.AVERAGE: "HalfLife, PowerFunction",
     kinds.OBJECTIVE: "saturating, non_saturating, hinge, least_squares, wasserstein, relativistic",
     kinds.AUGMENTATION: "color, translation, cutout",
+    kinds.ADAPTIVE_AUGMENTATION: "ADA",
     kinds.LIKELIHOOD: "bernoulli, gaussian, discretized_logistic",
     kinds.PIXEL_LIKELIHOOD: "categorical, mixture_of_logistics",
     kinds.PIXEL_NETWORK: "GatedPixelCNN, PixelCNNPlusPlus, PixelRNN, PixelTransformer",

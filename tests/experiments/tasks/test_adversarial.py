@@ -12,7 +12,7 @@ import pytest
 from configs import digits_gan, fashion_gan, gaussians_gan
 from experiments.configuration.runs import build
 from experiments.launch.experiment import Experiment
-from experiments.tasks.adversarial import Regularizer
+from experiments.tasks.penalties import Regularizer
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
 from tests.experiments.launching import arrays_of
@@ -114,9 +114,9 @@ def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
     seen = []
     step = task._update_discriminator
 
-    def spy(player, anchors, generator, step_number, images, *rest):
+    def spy(state, images, *rest):
         seen.append(images)
-        return step(player, anchors, generator, step_number, images, *rest)
+        return step(state, images, *rest)
 
     object.__setattr__(task, "_update_discriminator", spy)
     batch = points()
@@ -395,13 +395,13 @@ def test_a_run_from_end_to_end(tmp_path):
 
 @pytest.mark.training
 def test_on_eight_devices_it_is_as_on_one():
-    """Batch norm's statistics and the minibatch deviation cover the batch of all devices."""
+    """Batch norm's statistics, the minibatch deviation and r_t cover the batch of all devices."""
 
     def rows(devices, *choices):
         return lines_of("tests.experiments.gan_run", devices, *choices)
 
-    choices = "dcgan", "stylegan2", "vit_gan"
-    meshes = "", "", '={"data": 2, "tensor": 2, "context": 2}'
+    choices = "dcgan", "stylegan2", "ada", "vit_gan"
+    meshes = "", "", "", '={"data": 2, "tensor": 2, "context": 2}'
     for one, eight in zip(
         rows(1, *choices), rows(8, *map("".join, zip(choices, meshes, strict=True))), strict=True
     ):

@@ -1,0 +1,160 @@
+"""Test ADA in the task of GANs: where it acts, what moves its probability, and its state."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits_gan, emoji_gan, gaussians_gan
+from experiments.configuration.runs import build
+from genjax.training import Checkpoints
+
+QUICK = {"xla_backend_optimization_level": 0}
+BATCH_SIZE = 16
+
+
+class Probability(NamedTuple):
+    probability: jax.Array
+
+
+class Dim:
+    """A stand-in for ADA that multiplies all images by 1 − p, and keeps p."""
+
+    def init(self):
+        return Probability(jnp.zeros(()))
+
+    def __call__(self, key, image, probability):
+        return (1 - probability) * image
+
+    def update(self, state, step, r_t, images):
+        return state
+
+
+@pytest.mark.parametrize("objective", ["non_saturating", "relativistic"])
+def test_it_acts_on_all_that_the_discriminator_sees(objective):
+    """With p = 1 it sees nothing, and with p = ½ the penalty is of D(x/2) by x."""
+    config = gaussians_gan.get_config("r3gan")
+    config.unlock()
+    config.batch_size, config.updates.generator, config.objective = BATCH_SIZE, 1, objective
+    for player in (config.model.generator, config.model.discriminator):
+        player.update(width=8, depth=1)
+    config.regularizers = {penalty: dict(weight=1.0) for penalty in ("r1", "r2")}
+    config.adaptive_augmentation = dict(name=f"{__name__}.Dim")
+    task = build(config)
+    points = np.random.default_rng(0).standard_normal((BATCH_SIZE, 2), np.float32)
+    batch = {"image": points, "label": np.zeros(BATCH_SIZE, np.int32)}
+    state = jax.jit(task.init)(jax.random.key(0))
+    update = jax.jit(task.update, compiler_options=QUICK)
+
+    def metrics(p):
+        started = state.replace(adaptation=Probability(jnp.float32(p)))
+        found = update(started, batch, jax.random.key(1))[1]
+        assert float(found["augmentation/probability"]) == p
+        return {name: float(jnp.divide(*found[name])) for name in SEEN}
+
+    blind, half, whole = map(metrics, (1.0, 0.5, 0.0))
+    assert blind["logit/real"] == blind["logit/fake"]
+    gradients = [name for name in SEEN if not name.startswith("logit")]
+    assert all(blind[name] == 0 < half[name] for name in gradients)
+    variables = state.discriminator.variables
+    critic = lambda scale: lambda x: task.discriminator.apply(variables, scale * x).sum()
+    for scale, found in ((0.5, half), (1.0, whole)):
+        slopes = jax.jit(jax.grad(critic(scale)))(points)
+        np.testing.assert_allclose(found["regularizer/r1"], (slopes**2).sum(1).mean(), rtol=1e-5)
+
+
+SEEN = ("logit/real", "logit/fake", "regularizer/r1", "regularizer/r2", "norm/gradient_of_images")
+
+
+@pytest.fixture(scope="module")
+def game():
+    """A generator that stays as it is; its discriminator sees 8×8 pixels through ADA."""
+    config = digits_gan.get_config("dcgan")
+    config.unlock()
+    config.batch_size, config.objective, config.regularizers = BATCH_SIZE, "non_saturating", {}
+    config.condition = dict(name="Unconditional")
+    config.model.generator.width, config.model.discriminator.width = 8, 32
+    config.optimizer.generator.learning_rate = 0.0
+    config.optimizer.discriminator.update(learning_rate=2e-3, schedule="constant", b1=0.5)
+    config.adaptive_augmentation = dict(name="ADA", images_to_one=2000.0, every=4)
+    task, traces = build(config), []
+
+    def traced(*args):
+        traces.append(args)
+        return task.update(*args)
+
+    return task, jax.jit(traced, compiler_options=QUICK), traces
+
+
+@pytest.fixture(scope="module")
+def images(game):
+    """Images of the generator itself: only by memory can a discriminator tell which are real."""
+    task, *_ = game
+    state = jax.jit(task.init)(jax.random.key(0))
+
+    @jax.jit
+    def generate(key):
+        return task._generate(state.generator, key, None, BATCH_SIZE)[0]
+
+    return lambda step: {"image": generate(jax.random.key(100 + step))}
+
+
+def played(game, images, steps, state=None):
+    """Return the state and the metrics of each step. `images(step)` is the batch of a step."""
+    task, update, _ = game
+    state = jax.jit(task.init)(jax.random.key(0)) if state is None else state
+    history = []
+    for step in range(int(state.step), steps):
+        state, metrics = update(state, images(step), jax.random.key(1))
+        history.append(metrics)
+    return state, history
+
+
+def test_the_probability_rises_when_the_discriminator_memorizes(game, images):
+    """Real images are sixteen, and later always new; generated ones have the same law."""
+    probabilities = lambda history: [float(m["augmentation/probability"]) for m in history]
+    state, few = played(game, lambda step: images(0), 160)
+    new = played(game, images, 160)[1]
+    print(probabilities(few)[::8], probabilities(new)[::8])
+    print([float(m["overfitting/r_t"].total) for m in few][::4])
+    print([float(m["overfitting/r_t"].total) for m in new][::4])
+    assert probabilities(few)[-1] > 0.3 and probabilities(few)[3] == 0
+    assert max(probabilities(new)) < 0.1 and probabilities(new)[-1] == 0
+    # It is one program whatever p is.
+    assert len(game[2]) == 1
+    images_seen = BATCH_SIZE * len(few)
+    assert float(state.adaptation.probability) <= images_seen / 2000 + 1e-6
+
+
+def test_resumed_between_two_adjustments_it_is_bitwise_the_same(game, images, tmp_path):
+    task, *_ = game
+    few = lambda step: images(0)
+    middle, _ = played(game, few, 42)
+    assert float(middle.adaptation.images) == 2 * BATCH_SIZE
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(42, middle)
+        checkpoints.wait()
+        restored = checkpoints.restore(42, jax.eval_shape(task.init, jax.random.key(0)))
+    expected, history = played(game, few, 48, middle)
+    resumed, again = played(game, few, 48, restored)
+    assert float(resumed.adaptation.probability) != float(middle.adaptation.probability)
+    for a, b in ((expected, resumed), (history, again)):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_mistakes_are_named():
+    config = emoji_gan.get_config("ada")
+    config.adaptive_augmentation.changes = ("colour",)
+    with pytest.raises(ValueError, match="no changes 'colour'; there are blitting.*color"):
+        build(config)
+    config.adaptive_augmentation = dict(name="ADA", every=0)
+    with pytest.raises(ValueError, match="every 0 steps"):
+        build(config)
+
+
+def test_emoji_are_seen_as_they_are_or_by_one_of_two_augmentations():
+    for choice, kinds in (("none", (0, 0)), ("diffaugment", (3, 0)), ("ada", (0, 1))):
+        task = build(emoji_gan.get_config(choice))
+        assert (len(task.augmentations), int(task.adaptive is not None)) == kinds
