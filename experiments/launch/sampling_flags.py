@@ -22,6 +22,11 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", low
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
 )
+GUIDANCE_INTERVAL = flags.DEFINE_list(
+    "guidance_interval",
+    None,
+    "Guide at times between these two alone, as 0.2,0.8; the scale is 1 at all others.",
+)
 TEMPERATURE = flags.DEFINE_float(
     "temperature", None, "Of tokens: 1 samples from the model, 0 takes the most likely ones."
 )
@@ -86,6 +91,7 @@ def sampling_changes() -> dict[str, Any]:
         grid=named(GRID.value, "grid", kinds.GRID),
         num_steps=NUM_STEPS.value,
         guidance_scale=GUIDANCE_SCALE.value,
+        guidance_interval=GUIDANCE_INTERVAL.value and list(map(float, GUIDANCE_INTERVAL.value)),
         temperature=TEMPERATURE.value,
         top_k=TOP_K.value,
         top_p=TOP_P.value,

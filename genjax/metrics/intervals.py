@@ -1,6 +1,6 @@
 """Confidence intervals of measures, over samples or over seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -49,7 +49,7 @@ def bootstrap_interval(
 
 
 def seed_interval(
-    values: Float[ArrayLike, " seeds"], confidence: float = 0.95
+    values: Sequence[float] | Float[np.ndarray, " seeds"], confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return Student's confidence interval of the mean of values, one for each seed.
 
