@@ -11,7 +11,6 @@ from experiments.configuration.options import described
 from experiments.evaluation.context import Context
 from experiments.evaluation.images import compare, image_reference, pixel_features
 from experiments.inputs.datasets import Data
-from experiments.tasks.optimization import check_weights
 from genjax import metrics
 from genjax.pipelines import Run
 from genjax.training import Snapshots
@@ -112,8 +111,8 @@ def posthoc_state(run: Run, width: float) -> Any:
 def describe_verdicts(records: Sequence[dict[str, Any]]) -> str:
     """Return a table of the three combinations that were measured again, and what they cost.
 
-    The cost is a combination's mean Fréchet distance over the best one's. Intervals are of 95 % over
-    seeds.
+    The cost is a combination's mean Fréchet distance over the best one's. Intervals are of 95 %
+    over seeds.
     """
     lines = [
         "| combination | weights | guidance | Fréchet distance | accuracy | cost |",

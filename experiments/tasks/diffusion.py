@@ -49,7 +49,7 @@ def interval_of(sampling: Any) -> tuple[float, float] | None:
     interval = getattr(sampling, "guidance_interval", None)
     if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
         raise ValueError(
-            f"config.sampling.guidance_interval is {interval}; it must be two times, the lower first"
+            f"config.sampling.guidance_interval is {interval}; it must be two times, lower first"
         )
     return interval and tuple(interval)
 
@@ -437,12 +437,13 @@ class Diffusion:
         return len(jax.tree.leaves(evaluation_times(self.sampler, self.process, grid))[0])
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        interval = interval_of(sampling)
         return {
             "sampler": described(sampling.sampler),
             "num_steps": sampling.num_steps,
             "grid": described(sampling.grid),
             "guidance_scale": sampling.guidance_scale,
-            **({"guidance_interval": list(interval)} if (interval := interval_of(sampling)) else {}),
+            **({"guidance_interval": list(interval)} if interval else {}),
         }
 
     def functions(self, state: State, sampling: Any) -> dict[str, Callable]:

@@ -60,15 +60,14 @@ def extrapolated_frechet_distance(
     Source: Chong & Forsyth 2020, "Effectively unbiased FID and Inception Score and where to find
     them", section 4.
     """
-    features_a, features_b = as_matrix(features_a, "features_a"), as_matrix(features_b, "features_b")
+    features_a = as_matrix(features_a, "features_a")
+    features_b = as_matrix(features_b, "features_b")
     check_same_width(features_a=features_a, features_b=features_b)
     generator = np.random.default_rng(seed)
     subset = lambda features, count: features[generator.permutation(len(features))[:count]]
     most = min(len(features_a), len(features_b))
     counts = _counts(most, features_a.shape[1], least)
-    return _line(
-        counts, lambda n: frechet_distance(subset(features_a, n), subset(features_b, n))
-    )
+    return _line(counts, lambda n: frechet_distance(subset(features_a, n), subset(features_b, n)))
 
 
 def extrapolated_frechet_distance_from_moments(

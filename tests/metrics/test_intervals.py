@@ -40,10 +40,10 @@ def test_the_mean_of_normal_values():
 def test_seeds():
     """By a table of Student's distribution: 4.303 for three values, 95 %; 1.886 for 80 %."""
     deviation = 1 / np.sqrt(3)
-    assert seed_interval([1, 2, 3]) == pytest.approx(
+    assert seed_interval([1.0, 2.0, 3.0]) == pytest.approx(
         (2 - 4.303 * deviation, 2 + 4.303 * deviation), abs=1e-3
     )
-    assert seed_interval([1, 2, 3], 0.8)[1] == pytest.approx(2 + 1.886 * deviation, abs=1e-3)
+    assert seed_interval([1.0, 2.0, 3.0], 0.8)[1] == pytest.approx(2 + 1.886 * deviation, abs=1e-3)
 
 
 @pytest.mark.usefixtures("own_errors")

@@ -28,6 +28,7 @@ from torchvision.models import inception_v3
 from genjax import metrics
 from genjax.models.encoders import inception
 from genjax.pretrained.inception import load
+
 from .test_inception import randomize
 
 
@@ -111,7 +112,7 @@ def test_clean_fid_agrees(random_weights, images, mode, monkeypatch):
         network.layers, network.resize_inside = torch.nn.Sequential(*layers.blocks), False
         network.eval()
     else:
-        network = feature_extractor("pytorch_inception", torch.device("cpu"), use_dataparallel=False)
+        network = feature_extractor("pytorch_inception", torch.device("cpu"), False, False)
     resize = build_resizer(mode)
     resized = np.stack([resize(image) for image in images]).astype(np.float32)
     with torch.no_grad():
