@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.tasks.diffusion import Diffusion
 from tests.experiments.launching import SMALL, run, shared_run
 
 
@@ -37,7 +38,7 @@ def test_a_sweep_measures_as_evaluation_does(small_run, tmp_path):
     assert result.returncode == 1 and "name,option=1.5" in result.stderr
 
 
-def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp_path):
+def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp_path, monkeypatch):
     averages = {"narrow": 0.05, "wide": 0.1}
     flags = [
         f"--config.averages.{name}={{'name':'PowerFunction','width':{width}}}"
@@ -47,7 +48,15 @@ def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp
     folder, _ = shared_run(tmp_path_factory, "small_power", *small)
     out = tmp_path / "guidance.json"
     flags = ["--widths=0.05,0.2", "--scales=1,3", "--intervals=-1:2,0.4:0.6", "--num_samples=360"]
+    traced, generate = [], Diffusion.generate
+
+    def counted(*args, weights, **named):
+        traced.append(weights)
+        return generate(*args, weights=weights, **named)
+
+    monkeypatch.setattr(Diffusion, "generate", counted)
     result = run("sweep", folder, *flags, f"--out={out}")
+    monkeypatch.undo()
     assert result.returncode == 0, result.stderr
     records = json.loads(out.read_text())
     swept, again = records[:8], records[8:]
@@ -68,7 +77,9 @@ def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp
     assert [again[3][name] for name in ("weights", "guidance_scale")] == ["ema", 1.25]
     means = [np.mean([r["frechet_distance"] for r in again[i : i + 3]]) for i in (0, 3, 6)]
     assert f"{means[2] / means[0]:.2f} |" in result.stdout.splitlines()[-1]
-    assert Image.open(out.with_suffix(".png")).width > 300
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.width > 300
+    assert traced == ["swept", "ema"]  # one program for all combinations, and one for the run's own
 
     # The same setting by the flags of `evaluate`.
     report = tmp_path / "report.json"

@@ -1,4 +1,4 @@
-"""The program that measures what the choices of a protocol change."""
+"""What the choices of a protocol change."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import protocols
+from experiments.evaluation import protocol_choices
 from genjax import metrics
 
 
@@ -23,19 +23,23 @@ def flat(values):
 
 
 def test_choices_are_made_for_samples_alone_and_for_both_sets(images):
-    rows = protocols.measure_choices(*images, 6, flat)
+    """At a third of the side, bilinear interpolation takes single pixels: 0, 3, … or 1, 4, …."""
+    rows = protocol_choices.measure_choices(*images, 4, flat)
     (usual, also), *_ = rows.values()
     assert usual == also  # the first choice is the reference's
-    by_hand = [
-        np.stack([Image.fromarray(x[..., 0]).resize((6, 6), Image.BILINEAR) for x in each])
-        for each in images
-    ]
-    assert metrics.frechet_distance(*map(flat, by_hand)) < 2 * usual  # another antialiased filter
-    alone, both = rows["bilinear, not antialiased (pytorch-fid)"]
-    assert alone > 1.5 * usual  # aliasing leaves noise that the reference has not
+    fixed = flat(protocol_choices.antialiased(images[1], 4))
+    for name, first in (
+        ("TensorFlow 1's bilinear (FID, torch-fidelity)", 0),
+        ("bilinear, not antialiased (pytorch-fid)", 1),
+    ):
+        taken = [flat(each[:, first::3, first::3]) for each in images]
+        alone, both = rows[name]
+        assert alone == pytest.approx(metrics.frechet_distance(taken[0], fixed), rel=1e-4)
+        assert both == pytest.approx(metrics.frechet_distance(*taken), rel=1e-4)
+        assert alone > 2 * usual  # aliasing leaves noise that the reference has not
     assert rows["rounded to uint8 after resizing"][0] == pytest.approx(usual, rel=0.02)
     assert rows["JPEG of quality 75"][0] != rows["JPEG of quality 95"][0]
-    table = protocols.markdown(rows).splitlines()
+    table = protocol_choices.markdown(rows).splitlines()
     assert len(table) == 2 + len(rows) and "(+0.0 %)" in table[2]
 
 
@@ -44,17 +48,19 @@ def test_a_choice_is_what_its_name_says(images):
     buffer = io.BytesIO()
     Image.fromarray(picture[..., 0]).save(buffer, "JPEG", quality=75)
     stored = np.asarray(Image.open(io.BytesIO(buffer.getvalue())))
-    np.testing.assert_array_equal(protocols.jpeg(images[0], 75)[0, ..., 0], stored)
-    np.testing.assert_array_equal(protocols.unrounded(images[0]).round(), images[0])
+    np.testing.assert_array_equal(protocol_choices.jpeg(images[0], 75)[0, ..., 0], stored)
+    np.testing.assert_array_equal(protocol_choices.unrounded(images[0]).round(), images[0])
     floats = Image.fromarray(picture[..., 0].astype(np.float32)).resize((6, 6), Image.BICUBIC)
-    ours = protocols.antialiased(images[0], 6)[0, ..., 0]
+    ours = protocol_choices.antialiased(images[0], 6)[0, ..., 0]
     np.testing.assert_allclose(ours, np.asarray(floats).clip(0, 255), atol=2e-3)
 
 
 def test_numbers_of_images():
     generator = np.random.default_rng(0)
     sets = generator.integers(0, 256, (2, 300, 8, 8, 1)).astype(np.uint8)
-    found = protocols.measure_counts(*sets)
+    found = protocol_choices.measure_counts(*sets)
     assert list(found) == ["9", "18", "37", "75", "150", "300", "∞", "95 % from", "95 % to"]
     assert abs(found["∞"]) < found["300"] / 2 < found["150"]  # equal distributions: all is bias
-    assert list(protocols.measure_counts(*sets[:, :100]))[-1] == "100"  # too few for the line
+    assert (
+        list(protocol_choices.measure_counts(*sets[:, :100]))[-1] == "100"
+    )  # too few for the line
