@@ -38,8 +38,9 @@ def draw_heat_maps(records: Sequence[dict[str, Any]]) -> Image.Image:
         values = [[distances[interval, w, s] for s in scales] for w in weights]
         axes.imshow(np.array(values), cmap="viridis_r", norm=colours, aspect="auto")
         for row, column in np.ndindex(len(weights), len(scales)):
-            text = f"{values[row][column]:.3g}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white")
+            value, middle = values[row][column], dict(ha="center", va="center", fontsize=8)
+            colour = "black" if colours(value) < 0.5 else "white"  # low distances are yellow
+            axes.text(column, row, f"{value:.3g}", color=colour, **middle)
         axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales])
         axes.set(xlabel="guidance scale", title="t in ({:g}, {:g}]".format(*interval))
         if interval == best[0]:
