@@ -73,11 +73,13 @@ setup(
         "video": VIDEO,
         "parity": [
             "torch",
+            "clean-fid",
             "diffusers",
             "librosa",
             "lpips",
             "prdc",
             "pytorch-msssim",
+            "torch-fidelity",
             "torchvision",
             "transformers",
         ],

@@ -1,30 +1,34 @@
-"""Measure the quality of trained runs by sampler and number of steps.
+"""Measure the quality of trained runs by how they are sampled.
 
     python -m experiments.sweep runs/a runs/b --samplers="euler ddim,eta=1" --steps=5,9 --out=a.json
+    python -m experiments.sweep runs/a --widths=0.05,0.1,0.2 --scales=1,1.5,2 \
+        --intervals=0:1,0.2:0.8 --out=a.json
 
 Measures class accuracy and Fréchet distance to held-out images, as `experiments.evaluate` does, and
-the network evaluations of a sample. Prints a Markdown table with a row per run and sampler. The
-JSON file has a record for each run, sampler and number of steps, which says how the samples were
-made.
+the network evaluations of a sample. The JSON file has a record for each combination, which says how
+the samples were made.
+
+The first command prints a Markdown table with a row per run and sampler. The second one finds the
+EMA width, guidance scale and guidance interval that are best for a run whose training stored
+averages of power functions (docs/guides/evaluation.md). It draws a heat map for each interval
+beside the JSON file. It measures the best combination, the run's own and the worst again with other
+seeds, and prints what they cost.
 """
 
 import itertools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from experiments.configuration import kinds
-from experiments.configuration.options import described, named
+from experiments.configuration.options import named
 from experiments.configuration.runs import check_diffusion, open_run
-from experiments.evaluation.context import Context
-from experiments.evaluation.images import compare, image_reference, pixel_features
-from experiments.inputs.datasets import Data
+from experiments.evaluation.sampling_sweep import describe_verdicts, measure, sweep_guidance
 from experiments.launch.runtime import run_program, user_errors
-from genjax.pipelines import Run
-from genjax.training.workdir import device_name
+from experiments.pages.heat_maps import draw_heat_maps
+from genjax.training.sampling import POSTHOC
 
 SAMPLERS = flags.DEFINE_string(
     "samplers", "euler", "Samplers with their options, separated by spaces."
@@ -35,69 +39,77 @@ GRID = flags.DEFINE_string(
 STEPS = flags.DEFINE_list(
     "steps", ["5", "10", "20", "50"], "Numbers of steps, separated by commas."
 )
+WIDTHS = flags.DEFINE_list("widths", None, "Relative widths of averages of the weights.")
+SCALES = flags.DEFINE_list("scales", ["1", "1.25", "1.5", "2"], "With --widths: guidance scales.")
+INTERVALS = flags.DEFINE_list("intervals", ["0:1"], "With --widths: times of guidance, LOW:HIGH.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "Samples of each.", lower_bound=10)
 OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 
 
 def main(*workdirs: str) -> None:
-    records = []
     with user_errors():
         if not workdirs:
             raise ValueError(
                 "name the folders of runs, as in: python -m experiments.sweep runs/a runs/b --out=…"
             )
-        if not all(steps.isdigit() and int(steps) > 0 for steps in STEPS.value):
-            raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
-        choices = [named(text, "samplers", kinds.SAMPLER) for text in SAMPLERS.value.split()]
-        grid = named(GRID.value, "grid", kinds.GRID)
-        opened = itertools.product(workdirs, choices)
-        runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
-        for run in runs:  # before any time is spent
-            check_diffusion(run.config)
-        for run, steps in itertools.product(runs, map(int, STEPS.value)):
-            records.append(measure(run, steps))
-            Path(OUT.value).write_text(json.dumps(records, indent=2) + "\n")
-            line = "{experiment} {sampler} {num_steps}: {class_accuracy:.3f} {frechet_distance:.3f}"
-            print(line.format(**records[-1]), flush=True)
+        if WIDTHS.value:
+            find_guidance(*workdirs)
+        else:
+            compare_samplers(*workdirs)
+
+
+def compare_samplers(*workdirs: str) -> None:
+    """Measure every run by every sampler and number of steps."""
+    if not all(steps.isdigit() and int(steps) > 0 for steps in STEPS.value):
+        raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
+    choices = [named(text, "samplers", kinds.SAMPLER) for text in SAMPLERS.value.split()]
+    grid = named(GRID.value, "grid", kinds.GRID)
+    opened = itertools.product(workdirs, choices)
+    runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
+    for run in runs:  # before any time is spent
+        check_diffusion(run.config)
+    records: list[dict[str, Any]] = []
+    for run, steps in itertools.product(runs, map(int, STEPS.value)):
+        records.append(measure(run, run.state, NUM_SAMPLES.value, num_steps=steps))
+        save(records)
+        line = "{experiment} {sampler} {num_steps}: {class_accuracy:.3f} {frechet_distance:.3f}"
+        print(line.format(**records[-1]), flush=True)
     print(markdown(records))
 
 
-def measure(run: Run, num_steps: int) -> dict[str, Any]:
-    """Return the record of one sampler's samples after so many steps."""
-    config, task = run.config, run.task
-    config.sampling.num_steps = num_steps
-    labels = config.evaluation.get("labels", "balanced")
-    context = Context(
-        Data.from_config(config), task.space, task.condition, NUM_SAMPLES.value, labels
-    )
-    reference = image_reference(context.data, context.num_samples)
-    classes = context.draw_labels(lambda: reference.train_labels)
-    state = run.state  # restored before the clock starts
-    began = time.perf_counter()
-    images = run.sample(classes)
-    seconds = time.perf_counter() - began
-    del state
-    sampling, features = config.sampling, pixel_features(images)
-    return {
-        "workdir": str(run.folder),
-        "experiment": config.experiment,
-        "steps": run.step,
-        "process": described(config.process),
-        "target": described(config.target),
-        "sampler": described(sampling.sampler),
-        "grid": described(sampling.grid),
-        "num_steps": num_steps,
-        "evaluations": task.num_evaluations(sampling)
-        if hasattr(task.sampler.func, "table")
-        else None,
-        "guidance_scale": sampling.guidance_scale,
-        "weights": sampling.weights,
-        "num_samples": len(images),
-        "class_accuracy": reference.accuracy(images, classes).get("class_accuracy"),
-        "frechet_distance": compare(features, reference.unseen)["frechet_distance"],
-        "seconds": round(seconds, 2),
-        "device": device_name(),
-    }
+def find_guidance(workdir: str, *others: str) -> None:
+    """Measure a run by EMA width, guidance scale and guidance interval."""
+    if others:
+        raise ValueError(f"--widths is of one run; leave out {', '.join(others)}")
+    widths, scales = (numbers(flag) for flag in (WIDTHS, SCALES))
+    intervals = [tuple(numbers(INTERVALS, text.split(":"))) for text in INTERVALS.value]
+    own = open_run(workdir)
+    check_diffusion(own.config)
+    runs = [open_run(workdir, weights=f"{POSTHOC}{width:g}") for width in widths]  # checks them
+    records: list[dict[str, Any]] = []
+    for record in sweep_guidance(own, runs[0], widths, scales, intervals, NUM_SAMPLES.value):
+        records.append(record)
+        save(records)
+        line = "{weights} {guidance_scale} {frechet_distance:.3f} {seconds:.1f} s"
+        print(record.get("verdict", ""), line.format(**record), flush=True)
+    draw_heat_maps(records).save(Path(OUT.value).with_suffix(".png"))
+    print(describe_verdicts(records))
+
+
+def numbers(flag: flags.FlagHolder, texts: list[str] | None = None) -> list[float]:
+    """Return the numbers of a flag, or of some texts in it.
+
+    Raises:
+        ValueError: one is not a number.
+    """
+    try:
+        return [float(text) for text in texts or flag.value]
+    except ValueError:
+        raise ValueError(f"--{flag.name}={','.join(flag.value)} must be numbers") from None
+
+
+def save(records: list[dict[str, Any]]) -> None:
+    Path(OUT.value).write_text(json.dumps(records, indent=2) + "\n")
 
 
 def markdown(records: list[dict]) -> str:

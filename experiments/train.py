@@ -205,7 +205,7 @@ class Recorder:
         """Evaluate; save the pictures, print alarms, and return what to log."""
         if self._model is None or self._model[0] != step:  # measures of one step share samples
             self._model = step, self.experiment.model(self.weighted(state))
-        figures, drawn = split_pictures(measure.evaluator(self._model[1]))
+        figures, drawn = split_pictures(measure(self._model[1]))
         films = {name: each for name, each in drawn.items() if isinstance(each, list)}
         pictures = {name: each for name, each in drawn.items() if name not in films}
         if jax.process_index() != 0:

@@ -40,6 +40,8 @@ def check_numbers(config: Any) -> None:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"config.{name} is {number}; it must be finite")
         last = name.rpartition(".")[2]
+        if name.startswith("averages."):  # a relative width is below 1; the rule checks its own
+            continue
         # A regularizer is turned off by a weight of 0.
         least = 1 if name.startswith("regularizers.") else LEAST.get(last)
         if last in LEAST and isinstance(value, int | float) and value < least:

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.images import image_reference
+from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.autoencoding import instruments
@@ -107,6 +108,12 @@ def originals_of(data: Data, count: int) -> Originals:
     return Originals(data, count)
 
 
+def vgg16_protocol() -> dict[str, FeatureProtocol]:
+    """Return how images become features of VGG16, for the protocol."""
+    digest = parameters_digest(load_lpips()[1]["params"]["vgg16"])
+    return {"vgg16": FeatureProtocol("VGG16, means of its last maps", digest)}
+
+
 def as_frames(x: np.ndarray) -> np.ndarray:
     """Return images, or the frames of clips one after another: `[images height width channels]`."""
     return x.reshape(-1, *x.shape[-3:])
@@ -127,6 +134,10 @@ class Reconstructions:
 
     def __post_init__(self):
         require_lpips()
+
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how images become features, for the protocol."""
+        return vgg16_protocol()
 
     def __call__(self, model: Model) -> dict[str, Any]:
         reference = originals_of(self.context.data, self.context.num_samples)
@@ -168,6 +179,10 @@ class VGG16Distance:
 
     def __post_init__(self):
         require_lpips()
+
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how samples become features, for the protocol."""
+        return vgg16_protocol()
 
     def __call__(self, model: Model) -> dict[str, Any]:
         context = self.context

@@ -10,7 +10,8 @@ from jaxtyping import PyTree
 
 from experiments.inputs.datasets import Data
 from genjax.data import Dataset
-from genjax.training.sampling import sample
+from genjax.training.ema import PowerFunction
+from genjax.training.sampling import POSTHOC, sample
 from genjax.training.task import Condition, GenerativeTask, Space
 from genjax.training.workdir import Config
 
@@ -69,6 +70,8 @@ class Model:
         sampling: the sampling fields of the config, `config.sampling`.
         functions: of the task, by name: `reconstruct`, `bounds`, `logits` …
         how: the way samples are made, for reports.
+        average: the rule of the averaged weights that make the samples; None if they are no
+            average.
     """
 
     def __init__(self, task: GenerativeTask, state: Any, sampling: Config):
@@ -79,6 +82,7 @@ class Model:
             "weights": sampling.weights,
             "seed": sampling.seed,
         }
+        self.average = _average(task, sampling.weights)
         self._samples: dict[Any, np.ndarray] = {}
 
     @property
@@ -117,6 +121,14 @@ class Model:
 
 def _count(arrays: PyTree) -> int:
     return sum(a.size for a in jax.tree.leaves(arrays))
+
+
+def _average(task: GenerativeTask, weights: str) -> str | None:
+    """Return the rule of an average in words: "HalfLife(steps=150.0)"."""
+    if weights.startswith(POSTHOC):
+        return str(PowerFunction(float(weights.removeprefix(POSTHOC))))
+    rule = dict(getattr(task, "averages", ())).get(weights)
+    return None if rule is None else str(rule)
 
 
 def in_batches(function: Callable, *arrays: np.ndarray, size: int = 50) -> Any:

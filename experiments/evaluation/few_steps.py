@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from experiments.evaluation.context import Context, Model
-from experiments.evaluation.images import Samples, compare, image_reference, pixel_features
+from experiments.evaluation.images import (
+    Samples,
+    compare,
+    image_reference,
+    pixel_features,
+    pixel_protocol,
+)
+from experiments.evaluation.protocol import FeatureProtocol
 
 FIGURES = ("class_accuracy", "frechet_distance", "recall")
 
@@ -25,6 +32,10 @@ class FewSteps:
     num_steps: tuple[int, ...] = (1, 2, 4, 8)
     needs: ClassVar[tuple[str, ...]] = ()
     least_held_out: ClassVar[int] = Samples.least_held_out
+
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how samples become features, for the protocol."""
+        return pixel_protocol(self.context.data)
 
     def __call__(self, model: Model) -> dict[str, Any]:
         context = self.context

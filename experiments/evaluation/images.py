@@ -4,6 +4,7 @@ A classifier tells whether they are right. Distances of pixels tell the rest.
 """
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from einops import reduce
 
 from experiments.evaluation.context import Context, Model, described_files
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import to_float
@@ -129,19 +131,29 @@ def image_reference(data: Data, count: int) -> Reference:
     return Reference(data, count)
 
 
+def reduction(height: int, width: int) -> int:
+    """Return the side of the squares of pixels that `pixel_features` averages."""
+    least = -(-max(height, width) // SIDE)
+    return next(f for f in itertools.count(least) if height % f == width % f == 0)
+
+
 def pixel_features(images: np.ndarray) -> np.ndarray:
     """Return pixels in [−1, 1], `[images features]`.
 
     Squares of pixels are averaged, so that no side is longer than `SIDE`.
     """
-    side = max(images.shape[1:3])
-    factor = next(
-        f
-        for f in range(1, side + 1)
-        if side <= f * SIDE and not any(n % f for n in images.shape[1:3])
-    )
+    factor = reduction(*images.shape[1:3])
     small = reduce(to_float(images), "n (h f) (w g) c -> n h w c", "mean", f=factor, g=factor)
     return small.reshape(len(images), -1)
+
+
+def pixel_protocol(data: Data) -> dict[str, FeatureProtocol]:
+    """Return how images of a data set become `pixel_features`, for the protocol."""
+    factor = reduction(*data.image_shape[:2])
+    if factor == 1:
+        return {"pixels": FeatureProtocol("none")}
+    resizing = f"means over {factor}×{factor} pixels"
+    return {"pixels": FeatureProtocol("none", resizing=resizing, antialiasing=True)}
 
 
 def _features(source: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +178,10 @@ class Samples:
     context: Context
     needs: ClassVar[tuple[str, ...]] = ()
     least_held_out: ClassVar[int] = 6  # of density and coverage: an example and 5 neighbours
+
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how samples become features, for the protocol."""
+        return pixel_protocol(self.context.data)
 
     def __call__(self, model: Model) -> dict[str, Any]:
         context = self.context

@@ -34,9 +34,10 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     """Check the fields that flags set, and drop arguments that a newly named part does not take.
 
     A field may be new if it is a measure, such as
-    `--config.evaluation.measures.vgg16=VGG16Distance`, or an argument of a named part, such as
-    `--config.sampling.sampler.eta=1.0`. Whether the part takes the argument is checked where the
-    part is made.
+    `--config.evaluation.measures.vgg16=VGG16Distance`, an average, such as
+    `--config.averages.wide="{'name':'PowerFunction','width':0.1}"`, or an argument of a named part,
+    such as `--config.sampling.sampler.eta=1.0`. Whether the part takes the argument is checked
+    where the part is made.
 
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.
@@ -87,7 +88,7 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     there = _get(original, parent) if parent else original
     known = there is not None and (name in there or not len(there))  # an empty part takes any field
     named = parent and "name" in (_get(config, parent) or ())
-    if known or named or parent == "evaluation.measures":
+    if known or named or parent in ("evaluation.measures", "averages"):
         return
     nearest = difflib.get_close_matches(name, there or (), n=1)
     hint = f". Did you mean {nearest[0]!r}?" if nearest else ""

@@ -12,6 +12,7 @@ from PIL import Image
 from experiments.configuration.kinds import EVALUATOR
 from experiments.configuration.runs import build, open_run
 from experiments.evaluation.context import Context, Model
+from experiments.evaluation.protocol import PROTOCOL, protocol_of
 from experiments.inputs.datasets import Data
 from genjax.pipelines import Run
 from genjax.training.progress import ProgressBar
@@ -30,6 +31,11 @@ class Measure:
     name: str
     every: int
     evaluator: Any
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        """Return the figures and pictures of a model, and the protocol of the figures."""
+        found = self.evaluator(model)
+        return {**found, f"{PROTOCOL}{self.name}": protocol_of(self.evaluator, model, found)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Experiment:
         report: dict[str, Any] = {}
         with ProgressBar("evaluating", 0, len(self.measures), "measures") as progress:
             for done, measure in enumerate(self.measures, 1):
-                report |= measure.evaluator(model)
+                report |= measure(model)
                 progress.update(done)
         return report
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.evaluation.protocol import PROTOCOL
 from genjax.training.log import read_metrics
 from genjax.training.workdir import read_record
 
@@ -54,7 +55,7 @@ def print_report(report: dict[str, Any]) -> None:
     for sentence in report.get("alarms", ()):
         print(f"  ALARM: {sentence}")
     for name, value in report.items():
-        if name != "alarms":
+        if name != "alarms" and not name.startswith(PROTOCOL):  # long; the page has a fold of it
             print(
                 f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}"
             )

@@ -28,6 +28,11 @@ GUIDANCE_WEIGHT = flags.DEFINE_float(
     None,
     "w of (1 + w)·conditional − w·unconditional, in place of --guidance_scale, which is 1 + w.",
 )
+GUIDANCE_INTERVAL = flags.DEFINE_list(
+    "guidance_interval",
+    None,
+    "Guide at times between these two alone, as 0.2,0.8; the scale is 1 at all others.",
+)
 TEMPERATURE = flags.DEFINE_float(
     "temperature", None, "Of tokens: 1 samples from the model, 0 takes the most likely ones."
 )
@@ -110,6 +115,7 @@ def sampling_changes() -> dict[str, Any]:
         grid=named(GRID.value, "grid", kinds.GRID),
         num_steps=NUM_STEPS.value,
         guidance_scale=chosen_scale(),
+        guidance_interval=GUIDANCE_INTERVAL.value and list(map(float, GUIDANCE_INTERVAL.value)),
         temperature=TEMPERATURE.value,
         top_k=TOP_K.value,
         top_p=TOP_P.value,

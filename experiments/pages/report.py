@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from experiments.evaluation.protocol import PROTOCOL
 from experiments.pages.html import (
     PLAYED,
     Html,
@@ -329,7 +330,8 @@ def _figures(report: dict[str, Any]) -> Html:
     ]
     speed = [(heading(name), report[name]) for name in SPEED if name in report]
     shown = {"alarms", *SPEED, *measured, *(references[name] for name in measured)}
-    rest = {name: report[name] for name in report if name not in shown}
+    protocols = {name: value for name, value in report.items() if name.startswith(PROTOCOL)}
+    rest = {name: report[name] for name in report if name not in shown | protocols.keys()}
     nested = {name: value for name, value in rest.items() if isinstance(value, dict)}
     return box(
         "tables",
@@ -337,6 +339,13 @@ def _figures(report: dict[str, Any]) -> Html:
         table("Speed", (), speed, class_="figures"),
         table("How", (), [(words(name), rest[name]) for name in rest if name not in nested]),
         *(_nested_table(words(name).capitalize(), value) for name, value in nested.items()),
+        fold(
+            "Protocol of each measure",
+            *(
+                table(words(name.removeprefix(PROTOCOL)), (), flatten(value))
+                for name, value in protocols.items()
+            ),
+        ),
     )
 
 

@@ -25,6 +25,8 @@ from genjax.diffusion import losses, times
 from genjax.training import Mean
 from genjax.training.task import Condition, Space
 
+Number = Float[Array, ""]
+Scale = float | Number | tuple[Number, Number, Number]  # a guidance scale, or with low and high
 TIME_BINS = 8  # equal parts of a process' times, for each of which the loss is logged
 
 
@@ -36,6 +38,29 @@ def time_grid(process: PyTree[diffusion.Process], sampling: Any) -> PyTree[Float
     """
     grid = kinds.GRID.bind(sampling.grid, "sampling.grid")
     return jax.tree.map(lambda process: grid(process, sampling.num_steps), process)
+
+
+def interval_of(sampling: Any) -> tuple[float, float] | None:
+    """Return the times (low, high) that guidance is limited to by `sampling`, None for all times.
+
+    Raises:
+        ValueError: the interval is empty or has not two ends.
+    """
+    interval = getattr(sampling, "guidance_interval", None)
+    if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
+        raise ValueError(
+            f"config.sampling.guidance_interval is {interval}; it must be two times, lower first"
+        )
+    return interval and tuple(interval)
+
+
+def guidance_of(sampling: Any) -> Scale:
+    """Return the guidance scale of `sampling`, with the ends of its interval if there is one.
+
+    All are arrays, so one compiled program samples by any of them.
+    """
+    scale, interval = jnp.float32(sampling.guidance_scale), interval_of(sampling)
+    return (scale, *map(jnp.float32, interval)) if interval else scale
 
 
 def evaluation_times(
@@ -290,7 +315,7 @@ class Diffusion:
         key: Key[Array, ""],
         labels: Int[Array, " batch"],
         indices: Int[Array, " batch"],
-        guidance_scale: float | Float[Array, ""],
+        guidance_scale: Scale,
         time_grid: Float[Array, " times"],
         frozen: PyTree = None,
         *,
@@ -301,7 +326,8 @@ class Diffusion:
 
         Args:
             weights: as of `State.weights`.
-            guidance_scale: 1 is plain conditional sampling (see `diffusion.guide`).
+            guidance_scale: 1 is plain conditional sampling (see `diffusion.guide`). With the times
+                (low, high) of `diffusion.interval`, the scale is 1 at all other times.
             time_grid: noise end first.
             frozen: what `frozen` loads, if anything.
             trajectory: return the states at all times.
@@ -329,7 +355,7 @@ class Diffusion:
         key: Key[Array, ""],
         labels: Int[Array, " batch"],
         indices: Int[Array, " batch"],
-        guidance_scale: float | Float[Array, ""],
+        guidance_scale: Scale,
         time_grid: Float[Array, " times"],
         frozen: PyTree = None,
         *,
@@ -342,6 +368,8 @@ class Diffusion:
         """
         keys = diffusion.sample_keys(key, indices)
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
+        if isinstance(guidance_scale, tuple):
+            guidance_scale = diffusion.interval(*guidance_scale)
         sampled = self.sampled(params, condition, null, guidance_scale, frozen)
         noise = self._start(keys, labels, time_grid, frozen)
         samples = self.sampler(
@@ -398,14 +426,10 @@ class Diffusion:
     is_sampled_from = staticmethod(optimization.is_sampled_from)
 
     def sampling_inputs(self, sampling: Any) -> tuple:
-        return (
-            jnp.float32(sampling.guidance_scale),
-            time_grid(self.process, sampling),
-            *self.frozen(),
-        )
+        return guidance_of(sampling), time_grid(self.process, sampling), *self.frozen()
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
-        return jnp.float32(sampling.guidance_scale), time_grid(self.process, sampling), *frozen
+        return guidance_of(sampling), time_grid(self.process, sampling), *frozen
 
     def num_evaluations(self, sampling: Any) -> int:
         """Return how often the sampler evaluates the network for one sample."""
@@ -413,11 +437,13 @@ class Diffusion:
         return len(jax.tree.leaves(evaluation_times(self.sampler, self.process, grid))[0])
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        interval = interval_of(sampling)
         return {
             "sampler": described(sampling.sampler),
             "num_steps": sampling.num_steps,
             "grid": described(sampling.grid),
             "guidance_scale": sampling.guidance_scale,
+            **({"guidance_interval": list(interval)} if interval else {}),
         }
 
     def functions(self, state: State, sampling: Any) -> dict[str, Callable]:

@@ -14,9 +14,15 @@ from genjax.metrics.audio import (
     si_sdr,
 )
 from genjax.metrics.density_coverage import density_coverage
+from genjax.metrics.extrapolation import (
+    Extrapolation,
+    extrapolated_frechet_distance,
+    extrapolated_frechet_distance_from_moments,
+)
 from genjax.metrics.frechet import feature_moments, frechet_distance, frechet_distance_from_moments
 from genjax.metrics.frequency import high_frequency_energy
 from genjax.metrics.inception_score import inception_score
+from genjax.metrics.intervals import bootstrap_interval, seed_interval
 from genjax.metrics.kernel_distance import kernel_distance
 from genjax.metrics.latents import active_units, channel_statistics
 from genjax.metrics.lpips import LPIPS
@@ -37,13 +43,17 @@ from genjax.metrics.synchrony import (
 
 __all__ = [
     "LPIPS",
+    "Extrapolation",
     "Synchrony",
     "active_units",
+    "bootstrap_interval",
     "chance_synchrony",
     "channel_statistics",
     "class_accuracy",
     "density_coverage",
     "detect_onsets",
+    "extrapolated_frechet_distance",
+    "extrapolated_frechet_distance_from_moments",
     "feature_moments",
     "frame_differences",
     "frechet_distance",
@@ -62,6 +72,7 @@ __all__ = [
     "psnr",
     "retrieval_accuracy",
     "ridge_scorer",
+    "seed_interval",
     "si_sdr",
     "spatial_features",
     "ssim",

@@ -52,6 +52,17 @@ def bicubic(inputs: int, outputs: int, offset: float = 0.0) -> Float[np.ndarray,
     return _gather(places, _cubic(positions[:, None] - places), inputs)
 
 
+def bilinear(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
+    """Return PyTorch's `interpolate(mode="bilinear")` between centres of pixels.
+
+    There is no low-pass filter: an output sees two inputs, however many there are.
+    """
+    positions = ((np.arange(outputs) + 0.5) * inputs / outputs - 0.5).clip(0)
+    places = positions.astype(int)
+    fraction = positions - places
+    return _gather(places[:, None] + [0, 1], np.stack([1 - fraction, fraction], axis=1), inputs)
+
+
 def area(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
     """Return PyTorch's `interpolate(mode="area")`: means over the inputs that an output touches."""
     ends = np.arange(outputs + 1) * inputs

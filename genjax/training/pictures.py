@@ -142,7 +142,7 @@ def _webp(pictures: Sequence[Image.Image], **options) -> bytes:
         return buffer.getvalue()
 
 
-def _rendered(figure) -> Image.Image:
+def rendered(figure) -> Image.Image:
     """Return a figure of matplotlib as a picture."""
     with io.BytesIO() as buffer:
         figure.savefig(buffer, dpi=110, format="png")
@@ -155,7 +155,7 @@ def _draw(size: tuple[float, float], plot: Callable) -> Image.Image:
 
     figure = Figure(figsize=size, layout="constrained")
     plot(figure.add_subplot())
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def scatter(points: np.ndarray, reach: float = 5.0) -> Image.Image:

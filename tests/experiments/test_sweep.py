@@ -2,7 +2,12 @@
 
 import json
 
-from tests.experiments.launching import run
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.tasks.diffusion import Diffusion
+from tests.experiments.launching import SMALL, run, shared_run
 
 
 def test_a_sweep_measures_as_evaluation_does(small_run, tmp_path):
@@ -31,3 +36,58 @@ def test_a_sweep_measures_as_evaluation_does(small_run, tmp_path):
     assert row.format(first) in result.stdout
     result = run("sweep", small_run[0], "--samplers=euler,x", f"--out={out}")
     assert result.returncode == 1 and "name,option=1.5" in result.stderr
+
+
+def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp_path, monkeypatch):
+    averages = {"narrow": 0.05, "wide": 0.1}
+    flags = [
+        f"--config.averages.{name}={{'name':'PowerFunction','width':{width}}}"
+        for name, width in averages.items()
+    ]
+    small = [*SMALL, *flags, "--config.snapshot_every=10"]
+    folder, _ = shared_run(tmp_path_factory, "small_power", *small)
+    out = tmp_path / "guidance.json"
+    flags = ["--widths=0.05,0.2", "--scales=1,3", "--intervals=-1:2,0.4:0.6", "--num_samples=360"]
+    traced, generate = [], Diffusion.generate
+
+    def counted(*args, weights, **named):
+        traced.append(weights)
+        return generate(*args, weights=weights, **named)
+
+    monkeypatch.setattr(Diffusion, "generate", counted)
+    result = run("sweep", folder, *flags, f"--out={out}")
+    monkeypatch.undo()
+    assert result.returncode == 0, result.stderr
+    records = json.loads(out.read_text())
+    swept, again = records[:8], records[8:]
+    settings = [(r["weights"], r["guidance_scale"], *r["guidance_interval"]) for r in swept]
+    scales = [(1.0, -1.0, 2.0), (1.0, 0.4, 0.6), (3.0, -1.0, 2.0), (3.0, 0.4, 0.6)]
+    assert settings == [(f"posthoc_{w}", *each) for w in ("0.05", "0.2") for each in scales]
+    distances = [record["frechet_distance"] for record in swept]
+    assert distances[0] == distances[1]  # without guidance its interval does not matter
+    assert len(set(distances)) == 6
+    verdicts = ["best"] * 3 + ["own"] * 3 + ["worst"] * 3
+    assert [record["verdict"] for record in again] == verdicts
+    assert [record["seed"] for record in again] == [1, 2, 3] * 3
+    for verdict, choose in (("best", min), ("worst", max)):
+        chosen = swept[distances.index(choose(distances))]
+        same = next(record for record in again if record["verdict"] == verdict)
+        for name in ("weights", "guidance_scale", "guidance_interval"):
+            assert same[name] == chosen[name]
+    assert [again[3][name] for name in ("weights", "guidance_scale")] == ["ema", 1.25]
+    means = [np.mean([r["frechet_distance"] for r in again[i : i + 3]]) for i in (0, 3, 6)]
+    assert f"{means[2] / means[0]:.2f} |" in result.stdout.splitlines()[-1]
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.width > 300
+    assert traced == ["swept", "ema"]  # one program for all combinations, and one for the run's own
+
+    # The same setting by the flags of `evaluate`.
+    report = tmp_path / "report.json"
+    flags = ["--weights=posthoc_0.2", "--guidance_scale=3", "--guidance_interval=0.4,0.6"]
+    result = run("evaluate", f"--workdir={folder}", *flags, f"--out={report}")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(report.read_text())
+    assert found["frechet_distance"] == pytest.approx(distances[7])
+    protocol = found["protocol_of_samples"]
+    assert protocol["average"] == "PowerFunction(width=0.2)"
+    assert protocol["sampling"]["guidance_interval"] == [0.4, 0.6]

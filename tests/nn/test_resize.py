@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genjax.nn.resize import bicubic, corner_bilinear, eight_bit_colours, resize
+from genjax.nn.resize import bicubic, bilinear, corner_bilinear, eight_bit_colours, resize
 
 random = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("method", [corner_bilinear, bicubic])
+@pytest.mark.parametrize("method", [corner_bilinear, bilinear, bicubic])
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 5), (4, 11), (9, 4), (1, 3)])
 def test_constants_remain_and_so_does_an_image_of_the_same_size(method, inputs, outputs):
     matrix = method(inputs, outputs)
@@ -25,6 +25,14 @@ def test_corner_bilinear_interpolates_at_multiples_of_the_ratio():
     for outputs in (3, 7, 20):
         expected = np.interp(np.arange(outputs) * 7 / outputs, np.arange(7), values)
         np.testing.assert_allclose(corner_bilinear(7, outputs) @ values, expected, atol=1e-6)
+
+
+def test_bilinear_interpolates_between_centres_of_pixels():
+    values = random.standard_normal(7)
+    for outputs in (3, 7, 20):
+        centres = (np.arange(outputs) + 0.5) * 7 / outputs - 0.5
+        expected = np.interp(centres, np.arange(7), values)
+        np.testing.assert_allclose(bilinear(7, outputs) @ values, expected, atol=1e-12)
 
 
 def test_bicubic_weights():

@@ -32,6 +32,7 @@ class FeatureNetwork(NamedTuple):
     Attributes:
         description, resizing: the network, and how it resizes pictures, in words.
         weights: SHA-256 of their file.
+        antialiasing: whether resizing filters before it reduces.
         apply: from variables and bytes, `[batch height width channels]`, to features,
             `[batch features]`, and logits, `[batch classes]`, or None.
     """
@@ -41,6 +42,7 @@ class FeatureNetwork(NamedTuple):
     weights: str
     variables: Any
     apply: Callable[[Any, Array], tuple[Array, Array | None]]
+    antialiasing: bool = False
 
 
 def weights_digest(path: str | os.PathLike) -> str:
@@ -83,6 +85,7 @@ def _dinov2(path: str) -> FeatureNetwork:
         weights_digest(path),
         variables,
         lambda variables, images: (dinov2_features(module, variables, to_float(images)), None),
+        antialiasing=True,
     )
 
 

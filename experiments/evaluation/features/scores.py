@@ -31,6 +31,7 @@ from experiments.evaluation.features.networks import (
 )
 from experiments.evaluation.features.statistics import Statistics, reference_statistics
 from experiments.evaluation.images import image_reference
+from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import load_dataset, to_float
@@ -86,6 +87,24 @@ class PretrainedFeatures:
     def weights(self) -> dict[str, str]:
         """The weights that are given, by network."""
         return {name: path for name in LOADERS if (path := getattr(self, name))}
+
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how samples become features of each network, for the protocol."""
+        protocols = {}
+        for name, path in self.weights.items():
+            network = load_network(name, path)
+            if name == "clip":
+                resizing = "the shorter side by antialiased bicubic interpolation, then cropped"
+                described = "CLIP", parameters_digest(network[1])
+                protocols[name] = FeatureProtocol(*described, resizing=resizing, antialiasing=True)
+            else:
+                protocols[name] = FeatureProtocol(
+                    network.description,
+                    parameters_digest(network.variables),
+                    resizing=network.resizing,
+                    antialiasing=network.antialiasing,
+                )
+        return protocols
 
     def __call__(self, model: Model) -> dict[str, Any]:
         if hasattr(self.context.condition, "prompts"):

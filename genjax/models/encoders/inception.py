@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from genjax.nn.resize import corner_bilinear, eight_bit_colours, resize
+from genjax.nn.resize import bilinear, corner_bilinear, eight_bit_colours, resize
 
 Dtype = Any
 Pool = Callable[[Array], Array]
@@ -213,7 +213,7 @@ def preprocess(
 
     Images of 1 or 3 channels are rounded to 8 bits, like pictures in files, and resized to 299×299
     by TensorFlow 1's bilinear interpolation (`corner_bilinear`). Values v in 0 … 255 become (v −
-    128)/128.
+    128)/128. torch-fidelity does the same, and clean-fid in its mode `legacy_tensorflow`.
 
     Raises:
         ValueError: the images have neither 1 nor 3 channels.
@@ -221,13 +221,45 @@ def preprocess(
     return (resize(eight_bit_colours(images), 299, 299, corner_bilinear) - 128) / 128
 
 
+def preprocess_clean(
+    images: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch 299 299 3"]:
+    """Preprocess images in [−1, 1] as clean-fid does (Parmar, Zhang & Zhu 2022).
+
+    The interpolation is Pillow's antialiased bicubic one. Values are clipped to 0 … 255 and not
+    rounded after; v becomes (v − 128)/128.
+
+    Raises:
+        ValueError: the images have neither 1 nor 3 channels.
+    """
+    resized = jax.image.resize(eight_bit_colours(images), (len(images), 299, 299, 3), "cubic")
+    return (resized.clip(0, 255) - 128) / 128
+
+
+def preprocess_pytorch(
+    images: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch 299 299 3"]:
+    """Preprocess images in [−1, 1] as pytorch-fid does, and clean-fid's mode `legacy_pytorch`.
+
+    The interpolation is PyTorch's bilinear one, without antialiasing; v becomes 2·v/255 − 1.
+
+    Raises:
+        ValueError: the images have neither 1 nor 3 channels.
+    """
+    return 2 * resize(eight_bit_colours(images), 299, 299, bilinear) / 255 - 1
+
+
 def inception_features(
-    variables: Any, images: Float[Array, "batch height width channels"]
+    variables: Any,
+    images: Float[Array, "batch height width channels"],
+    preprocess: Callable[[Array], Array] = preprocess,
 ) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch 1008"]]:
     """Compute the features and logits that metrics use, from images in [−1, 1].
 
     Args:
         variables: the weights of FID (`genjax.pretrained.inception.load`).
+        preprocess: `preprocess`, `preprocess_clean` or `preprocess_pytorch`. FIDs of different
+            preprocessing are different measures.
 
     Returns:
         The features, whose Fréchet distance is the FID (Heusel et al. 2017), and the logits of the

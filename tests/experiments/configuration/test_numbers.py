@@ -38,3 +38,9 @@ def test_zero_is_off_for_intervals():
     off = dict.fromkeys(("checkpoint.every", "sampling.every", "evaluation.every", "log_every"), 0)
     config.update_from_flattened_dict(off | {"snapshot_every": 0, "seed": 2**32 - 1})
     check_numbers(config)
+
+
+def test_the_relative_width_of_an_average_is_below_one():
+    config = digits_gan.get_config()
+    config.averages.wide = dict(name="PowerFunction", width=0.1)
+    check_numbers(config)

@@ -43,7 +43,10 @@ PROCESSES = {"coordinator", "num_processes", "process_id", "join_seconds"}
             {"workdir", "step", "count", "inversion_steps", "pairs"}
             | {"truncation", "weights", "seed"},
         ),
-        ("sweep", {"samplers", "grid", "steps", "num_samples", "out"}),
+        (
+            "sweep",
+            {"samplers", "grid", "steps", "widths", "scales", "intervals", "num_samples", "out"},
+        ),
     ],
 )
 def test_help_names_the_flags_that_the_command_uses(name, flags):

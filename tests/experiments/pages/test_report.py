@@ -556,3 +556,12 @@ def test_the_browser_would_notice(tmp_path):
     with Browser(tmp_path / "profile") as browser:
         browser.open((tmp_path / "forbidden.html").as_uri())
         assert "Content Security Policy" in json.dumps(browser.complaints)
+
+
+def test_protocols_are_folded_away(tmp_path):
+    protocol = dict(num_samples=1000, features=dict(pixels=dict(rounding="uint8")))
+    run = make_run(tmp_path / "run", REPORT | dict(protocol_of_samples=protocol))
+    shown = Page(write_report(run).read_text(encoding="utf-8"))
+    assert ("summary", "Protocol of each measure") in shown.texts
+    assert ["features.pixels.rounding", "uint8"] in shown.rows
+    assert "protocol_of" not in shown.text

@@ -1,0 +1,84 @@
+"""The protocol of a measure: all that its figures depend on beside the run, as a record."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from experiments.evaluation.context import Model
+
+PROTOCOL = "protocol_of_"  # before a measure's name, in a report
+
+
+@dataclass(frozen=True)
+class FeatureProtocol:
+    """How pictures become the features that are compared.
+
+    Attributes:
+        network: in words; "none" for pixels.
+        parameters_sha256: of the network's parameters (`parameters_digest`); None without a
+            network.
+        rounding: of samples before anything else, "uint8" or "float".
+        resizing: in words.
+        antialiasing: whether resizing filters before it reduces; None if nothing is resized.
+    """
+
+    network: str
+    parameters_sha256: str | None = None
+    rounding: str = "uint8"
+    resizing: str = "none"
+    antialiasing: bool | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the figures of a measure were made.
+
+    Attributes:
+        num_samples: how many samples were measured.
+        labels: how classes were drawn, as in `Context`.
+        weights, average: the weights' name, and the rule of their average; None for the last
+            step's parameters.
+        sampling: sampler, steps, guidance and what else the task says of it.
+        seed: of the samples.
+        features: by a short name of the network.
+    """
+
+    num_samples: int | None
+    labels: str | None
+    weights: str
+    average: str | None
+    sampling: Mapping[str, Any]
+    seed: int
+    features: Mapping[str, FeatureProtocol]
+
+
+def protocol_of(evaluator: Any, model: Model, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `Protocol` of an evaluator's figures, as a dictionary for a report.
+
+    An evaluator may have a method `features() -> {name: FeatureProtocol}`.
+    """
+    context, how = getattr(evaluator, "context", None), dict(model.how)
+    weights, seed = how.pop("weights"), how.pop("seed")
+    features = evaluator.features() if hasattr(evaluator, "features") else {}
+    count = figures.get("num_samples", getattr(context, "num_samples", None))
+    labels = getattr(context, "labels", None)
+    return asdict(Protocol(count, labels, weights, model.average, how, seed, features))
+
+
+def parameters_digest(variables: PyTree) -> str:
+    """Return the SHA-256 of arrays with their names, types and shapes.
+
+    It does not depend on the file that the arrays were read from.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        array = np.ascontiguousarray(leaf)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,145 @@
+"""The quality of a run's samples by how they are made."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.configuration.options import described
+from experiments.evaluation.context import Context
+from experiments.evaluation.images import compare, image_reference, pixel_features
+from experiments.inputs.datasets import Data
+from genjax import metrics
+from genjax.pipelines import Run
+from genjax.training import Snapshots
+from genjax.training.sampling import POSTHOC, power_averages, sample
+from genjax.training.workdir import Config, device_name
+
+SWEPT = "swept"  # the name of every post-hoc average in the state, so that all share one program
+CHECK_SEEDS = 3  # other seeds than the sweep's, so that the best is not the luckiest
+VERDICTS = ("best", "own", "worst")
+AXES = ("weights", "guidance_scale", "guidance_interval")
+
+
+def measure(run: Run, state: Any, num_samples: int, **changes: Any) -> dict[str, Any]:
+    """Return the record of the samples of a state: how they were made, and their measures.
+
+    Args:
+        changes: values of fields of `config.sampling` that differ from the run's.
+    """
+    config, task = run.config, run.task
+    sampling = Config(dict(config.sampling) | changes)
+    labels = config.evaluation.get("labels", "balanced")
+    context = Context(Data.from_config(config), task.space, task.condition, num_samples, labels)
+    reference = image_reference(context.data, num_samples)
+    classes = context.draw_labels(lambda: reference.train_labels)
+    began = time.perf_counter()
+    images = sample(task, state, classes, sampling)
+    seconds, features = time.perf_counter() - began, pixel_features(images)
+    return {
+        "workdir": str(run.folder),
+        "experiment": config.experiment,
+        "steps": run.step,
+        "process": described(config.process),
+        "target": described(config.target),
+        **task.describe_sampling(sampling),
+        "evaluations": task.num_evaluations(sampling)
+        if hasattr(task.sampler.func, "table")
+        else None,
+        "weights": sampling.weights,
+        "seed": sampling.seed,
+        "num_samples": len(images),
+        "class_accuracy": reference.accuracy(images, classes).get("class_accuracy"),
+        "frechet_distance": compare(features, reference.unseen)["frechet_distance"],
+        "seconds": round(seconds, 2),
+        "device": device_name(),
+    }
+
+
+def sweep_guidance(
+    own: Run,
+    run: Run,
+    widths: Sequence[float],
+    scales: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    num_samples: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of all combinations, then those of three of them with other seeds.
+
+    The three have a `verdict`: "best" and "worst" of the sweep by Fréchet distance, and "own", as
+    the run's config samples. One compiled program makes the samples of all combinations.
+
+    Args:
+        own: the run, opened with its own weights.
+        run: the same run, opened with all its averages.
+        widths: relative widths of the averages of the weights.
+        intervals: times (low, high) of guidance.
+    """
+    records = []
+    for width in widths:
+        state = posthoc_state(run, width)
+        for scale, interval in itertools.product(scales, intervals):
+            if scale == 1 and interval != intervals[0]:  # no guidance is the same at all times
+                record = records[-1] | {"guidance_interval": list(interval)}
+            else:
+                changes = dict(weights=SWEPT, guidance_scale=scale, guidance_interval=interval)
+                record = measure(run, state, num_samples, **changes)
+            records.append(record | {"weights": f"{POSTHOC}{width:g}"})
+            yield records[-1]
+    ordered = sorted(records, key=lambda record: record["frechet_distance"])
+    for verdict, record in zip(VERDICTS, (ordered[0], None, ordered[-1]), strict=True):
+        chosen, state, changes = own, own.state, {}
+        if record:
+            chosen, state = run, posthoc_state(run, float(record["weights"].removeprefix(POSTHOC)))
+            changes = {axis: record[axis] for axis in AXES} | {"weights": SWEPT}
+        for number in range(1, CHECK_SEEDS + 1):
+            seed = own.config.sampling.seed + number
+            again = measure(chosen, state, num_samples, seed=seed, **changes)
+            named = {"weights": record["weights"]} if record else {}
+            yield again | named | {"verdict": verdict}
+
+
+def posthoc_state(run: Run, width: float) -> Any:
+    """Return the run's state with the average of a relative width, named `SWEPT`."""
+    averages = power_averages(run.task, run.state)
+    average = Snapshots(run.folder / "ema").reconstruct(run.step, averages, width)
+    return run.state.replace(averages=run.state.averages | {SWEPT: average})
+
+
+def describe_verdicts(records: Sequence[dict[str, Any]]) -> str:
+    """Return a table of the three combinations that were measured again, and what they cost.
+
+    The cost is a combination's mean Fréchet distance over the best one's. Intervals are of 95 %
+    over seeds.
+    """
+    lines = [
+        "| combination | weights | guidance | Fréchet distance | accuracy | cost |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups = {
+        verdict: [record for record in records if record.get("verdict") == verdict]
+        for verdict in VERDICTS
+    }
+    distances = {
+        verdict: np.array([record["frechet_distance"] for record in group])
+        for verdict, group in groups.items()
+    }
+    for verdict, group in groups.items():
+        low, high = metrics.seed_interval(distances[verdict])
+        guidance = f"{group[0]['guidance_scale']:g}"
+        if interval := group[0].get("guidance_interval"):
+            guidance += f" in ({interval[0]:g}, {interval[1]:g}]"
+        accuracies = [record["class_accuracy"] for record in group]
+        accuracy = "" if None in accuracies else f"{100 * np.mean(accuracies):.1f} %"
+        cells = [
+            verdict,
+            group[0]["weights"],
+            guidance,
+            f"{distances[verdict].mean():.3g} ({low:.3g} to {high:.3g})",
+            accuracy,
+            f"{distances[verdict].mean() / distances['best'].mean():.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

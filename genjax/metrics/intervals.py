@@ -1,0 +1,73 @@
+"""Confidence intervals of measures, over samples or over seeds."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+from scipy.stats import t as student
+
+
+def bootstrap_interval(
+    measure: Callable[..., float],
+    *features: Float[ArrayLike, "_ features"],
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return a confidence interval of a measure by resampling its examples: the basic bootstrap.
+
+    With measures m* of resampled examples and m of the examples, it is [2m − q, 2m − p] for the
+    quantiles p and q of m*. The Fréchet distance m* exceeds m by about the bias of m, so this
+    interval is of the distance at infinitely many examples, and may reach below 0. An interval
+    [p, q] would be off by twice the bias.
+
+    Resampling repeats examples. A measure by nearest neighbours, such as precision, takes repeated
+    examples for neighbours, so its interval must come from seeds (`seed_interval`).
+
+    Args:
+        measure: a function of all `features`.
+        features: arrays whose rows are resampled, each array by itself.
+        confidence: the share of intervals that contain the true value.
+
+    Raises:
+        ValueError: no features are given, or the confidence is not between 0 and 1.
+
+    Source: Davison & Hinkley 1997, "Bootstrap Methods and their Application", section 5.2.
+    """
+    if not features:
+        raise ValueError("there are no features to resample; pass the arrays that measure takes")
+    _check(confidence)
+    arrays = [np.asarray(each) for each in features]
+    generator = np.random.default_rng(seed)
+    draw = lambda array: array[generator.integers(len(array), size=len(array))]
+    resampled = [measure(*map(draw, arrays)) for _ in range(resamples)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    measured = measure(*arrays)
+    return float(2 * measured - high), float(2 * measured - low)
+
+
+def seed_interval(
+    values: Sequence[float] | Float[np.ndarray, " seeds"], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return Student's confidence interval of the mean of values, one for each seed.
+
+    The seeds of training make it an interval of the method. The seeds of sampling make it an
+    interval of one trained network.
+
+    Raises:
+        ValueError: there are fewer than two values, or the confidence is not between 0 and 1.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values have shape {values.shape}; expected [seeds], of 2 seeds or more")
+    _check(confidence)
+    deviation = values.std(ddof=1) / np.sqrt(len(values))
+    reach = student.ppf((1 + confidence) / 2, len(values) - 1) * deviation
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+def _check(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; expected a share between 0 and 1, as 0.95")
