@@ -14,6 +14,7 @@ from genjax.training import Checkpoints
 QUICK = {"xla_backend_optimization_level": 0}
 BATCH_SIZE = 16
 KEY = jax.random.key(1)
+SEEN = ("logit/real", "logit/fake", "regularizer/r1", "regularizer/r2", "norm/gradient_of_images")
 
 
 class Probability(NamedTuple):
@@ -64,9 +65,6 @@ def test_it_acts_on_all_that_the_discriminator_sees(objective):
     for scale, found in ((0.5, half), (1.0, whole)):
         slopes = jax.jit(jax.grad(critic(scale)))(points)
         np.testing.assert_allclose(found["regularizer/r1"], (slopes**2).sum(1).mean(), rtol=1e-5)
-
-
-SEEN = ("logit/real", "logit/fake", "regularizer/r1", "regularizer/r2", "norm/gradient_of_images")
 
 
 @pytest.fixture(scope="module")
