@@ -136,7 +136,7 @@ def principal(
         capture_intermediates=lambda module, _: module.name == layer,
         mutable=["intermediates"],
     )
-    (activations,) = captured["intermediates"][layer]["__call__"]
+    *_, activations = captured["intermediates"][layer]["__call__"]  # the last is the outermost call
     return adversarial.principal_directions(latents, activations)
 
 
