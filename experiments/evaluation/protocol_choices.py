@@ -1,4 +1,4 @@
-"""What the choices of an evaluation protocol change in a Fréchet distance."""
+"""Measure what the choices of an evaluation protocol change in a Fréchet distance."""
 
 import functools
 import io
