@@ -63,9 +63,9 @@ def test_inceptions_of_two_packages_differ_in_preprocessing(monkeypatch):
     found = {}
     for name, preprocess in (("clean", preprocess_clean), ("pytorch", preprocess_pytorch)):
         network = load_network(f"{name}_inception", "two_packages.npz")
-        found[name], logits = network.apply({}, pictures)
+        found[name], logits = network.apply({}, jnp.asarray(pictures))
         assert logits is None  # the Inception score is of FID's own preprocessing
-        np.testing.assert_array_equal(found[name], preprocess(to_float(pictures)))
+        np.testing.assert_array_equal(found[name], preprocess(to_float(jnp.asarray(pictures))))
         # A filter of three pixels halves the deviation of noise, and more.
         assert (np.std(found[name]) < 0.3) == network.antialiasing == (name == "clean")
 
