@@ -79,7 +79,6 @@ setup(
             "lpips",
             "prdc",
             "pytorch-msssim",
-            "torch-fidelity",
             "torchvision",
             "transformers",
         ],

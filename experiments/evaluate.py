@@ -34,7 +34,7 @@ FEATURES = flags.DEFINE_list(
     "FD-DINOv2, CLIP score.",
 )
 flags.adopt_module_key_flags(sampling_flags)
-NETWORKS = ("inception", "dinov2", "clip")
+NETWORKS = ("inception", "clean_inception", "pytorch_inception", "dinov2", "clip")
 
 
 def add_features(config: Config, given: list[str]) -> None:

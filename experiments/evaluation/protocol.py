@@ -77,7 +77,7 @@ def parameters_digest(variables: PyTree) -> str:
     """
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(variables):
-        array = np.ascontiguousarray(leaf)
+        array = np.asarray(leaf)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())

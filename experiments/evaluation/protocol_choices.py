@@ -1,4 +1,4 @@
-"""What the choices of an evaluation protocol change in a Fréchet distance."""
+"""Measure what the choices of an evaluation protocol change in a Fréchet distance."""
 
 import functools
 import io
@@ -107,8 +107,9 @@ def measure_counts(samples: Bytes, reference: Bytes) -> dict[str, float]:
 def vgg16() -> Callable[[Values], np.ndarray]:
     """Return the features of VGG16, in batches."""
     variables = {"params": load_lpips()[1]["params"]["vgg16"]}
-    program = jax.jit(lambda x: vgg16_features(variables, x / 127.5 - 1))
-    return lambda images: in_batches(program, images.astype(np.float32))
+    program = jax.jit(vgg16_features)
+    of_batch = lambda images: program(variables, images / np.float32(127.5) - 1)
+    return lambda images: in_batches(of_batch, images.astype(np.float32))
 
 
 def markdown(rows: dict[str, tuple[float, float]]) -> str:

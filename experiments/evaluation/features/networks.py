@@ -18,7 +18,12 @@ from genjax.data.tokenizers import Tokenizer
 from genjax.devices.mesh import batch_sharding, replicated
 from genjax.models.encoders.clip import CLIP
 from genjax.models.encoders.dinov2 import dinov2_features
-from genjax.models.encoders.inception import Inception, inception_features
+from genjax.models.encoders.inception import (
+    Inception,
+    inception_features,
+    preprocess_clean,
+    preprocess_pytorch,
+)
 from genjax.pretrained import inception
 from genjax.pretrained.safetensors_io import NAMES
 from genjax.training.progress import ProgressBar
@@ -76,6 +81,27 @@ def _inception(path: str) -> FeatureNetwork:
     )
 
 
+def _clean_inception(path: str) -> FeatureNetwork:
+    return _inception(path)._replace(
+        resizing="to 299×299 by Pillow's antialiased bicubic interpolation, not rounded after",
+        apply=lambda variables, images: (
+            inception_features(variables, to_float(images), preprocess_clean)[0],
+            None,
+        ),
+        antialiasing=True,
+    )
+
+
+def _pytorch_inception(path: str) -> FeatureNetwork:
+    return _inception(path)._replace(
+        resizing="to 299×299 by PyTorch's bilinear interpolation, without antialiasing",
+        apply=lambda variables, images: (
+            inception_features(variables, to_float(images), preprocess_pytorch)[0],
+            None,
+        ),
+    )
+
+
 def _dinov2(path: str) -> FeatureNetwork:
     module, variables = pretrained.load(path)
     return FeatureNetwork(
@@ -98,7 +124,13 @@ def _clip(path: str) -> tuple[CLIP, Any, Tokenizer, str]:
     return module, variables, Tokenizer(path), weights_digest(path)
 
 
-LOADERS = {"inception": _inception, "dinov2": _dinov2, "clip": _clip}
+LOADERS = {
+    "inception": _inception,
+    "clean_inception": _clean_inception,
+    "pytorch_inception": _pytorch_inception,
+    "dinov2": _dinov2,
+    "clip": _clip,
+}
 
 
 @functools.cache

@@ -3,6 +3,8 @@
 inception: a file that `genjax.pretrained.inception.load` reads. FID (Heusel et al. 2017), KID
     (Bińkowski et al. 2018), Inception score (Salimans et al. 2016), improved precision and recall
     (Kynkäänniemi et al. 2019).
+clean_inception, pytorch_inception: the same file, with the preprocessing of clean-fid (Parmar et
+    al. 2022) and of pytorch-fid.
 dinov2: a folder with a `Dinov2Model` of transformers. FD-DINOv2, the kernel distance, precision
     and recall (Stein et al. 2023).
 clip: a folder with a `CLIPModel` of transformers and its tokenizer. CLIP score (Hessel et al.
@@ -39,7 +41,12 @@ from genjax.models.encoders.clip import CLIP, resize_and_crop
 
 PROMPTS = 500  # encoded and sampled at once
 NEIGHBOURS, SPLITS = 3, 10
-DISTANCES = {"inception": ("fid", "kid"), "dinov2": ("fd_dinov2", "kd_dinov2")}  # Fréchet, kernel
+DISTANCES = {  # Fréchet, kernel
+    "inception": ("fid", "kid"),
+    "clean_inception": ("clean_fid", "clean_kid"),
+    "pytorch_inception": ("pytorch_fid", "pytorch_kid"),
+    "dinov2": ("fd_dinov2", "kd_dinov2"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,13 +56,16 @@ class PretrainedFeatures:
     `…_protocol` says in words how they were measured.
 
     Attributes:
-        inception, dinov2, clip: weights; None leaves a network out.
+        inception, clean_inception, pytorch_inception, dinov2, clip: weights; None leaves a network
+            out. The three of Inception are of the same file, and differ in preprocessing.
         reference: `split` of the reference images, by default the training split. By network, also
             a file of statistics, which is written if it is absent, or of published statistics.
     """
 
     context: Context
     inception: str | None = None
+    clean_inception: str | None = None
+    pytorch_inception: str | None = None
     dinov2: str | None = None
     clip: str | None = None
     reference: Mapping[str, str] = field(default_factory=dict, compare=False)

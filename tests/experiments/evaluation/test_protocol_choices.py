@@ -1,4 +1,4 @@
-"""What the choices of a protocol change."""
+"""Distances by the choices of a protocol, of pictures in which their effect is known."""
 
 import io
 

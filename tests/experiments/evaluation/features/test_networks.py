@@ -12,7 +12,7 @@ from experiments.evaluation.features.networks import load_network
 from genjax import pretrained
 from genjax.data import to_float
 from genjax.models.encoders.dinov2 import Dinov2, dinov2_features
-from genjax.models.encoders.inception import Inception
+from genjax.models.encoders.inception import Inception, preprocess_clean, preprocess_pytorch
 from tests.experiments.stand_in import pictures, random_variables
 from tests.virtual_devices import lines_of
 
@@ -52,6 +52,22 @@ def test_inception_of_a_file(tmp_path):
         ((3, 1008), np.float32),
     ]
     assert network.weights == hashlib.sha256((tmp_path / "fid.npz").read_bytes()).hexdigest()
+
+
+def test_inceptions_of_two_packages_differ_in_preprocessing(monkeypatch):
+    monkeypatch.setattr(networks.inception, "load", lambda path: (Inception(), {}))
+    monkeypatch.setattr(networks, "weights_digest", lambda path: "abc")
+    features = lambda variables, images, preprocess: (preprocess(images), "logits")
+    monkeypatch.setattr(networks, "inception_features", features)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 900, 900, 3)).astype(np.uint8)
+    found = {}
+    for name, preprocess in (("clean", preprocess_clean), ("pytorch", preprocess_pytorch)):
+        network = load_network(f"{name}_inception", "two_packages.npz")
+        found[name], logits = network.apply({}, jnp.asarray(pictures))
+        assert logits is None  # the Inception score is of FID's own preprocessing
+        np.testing.assert_array_equal(found[name], preprocess(to_float(jnp.asarray(pictures))))
+        # A filter of three pixels halves the deviation of noise, and more.
+        assert (np.std(found[name]) < 0.3) == network.antialiasing == (name == "clean")
 
 
 def test_torchvisions_inception_gives_no_fid(monkeypatch):
