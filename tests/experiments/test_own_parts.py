@@ -114,6 +114,9 @@ class MeanTask:
     def abstract_sampling_inputs(self, sampling, batch, frozen):
         return ()
 
+    def num_evaluations(self, sampling):
+        return 1
+
     def describe_sampling(self, sampling):
         return {"noise": self.noise}
 
