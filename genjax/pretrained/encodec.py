@@ -19,7 +19,7 @@ _UNIT = dict(conv1="block.1", conv2="block.3", shortcut="shortcut")
 _CODEBOOK = ("embed", "embed_avg", "cluster_size", "inited")
 
 
-def _bandwidth(config: Config) -> float:
+def _bandwidth(config: Config) -> int:
     """Return the bits per second of a level of codes, as transformers rounds them."""
     frame_rate = -(-config["sampling_rate"] // int(np.prod(config["upsampling_ratios"])))
     return frame_rate * int(np.log2(config["codebook_size"]))

@@ -34,7 +34,7 @@ def randomized(configuration):
                 parameter.copy_(0.1 * torch.randn_like(parameter))
         for layer in model.quantizer.layers:
             codebook = layer.codebook
-            codebook.embed.copy_(0.5 * torch.randn_like(codebook.embed))
+            codebook.embed.copy_(0.1 * torch.randn_like(codebook.embed))
             codebook.embed_avg.copy_(codebook.embed)
             codebook.cluster_size.fill_(1.0)
     return model
