@@ -4,7 +4,9 @@ python -m experiments.train --config=configs/sound_autoencoder.py:codec --workdi
 
 For a folder of your own sounds add --config.data.name=sound_folder --config.data.directory=SOUNDS;
 genjax/data/sets/sound_folder.py names free ones. Opus and MP3 are measured beside the autoencoder
-by --config.evaluation.measures.reconstructions.codecs="'opus','mp3'". The small choices take 0.77 s at 8 kHz:
+by --config.evaluation.measures.reconstructions.codecs="'opus','mp3'".
+
+The small choices take 0.77 s at 8 kHz:
 - oobleck: Gaussian latents of 8 channels at 62.5 Hz, a small Stable Audio autoencoder.
 - codec: 4 codes of 8 bits at 62.5 Hz, 2 kb/s, a small DAC.
 - mel: Gaussian latents of 8 channels at 62.5 Hz of a log-mel spectrogram, with a vocoder.
