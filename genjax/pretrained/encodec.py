@@ -1,5 +1,6 @@
 """EnCodec's causal codec of 24 kHz as transformers publishes it."""
 
+import math
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -43,7 +44,10 @@ def _config(module: EnCodec, variables: PyTree) -> dict[str, Any]:
         codebook_dim=quantizer.features,
         hidden_size=quantizer.features,
     )
-    return config | dict(target_bandwidths=[quantizer.num_levels * _bandwidth(config) / 1000])
+    bandwidth = quantizer.num_levels * _bandwidth(config) / 1000
+    if 1000 * bandwidth // _bandwidth(config) < quantizer.num_levels:  # rounded down
+        bandwidth = math.nextafter(bandwidth, math.inf)
+    return config | dict(target_bandwidths=[bandwidth])
 
 
 def _names(module: EnCodec, tensors: Collection[str]) -> Callable[[str], Names]:
