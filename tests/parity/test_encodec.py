@@ -31,7 +31,7 @@ def randomized(configuration):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("original0"):
-                parameter.mul_(torch.empty_like(parameter).uniform_(0.6, 1.2))
+                parameter.mul_(torch.empty_like(parameter).uniform_(1.5, 2.5))
             elif "bias" in name:
                 parameter.copy_(0.1 * torch.randn_like(parameter))
         noise = torch.rand(1, config.audio_channels, 64 * factor) * 2 - 1
