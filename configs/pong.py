@@ -2,6 +2,23 @@
 
 python -m experiments.train --config=configs/pong.py:actions --workdir=runs/pong
 python -m experiments.sample --workdir=runs/pong --given=0,1,2,3 --frames=40
+
+The choices are joint, which is told nothing, and actions, which is told the action at each frame.
+A clip has 16 frames of 32×32 grey pixels, 15 a second, and 512 samples of sound for each. The
+network sees pixels and samples themselves: 256 patches of 8×8 pixels, and 32 of 256 samples. In
+half of the training examples the first 4 frames are clean, with their sound. So the network
+continues clips, window by window (`JointRollOut`).
+
+ale-py plays the games: pip install '.[atari]'. The 4,096 training clips are played once, and kept.
+
+`PlayedPong` measures 64 samples of each mode: whether sounds lie within two frames of what the ball
+does, and by how many rows the paddle misses the emulator's. In 64 clips of the game, 40 frames
+long, all events of the ball have a sound, and 4.8 % of sounds have no event. With the next clip's
+sound, 28 % of events have one by chance.
+
+The short form is the default. A step took 0.55 s of one CPU core, mean of 5 steps, so 900 steps
+should take 8 minutes. The longer form has six times as many: --config.num_steps=5400
+--config.averages.ema.steps=540. Neither has been run, so there is no score.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +44,7 @@ def get_config(choice: str = "actions") -> ConfigDict:
     sound = dict(space="Waveforms")
     config.space = dict(name="SoundAndVideo", video=dict(space="Pixels"), sound=sound)
     config.space.sound_scale = 4.0
-    config.num_steps = 300
+    config.num_steps = 900
     config.batch_size = 16
     config.condition = dict(
         name="PlayedClips",
@@ -54,9 +71,9 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.loss.update(continued_share=0.5, known_part=0.25)
     config.modalities = dict(video=dict(weight=1.0), sound=dict(weight=1.0))
     config.optimizer.update(learning_rate=1e-3, warmup=0.04)
-    config.averages.ema.steps = 25.0
+    config.averages.ema.steps = 90.0
     config.checkpoint.every = 250
-    config.sampling.update(every=0, num_steps=30, guidance_scale=1.0, per_class=1)
+    config.sampling.update(every=0, num_steps=20, guidance_scale=1.0, per_class=1)
     config.sampling.update(modality_scale=placeholder(float), given=(), batch_size=64)
     config.sampling.frames = FRAMES
     config.evaluation.measures = dict(play=dict(name="PlayedPong"))

@@ -1,5 +1,6 @@
 """EnCodec's causal codec of 24 kHz as transformers publishes it."""
 
+import math
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -19,7 +20,7 @@ _UNIT = dict(conv1="block.1", conv2="block.3", shortcut="shortcut")
 _CODEBOOK = ("embed", "embed_avg", "cluster_size", "inited")
 
 
-def _bandwidth(config: Config) -> float:
+def _bandwidth(config: Config) -> int:
     """Return the bits per second of a level of codes, as transformers rounds them."""
     frame_rate = -(-config["sampling_rate"] // int(np.prod(config["upsampling_ratios"])))
     return frame_rate * int(np.log2(config["codebook_size"]))
@@ -43,7 +44,10 @@ def _config(module: EnCodec, variables: PyTree) -> dict[str, Any]:
         codebook_dim=quantizer.features,
         hidden_size=quantizer.features,
     )
-    return config | dict(target_bandwidths=[quantizer.num_levels * _bandwidth(config) / 1000])
+    bandwidth = quantizer.num_levels * _bandwidth(config) / 1000
+    if 1000 * bandwidth // _bandwidth(config) < quantizer.num_levels:  # rounded down
+        bandwidth = math.nextafter(bandwidth, math.inf)
+    return config | dict(target_bandwidths=[bandwidth])
 
 
 def _names(module: EnCodec, tensors: Collection[str]) -> Callable[[str], Names]:

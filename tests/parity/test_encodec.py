@@ -24,17 +24,22 @@ def randomized(configuration):
     codes = dict(hidden_size=12, codebook_size=64, codebook_dim=12, sampling_rate=8000)
     factor = int(np.prod(configuration["upsampling_ratios"]))
     levels = 6 * (8000 // factor) / 1000  # kb/s of a level
-    config = EncodecConfig(**configuration, **codes, target_bandwidths=[levels, 3 * levels])
+    config = EncodecConfig(
+        **configuration, **codes, target_bandwidths=[levels, round(3 * levels, 3)]
+    )
     model = EncodecModel(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("original0"):
-                parameter.mul_(torch.empty_like(parameter).uniform_(0.6, 1.2))
+                parameter.mul_(torch.empty_like(parameter).uniform_(1.5, 2.5))
             elif "bias" in name:
                 parameter.copy_(0.1 * torch.randn_like(parameter))
-        for layer in model.quantizer.layers:
+        noise = torch.rand(1, config.audio_channels, 64 * factor) * 2 - 1
+        latents = model.encoder(noise)[0].T
+        for i, layer in enumerate(model.quantizer.layers):
             codebook = layer.codebook
-            codebook.embed.copy_(0.5 * torch.randn_like(codebook.embed))
+            drawn = torch.randn_like(codebook.embed) * latents.std(0) / 2**i
+            codebook.embed.copy_(drawn + latents.mean(0) * (i == 0))
             codebook.embed_avg.copy_(codebook.embed)
             codebook.cluster_size.fill_(1.0)
     return model

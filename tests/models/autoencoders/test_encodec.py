@@ -39,11 +39,11 @@ def test_no_frame_depends_on_later_samples_and_no_sample_on_later_frames():
     latents = encode(sound)
     later = encode(sound.at[:, at * SMALL.factor :].add(0.5))
     np.testing.assert_array_equal(later[:, :at], latents[:, :at])
-    assert np.abs(later[:, at] - latents[:, at]).max() > 1e-3
+    assert np.all(np.any(later[:, at:] != latents[:, at:], axis=-1))
     whole, later = decode(latents), decode(latents.at[:, at:].add(0.5))
     first = at * SMALL.factor
     np.testing.assert_array_equal(later[:, :first], whole[:, :first])
-    assert np.abs(later[:, first:] - whole[:, first:]).max() > 1e-3
+    assert np.any(later[:, first:] != whole[:, first:])
 
 
 def test_a_sound_is_decoded_from_its_codes():
@@ -72,7 +72,8 @@ def test_a_cell_that_forgets_nothing_adds_up_its_inputs():
     variables = {"params": {f"layer_0_{name}": value for name, value in params.items()}}
     x = np.random.default_rng(0).normal(size=(1, 5, width)).astype(np.float32)
     expected = x + np.tanh(np.cumsum(np.tanh(x), axis=1))
-    np.testing.assert_allclose(LSTM(1).apply(variables, x), expected, atol=1e-5)
+    found = LSTM(1).apply(jax.tree.map(jnp.asarray, variables), jnp.asarray(x))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [60, 48])
