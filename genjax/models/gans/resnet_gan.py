@@ -6,12 +6,12 @@ Donahue & Simonyan 2019, appendix B. The authors' generators and discriminators 
 
 | network, side  | widths of the generator    | `shared_features`, `spectral_norm`, attention |
 |----------------|----------------------------|-----------------------------------------------|
-| SNGAN, 64      | 1024, 1024/2 … 64          | 0, no, none                                   |
+| SNGAN, 64      | 1024, 512, 256, 128, 64    | 0, no, none                                   |
 | BigGAN, 128    | 96 × (16, 16, 8, 4, 2, 1)  | 128, yes, at side 64                          |
 
 | network, side  | widths of the discriminator | `halvings`, `wide`, attention |
 |----------------|-----------------------------|-------------------------------|
-| SNGAN, 64      | 64, 128 … 1024              | 5, no, none                   |
+| SNGAN, 64      | 64, 128, 256, 512, 1024     | 5, no, none                   |
 | BigGAN, 128    | 96 × (1, 2, 4, 8, 16, 16)   | 5, yes, at side 64            |
 
 The generator sees its class as scale and shift of each batch norm. The discriminator sees it as one
