@@ -79,6 +79,7 @@ setup(
             "lpips",
             "prdc",
             "pytorch-msssim",
+            "torch-fidelity",
             "torchvision",
             "transformers",
         ],

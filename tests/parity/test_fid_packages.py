@@ -2,10 +2,6 @@
 
 Both packages' Inception gets the same random weights as ours, from a file in place of a download.
 
-The wheel of torch-fidelity 0.4.0 has a package `tests`, which hides this folder, so torch-fidelity
-is not in the extra `parity`. Its tests are skipped without it. To run them, install it with
-`pip install --no-deps torch-fidelity`, and delete that package.
-
 Measured: distances differ by 2e-14 of their value, and features by less than 9e-7 of the largest.
 """
 
@@ -21,6 +17,8 @@ from cleanfid.features import feature_extractor
 from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from safetensors.torch import save_file
+from torch_fidelity import metric_fid
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import inception_v3
 
 from genjax import metrics
@@ -38,9 +36,8 @@ def features_like_inception(seed, count, width=48):
 
 
 def by_torch_fidelity(a, b):
-    fidelity = pytest.importorskip("torch_fidelity.metric_fid")
-    statistics = (fidelity.fid_features_to_statistics(torch.from_numpy(each)) for each in (a, b))
-    found = fidelity.fid_statistics_to_metric(*statistics, verbose=False)
+    statistics = (metric_fid.fid_features_to_statistics(torch.from_numpy(each)) for each in (a, b))
+    found = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
     return found["frechet_inception_distance"]
 
 
@@ -86,9 +83,8 @@ def our_features(variables, images, preprocess):
 
 
 def test_torch_fidelity_agrees(random_weights, images):
-    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     _, path, variables = random_weights
-    network = fidelity.FeatureExtractorInceptionV3(
+    network = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=path
     )
     theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2)))
