@@ -66,8 +66,9 @@ def styles(choice: str) -> ConfigDict:
         image_shape=(32, 32, 1),
         resize=True,
     )
-    config.num_steps, config.batch_size = 1200, 32
-    config.snapshot_every = config.sampling.every = 300
+    config.num_steps, config.batch_size = 600, 32
+    config.averages.ema.steps = 100.0
+    config.snapshot_every = config.sampling.every = 200
     sizes = dict(resolution=32, channel_base=512, channel_max=32)
     latents = dict(latent_size=64, w_size=64, mapping_layers=2, image_channels=1)
     config.model.discriminator.update(sizes, name="stylegan2.Discriminator", mapping_layers=2)
