@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/emoji_gan.py:ada --workdir=runs/emoji_gan_ada
 
-The networks are DCGAN's, the loss is R3GAN's. 1,527 emoji are few, so the discriminator memorizes
-them. The choice is what it sees:
+The networks are DCGAN's, the loss is R3GAN's. 1,527 emoji are few, so the discriminator may
+memorize them. The choice is what it sees:
 - none: the images as they are.
 - diffaugment: all images after random changes of color, place and missing squares (Zhao et al.
   2020).

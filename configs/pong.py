@@ -3,7 +3,7 @@
 python -m experiments.train --config=configs/pong.py:actions --workdir=runs/pong
 python -m experiments.sample --workdir=runs/pong --given=0,1,2,3 --frames=40
 
-The choices are joint, which is told nothing, and actions, which is told the action at each frame.
+The choices are joint, without actions, and actions, given the action at each frame.
 A clip has 16 frames of 32×32 grey pixels, 15 a second, and 512 samples of sound for each. The
 network sees pixels and samples themselves: 256 patches of 8×8 pixels, and 32 of 256 samples. In
 half of the training examples the first 4 frames are clean, with their sound. So the network
