@@ -106,7 +106,8 @@ def closed_form(
     """Return SeFa's directions and eigenvalues: in W of all styles, in Z of the first layer."""
     if not hasattr(generator, "map"):  # a class's embedding follows z in the layer's input
         kernel = variables["params"][generator.first_layer]["kernel"][: generator.latent_size]
-        return adversarial.closed_form_directions([kernel])
+        rest = generator.latent_size - len(kernel)  # of z, which BigGAN gives to later layers
+        return adversarial.closed_form_directions([jnp.pad(kernel, ((0, rest), (0, 0)))])
     return adversarial.closed_form_directions(
         [
             leaf

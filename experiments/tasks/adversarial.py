@@ -345,7 +345,7 @@ class GAN:
         player, norms = self._apply(player, 1, "discriminator", gradients, kept)
         anchors = regularizers.update_anchors(anchors, real, fake)
         state = state.replace(discriminator=player, anchors=anchors)
-        return state, _means(metrics | norms) | self.penalties.metrics(added)
+        return state, means(metrics | norms) | self.penalties.metrics(added)
 
     def _update_generator(self, state, opponent, images, labels, key):
         player, path_mean, step = state.generator, state.path_mean, state.step
@@ -404,7 +404,7 @@ class GAN:
         }
         player, norms = self._apply(player, 0, "generator", gradients, kept)
         state = state.replace(generator=player, path_mean=path_mean)
-        return state, _means(metrics | norms) | self.penalties.metrics(added)
+        return state, means(metrics | norms) | self.penalties.metrics(added)
 
     def _apply(self, player, index, name, gradients, kept):
         after, updates = player.step(self.optimizers[index], gradients, kept)
@@ -558,7 +558,7 @@ class GAN:
         return instruments.alarms(metrics)
 
 
-def _means(metrics):
+def means(metrics):
     """Return metrics as `Mean`s, so that sums over updates are means over updates."""
     return {name: Mean(value, jnp.ones(())) for name, value in metrics.items()}
 

@@ -8,20 +8,16 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.inputs.autoencoders import on_host
-from experiments.tasks.adversarial import GAN, State
+from experiments.tasks.adversarial import GAN, State, means
 from experiments.tasks.latent_generators import Inverses, LatentGenerator
-from experiments.tasks.optimization import Player, update_averages
+from experiments.tasks.optimization import Player
 from experiments.tasks.shapes import first_output, traced_shape
 from genjax import adversarial
 from genjax.adversarial import instruments, objectives
-from genjax.data import flip_images
-from genjax.devices.mesh import BATCH_AXES
-from genjax.nn import constrain
-from genjax.training import Mean
 
 JOINT_PENALTIES = ("r1", "r2")
 NETWORKS = ("generator", "encoder")
@@ -102,56 +98,8 @@ class BidirectionalGAN(GAN):
             path_mean=jnp.zeros(()),  # of path lengths, without use
         )
 
-    def _update(
-        self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree
-    ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
-        images = batch[self.space.feature]
-        if self.flip and images.dtype == jnp.uint8:
-            images = flip_images(jax.random.fold_in(key, 2), images)
-        labels = self.condition.of_batch(batch) if self.conditional else None
-        examples = self.space.encode(images, frozen), labels
-
-        def part(i):  # strided: no example leaves its device
-            i %= self.updates.discriminator
-            strided = lambda a: constrain(a[i :: self.updates.discriminator], BATCH_AXES)
-            return jax.tree.map(strided, examples)
-
-        keys = [
-            jax.random.split(each, count)
-            for each, count in zip(
-                jax.random.split(key),
-                (self.updates.discriminator, self.updates.generator),
-                strict=True,
-            )
-        ]
-        discriminator, of_discriminator = state.discriminator, []
-        for i, update_key in enumerate(keys[0]):
-            discriminator, metrics = self._step_of_discriminator(
-                discriminator, state.generator, state.step, *part(i), update_key
-            )
-            of_discriminator.append(metrics)
-        opponent = state.discriminator if self.updates.simultaneous else discriminator
-        generator, of_generator = state.generator, []
-        for i, update_key in enumerate(keys[1]):
-            generator, metrics = self._step_of_generator(generator, opponent, *part(i), update_key)
-            of_generator.append(metrics)
-        add_up = lambda metrics: jax.tree.map(lambda *each: sum(each), *metrics)
-        averages = update_averages(self.averages, state.averages, generator.variables, state.step)
-        rates = {
-            f"learning_rate/{name}": schedule(state.step * count)
-            for name, schedule, count in zip(
-                ("generator", "discriminator"),
-                self.schedules,
-                (self.updates.generator, self.updates.discriminator),
-                strict=True,
-            )
-        }
-        state = state.replace(
-            step=state.step + 1, generator=generator, discriminator=discriminator, averages=averages
-        )
-        return state, add_up(of_discriminator) | add_up(of_generator) | rates
-
-    def _step_of_discriminator(self, player, generator, step, images, labels, key):
+    def _update_discriminator(self, state, images, labels, key):
+        player, generator = state.discriminator, state.generator
         pair_key, *keys = jax.random.split(key, 3)
         real_pairs, fake_pairs, _ = self._pairs(
             generator.params, generator.kept, pair_key, images, labels
@@ -167,8 +115,8 @@ class BidirectionalGAN(GAN):
                 total = lambda pairs: score(player.kept, key, pairs, labels)[0].sum(axis=1)
                 return adversarial.gradient_penalty(total, pairs)
 
-            added = self._penalties(
-                step,
+            added = self.penalties.added(
+                state.step,
                 {
                     "r1": lambda: penalty(keys[0], real_pairs),
                     "r2": lambda: penalty(keys[1], fake_pairs),
@@ -186,15 +134,17 @@ class BidirectionalGAN(GAN):
             | {"logit/real": real.mean(), "logit/fake": fake.mean()}
         )
         player, norms = self._apply(player, 1, "discriminator", gradients, kept)
-        return player, self._means(metrics | norms, added)
+        metrics = means(metrics | norms) | self.penalties.metrics(added)
+        return state.replace(discriminator=player), metrics
 
-    def _step_of_generator(self, player, discriminator, images, labels, key):
+    def _update_generator(self, state, opponent, images, labels, key):
+        player = state.generator
         pair_key, *keys = jax.random.split(key, 3)
 
         def loss_of(params):
             *pairs, kept = self._pairs(params, player.kept, pair_key, images, labels)
             real, fake = (
-                self._scores(discriminator.params, discriminator.kept, key, each, labels)[0]
+                self._scores(opponent.params, opponent.kept, key, each, labels)[0]
                 for key, each in zip(keys, pairs, strict=True)
             )
             loss = adversarial.joint_generator_loss(self.objective, real, fake).mean()
@@ -205,7 +155,8 @@ class BidirectionalGAN(GAN):
         )
         slope = objectives.generator_slope(self.objective, real, fake).mean()
         player, norms = self._apply(player, 0, "generator", gradients, kept)
-        return player, self._means({"loss/generator": loss, "slope/generator": slope} | norms, {})
+        metrics = means({"loss/generator": loss, "slope/generator": slope} | norms)
+        return state.replace(generator=player), metrics
 
     def _pairs(self, params, kept, key, images, labels):
         """Return pairs (x, E(x)), pairs (G(z), z), and what the generator keeps after them."""

@@ -213,6 +213,10 @@ class Inversion:
         shape = (self.condition.num_rows, self.columns, *example.shape[1:])
         return jax.ShapeDtypeStruct(shape, example.dtype), *frozen
 
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often a reconstruction evaluates encoder and generator: once."""
+        return 1
+
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {"sampler": "reconstruction of held-out examples"}
 

@@ -20,7 +20,7 @@ inner product at its end.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -241,6 +241,8 @@ class Generator(nn.Module):
     Raises:
         ValueError: z does not divide into the parts, or no block makes a map of side `attention`.
     """
+
+    first_layer: ClassVar[str] = "project"  # the linear layer that takes z, or its first part
 
     widths: Sequence[int]
     start: int = 4
