@@ -59,8 +59,7 @@ class PlayedClips:
         return WithActions(nothing, actions) if self.num_actions else nothing
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        actions = jax.ShapeDtypeStruct((self.window,), jnp.int32)
-        return {"action": actions} if self.num_actions else {}
+        return {"action": jax.ShapeDtypeStruct((self.window,), jnp.int32)}
 
     def example(self) -> PyTree:
         return self._told(jnp.zeros((1, self.window), int))
