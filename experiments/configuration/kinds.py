@@ -252,9 +252,9 @@ class PixelNetwork(Protocol):
 
 
 class ContinuousTokenNetwork(Protocol):
-    """a Flax module with `states(tokens, mask, labels)` and `denoise(x_t, t, states)`.
+    """a Flax module with `states(tokens, mask, condition)` and `denoise(x_t, t, states)`.
 
-    `genjax.autoregression.mar` calls them; `network(tokens, mask, labels, x_t, t)` calls both.
+    `genjax.autoregression.mar` calls them; `network(tokens, mask, condition, x_t, t)` calls both.
     """
 
     states: Callable
@@ -262,9 +262,9 @@ class ContinuousTokenNetwork(Protocol):
 
 
 class ScaleNetwork(Protocol):
-    """`network(inputs, labels)`: a Flax module that returns logits of the tokens of all maps.
+    """`network(inputs, condition)`: a Flax module that returns logits of the tokens of all maps.
 
-    `sides` are those of the maps. `start(labels)` and `step(state, inputs, scale)` do so for one
+    `sides` are those of the maps. `start(condition)` and `step(state, inputs, scale)` do so for one
     map after another (`genjax.autoregression.scales`).
     """
 
@@ -272,7 +272,7 @@ class ScaleNetwork(Protocol):
     start: Callable
     step: Callable
 
-    def __call__(self, inputs, labels): ...
+    def __call__(self, inputs, condition): ...
 
 
 class SequenceNetwork(Protocol):

@@ -85,7 +85,8 @@ def test_scaled_noise_scales_the_deviation_of_a_gaussian_law(sampler, float64):
     assert np.std(plain) > 0.05
     for factor in (0.5, 0.0):
         np.testing.assert_allclose(at(factor) - m, factor * (plain - m), atol=1e-12)
-    np.testing.assert_array_equal(plain, quick_jit(lambda: run(denoiser, noise, table, keys))())
+    unscaled = quick_jit(lambda: run(denoiser, noise, table, keys))()
+    np.testing.assert_allclose(plain, unscaled, rtol=1e-13)  # products fused in another way
 
 
 PARTS = {
