@@ -28,7 +28,7 @@ def equivariance(expected: Images, found: Images, mask: Mask) -> float:
         found: the images of the moved or turned input.
     """
     squares = np.square(expected - found)[:, mask]
-    return decibels(squares.sum(), squares.size)
+    return decibels(float(squares.sum()), squares.size)
 
 
 def decibels(squares: float, count: int) -> float:
