@@ -112,7 +112,7 @@ class SoundAndVideo:
         if video.dtype != np.uint8:
             video, sound = to_uint8(video[..., :1] / 4), sound[..., :1] / 4 * 2**15
         strips = rearrange(np.asarray(video), "n t h w c -> n h (t w) c")
-        curves = _envelopes(sound, strips.shape[1] // 2, strips.shape[2])
+        curves = _envelopes(sound, max(strips.shape[1] // 2, 2), strips.shape[2])
         curves = np.repeat(curves[..., None], strips.shape[-1], axis=-1)
         return image_grid(np.concatenate([strips, curves], axis=1), 1)
 

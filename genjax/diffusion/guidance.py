@@ -219,19 +219,17 @@ def predict_jointly(
     """
     batch = jax.tree.leaves(x_t)[0].shape[0]
 
-    def stack(
-        first,
-        *others,
-        # The copies are interleaved, so a batch sharded over devices needs no communication.
-    ):
+    count = len(conditionings)
+
+    # The copies are interleaved, so a batch sharded over devices needs no communication.
+    def stack(first, *others):
         if first.shape[0] != batch:
             raise ValueError(
                 f"one conditioning per sample: got {first.shape[0]} for {batch} samples"
             )
         same = [jnp.broadcast_to(other, first.shape).astype(first.dtype) for other in others]
-        return jnp.stack([first, *same], axis=1).reshape(-1, *first.shape[1:])
+        return jnp.stack([first, *same], axis=1).reshape(batch * count, *first.shape[1:])
 
-    count = len(conditionings)
     answer = denoiser(
         *(jax.tree.map(stack, *several) for several in ([x_t] * count, [t] * count, conditionings))
     )

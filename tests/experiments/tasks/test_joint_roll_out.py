@@ -62,11 +62,13 @@ def samples(choice="actions", labels=(0, 1, 2, 3), **changes):
 
 
 @pytest.mark.training
-def test_a_step_is_taken():
+def test_steps_are_taken():
+    """Two, as the warm-up begins at a rate of 0."""
     _, task, _, batch = made()
-    state = jax.jit(task.init, compiler_options=QUICK)(KEY)
+    state = after = jax.jit(task.init, compiler_options=QUICK)(KEY)
     update = jax.jit(task.update, compiler_options=QUICK)
-    after, metrics = update(state, batch, KEY, *task.frozen())
+    for _ in range(2):
+        after, metrics = update(after, batch, KEY, *task.frozen())
     assert np.isfinite(metrics["loss"])
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, after.params)
     assert moved["video"] and moved["sound"] and max(jax.tree.leaves(moved)) > 0
