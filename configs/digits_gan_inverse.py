@@ -4,8 +4,8 @@ python -m experiments.train --config=configs/digits_gan_inverse.py:bigan --workd
 python -m experiments.train --config=configs/digits_gan_inverse.py:encoder \
     --workdir=runs/digits_encoder
 
-The choice bigan trains generator, encoder and a discriminator of pairs (x, z) together. bigbigan
-has a stochastic encoder and the hinge loss, and it also scores x alone and z alone.
+The choice bigan trains a generator, an encoder and a discriminator of pairs (x, z) together. The
+choice bigbigan has a stochastic encoder and the hinge loss. It also scores x alone and z alone.
 
 encoder learns the inverse of a finished generator. By default that is runs/digits_gan_dcgan, a run
 of configs/digits_gan.py:dcgan. `--config.generator_run=runs/digits_stylegan2` names another GAN's
@@ -13,8 +13,8 @@ run, which may be bidirectional. The latents of a StyleGAN2 are w.
 
 At the end a run's report compares the ways back: gradient descent, the encoder, and both.
 
-After 5,000 steps of each (2 minutes on one CPU core), for 100 held-out digits; errors are mean
-squares of pixels in [−1, 1] and of z, where a constant 0 has an error of 1:
+Each was trained for 5,000 steps, which took 2 minutes on one CPU core. Errors are mean squares, of
+pixels in [−1, 1] and of z, for 100 held-out digits. An answer of 0 has an error of 1 in z.
 
 way back                       pixels  z     ms per image
 gradient descent, on dcgan     0.0063  0.57  37

@@ -12,10 +12,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.residual_codec import ResidualCodec
 from genjax.nn import constrain
-from genjax.nn.quantizers import FactorizedResidualQuantizer, Quantized
+from genjax.nn.quantizers import FactorizedResidualQuantizer
 from genjax.nn.waveform import Snake, WaveConv, WaveConvTranspose
 
 Dtype = Any
@@ -94,7 +95,7 @@ class Decoder(nn.Module):
         return jnp.tanh(x.astype(jnp.float32))
 
 
-class DAC(nn.Module):
+class DAC(ResidualCodec):
     """A codec from waveforms to a few codes for each frame, and back.
 
     The number of samples is a multiple of `factor`; a frame stands for `factor` samples.
@@ -125,24 +126,6 @@ class DAC(nn.Module):
     latent_deviation: tuple[float, ...] = (1.0,)
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def factor(self) -> int:
-        return math.prod(self.strides)
-
-    @property
-    def latent_channels(self) -> int:
-        return self.quantizer.features
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.sample_rate / self.factor
-
-    @property
-    def bitrate(self) -> float:
-        """Bits per second of the codes, all of equal length."""
-        return self.frame_rate * self.quantizer.num_levels * math.log2(self.quantizer.num_codes)
 
     @property
     def encoder_margin(self) -> int:
@@ -180,29 +163,6 @@ class DAC(nn.Module):
                 f"a waveform has {waveform.shape[1]} samples; pad it to a multiple of {self.factor}"
             )
         return self.encoder(waveform).astype(jnp.float32)
-
-    def quantize(
-        self, latents: Float[Array, "batch frames features"], train: bool = False
-    ) -> Quantized:
-        """Return codes, their indices `[batch frames levels]` and losses."""
-        return self.quantizer(latents, train)
-
-    def decode(
-        self, latents: Float[Array, "batch frames features"]
-    ) -> Float[Array, "batch samples channels"]:
-        """Decode quantized latents to a waveform in (−1, 1), in float32."""
-        return self.decoder(latents)
-
-    def decode_indices(
-        self, indices: Int[Array, "batch frames levels"]
-    ) -> Float[Array, "batch samples channels"]:
-        """Decode the indices of codes; the first levels alone give a coarser sound."""
-        return self.decode(self.quantizer.lookup(indices))
-
-    def __call__(
-        self, waveform: Float[Array, "batch samples channels"], train: bool = False
-    ) -> Float[Array, "batch samples channels"]:
-        return self.decode(self.quantize(self.encode(waveform), train).latents)
 
 
 DAC_44KHZ = functools.partial(DAC, FactorizedResidualQuantizer(9, 1024, 1024))

@@ -5,17 +5,17 @@ SEANet's (Tagliasacchi et al. 2020), as in SoundStream (Zeghidour et al. 2021).
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.residual_codec import ResidualCodec
 from genjax.nn import constrain
-from genjax.nn.quantizers import Quantized, ResidualVectorQuantizer
+from genjax.nn.quantizers import ResidualVectorQuantizer
 from genjax.nn.waveform import WaveConv, WaveConvTranspose
 
 Dtype = Any
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
         return conv(self.channels, KERNEL, name="conv_out")(nn.elu(x)).astype(jnp.float32)
 
 
-class EnCodec(nn.Module):
+class EnCodec(ResidualCodec):
     """A causal codec from waveforms to a few codes for each frame, and back.
 
     The number of samples is a multiple of `factor`, and a sound has `LEAST_FRAMES` frames or more.
@@ -189,24 +189,6 @@ class EnCodec(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
-    @property
-    def factor(self) -> int:
-        return math.prod(self.strides)
-
-    @property
-    def latent_channels(self) -> int:
-        return self.quantizer.features
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.sample_rate / self.factor
-
-    @property
-    def bitrate(self) -> float:
-        """Bits per second of the codes of all levels, all of equal length."""
-        return self.frame_rate * self.quantizer.num_levels * math.log2(self.quantizer.num_codes)
-
     def setup(self):
         common = self.units, self.dtype, self.param_dtype
         self.encoder = Encoder(self.latent_channels, self.width, self.strides, *common)
@@ -227,29 +209,6 @@ class EnCodec(nn.Module):
                 f"least {least}"
             )
         return self.encoder(waveform).astype(jnp.float32)
-
-    def quantize(
-        self, latents: Float[Array, "batch frames features"], train: bool = False
-    ) -> Quantized:
-        """Return codes, their indices `[batch frames levels]` and losses."""
-        return self.quantizer(latents, train)
-
-    def decode(
-        self, latents: Float[Array, "batch frames features"]
-    ) -> Float[Array, "batch samples channels"]:
-        """Decode quantized latents to a waveform, in float32."""
-        return self.decoder(latents)
-
-    def decode_indices(
-        self, indices: Int[Array, "batch frames levels"]
-    ) -> Float[Array, "batch samples channels"]:
-        """Decode the indices of codes; the first levels alone give a coarser sound."""
-        return self.decode(self.quantizer.lookup(indices))
-
-    def __call__(
-        self, waveform: Float[Array, "batch samples channels"], train: bool = False
-    ) -> Float[Array, "batch samples channels"]:
-        return self.decode(self.quantize(self.encode(waveform), train).latents)
 
 
 ENCODEC_24KHZ = functools.partial(EnCodec, ResidualVectorQuantizer(32, 1024, 128))
