@@ -1,5 +1,6 @@
 """One table of all families: runs on the same data with the same evaluation, and their pictures."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ FIGURES = {
 }
 COSTS = ("parameters", "training", "evaluations", "ms per sample", "exact density", "latent code")
 TITLES = {"fashion_mnist": "Fashion-MNIST", "emoji": "Captioned emoji"}
+ACRONYMS = {"gan": "GAN", "unet": "U-Net", "vae": "VAE"}
 BUDGETS = {"10 minutes": 600.0, "1 hour": 3600.0}  # seconds of training
 CONDITIONS = {"Prompts": "caption", "Classes": "class", "Unconditional": "none"}
 DENSITIES = {
@@ -69,7 +71,8 @@ class Row(NamedTuple):
     @property
     def family(self) -> str:
         """The config's choice in words: "latent flow" of fashion_families_latent_flow."""
-        return self.name.rpartition("_families_")[2].replace("_", " ")
+        choice = self.name.rpartition("_families_")[2]
+        return ACRONYMS.get(choice, choice.replace("_", " "))
 
     @property
     def budget(self) -> str:
@@ -267,21 +270,45 @@ def cost_figure(rows: Sequence[Row]) -> Image.Image:
     timed = _timed(rows)
     panels = [name for name in PANELS if any(name in row.first.report for row in timed)]
     figure = Figure(figsize=(1 + 5.5 * len(panels), 5), layout="constrained")
-    styles = dict(zip(BUDGETS, "os", strict=True))
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        lines: dict[str, list[tuple[float, float, str]]] = {}
-        for budget, group in by_budget(timed).items():
-            for row in group:
-                if name in row.first.report:
-                    point = _mean(row, MILLISECONDS), _mean(row, name), budget
-                    lines.setdefault(row.family, []).append(point)
-        for i, (family, points) in enumerate(lines.items()):
-            x, y, budgets = zip(*points, strict=True)
-            (line,) = axes.plot(x, y, linewidth=1, color=f"C{i % 10}")
-            for point in points:
-                axes.plot(*point[:2], styles[point[2]], color=line.get_color(), markersize=5)
-            offset = dict(xytext=(5, 4), textcoords="offset points", fontsize=8)
-            axes.annotate(family, (x[-1], y[-1]), color=line.get_color(), **offset)
-        axes.set(xscale="log", yscale="log", xlabel="ms per sample", ylabel=PANELS[name])
-        axes.margins(x=0.2)
+        _draw_costs(axes, name, timed)
+    if panels:
+        handles = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*handles, title="training", loc="outside upper center", ncols=2)
+    for axes in figure.axes:
+        _spread(axes)
     return rendered(figure)
+
+
+def _draw_costs(axes: Any, name: str, rows: Sequence[Row]) -> None:
+    """Draw a panel of `cost_figure`."""
+    budgets = by_budget([row for row in rows if name in row.first.report])
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in itertools.chain.from_iterable(budgets.values()):
+        lines.setdefault(row.family, []).append((_mean(row, MILLISECONDS), _mean(row, name)))
+    colours = {family: f"C{i % 10}" for i, family in enumerate(sorted(lines))}
+    for family, points in lines.items():
+        axes.plot(*zip(*points, strict=True), linewidth=1, color=colours[family])
+        offset = dict(xytext=(6, -3), textcoords="offset points", fontsize=9)
+        axes.annotate(family, points[-1], color=colours[family], **offset)
+    for (budget, group), marker in zip(budgets.items(), "os", strict=False):
+        x, y = ([_mean(row, of) for row in group] for of in (MILLISECONDS, name))
+        axes.scatter(x, y, 25, [colours[row.family] for row in group], marker, zorder=2)
+        axes.scatter([], [], 25, "black", marker, label=budget)
+    axes.set(xscale="log", yscale="log", xlabel="ms per sample", ylabel=PANELS[name])
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, 10 * right)  # room for the last label
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def _spread(axes: Any) -> None:
+    """Move the labels of points up until none covers another."""
+    axes.figure.draw_without_rendering()  # sets the places that texts are drawn at
+    placed = []
+    for label in sorted(axes.texts, key=lambda label: label.get_window_extent().y0):
+        while any(label.get_window_extent().overlaps(each) for each in placed):
+            x, y = label.get_position()
+            label.set_position((x, y + 1))
+        placed.append(label.get_window_extent())

@@ -106,9 +106,11 @@ def reference(run: RunRecord, name: str) -> float | None:
 
 
 def number(name: str, value: float) -> str:
-    """Return a figure with three digits, or as a percentage."""
+    """Return a figure with three digits or more, or as a percentage."""
     if name.endswith("accuracy"):
         return f"{100 * value:.1f} %"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace("-", "−")
     return f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 

@@ -29,7 +29,7 @@ def record(folder, name, task="Diffusion", data="fashion_mnist", seed=0, **field
     figures, folder = fields.pop("figures", {}), folder / f"{name}_{seed}"
     folder.mkdir()
     config = dict(task=task, seed=seed, data=dict(name=data), space=dict(name="Pixels"))
-    config |= dict(condition=dict(name="Classes"), **fields)
+    config |= dict(condition=dict(name="Classes")) | fields
     if task == "Autoencoder":
         config["reconstruction"] = dict(name="l1")
     (folder / "config.json").write_text(json.dumps(dict(config=config, git_commit="c0ffee1234")))
@@ -146,7 +146,7 @@ def test_the_command_fills_the_page_between_its_marks_and_draws_pictures(tmp_pat
     assert result.returncode == 0, result.stderr
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| flow |" in text and "`fashion_families_gan`" in text
+    assert "| GAN |" in text and "`fashion_families_gan`" in text
     links = re.findall(r"!\[.*\]\((.*)\)", text)
     assert links == ["pictures/fashion_mnist_cost.png", "pictures/fashion_mnist_10_minutes.png"]
     with Image.open(tmp_path / links[0]) as figure:
