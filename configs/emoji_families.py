@@ -4,15 +4,20 @@ python -m experiments.benchmark --config=configs/emoji_families.py:flow --progra
 python -m experiments.train --config=configs/emoji_families.py:flow --config.num_steps=STEPS \
     --workdir=runs/emoji_families_flow
 
-The first command measures how many steps the budget allows, and prints the second. Choices by what
-the network sees of a name:
-- the name, encoded by MiniLM: flow (emoji_text on pixels), latent_flow (emoji_text),
-  token_autoregression, masked_tokens, next_scale, masked_autoregression and masked_diffusion (the
-  choices of emoji_tokens with _text), mean_flow (one step, learned from data) and consistency (four
-  steps, learned from runs/emoji_families_latent_flow).
-- the category of the name, one of ten, for networks that take no text: gan (emoji_gan),
-  autoregression (PixelCNN), unet and drifting.
-- nothing: vae.
+The first command measures how many steps the budget allows, and prints the second.
+
+These choices see the name, encoded by MiniLM:
+- flow and latent_flow: emoji_text on pixels and on latents.
+- token_autoregression, masked_tokens, next_scale, masked_autoregression and masked_diffusion: the
+  choices of emoji_tokens with _text.
+- mean_flow: one step, learned from data.
+- consistency: four steps, learned from runs/emoji_families_latent_flow.
+
+These choices take no text, and see the category of the name, one of ten:
+- gan: emoji_gan:diffaugment.
+- autoregression, unet and drifting: the same choices of fashion_families.
+
+The choice vae sees nothing.
 
 The choice autoencoder makes runs/emoji_families_autoencoder for latent_flow, masked_autoregression,
 mean_flow and consistency. Their latents are encoded once, by

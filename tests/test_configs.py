@@ -266,7 +266,7 @@ def test_the_step_of_every_config_traces_at_its_full_size(name):
 
 @pytest.mark.parametrize("name", ["fashion_families", "emoji_families"])
 def test_all_families_have_one_evaluation(name):
-    """Beside it a family has its own bits per dimension."""
+    """Families with a likelihood also measure their bits per dimension."""
     families = importlib.import_module(f"configs.{name}").FAMILIES
     found = {family: load(f"{name}:{family}") for family in families}
     own = dict(vae="bounds", autoregression="likelihood")

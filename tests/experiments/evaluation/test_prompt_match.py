@@ -61,7 +61,7 @@ def without_weights(monkeypatch):
 
 
 def measured_on_few(config):
-    """Return what PromptMatch finds of a model of black pictures, and what it asked for."""
+    """Return what PromptMatch finds of a model of black pictures, and its calls of `sample`."""
     config.data.name = "tests.experiments.few_emoji.load"
     config.condition.update(dict(num_classes=10) if "num_classes" in config.condition else {})
     data = Data.from_config(config)
