@@ -286,7 +286,8 @@ def test_all_families_have_one_evaluation(name):
         measures.get("prompts", {}).pop("captions", None)
         shared = shared or (measures, config.evaluation.num_samples)
         assert (measures, config.evaluation.num_samples) == shared
-        assert Experiment.from_config(config).measures
+        if f"{name}:{family}" not in (*CONFIGS, *CHOICES):  # which are built by another test
+            assert Experiment.from_config(config).measures
 
 
 @pytest.mark.parametrize("name", CONFIGS)
