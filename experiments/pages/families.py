@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class Row(NamedTuple):
     """Runs that differ in their seed alone, and the runs that they stand on.
 
     Attributes:
-        below: frozen teachers and autoencoders whose records are there.
+        below: the frozen teacher and the frozen autoencoder, if their records are there.
     """
 
     runs: tuple[RunRecord, ...]
@@ -101,17 +101,11 @@ def read_rows(folders: Sequence[str | Path]) -> dict[str, list[Row]]:
     by_name = {run.folder.name: run for run in runs}
     tables: dict[str, list[Row]] = {}
     for (data, *_), members in grouped.items():
-        below = {run.folder: run for run in _below(members[0], by_name)}
-        tables.setdefault(data, []).append(Row(tuple(members), tuple(below.values())))
+        config = members[0].config
+        names = [Path(config.get(field) or "").name for field in ("teacher", "space.run")]
+        below = tuple(by_name[name] for name in names if name in by_name)
+        tables.setdefault(data, []).append(Row(tuple(members), below))
     return tables
-
-
-def _below(run: RunRecord, by_name: Mapping[str, RunRecord]) -> Iterator[RunRecord]:
-    """Yield the runs that a run stands on, and those that these stand on."""
-    for field in ("teacher", "space.run"):
-        if found := by_name.get(Path(run.config.get(field) or "").name):
-            yield found
-            yield from _below(found, by_name)
 
 
 def by_budget(rows: Sequence[Row]) -> dict[str, list[Row]]:
