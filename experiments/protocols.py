@@ -1,6 +1,6 @@
 """Measure how much the choices of an evaluation protocol change a Fréchet distance.
 
-    python -m experiments.protocols --data=fashion_mnist --side=32 --num_images=500 --out=a.json
+    python -m experiments.protocols --data=fashion_mnist --side=16 --num_images=500 --out=a.json
 
 Training images stand for samples, and held-out images are the reference. Features are VGG16's of
 images of `--side` pixels. Each choice is made for the samples alone, as when two programs are
