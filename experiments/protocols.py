@@ -1,6 +1,6 @@
 """Measure how much the choices of an evaluation protocol change a Fréchet distance.
 
-    python -m experiments.protocols --data=fashion_mnist --side=32 --num_images=500 --out=a.json
+    python -m experiments.protocols --data=fashion_mnist --side=16 --num_images=500 --out=a.json
 
 Training images stand for samples, and held-out images are the reference. Features are VGG16's of
 images of `--side` pixels. Each choice is made for the samples alone, as when two programs are
@@ -9,12 +9,14 @@ to 8×8, and their extrapolation to infinitely many.
 """
 
 import json
+import time
 from pathlib import Path
 
 from absl import flags
 
 from experiments.evaluation import protocol_choices as choices
 from experiments.launch.runtime import run_program, user_errors
+from genjax.training.workdir import device_name
 
 DATA = flags.DEFINE_string("data", "fashion_mnist", "A data set of images, of genjax.data.sets.")
 SIDE = flags.DEFINE_integer("side", 32, "Pixels a side that images are resized to.", lower_bound=16)
@@ -24,6 +26,7 @@ OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 
 
 def main() -> None:
+    began = time.perf_counter()
     with user_errors():
         samples, reference = (choices.images_of(DATA.value, split) for split in ("train", "test"))
         few = samples[: NUM_IMAGES.value], reference[: NUM_IMAGES.value]
@@ -31,6 +34,7 @@ def main() -> None:
         counted = choices.measure_counts(samples[: MOST.value], reference[: MOST.value])
         report = dict(data=DATA.value, image_shape=few[0].shape[1:], side=SIDE.value)
         report |= dict(num_images=list(map(len, few)), choices=rows, counts=counted)
+        report |= dict(device=device_name(), seconds=round(time.perf_counter() - began, 1))
         Path(OUT.value).write_text(json.dumps(report, indent=2) + "\n")
     print(choices.markdown(rows))
     print(" | ".join(f"{name}: {value:.4g}" for name, value in counted.items()))

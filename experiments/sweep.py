@@ -24,8 +24,8 @@ from absl import flags
 
 from experiments.configuration import kinds
 from experiments.configuration.options import named
-from experiments.configuration.runs import check_diffusion, open_run
-from experiments.evaluation.sampling_sweep import describe_verdicts, measure, sweep_guidance
+from experiments.configuration.runs import open_run
+from experiments.evaluation.sampling_sweep import check, describe_verdicts, measure, sweep_guidance
 from experiments.launch.runtime import run_program, user_errors
 from experiments.pages.heat_maps import draw_heat_maps
 from genjax.training.sampling import POSTHOC
@@ -67,7 +67,7 @@ def compare_samplers(*workdirs: str) -> None:
     opened = itertools.product(workdirs, choices)
     runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
     for run in runs:  # before any time is spent
-        check_diffusion(run.config)
+        check(run)
     records: list[dict[str, Any]] = []
     for run, steps in itertools.product(runs, map(int, STEPS.value)):
         records.append(measure(run, run.state, NUM_SAMPLES.value, num_steps=steps))
@@ -84,7 +84,7 @@ def find_guidance(workdir: str, *others: str) -> None:
     widths, scales = (numbers(flag) for flag in (WIDTHS, SCALES))
     intervals = [tuple(numbers(INTERVALS, text.split(":"))) for text in INTERVALS.value]
     own = open_run(workdir)
-    check_diffusion(own.config)
+    check(own)
     runs = [open_run(workdir, weights=f"{POSTHOC}{width:g}") for width in widths]  # checks them
     records: list[dict[str, Any]] = []
     for record in sweep_guidance(own, runs[0], widths, scales, intervals, NUM_SAMPLES.value):

@@ -8,11 +8,12 @@ Each figure is read from a run's `report.json`; task, device and commit are read
 `config.json`. The folder of a run needs no other file, so the records in docs/results/records are
 two small files each.
 
-With --families all runs on the same data are rows of one table, with their costs. Runs that differ
-in their seed alone are one row. --out then replaces what stands between the two marks of the page.
---pictures takes the runs' samples.png too.
+With --families the runs on each data set, in each of two budgets of training time, are rows of one
+table. Runs that differ in their seed alone are one row. --out then replaces what stands between the
+two marks of the page. --pictures takes the runs' samples.png too, and the page shows what it draws.
 """
 
+import os
 from pathlib import Path
 
 from absl import flags
@@ -20,12 +21,11 @@ from absl import flags
 from experiments.launch.runtime import run_program, user_errors
 from experiments.pages import families
 from experiments.pages.tables import HEADER, tables
-from genjax.training.pictures import save_picture
 
 OUT = flags.DEFINE_string("out", None, "Markdown file to write; printed if not given.")
 FAMILIES = flags.DEFINE_bool("families", False, "One table of all runs on the same data.")
 PICTURES = flags.DEFINE_string(
-    "pictures", None, "Folder for DATA_samples.png and DATA_cost.png of --families."
+    "pictures", None, "Folder for DATA_cost.png and DATA_BUDGET.png of --families."
 )
 
 
@@ -51,14 +51,11 @@ def main(*folders: str) -> None:
 def of_families(folders: tuple[str, ...]) -> str:
     """Return the tables of all families, and draw their pictures."""
     rows = families.read_rows(folders)
-    for data, each in rows.items() if PICTURES.value else ():
-        folder = Path(PICTURES.value)
-        folder.mkdir(parents=True, exist_ok=True)
-        if drawn := families.cost_figure(each):
-            save_picture(folder / f"{data}_cost.png", drawn)
-        if sheet := families.sheet(each):
-            save_picture(folder / f"{data}_samples.png", sheet)
-    return families.families(rows)
+    if not PICTURES.value:
+        return families.families(rows)
+    families.draw(rows, Path(PICTURES.value))
+    page = Path(OUT.value).parent if OUT.value else Path()
+    return families.families(rows, Path(os.path.relpath(PICTURES.value, page)).as_posix())
 
 
 if __name__ == "__main__":

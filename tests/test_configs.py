@@ -138,6 +138,11 @@ CHOICES = [
     "fashion_families:autoencoder",
     "fashion_families:tokenizer",
     "fashion_families:scales_tokenizer",
+    "emoji_families:vae",
+    "emoji_families:autoregression",
+    "emoji_families:token_autoregression",
+    "emoji_families:mean_flow",
+    "emoji_families:drifting",
     "emoji_autoencoder:vq_adversarial",
     "imagenet256_autoencoder:vq",
     "imagenet256_latent_flow:dit",
@@ -257,6 +262,32 @@ def test_the_step_of_every_config_traces_at_its_full_size(name):
     batch, frozen = abstract_batch(config, task, mesh), abstract_frozen(task, mesh)
     with jax.set_mesh(mesh):
         compile_update(task, state, mesh, frozen).trace(state, batch, jax.random.key(0), *frozen)
+
+
+@pytest.mark.parametrize("name", ["fashion_families", "emoji_families"])
+def test_all_families_have_one_evaluation(name):
+    """Families with a likelihood also measure their bits per dimension."""
+    families = importlib.import_module(f"configs.{name}").FAMILIES
+    found = {family: load(f"{name}:{family}") for family in families}
+    own = dict(vae="bounds", autoregression="likelihood")
+    if name == "fashion_families":
+        own["masked_diffusion"] = "likelihood"  # of pixels
+    shared = None
+    for family, config in found.items():
+        assert config.experiment == f"{name}_{family}"
+        assert config.sampling.every == config.evaluation.every == 0
+        measures = {key: each.to_dict() for key, each in config.evaluation.measures.items()}
+        assert measures.keys() & {"bounds", "likelihood"} == {*filter(None, [own.get(family)])}
+        measures.pop(own.get(family), None)
+        by_caption = config.condition.name == "Prompts"
+        assert ("captions" in measures.get("prompts", {})) == (
+            name == "emoji_families" and not by_caption
+        )
+        measures.get("prompts", {}).pop("captions", None)
+        shared = shared or (measures, config.evaluation.num_samples)
+        assert (measures, config.evaluation.num_samples) == shared
+        if f"{name}:{family}" not in (*CONFIGS, *CHOICES):  # which are built by another test
+            assert Experiment.from_config(config).measures
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,7 +1,7 @@
 """Whether pictures show what their prompts say, by a scorer of pairs fitted to real pairs."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from experiments.evaluation.autoencoders import vgg16_protocol
 from experiments.evaluation.context import Context, Model, in_batches
-from experiments.evaluation.images import compare_with_training, pixel_features
+from experiments.evaluation.images import compare_with_training, pixel_features, pixel_protocol
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data
 from genjax import metrics
@@ -47,19 +49,22 @@ class Pairs:
     Attributes:
         names: by split, the first caption of each picture.
         images: by split, bytes.
+        labels: by split, the class of each picture, or 0.
         real: by split, the scorer's accuracy on the real pictures.
         floor: FD-VGG16 of training pictures to held-out ones, of equal numbers.
     """
 
     def __init__(self, data: Data, condition: Prompts):
-        self.names, self.images, self.features = {}, {}, {}
+        self.names, self.images, self.labels, self.features = {}, {}, {}, {}
         _, self._vgg16 = load_vgg16()
         self._condition = condition
         for split in (data.train_split, data.held_out_split):
             dataset = data.load(split)
             rows = np.random.default_rng(0).permutation(len(dataset.source))
             self.names[split] = tuple(dataset.captions[i][0] for i in rows)
-            self.images[split] = dataset.source[rows]["image"]
+            examples = dataset.source[rows]
+            self.images[split] = examples["image"]
+            self.labels[split] = examples.get("label", np.zeros(len(rows), np.int32))
             self.features[split] = self.features_of(self.images[split])
         self.train, self.held_out = self.names
         embeddings = condition.embeddings(self.names[self.train])
@@ -111,9 +116,16 @@ class PromptMatch:
     the nine others from names of the same split, so chance is 10 %. The guidance scale is the
     run's; `…_unguided` is at scale 1, and `…_real` is of the real pictures. Distances compare
     pictures of training names with held-out pictures, by pixels and by FD-VGG16.
+
+    A network without prompts makes a picture of each name's class, or of nothing. It then shares
+    the evaluation of networks that see the whole name.
+
+    Attributes:
+        captions: encodes names for the scorer, if the network's condition is no `Prompts`.
     """
 
     context: Context
+    captions: Prompts | None = None
     needs: ClassVar[tuple[str, ...]] = ()
     least_held_out: ClassVar[int] = CANDIDATES
 
@@ -126,14 +138,22 @@ class PromptMatch:
 
     def __post_init__(self):
         require_lpips()
-        if not isinstance(self.context.condition, Prompts):
+        if self.captions is None and not isinstance(self.context.condition, Prompts):
             raise ValueError(
                 "config.evaluation.measures has PromptMatch, which is of networks told prompts; "
-                f"config.condition is {type(self.context.condition).__name__}"
+                f"config.condition is {type(self.context.condition).__name__}, so give the measure "
+                "captions, which encode the names"
             )
 
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how samples become features, for the protocol."""
+        enlarged = dict(resizing=f"nearest pixel, to {SIDE}×{SIDE}", antialiasing=False)
+        return pixel_protocol(self.context.data) | {
+            "vgg16": replace(vgg16_protocol()["vgg16"], **enlarged)
+        }
+
     def __call__(self, model: Model) -> dict[str, Any]:
-        reference = pairs_of(self.context.data, self.context.condition)
+        reference = pairs_of(self.context.data, self.captions or self.context.condition)
         splits = reference.train, reference.held_out
         report, drawn = self._accuracies(model, reference)
         images, features = drawn["training"]
@@ -161,14 +181,24 @@ class PromptMatch:
         """Return accuracies, and pictures and features by kind at the run's guidance scale."""
         count = len(reference.names[reference.held_out])
         kinds = {"training": reference.train, "held_out": reference.held_out}
+        guided = "guidance_scale" in model.sampling
         report, drawn = {}, {}
-        for scale, suffix in ((model.sampling.guidance_scale, ""), (1.0, "_unguided")):
+        for suffix in ("", "_unguided") if guided else ("",):
+            changes = {"guidance_scale": 1.0} if suffix else {}
             for kind, split in kinds.items():
-                names = reference.names[split][:count]
-                images = model.sample(np.arange(count), names, guidance_scale=scale)
+                images = self._sample(model, reference, split, count, **changes)
                 features = reference.features_of(images)
+                names = reference.names[split][:count]
                 report[f"{kind}_accuracy{suffix}"] = reference.accuracy(features, names)
                 if not suffix:
                     drawn[kind] = images, features
                     report[f"{kind}_accuracy_real"] = reference.real[split]
         return report, drawn
+
+    def _sample(
+        self, model: Model, reference: Pairs, split: str, count: int, **changes: float
+    ) -> UInt8[np.ndarray, "count height width channels"]:
+        """Return a picture for each of a split's first names, or of the names' classes."""
+        if isinstance(self.context.condition, Prompts):
+            return model.sample(np.arange(count), reference.names[split][:count], **changes)
+        return model.sample(reference.labels[split][:count], **changes)

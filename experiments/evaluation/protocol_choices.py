@@ -118,5 +118,5 @@ def markdown(rows: dict[str, tuple[float, float]]) -> str:
     lines = ["| choice | samples alone | both sets |", "|---|---|---|"]
     for name, distances in rows.items():
         cells = [f"{value:.3g} ({100 * (value / usual - 1):+.1f} %)" for value in distances]
-        lines.append(f"| {name} | {' | '.join(cells)} |".replace("-", "−"))
+        lines.append(f"| {name} | {' | '.join(cells).replace('-', '−')} |")
     return "\n".join(lines)

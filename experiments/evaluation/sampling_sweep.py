@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from experiments.configuration.options import described
+from experiments.configuration.runs import check_diffusion
 from experiments.evaluation.context import Context
 from experiments.evaluation.images import compare, image_reference, pixel_features
+from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.pipelines import Run
@@ -21,6 +23,20 @@ SWEPT = "swept"  # the name of every post-hoc average in the state, so that all 
 CHECK_SEEDS = 3  # other seeds than the sweep's, so that the best is not the luckiest
 VERDICTS = ("best", "own", "worst")
 AXES = ("weights", "guidance_scale", "guidance_interval")
+
+
+def check(run: Run) -> None:
+    """Check that a run's samples can be measured by class.
+
+    Raises:
+        ValueError: the task is not diffusion, or its condition are prompts, which have no classes.
+    """
+    check_diffusion(run.config)
+    if isinstance(run.task.condition, Prompts):
+        raise ValueError(
+            f"{run.folder} is a run of prompts, and a sweep measures samples of classes; measure "
+            "it by experiments.evaluate, with --guidance_scale and --weights"
+        )
 
 
 def measure(run: Run, state: Any, num_samples: int, **changes: Any) -> dict[str, Any]:

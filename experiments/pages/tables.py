@@ -93,18 +93,24 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def cell(run: RunRecord, name: str) -> str:
     """Return a figure, and in parentheses the same figure of real images, if the report has it."""
-    names = REFERENCES.get(name, (f"{name}_train", f"{name}_real"))
-    reference = next((run.report[each] for each in names if each in run.report), None)
     if name not in run.report:
         return ""
-    shown = number(name, run.report[name])
-    return shown if reference is None else f"{shown} ({number(name, reference)})"
+    shown, of_real = number(name, run.report[name]), reference(run, name)
+    return shown if of_real is None else f"{shown} ({number(name, of_real)})"
+
+
+def reference(run: RunRecord, name: str) -> float | None:
+    """Return the same figure of real images, or None if the report has none."""
+    names = REFERENCES.get(name, (f"{name}_train", f"{name}_real"))
+    return next((run.report[each] for each in names if each in run.report), None)
 
 
 def number(name: str, value: float) -> str:
-    """Return a figure with three digits, or as a percentage."""
+    """Return a figure with three digits or more, or as a percentage."""
     if name.endswith("accuracy"):
         return f"{100 * value:.1f} %"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace("-", "−")
     return f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 

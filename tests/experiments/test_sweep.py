@@ -1,11 +1,14 @@
 """The program that measures a run by sampler and number of steps."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.evaluation.sampling_sweep import check
+from experiments.inputs.conditions import Prompts
 from experiments.tasks.diffusion import Diffusion
 from tests.experiments.launching import SMALL, run, shared_run
 
@@ -91,3 +94,13 @@ def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp
     protocol = found["protocol_of_samples"]
     assert protocol["average"] == "PowerFunction(width=0.2)"
     assert protocol["sampling"]["guidance_interval"] == [0.4, 0.6]
+
+
+def test_a_run_of_prompts_is_refused():
+    condition = Prompts("minilm", 16, 384, 384, 1.0, ("red apple",))
+    task = SimpleNamespace(condition=condition)
+    of_text = SimpleNamespace(
+        folder="runs/text", task=task, config=SimpleNamespace(task="Diffusion")
+    )
+    with pytest.raises(ValueError, match="runs/text is a run of prompts"):
+        check(of_text)

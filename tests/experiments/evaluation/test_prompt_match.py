@@ -5,11 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs import digits_flow, emoji_text
-from experiments.configuration.kinds import CONDITION
-from experiments.evaluation.prompts import Pairs
+from configs import digits_flow, emoji_families, emoji_text
+from experiments.configuration.kinds import CONDITION, EVALUATOR
+from experiments.evaluation import prompts
+from experiments.evaluation.context import Context
+from experiments.evaluation.prompts import Pairs, PromptMatch
+from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data
 from experiments.launch.experiment import Experiment
+from tests.experiments import few_emoji
 
 
 @pytest.mark.slow
@@ -36,6 +40,77 @@ def test_networks_without_prompts_are_not_scored_by_them():
         ValueError, match="PromptMatch, which is of networks told prompts; .* is Classes"
     ):
         Experiment.from_config(config)
+
+
+@pytest.fixture
+def without_weights(monkeypatch):
+    """Means of 8×8 pixels in place of VGG16's features, and random embeddings of names."""
+
+    def embeddings(condition, names):
+        draw = lambda name: np.random.default_rng(list(name.encode())).normal(size=8)
+        return np.stack([draw(name) for name in names])
+
+    means = lambda images: images.reshape(-1, 4, 8, 4, 8, 3).mean((2, 4)).reshape(-1, 48) / 255
+    monkeypatch.setattr(prompts, "load_vgg16", lambda: (None, None))
+    monkeypatch.setattr(prompts, "require_lpips", lambda: None)
+    monkeypatch.setattr(prompts, "pairs_of", Pairs)
+    monkeypatch.setattr(prompts, "_maps", lambda variables, images: means(images))
+    monkeypatch.setattr(Pairs, "distance", lambda pairs, features: float(features.mean()))
+    monkeypatch.setattr(Prompts, "embeddings", embeddings)
+    monkeypatch.setattr(PromptMatch, "features", dict)  # of VGG16's weights
+
+
+def measured_on_few(config):
+    """Return what PromptMatch finds of a model of black pictures, and its calls of `sample`."""
+    config.data.name = "tests.experiments.few_emoji.load"
+    config.condition.update(dict(num_classes=10) if "num_classes" in config.condition else {})
+    data = Data.from_config(config)
+    condition = CONDITION.bind(config.condition, "condition")
+    fields = config.evaluation.measures.prompts
+    measure = EVALUATOR.bind(fields, "measures", context=Context(data, None, condition, 384))
+    asked = []
+
+    def sample(labels, names=None, **changes):
+        asked.append((labels, names, changes))
+        return np.zeros((len(labels), 32, 32, 3), np.uint8)
+
+    return measure(SimpleNamespace(sampling=config.sampling, sample=sample, how={})), asked
+
+
+def by_name(split):
+    dataset = few_emoji.load(split)
+    labels = dataset.source[np.arange(len(dataset.source))]["label"]
+    return {captions[0]: label for captions, label in zip(dataset.captions, labels, strict=True)}
+
+
+def test_networks_of_classes_are_asked_for_the_classes_of_the_names(without_weights):
+    report, asked = measured_on_few(emoji_families.get_config("unet"))
+    assert [changes for *_, changes in asked] == [{}, {}, *[{"guidance_scale": 1.0}] * 2]
+    assert all(names is None for _, names, _ in asked)
+    pairs = Pairs(few_data(), CONDITION.bind(emoji_families.NAMES, "captions"))
+    for (labels, *_), split in zip(asked, ["train", "test"] * 2, strict=True):
+        assert len(labels) == 60 and len(set(labels.tolist())) > 5
+        known = by_name(split)
+        assert labels.tolist() == [known[name] for name in pairs.names[split][:60]]
+    assert report["num_samples"] == 60 and "held_out_accuracy_unguided" in report
+
+
+def test_networks_of_nothing_are_scored_by_the_names_too(without_weights):
+    report, asked = measured_on_few(emoji_families.get_config("vae"))
+    assert len(asked) == 2  # there is no guidance
+    assert "training_accuracy" in report and "training_accuracy_unguided" not in report
+
+
+def test_networks_of_prompts_are_asked_for_the_names(without_weights):
+    _, asked = measured_on_few(emoji_families.get_config("flow"))
+    for (labels, names, _), split in zip(asked, ["train", "test"] * 2, strict=True):
+        assert labels.tolist() == list(range(60)) and set(names) <= by_name(split).keys()
+
+
+def few_data():
+    config = emoji_families.get_config("vae")
+    config.data.name = "tests.experiments.few_emoji.load"
+    return Data.from_config(config)
 
 
 def test_pictures_of_one_name_are_scored_as_one():

@@ -1,6 +1,7 @@
 """Distances by the choices of a protocol, of pictures in which their effect is known."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,9 @@ from PIL import Image
 
 from experiments.evaluation import protocol_choices
 from genjax import metrics
+from tests.experiments.launching import ROOT
+
+RECORDS = sorted((ROOT / "docs/results/protocols").glob("*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def test_choices_are_made_for_samples_alone_and_for_both_sets(images):
     assert rows["rounded to uint8 after resizing"][0] == pytest.approx(usual, rel=0.02)
     assert rows["JPEG of quality 75"][0] != rows["JPEG of quality 95"][0]
     table = protocol_choices.markdown(rows).splitlines()
-    assert len(table) == 2 + len(rows) and "(+0.0 %)" in table[2]
+    assert len(table) == 2 + len(rows) and "(+0.0 %)" in table[2] and "clean-fid" in table[2]
 
 
 def test_a_choice_is_what_its_name_says(images):
@@ -64,3 +68,16 @@ def test_numbers_of_images():
     assert (
         list(protocol_choices.measure_counts(*sets[:, :100]))[-1] == "100"
     )  # too few for the line
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
+def test_the_guide_has_the_table_of_the_record(record):
+    """After a change of a record, put the table that the command prints into the guide."""
+    report = json.loads(record.read_text())
+    guide = (ROOT / "docs/guides/evaluation.md").read_text()
+    assert protocol_choices.markdown(report["choices"]) in guide
+    assert f"--side={report['side']} --num_images={report['num_images'][0]}" in guide
+
+
+def test_there_is_a_record():
+    assert RECORDS

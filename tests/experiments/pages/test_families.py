@@ -15,6 +15,7 @@ REPORT = dict(
     seconds=600.0,
     device="1 × cpu",
     class_accuracy=0.675,
+    classifier_accuracy=0.851,
     frechet_distance=15.5,
     frechet_distance_train=8.27,
     parameters=1_280_000,
@@ -23,81 +24,115 @@ REPORT = dict(
 )
 
 
-def record(folder, name, task="Diffusion", data="fashion_mnist", seed=0, space=None, **figures):
-    folder = folder / f"{name}_{seed}"
+def record(folder, name, task="Diffusion", data="fashion_mnist", seed=0, **fields):
+    """Write a record. `figures` are entries of its report, and other fields are of its config."""
+    figures, folder = fields.pop("figures", {}), folder / f"{name}_{seed}"
     folder.mkdir()
-    space = space or dict(name="Pixels")
-    config = dict(task=task, seed=seed, data=dict(name=data), space=space)
+    config = dict(task=task, seed=seed, data=dict(name=data), space=dict(name="Pixels"))
+    config |= dict(condition=dict(name="Classes")) | fields
     if task == "Autoencoder":
         config["reconstruction"] = dict(name="l1")
     (folder / "config.json").write_text(json.dumps(dict(config=config, git_commit="c0ffee1234")))
-    report = dict(experiment=name) | REPORT | figures
+    report = dict(experiment=f"fashion_families_{name}") | REPORT | figures
     (folder / "report.json").write_text(json.dumps(report))
     return folder
 
 
-def rows(text):
-    """Return the rows of tables as dictionaries by column."""
-    lines = [re.findall(r"(?<=\| )[^|]*(?= \|)", line) for line in text.splitlines() if "|" in line]
-    tables, header = [], None
-    for line in lines:
-        if header is None or len(line) != len(header) or line[0] == "run":
-            header = line
-        elif set(line[0]) != {"-"}:
-            tables.append(dict(zip(header, line, strict=True)))
-    return tables
+def tables(text):
+    """Return the tables of a text, each a list of rows as dictionaries by column."""
+    found, header = [], None
+    for line in text.splitlines():
+        cells = [each.strip() for each in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not cells:
+            header = None
+        elif header is None:
+            header = cells
+            found.append([])
+        elif set(cells[0]) != {"-"}:
+            found[-1].append(dict(zip(header, cells, strict=True)))
+    return found
+
+
+def tables_of(*folders):
+    return tables(families.families(families.read_rows(folders)))
 
 
 def test_a_row_has_quality_costs_and_what_the_family_is(tmp_path):
-    folders = [
+    quality, costs, origins = tables_of(
         record(tmp_path, "flow"),
-        record(tmp_path, "gan", task="GAN", evaluations=1),
-        record(tmp_path, "pixels", task="Autoregression", bits_per_dimension=3.21),
-        record(tmp_path, "emoji_text", data="emoji", class_accuracy=None),
-    ]
-    table = families.read_rows(folders)
-    assert list(table) == ["fashion_mnist", "emoji"]
-    flow, gan, pixels, *origins = rows(families.families(dict(fashion=table["fashion_mnist"])))
-    assert flow["accuracy ↑"] == "67.5 %" and flow["Fréchet distance ↓"] == "15.5 (8.27)"
+        record(tmp_path, "gan", task="GAN", figures=dict(evaluations=1, frechet_distance=1380.4)),
+        record(tmp_path, "pixels", task="Autoregression", figures=dict(bits_per_dimension=3.21)),
+    )
+    flow, gan, pixels, real = quality
+    assert (flow["family"], flow["condition"]) == ("flow", "class")
+    assert flow["class accuracy ↑"] == "67.5 %" and flow["Fréchet distance ↓"] == "15.5"
+    assert (gan["family"], gan["Fréchet distance ↓"]) == ("GAN", "1,380")
+    assert pixels["bits per dimension ↓"] == "3.21" and flow["bits per dimension ↓"] == ""
+    assert (real["class accuracy ↑"], real["Fréchet distance ↓"]) == ("85.1 %", "8.27")
+    assert "caption accuracy ↑" not in flow  # no row has it
+    flow, gan, pixels = costs
     assert flow["parameters"] == "1,280,000" and flow["training"] == "10 min 0 s"
     assert (flow["evaluations"], flow["ms per sample"]) == ("50", "12.3")
     assert (flow["exact density"], flow["latent code"]) == ("by an ODE", "no")
     assert (gan["exact density"], gan["latent code"], gan["evaluations"]) == ("no", "yes", "1")
-    assert (pixels["exact density"], pixels["bits per dimension ↓"]) == ("yes", "3.21")
+    assert pixels["exact density"] == "yes"
     assert [each["commit"] for each in origins] == ["`c0ffee1`"] * 3
+    assert origins[0]["run"] == "`fashion_families_flow`"
     assert origins[0]["steps, time"] == "663 in 10 min 0 s"
 
 
-def test_a_latent_flow_has_the_time_and_the_parameters_of_its_autoencoder(tmp_path):
-    autoencoder = record(tmp_path, "autoencoder", task="Autoencoder", seconds=120.0)
-    space = dict(name="Latents", run="runs/autoencoder_0")
-    flow = record(tmp_path, "latent_flow", space=space, decoder_parameters=333_000)
-    (row,) = rows(families.families(families.read_rows([autoencoder, flow])))[:1]
-    assert row["run"] == "`latent_flow`"
-    assert row["training"] == "10 min 0 s + 2 min 0 s"
-    assert row["parameters"] == "1,280,000 + 333,000"
-    assert (row["exact density"], row["latent code"]) == ("no", "yes")
+def test_a_student_has_the_times_of_its_teacher_and_of_their_autoencoder(tmp_path):
+    autoencoder = record(tmp_path, "autoencoder", task="Autoencoder", figures=dict(seconds=120.0))
+    latents = dict(space=dict(name="Latents", run="runs/autoencoder_0"))
+    flow = record(tmp_path, "flow", figures=dict(decoder_parameters=333_000), **latents)
+    student = record(tmp_path, "student", task="Distillation", teacher="runs/flow_0", **latents)
+    _, costs, _ = tables_of(autoencoder, flow, student)
+    assert [row["family"] for row in costs] == ["flow", "student"]
+    assert costs[0]["training"] == "10 min 0 s + 2 min 0 s"
+    assert costs[0]["parameters"] == "1,280,000 + 333,000"
+    assert (costs[0]["exact density"], costs[0]["latent code"]) == ("no", "yes")
+    assert costs[1]["training"] == "10 min 0 s + 10 min 0 s + 2 min 0 s"
 
 
-def test_seeds_of_one_length_are_one_row(tmp_path):
+def test_seeds_of_one_length_are_one_row_with_an_interval(tmp_path):
     distances = {0: 14.0, 1: 15.0, 2: 16.0}
     folders = [
-        record(tmp_path, "flow", seed=seed, frechet_distance=value)
+        record(tmp_path, "flow", seed=seed, figures=dict(frechet_distance=value))
         for seed, value in distances.items()
     ]
-    longer = record(tmp_path, "flow", seed=3, steps=4000)
-    several, one = rows(families.families(families.read_rows([*folders, longer])))[:2]
-    assert several["Fréchet distance ↓"] == "15.0 ± 1.00"  # by hand
-    assert one["Fréchet distance ↓"] == "15.5 (8.27)"
+    longer = record(tmp_path, "flow", seed=3, figures=dict(steps=4000))
+    several, one, _ = tables_of(*folders, longer)[0]
+    # Student's quantile of 97.5 % with two degrees of freedom, over √3
+    assert several["Fréchet distance ↓"] == f"15.0 ± {4.30265 / 3**0.5:.2f}"
+    assert one["Fréchet distance ↓"] == "15.5"
 
 
-def test_captions_are_the_accuracy_of_prompts(tmp_path):
-    folder = record(tmp_path, "text", training_accuracy=0.81, training_accuracy_real=0.95)
-    report = json.loads((folder / "report.json").read_text())
-    del report["class_accuracy"]
-    (folder / "report.json").write_text(json.dumps(report))
-    row = rows(families.families(families.read_rows([folder])))[0]
-    assert row["accuracy ↑"] == "81.0 % (95.0 %)"
+def test_data_and_budgets_have_tables_of_their_own(tmp_path):
+    captions = dict(
+        training_accuracy=0.81,
+        training_accuracy_real=0.95,
+        held_out_accuracy=0.52,
+        held_out_accuracy_real=0.7,
+    )
+    prompts = dict(condition=dict(name="Prompts"), data="emoji", figures=captions)
+    folders = [
+        record(tmp_path, "flow", seed=0),
+        record(tmp_path, "flow", seed=1, figures=dict(seconds=3700.0, steps=4000)),
+        record(tmp_path, "text", **prompts),
+    ]
+    text = families.families(families.read_rows(folders), "pictures")
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [
+        "## Fashion-MNIST",
+        "### Fashion-MNIST, 10 minutes of training",
+        "### Fashion-MNIST, 1 hour of training",
+        "## Captioned emoji",
+        "### Captioned emoji, 10 minutes of training",
+    ]
+    row, real = tables(text)[6]
+    assert row["condition"] == "caption" and row["caption accuracy ↑"] == "81.0 %"
+    assert row["held-out captions ↑"] == "52.0 %" and real["held-out captions ↑"] == "70.0 %"
+    assert "](pictures/emoji_cost.png)" in text and "emoji_10_minutes" not in text  # no samples
 
 
 def test_the_command_fills_the_page_between_its_marks_and_draws_pictures(tmp_path):
@@ -111,13 +146,16 @@ def test_the_command_fills_the_page_between_its_marks_and_draws_pictures(tmp_pat
     assert result.returncode == 0, result.stderr
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "`flow`" in text and "`gan`" in text
-    sheet = Image.open(tmp_path / "pictures/fashion_mnist_samples.png")
-    assert sheet.size == (2 * families.WIDTH, families.TITLE + families.WIDTH)
+    assert "| GAN |" in text and "`fashion_families_gan`" in text
+    links = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert links == ["pictures/fashion_mnist_cost.png", "pictures/fashion_mnist_10_minutes.png"]
+    with Image.open(tmp_path / links[0]) as figure:
+        assert figure.width > 500
+    sheet = Image.open(tmp_path / links[1])
+    assert sheet.size == (2 * families.WIDTH + families.GAP, families.TITLE + families.WIDTH)
     middle = families.TITLE + families.WIDTH // 2
     colours = [sheet.getpixel((x, middle)) for x in (200, 600)]
     assert colours == [(255, 0, 0), (0, 0, 255)]
-    assert (tmp_path / "pictures/fashion_mnist_cost.png").exists()
 
 
 def test_mistakes_are_named(tmp_path):
@@ -135,4 +173,5 @@ def test_the_page_is_that_of_its_records():
     """After a change of a record, write the page anew by the command on it."""
     page = PAGE.read_text()
     records = sorted(RECORDS.iterdir()) if RECORDS.exists() else []
-    assert page == families.insert(page, families.families(families.read_rows(records)))
+    text = families.families(families.read_rows(records), "../pictures")
+    assert page == families.insert(page, text)

@@ -1,0 +1,158 @@
+"""Every family on captioned emoji of 32×32 pixels, with one evaluation for all of them.
+
+python -m experiments.benchmark --config=configs/emoji_families.py:flow --program=train --budget=600
+python -m experiments.train --config=configs/emoji_families.py:flow --config.num_steps=STEPS \
+    --workdir=runs/emoji_families_flow
+
+The first command measures how many steps the budget allows, and prints the second.
+
+These choices see the name, encoded by MiniLM:
+- flow and latent_flow: emoji_text on pixels and on latents.
+- token_autoregression, masked_tokens, next_scale, masked_autoregression and masked_diffusion: the
+  choices of emoji_tokens with _text.
+- mean_flow: one step, learned from data.
+- consistency: four steps, learned from runs/emoji_families_latent_flow.
+
+These choices take no text, and see the category of the name, one of ten:
+- gan: emoji_gan:diffaugment.
+- autoregression, unet and drifting: the same choices of fashion_families.
+
+The choice vae sees nothing.
+
+The choice autoencoder makes runs/emoji_families_autoencoder for latent_flow, masked_autoregression,
+mean_flow and consistency. Their latents are encoded once, by
+python -m experiments.encode --config=configs/emoji_families.py:latent_flow
+
+The choice tokenizer makes runs/emoji_families_tokenizer for the models of 8×8 codes, and
+scales_tokenizer makes runs/emoji_families_scales_tokenizer for next_scale.
+
+Each network makes a picture for each of 384 training names and each of 384 held-out names, and
+PromptMatch measures these pictures. A picture of a category or of nothing is scored by the name,
+too. Training draws no sheets and measures nothing, so that the budget goes into steps. No choice
+has been run to its end, so there are no scores yet. docs/results/families.md will have them.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import (
+    digits_distillation,
+    emoji_autoencoder,
+    emoji_flow,
+    emoji_gan,
+    emoji_text,
+    emoji_text_distillation,
+    emoji_tokens,
+    fashion_autoregression,
+    fashion_families,
+    fashion_unet,
+)
+from experiments.configuration.choices import check_choice
+
+DATA = dict(name="emoji", image_shape=(32, 32, 3), flip=True)
+LATENTS = dict(
+    name="Latents",
+    run="runs/emoji_families_autoencoder",
+    weights="ema",
+    directory="runs/emoji_families_latents",
+    shape=(8, 8, 4),
+)
+NAMES = dict(  # what the scorer knows them by, if the network has no text encoder
+    name="experiments.inputs.conditions.Prompts",
+    encoder="minilm",
+    length=16,
+    features=384,
+    pooled_features=384,
+    first_caption=1.0,
+    prompts=(),
+)
+
+
+def _on_emoji(config: ConfigDict) -> ConfigDict:
+    """Return a config of Fashion-MNIST with emoji and their categories as its data."""
+    config.data.update(DATA)
+    return config
+
+
+def _unet() -> ConfigDict:
+    config = emoji_flow.get_config()
+    config.model = fashion_unet.get_config().model
+    return config
+
+
+def _latent_flow() -> ConfigDict:
+    config = emoji_text.get_config("cross_attention")
+    config.space = LATENTS
+    return config
+
+
+def _tokens(choice: str, tokenizer: str = "tokenizer") -> ConfigDict:
+    config = emoji_tokens.get_config(f"{choice}_text")
+    config.space.run = f"runs/emoji_families_{tokenizer}"
+    return config
+
+
+def _masked_autoregression() -> ConfigDict:
+    config = emoji_tokens.get_config("mar_text")
+    config.space = LATENTS
+    return config
+
+
+def _mean_flow() -> ConfigDict:
+    config, learned = _latent_flow(), digits_distillation.get_config("MeanFlow")
+    scale = config.sampling.guidance_scale
+    config.task, config.method = "Distillation", learned.method
+    config.method.guidance_scale, config.teacher = scale, learned.get_ref("teacher")
+    config.times, config.model.time_scale = learned.times, learned.model.time_scale
+    config.optimizer.b2 = learned.optimizer.b2
+    config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
+    return config
+
+
+def _consistency() -> ConfigDict:
+    config = emoji_text_distillation.get_config("Consistency")
+    config.space, config.teacher = LATENTS, "runs/emoji_families_latent_flow"
+    return config
+
+
+FAMILIES = {
+    "vae": lambda: _on_emoji(fashion_families.get_config("vae")),
+    "gan": lambda: emoji_gan.get_config("diffaugment"),
+    "autoregression": lambda: _on_emoji(fashion_autoregression.get_config("pixelcnn")),
+    "masked_diffusion": lambda: _tokens("masked_diffusion"),
+    "flow": lambda: emoji_text.get_config("cross_attention,pixels"),
+    "unet": _unet,
+    "latent_flow": _latent_flow,
+    "token_autoregression": lambda: _tokens("vq_transformer"),
+    "masked_tokens": lambda: _tokens("maskgit"),
+    "next_scale": lambda: _tokens("var", "scales_tokenizer"),
+    "masked_autoregression": _masked_autoregression,
+    "mean_flow": _mean_flow,
+    "drifting": lambda: _on_emoji(fashion_families.get_config("drifting")),
+    "consistency": _consistency,
+}
+AUTOENCODERS = {
+    "autoencoder": lambda: emoji_autoencoder.get_config("kl_adversarial"),
+    "tokenizer": lambda: emoji_autoencoder.get_config("vq_adversarial"),
+    "scales_tokenizer": lambda: emoji_autoencoder.get_config("scales_adversarial"),
+}
+CHOICES = (*FAMILIES, *AUTOENCODERS)
+
+
+def get_config(choice: str = "flow") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    config = (FAMILIES | AUTOENCODERS)[choice]()
+    config.experiment = f"emoji_families_{choice}"
+    config.sampling.every = config.evaluation.every = 0
+    if choice in FAMILIES:
+        own = ("bounds", "likelihood")  # bits per dimension
+        measures = {name: m for name, m in config.evaluation.measures.items() if name in own}
+        by_name = config.condition.name == "Prompts"
+        config.evaluation.num_samples = 384
+        config.evaluation.measures = dict(
+            prompts=dict(name="PromptMatch")
+            if by_name
+            else dict(name="PromptMatch", captions=NAMES),
+            cost=dict(name="SamplingCost"),
+            **measures,
+        )
+    return config
