@@ -60,7 +60,7 @@ def test_it_fades_linearly_to_the_images_themselves():
 
 @pytest.mark.parametrize("seen", [0.0, 300_000.0])
 def test_its_derivatives_are_finite(seen):
-    """Of both orders, as R1 takes them; without a blur those of the identity."""
+    """R1 takes both orders. Without a blur they are those of the identity."""
     fading, x = FadingBlur(10.0, 200_000), images(6, 6)
     first = jax.grad(lambda x: jnp.sin(fading(x, jnp.float32(seen))).sum())
     second = jax.jit(jax.grad(lambda x: jnp.sum(first(x) ** 2)))(x)
