@@ -40,7 +40,7 @@ def upfirdn(
 
 def filter_axis(
     x: Float[Array, "..."],
-    weights: Float[np.ndarray | Array, " taps"],
+    weights: Float[np.ndarray, " taps"],
     axis: int,
     up: int,
     down: int,
@@ -56,18 +56,25 @@ def filter_axis(
     before_transpose = taps - 1 - before
     after_transpose = (size - 1) * up + taps - before_transpose - out_size * down
     ends = before_transpose, after_transpose
-    return _apply_linear(
-        lambda x: _add_shifted(x, weights, axis, up, down, padding),
-        lambda y: _add_shifted(y, weights[::-1], axis, down, up, ends),
-        x,
-        axis,
-        out_size,
+    forward = lambda x: _add_shifted(x, weights, axis, up, down, padding)
+    backward = lambda y: _add_shifted(y, weights[::-1], axis, down, up, ends)
+
+    @jax.custom_jvp  # so that a program without derivatives has nothing but the sum
+    def apply(x):
+        return forward(x)
+
+    apply.defjvp(
+        lambda primals, tangents: (
+            apply(*primals),
+            _apply_linear(forward, backward, *tangents, axis, out_size),
+        )
     )
+    return apply(x)
 
 
 def _add_shifted(
     x: Array,
-    weights: np.ndarray | Array,
+    weights: np.ndarray,
     axis: int,
     up: int,
     down: int,
