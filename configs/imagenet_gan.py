@@ -13,8 +13,8 @@ Differences from the papers. 32, 64: augmentation, average and β₂ are those o
 biggan_64: attention is at half the images' side, as for 128 pixels. The paper stops each run before
 it collapses, so the number of steps is a guess.
 
-biggan_64 has the paper's orthogonal regularization (section 3.1). The authors' PyTorch scripts leave
-it out, as `--config.regularizers.orthogonality.weight=0.0` does here.
+biggan_64 has the paper's orthogonal regularization (section 3.1). The authors' PyTorch scripts set
+it to 0, as `--config.regularizers.orthogonality.weight=0.0` does here.
 
 Not yet run to the end, so there is no score.
 """
