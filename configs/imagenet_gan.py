@@ -10,8 +10,11 @@ The choices, for many accelerators:
   pixels, the settings those of the paper for 128 pixels.
 
 Differences from the papers. 32, 64: augmentation, average and β₂ are those of cifar10_gan.
-biggan_64: attention is at half the images' side, as for 128 pixels; orthogonal regularization is
-absent. The paper stops each run before it collapses, so the number of steps is a guess.
+biggan_64: attention is at half the images' side, as for 128 pixels. The paper stops each run before
+it collapses, so the number of steps is a guess.
+
+biggan_64 has the paper's orthogonal regularization (section 3.1). The authors' PyTorch scripts set
+it to 0, as `--config.regularizers.orthogonality.weight=0.0` does here.
 
 Not yet run to the end, so there is no score.
 """
@@ -82,4 +85,5 @@ def _biggan(config: ConfigDict) -> None:
     config.batch_size = 2 * 2048  # 2,048 in each update
     for player, rate in (("generator", 5e-5), ("discriminator", 2e-4)):
         config.optimizer[player].update(learning_rate=rate, schedule="constant", b2=0.999)
+    config.regularizers.orthogonality = dict(weight=1e-4)
     config.averages.ema.steps = 6931.1  # a decay of 0.9999 per step

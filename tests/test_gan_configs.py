@@ -79,7 +79,8 @@ def test_networks_of_many_classes_have_their_authors_settings():
         updates = config.updates.discriminator
         rates = generator.learning_rate, discriminator.learning_rate
         assert (*rates, generator.b1, generator.b2, updates, config.batch_size // updates) == recipe
-        assert config.objective == "hinge" and not config.regularizers
+        penalties = {"biggan_64": {"orthogonality": {"weight": 1e-4}}}.get(choice, {})
+        assert config.objective == "hinge" and config.regularizers.to_dict() == penalties
 
 
 def test_sngan_s_rate_falls_from_200_000_to_250_000_updates_of_the_generator():

@@ -201,6 +201,7 @@ def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: A
         regularizers={penalty: dict(weight=0.2, every=1) for penalty in ("r1", "r2")},
         augmentations=(),  # of genjax/adversarial/augmentation.py
         adaptive_augmentation=dict(),  # of genjax/adversarial/adaptive.py
+        blur=dict(),  # sigma, images: genjax/adversarial/blur.py
         updates=dict(discriminator=1, generator=1, simultaneous=False),
         optimizer={player: optimizer(b1=0.0, b2=0.99) for player in players},
         averages=dict(ema=dict(name="HalfLife", steps=200.0)),

@@ -90,6 +90,7 @@ class GAN:
     penalties: Penalties
     augmentations: tuple[Callable, ...]
     adaptive: Any  # kinds.AdaptiveAugmentation, or None
+    blur: adversarial.FadingBlur | None
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation]
     schedules: tuple[optax.Schedule, optax.Schedule]
     averages: Averages
@@ -128,7 +129,7 @@ class GAN:
                 f"config.updates must be positive, and config.batch_size {config.batch_size} "
                 f"divide into config.updates.discriminator {updates.discriminator} parts"
             )
-        adaptive = config.get("adaptive_augmentation")  # older runs have none
+        adaptive, blur = map(config.get, ("adaptive_augmentation", "blur"))  # None in older runs
         optimization.check_no_accumulation(config, "a GAN, whose networks see")
         players = ("generator", "discriminator")
         steps = {player: config.num_steps * config.updates[player] for player in players}
@@ -158,6 +159,7 @@ class GAN:
             adaptive=kinds.ADAPTIVE_AUGMENTATION.bind(adaptive, "adaptive_augmentation")
             if adaptive
             else None,
+            blur=adversarial.FadingBlur(**blur) if blur else None,
             optimizers=optimizers,
             schedules=schedules,
             averages=make_averages(config),
@@ -282,6 +284,8 @@ class GAN:
             )
             after = after.replace(adaptation=adaptation)
             metrics["augmentation/probability"] = state.adaptation.probability
+        if self.blur:
+            metrics["augmentation/blur"] = self.blur.sigma_at(self._seen(state))
         return after, {
             **metrics,
             "learning_rate/generator": self.schedules[0](state.step * self.updates.generator),
@@ -295,7 +299,7 @@ class GAN:
         latent_key, augment_key, penalty_key = jax.random.split(key, 3)
         fakes, _ = self._generate(state.generator, latent_key, labels, len(images))
         keys = jax.random.split(augment_key, 2)
-        augment = functools.partial(self._augment, state.adaptation)
+        augment = functools.partial(self._augment, state)
 
         # Real and generated examples apart, to see what reaches the discriminator through the
         # generator.
@@ -348,11 +352,10 @@ class GAN:
         return state, means(metrics | norms) | self.penalties.metrics(added)
 
     def _update_generator(self, state, opponent, images, labels, key):
-        player, path_mean, step = state.generator, state.path_mean, state.step
+        player = state.generator
         latent_key, augment_key, path_key = jax.random.split(key, 3)
         keys = jax.random.split(augment_key, 2)
-        path_keys = jax.random.split(path_key, 3)
-        augment = functools.partial(self._augment, state.adaptation)
+        augment = functools.partial(self._augment, state)
         judge = lambda key, x: self._judge(opponent.variables, augment(key, x), labels)[0]
         real = judge(keys[0], images)  # not computed where the objective leaves it out
 
@@ -367,32 +370,10 @@ class GAN:
         fakes, pull_back, kept = jax.vjp(generate, player.params, has_aux=True)
         (loss, fake), of_images = jax.value_and_grad(loss_of, has_aux=True)(fakes)
         (gradients,) = pull_back(of_images)
-        added = {}
-        if "path_length" in self.penalties:
-
-            def path_penalty(params):
-                call = functools.partial(
-                    self.generator.apply,
-                    player.variables | {"params": params},
-                    train=True,
-                    rngs={"noise": path_keys[0]},
-                )
-                w = call(self._latents(path_keys[1], len(images)), labels, method="map")
-                synthesize = functools.partial(call, method="synthesize")
-                penalties, mean = adversarial.path_length(path_keys[2], synthesize, w, path_mean)
-                return penalties.mean(), mean
-
-            def term(params):
-                weighted, *rest = self.penalties.lazily(
-                    "path_length", step, functools.partial(path_penalty, params), path_mean
-                )
-                return weighted, rest
-
-            (weighted, (computed, path_mean)), more = jax.value_and_grad(term, has_aux=True)(
-                player.params
-            )
-            gradients = jax.tree.map(jnp.add, gradients, more)
-            added = {"path_length": (weighted, computed)}
+        of_penalties, added, path_mean = self._generator_penalties(
+            player, state.step, state.path_mean, labels, path_key, len(images)
+        )
+        gradients = jax.tree.map(jnp.add, gradients, of_penalties)
         metrics = {
             "loss/generator": loss,
             "slope/generator": objectives.generator_slope(self.objective, real, fake).mean(),
@@ -405,6 +386,36 @@ class GAN:
         player, norms = self._apply(player, 0, "generator", gradients, kept)
         state = state.replace(generator=player, path_mean=path_mean)
         return state, means(metrics | norms) | self.penalties.metrics(added)
+
+    def _generator_penalties(self, player, step, path_mean, labels, key, count):
+        """Return the gradients of the generator's penalties, what they add, and the path mean."""
+        keys = jax.random.split(key, 3)
+
+        def path_penalty(params):
+            call = functools.partial(
+                self.generator.apply,
+                player.variables | {"params": params},
+                train=True,
+                rngs={"noise": keys[0]},
+            )
+            w = call(self._latents(keys[1], count), labels, method="map")
+            synthesize = functools.partial(call, method="synthesize")
+            penalties, mean = adversarial.path_length(keys[2], synthesize, w, path_mean)
+            return penalties.mean(), mean
+
+        def total(params):
+            added = self.penalties.added(
+                step, {"orthogonality": lambda: adversarial.orthogonality(params)}
+            )
+            mean = path_mean
+            if "path_length" in self.penalties:
+                *added["path_length"], mean = self.penalties.lazily(
+                    "path_length", step, functools.partial(path_penalty, params), path_mean
+                )
+            return sum((term for term, _ in added.values()), jnp.zeros(())), (added, mean)
+
+        gradients, (added, path_mean) = jax.grad(total, has_aux=True)(player.params)
+        return gradients, added, path_mean
 
     def _apply(self, player, index, name, gradients, kept):
         after, updates = player.step(self.optimizers[index], gradients, kept)
@@ -428,12 +439,18 @@ class GAN:
         )
         return images, dict(kept)
 
-    def _augment(self, adaptation, key, images):
+    def _augment(self, state, key, images):
         """Return the images as the discriminator sees them in training."""
+        if self.blur:
+            images = self.blur(images, self._seen(state))
         augmentations = list(self.augmentations)
         if self.adaptive:
-            augmentations.append(lambda key, x: self.adaptive(key, x, adaptation.probability))
+            augmentations.append(lambda key, x: self.adaptive(key, x, state.adaptation.probability))
         return adversarial.augment(jax.random.split(key, len(images)), images, augmentations)
+
+    def _seen(self, state):
+        """Return the number of real images before a step."""
+        return state.step.astype(jnp.float32) * self.batch_size * self.updates.discriminator
 
     def _judge(self, variables, images, labels):
         """Logits in training, and what the discriminator keeps after them."""

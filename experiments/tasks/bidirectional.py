@@ -43,11 +43,12 @@ class BidirectionalGAN(GAN):
                 f"config.regularizers has {others[0]!r}; a bidirectional GAN takes "
                 f"{' and '.join(JOINT_PENALTIES)}"
             )
-        if fields["adaptive"]:
-            raise ValueError(
-                "config.adaptive_augmentation is set, and a bidirectional GAN takes none; "
-                "config.augmentations change the images of its pairs"
-            )
+        for name, part in (("adaptive_augmentation", "adaptive"), ("blur", "blur")):
+            if fields[part]:
+                raise ValueError(
+                    f"config.{name} is set, and a bidirectional GAN takes none; "
+                    "config.augmentations change the images of its pairs"
+                )
         given = fields["condition"].network_fields
         features = fields["generator"].latent_size
         encoder = kinds.ENCODER.bind(

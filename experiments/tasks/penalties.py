@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from genjax.adversarial import regularizers
 from genjax.training import Mean
 
-PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
+PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length", "orthogonality")
 
 Added = tuple[Float[Array, ""], Float[Array, ""]]  # as added to a loss; 1 if computed, else 0
 

@@ -14,6 +14,8 @@ from genjax.adversarial.augmentation import augment as augment
 from genjax.adversarial.augmentation import color as color
 from genjax.adversarial.augmentation import cutout as cutout
 from genjax.adversarial.augmentation import translation as translation
+from genjax.adversarial.blur import FadingBlur as FadingBlur
+from genjax.adversarial.blur import blur as blur
 from genjax.adversarial.features import feature_matching as feature_matching
 from genjax.adversarial.instruments import alarms as alarms
 from genjax.adversarial.inverse import EncoderLosses as EncoderLosses
@@ -44,5 +46,6 @@ from genjax.adversarial.regularizers import (
 )
 from genjax.adversarial.regularizers import lazy_penalty as lazy_penalty
 from genjax.adversarial.regularizers import lecam as lecam
+from genjax.adversarial.regularizers import orthogonality as orthogonality
 from genjax.adversarial.regularizers import path_length as path_length
 from genjax.adversarial.regularizers import update_anchors as update_anchors

@@ -1,4 +1,4 @@
-"""Regularizers of discriminator and generator: penalties on their derivatives and logits.
+"""Regularizers of discriminator and generator: penalties on derivatives, logits and weights.
 
 A critic is `critic(images) -> logits [batch]`. Its gradient is that of the sum of the logits. So
 for a critic whose logits depend on their batch (batch norm, minibatch deviation), the gradient
@@ -83,6 +83,26 @@ def path_length(
     lengths = _root(jnp.mean(jnp.sum(jnp.square(jax.grad(projected)(w)), axis=2), axis=1))
     mean = mean + decay * (lengths.mean() - mean)
     return jnp.square(lengths - mean), jax.lax.stop_gradient(mean)
+
+
+def orthogonality(params: PyTree) -> Float[Array, ""]:
+    """Return ‖WᵀW ⊙ (1 − I)‖² summed over the kernels W, whose columns are their outputs' weights.
+
+    Brock et al. 2019, "BigGAN", equation 3, to be weighted by β. It is 0 if the columns of each W
+    are orthogonal, of whatever length. Embeddings are left out, as in the authors' program.
+
+    Args:
+        params: of a network. Its kernels are the arrays named "kernel".
+    """
+
+    def of_array(path, array):
+        if path[-1] != jax.tree_util.DictKey("kernel"):
+            return jnp.zeros(())
+        matrix = array.reshape(-1, array.shape[-1])
+        products = jnp.matmul(matrix.T, matrix, precision="highest")
+        return jnp.sum(jnp.square(products - jnp.diag(jnp.diag(products))))
+
+    return sum(jax.tree.leaves(jax.tree.map_with_path(of_array, params)), jnp.zeros(()))
 
 
 class Anchors(NamedTuple):

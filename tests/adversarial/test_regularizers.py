@@ -11,6 +11,7 @@ from genjax.adversarial import (
     interpolated_gradient_penalty,
     lazy_penalty,
     lecam,
+    orthogonality,
     path_length,
     wasserstein,
 )
@@ -203,6 +204,38 @@ def test_running_mean_tends_to_the_length(float64):
     mean, _ = jax.lax.scan(step, jnp.float64(0), jax.random.split(jax.random.key(0), 300))
     # Lengths deviate by 1.8, and the mean is over about 39 batches of 256: four standard errors.
     np.testing.assert_allclose(mean, 3 * np.sqrt(2 / np.pi), atol=4 * 1.8 / np.sqrt(39 * 256))
+
+
+def test_orthogonality_is_the_square_of_products_between_columns(float64):
+    """By explicit sums over pairs of outputs of a dense layer and of a convolution."""
+    dense, convolution = normal(20, 5, 3), normal(21, 3, 3, 2, 4)
+    params = {
+        "dense": {"kernel": dense, "bias": normal(22, 3)},
+        "block": {"convolution": {"kernel": convolution}},
+        "labels": {"embedding": normal(23, 4, 2)},
+    }
+    expected = sum(
+        float(np.sum(np.asarray(kernel)[..., i] * np.asarray(kernel)[..., j])) ** 2
+        for kernel in (dense, convolution)
+        for i in range(kernel.shape[-1])
+        for j in range(kernel.shape[-1])
+        if i != j
+    )
+    np.testing.assert_allclose(orthogonality(params), expected, rtol=1e-12)
+
+
+def test_orthogonal_columns_of_any_length_are_not_penalized(float64):
+    columns = jnp.linalg.qr(normal(24, 18, 4))[0] * jnp.array([0.1, 1.0, 2.0, 5.0])
+    params = {"kernel": columns.reshape(3, 3, 2, 4)}
+    value, gradient = jax.value_and_grad(orthogonality)(params)
+    np.testing.assert_allclose(value, 0, atol=1e-27)
+    np.testing.assert_allclose(gradient["kernel"], 0, atol=1e-12)
+    # Descent makes other columns orthogonal, and leaves them far from zero.
+    descend = lambda w, _: (w - 0.01 * jax.grad(lambda w: orthogonality({"kernel": w}))(w), None)
+    found = jax.jit(lambda w: jax.lax.scan(descend, w, length=500)[0])(normal(25, 8, 3))
+    products = np.asarray(found.T @ found)
+    np.testing.assert_allclose(products - np.diag(np.diag(products)), 0, atol=1e-6)
+    assert np.diag(products).min() > 1
 
 
 def test_lecam():

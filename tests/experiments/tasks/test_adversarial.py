@@ -213,6 +213,25 @@ def test_a_lazy_penalty_is_logged_where_it_is_computed_and_as_the_eager_one():
     )
 
 
+def test_orthogonality_is_a_part_of_the_generators_loss():
+    """Its gradient, 4·W·(WᵀW ⊙ (1 − I)), is all of the generator's if its weight is large."""
+    weight = 1e6
+    config = plane(regularizers=dict(orthogonality=dict(weight=weight)))
+    params = jax.jit(build(config).init)(jax.random.key(0)).generator.params
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    kernels = [np.float64(array) for path, array in paths if "kernel" in jax.tree_util.keystr(path)]
+    products = [w.T @ w - np.diag(np.square(w).sum(0)) for w in kernels]
+    slopes = [4 * w @ product for w, product in zip(kernels, products, strict=True)]
+    metrics = after(config)[1]
+    found = metrics["regularizer/orthogonality"]
+    value = sum(np.square(product).sum() for product in products)
+    np.testing.assert_allclose(found.total / found.count, weight * value, rtol=1e-4)
+    norm = np.sqrt(sum(np.square(slope).sum() for slope in slopes))
+    np.testing.assert_allclose(
+        metrics["norm/gradient_of_generator"].total, weight * norm, rtol=1e-4
+    )
+
+
 def test_samples_depend_on_their_own_index_and_a_walk_ends_in_them():
     config = digits_gan.get_config("dcgan")
     config.model.generator.width = config.model.discriminator.width = 8
