@@ -5,7 +5,7 @@ python -m experiments.sample --workdir=runs/spoken_digits --prompt=seven --promp
     --out=runs/spoken_digits/seven.wav
 
 A frozen MiniLM reads the transcript, a word or a number ("seven", "7"). The choices:
-- spectrograms: 48 frames of 40 log-mel bands at 16 kHz, one token a frame. Griffin-Lim makes
+- spectrograms: 48 frames of 64 log-mel bands at 16 kHz, one token a frame. Griffin-Lim makes
   waveforms of them, so there is nothing else to train.
 - latents: 48 latents of 8 channels of the small autoencoder of spectrograms, at 8 kHz.
 - tokens: 48 frames of 4 codes of the small codec, at 8 kHz, one code after another (LlamaGen). The
@@ -80,7 +80,7 @@ def _flow(choice: str) -> ConfigDict:
     config = base.diffusion(f"spoken_digits_{choice}", **_data(rate))
     if choice == "spectrograms":
         # Mean and deviation are those of the bands of the training set.
-        bands = dict(n_fft=1024, hop=256, num_mels=40, mean=-5.37, deviation=1.95)
+        bands = dict(n_fft=1024, hop=256, num_mels=64, mean=-3.93, deviation=1.06, floor=0.01)
         config.space = dict(name="Spectrograms", **bands)
     else:
         config.space = dict(name="Latents", run="runs/sound_mel", weights="ema")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, PyTree
@@ -15,15 +16,15 @@ from genjax import audio
 
 @dataclass(frozen=True)
 class Spectrograms:
-    """Log-mel spectrograms of sound, `[frames bands]` with mean 0 and deviation 1.
+    """Log-mel spectrograms of sound, `[frames bands]`: (log(band + floor) − mean) / deviation.
 
-    Samples become sound by `audio.from_log_mel`, so no vocoder is trained.
+    Samples become sound by `audio.from_mel_bands`, so no vocoder is trained. Silence stays silent.
 
     Attributes:
         waveforms: the sound itself.
         n_fft, hop, num_mels: of the spectrogram; a sound has samples / hop frames.
-        mean, deviation: of the natural logarithms of the data's bands.
-        floor: the least band. Digital silence becomes noise of this level.
+        mean, deviation: of the logarithms, in nepers.
+        floor: the magnitude of a band below which sound fades out.
     """
 
     waveforms: Waveforms
@@ -44,7 +45,7 @@ class Spectrograms:
         num_mels: int,
         mean: float,
         deviation: float,
-        floor: float = 1e-3,
+        floor: float,
     ) -> Self:
         """Return the spectrograms of a data set.
 
@@ -92,15 +93,17 @@ class Spectrograms:
         return self.waveforms.abstract_batch()
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
-        form = dict(hop=self.hop, padding=self.padding, clamp=self.floor)
+        form = dict(hop=self.hop, padding=self.padding, clamp=0.0)
+        logarithm = lambda bands: jnp.log(bands + self.floor)
         sounds = self.waveforms.encode(examples)
-        bands = audio.log_mel_spectrogram(sounds, self.filters, **form)
+        bands = audio.log_mel_spectrogram(sounds, self.filters, **form, log=logarithm)
         return rearrange((bands - self.mean) / self.deviation, "b f m c -> b f (m c)")
 
     def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
-        bands = rearrange(samples, "b f (m c) -> b f m c", m=self.num_mels)
+        logarithms = rearrange(samples, "b f (m c) -> b f m c", m=self.num_mels)
+        bands = jnp.exp(logarithms * self.deviation + self.mean) - self.floor
         form = dict(hop=self.hop, padding=self.padding, length=self.waveforms.shape[0])
-        return audio.from_log_mel(bands * self.deviation + self.mean, self.filters, **form)
+        return audio.from_mel_bands(jnp.maximum(bands, 0), self.filters, **form)
 
     to_data = staticmethod(Waveforms.to_data)
 

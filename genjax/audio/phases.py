@@ -54,7 +54,7 @@ def griffin_lim(
     return invert(magnitudes * phases)
 
 
-def from_log_mel(
+def from_mel_bands(
     bands: Float[ArrayLike, "batch frames num_mels channels"],
     filters: Float[np.ndarray, "bins num_mels"],
     hop: int,
@@ -63,13 +63,13 @@ def from_log_mel(
     padding: int | None = None,
     length: int | None = None,
 ) -> Float[Array, "batch samples channels"]:
-    """Return waveforms whose `log_mel_spectrogram` of magnitudes has about these bands.
+    """Return waveforms whose magnitudes have about these mel bands.
 
     The magnitudes are the least-squares solution of the filters' equations, and 0 where that is
     negative. `griffin_lim` finds the phases.
 
     Args:
-        bands: natural logarithms.
+        bands: magnitudes, not their logarithms.
         filters: of `mel_filters`, those of the bands.
         num_steps, hop, padding, length: as of `griffin_lim`.
 
@@ -77,9 +77,8 @@ def from_log_mel(
         ValueError: as of `griffin_lim`.
     """
     inverse = jnp.asarray(np.linalg.pinv(filters), jnp.float32)
-    magnitudes = jnp.einsum(
-        "btmc,mf->btfc", jnp.exp(bands), inverse, precision=jax.lax.Precision.HIGHEST
-    )
+    exact = jax.lax.Precision.HIGHEST
+    magnitudes = jnp.einsum("btmc,mf->btfc", jnp.asarray(bands), inverse, precision=exact)
     n_fft = 2 * (len(filters) - 1)
     form = dict(num_steps=num_steps, padding=padding, length=length)
     return griffin_lim(jnp.maximum(magnitudes, 0), n_fft, hop, **form)
