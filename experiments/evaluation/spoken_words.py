@@ -1,4 +1,4 @@
-"""Whether samples say the words that their captions ask for, by a speech recognizer."""
+"""Whether samples say the words of their prompts, by a speech recognizer."""
 
 import functools
 from collections.abc import Sequence
@@ -51,8 +51,8 @@ def _decoder(words: tuple[str, ...]) -> Any:
 def words_heard(sounds: Sounds, sample_rate: int, words: Sequence[str]) -> list[str]:
     """Return the one of `words` that pocketsphinx hears in each sound, "" if it hears none.
 
-    A sound is the mean of its channels, resampled to 16 kHz, between two silences of 0.25 s, with
-    the same noise at −61 dB of full scale in every sound.
+    A sound is the mean of its channels, resampled to 16 kHz, between two silences of 0.25 s. The
+    same noise at −61 dB of full scale is added to every sound.
 
     Args:
         sample_rate: of the sounds, in Hz.
@@ -76,14 +76,14 @@ def words_heard(sounds: Sounds, sample_rate: int, words: Sequence[str]) -> list[
 
 @dataclass(frozen=True)
 class SpokenWords:
-    """Measure how often a speech recognizer hears the word that a sample was asked for.
+    """Measure how often a speech recognizer hears the word of a sample's prompt.
 
-    A sample is asked for by a held-out caption, and pocketsphinx chooses one of `words`.
-    `word_accuracy` is the share of samples in which it
-    hears the caption. `word_accuracy_chance` is what the same answers would reach if they had
-    nothing to do with the captions. `word_accuracy_real` is the share of held-out recordings, and
-    `word_accuracy_reconstructed` that of the same recordings after the space of the network and
-    back. A recognizer made for whole sentences does not reach 1 on recordings of single words.
+    The prompts are held-out captions, and pocketsphinx chooses one of `words`. `word_accuracy` is
+    the share of samples in which pocketsphinx hears the prompt. `word_accuracy_chance` is the mean
+    accuracy of the same answers in all orders. `word_accuracy_real` is the share of held-out
+    recordings in which pocketsphinx hears the caption. `word_accuracy_reconstructed` is the same
+    share after the space of the network and back. A recognizer made for whole sentences does not
+    reach 1 on recordings of single words.
 
     Attributes:
         words: English words, those of the first captions.
