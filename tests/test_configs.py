@@ -178,6 +178,10 @@ CHOICES = [
     "moving_digits_video:causal",
     "pong:joint",
     "sound_and_video:ltx_2_0",
+    "sounding_digits:samples",
+    "spoken_digits:latents",
+    "spoken_digits:tokens",
+    "spoken_digits:masked_tokens",
     "sound_autoencoder:oobleck",
     "sound_autoencoder:mel",
     "sound_autoencoder:vocoder",
@@ -219,7 +223,11 @@ def nothing_to_load(monkeypatch):
                 channels,
             ),
             encode=lambda frozen, x: jnp.repeat(
-                (x if x.ndim == 4 else x[:, ::4])[..., ::factor, ::factor, :1], channels, -1
+                x[:, ::factor, :1]
+                if x.ndim == 3  # sound
+                else (x if x.ndim == 4 else x[:, ::4])[..., ::factor, ::factor, :1],
+                channels,
+                -1,
             ),
             network=SimpleNamespace(init=lambda key, x: {}, quantizer=None),
             vocabulary=16_384,
@@ -228,6 +236,8 @@ def nothing_to_load(monkeypatch):
         )
 
     def codes(variables, x):
+        if x.ndim == 3:  # sound
+            return x[:, ::128].repeat(4, -1).astype(int)
         factor = min(16, x.shape[1] // 8)
         return x[:, ::factor, ::factor, 0].astype(int)
 

@@ -580,7 +580,11 @@ DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction", "genjax.autoenc
 QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers", "genjax.nn.multiscale"), made=True)
 SPACE = Kind(
     Space,
-    ("experiments.inputs.spaces", "experiments.inputs.sound_and_video"),
+    (
+        "experiments.inputs.spaces",
+        "experiments.inputs.spectrograms",
+        "experiments.inputs.sound_and_video",
+    ),
     made=True,
     maker="from_data",
 )

@@ -24,7 +24,7 @@ Sounds = Int16[np.ndarray, "sounds samples channels"]
 BATCH = 8  # sounds that are measured at once
 
 
-def _check_sounds(name: str, data: Data) -> None:
+def check_sounds(name: str, data: Data) -> None:
     if data.feature != "audio":
         raise ValueError(
             f"config.evaluation.measures has {name}, which measures sound; config.data.feature is "
@@ -77,7 +77,7 @@ class SoundDistance:
         Raises:
             ValueError, FileNotFoundError: the data are no sounds, or as of `vggish.load`.
         """
-        _check_sounds("SoundDistance", self.context.data)
+        check_sounds("SoundDistance", self.context.data)
         if self.vggish:
             vggish.load(self.vggish)
 
@@ -154,7 +154,7 @@ class SoundReconstruction:
         Raises:
             ValueError, ImportError: the data are no sounds, or as of `compress`.
         """
-        _check_sounds("SoundReconstruction", self.context.data)
+        check_sounds("SoundReconstruction", self.context.data)
         for codec in self.codecs:
             compress(np.zeros((1, 1), np.int16), 8000, codec, self.bitrates[0])
 

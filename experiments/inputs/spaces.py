@@ -276,13 +276,14 @@ class Tokens:
     `experiments.encode` wrote.
 
     Attributes:
-        shape: of one example's codes: rows and columns, and levels of a residual quantizer.
-        data_shape: of one example of the data.
+        shape: of one example's codes: rows and columns of an image, or frames of a sound, and
+            levels of a residual quantizer.
+        data: the space of the data.
         vocabulary: how many codes there are.
     """
 
     shape: tuple[int, ...]
-    data_shape: tuple[int, ...]
+    data: Pixels | Waveforms
     feature: str
     autoencoder: FrozenAutoencoder
     vocabulary: int
@@ -315,12 +316,13 @@ class Tokens:
                 no codes.
         """
         del batch_size
-        _check_rank(data)
+        space = (Waveforms if data.feature == "audio" else Pixels).from_data(data)
         autoencoder = FrozenAutoencoder.open(run, weights, published)
-        vocabulary, data_shape = autoencoder.vocabulary, tuple(data.image_shape)
-        shape = autoencoder.codes_shape(data_shape)
+        vocabulary, shape = autoencoder.vocabulary, autoencoder.codes_shape(space.shape)
         feature = "image" if directory else data.feature
-        return cls(shape, data_shape, feature, autoencoder, vocabulary, directory)
+        return cls(shape, space, feature, autoencoder, vocabulary, directory)
+
+    data_shape, sample_rate = Latents.data_shape, Latents.sample_rate
 
     @property
     def layout(self) -> TokenLayout:
@@ -331,7 +333,7 @@ class Tokens:
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         if self.directory:
             return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.int32)}
-        return {self.feature: jax.ShapeDtypeStruct(self.data_shape, jnp.uint8)}
+        return self.data.abstract_batch()
 
     def frozen(self) -> dict[str, PyTree]:
         return {"tokenizer": self.autoencoder.variables()}
@@ -340,20 +342,23 @@ class Tokens:
         return {"tokenizer": self.autoencoder.abstract(self.data_shape)["variables"]}
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Int[Array, " batch *shape"]:
-        if examples.dtype != jnp.uint8:
+        if examples.dtype == jnp.int32:
             return examples
-        return self.autoencoder.encode_codes(frozen["tokenizer"], to_float(examples))
+        return self.autoencoder.encode_codes(frozen["tokenizer"], self.data.encode(examples))
 
     def decode(self, samples: Int[Array, " batch *shape"], frozen: PyTree = None) -> Array:
-        """Return images of codes; places of the code `vocabulary`, which is a mask, are grey."""
-        masked = samples == self.vocabulary
-        images = self.autoencoder.decode_codes(frozen["tokenizer"], jnp.where(masked, 0, samples))
-        if len(self.shape) == 1:  # maps of several scales, which are never masked
-            return images
-        hidden = masked.reshape(*masked.shape[:3], -1).any(axis=-1)
-        rows, columns = (n // m for n, m in zip(self.data_shape, self.shape[:2], strict=False))
-        hidden = jnp.repeat(jnp.repeat(hidden, rows, axis=1), columns, axis=2)
-        return jnp.where(hidden[..., None], 0, images)
+        """Return data of codes; places of the code `vocabulary`, which is a mask, are grey.
 
-    to_data = staticmethod(to_uint8)
-    picture = staticmethod(draw)
+        Such frames of a sound are silent.
+        """
+        masked = samples == self.vocabulary
+        decoded = self.autoencoder.decode_codes(frozen["tokenizer"], jnp.where(masked, 0, samples))
+        if self.layout.sides:  # maps of several scales, which are never masked
+            return decoded
+        axes = len(self.data_shape) - 1
+        hidden = masked.reshape(*masked.shape[: 1 + axes], -1).any(axis=-1)
+        for axis, side, count in zip(range(axes), self.data_shape, self.shape, strict=False):
+            hidden = jnp.repeat(hidden, side // count, axis=1 + axis)
+        return jnp.where(hidden[..., None], 0, decoded)
+
+    to_data, picture = Latents.to_data, Latents.picture

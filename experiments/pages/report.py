@@ -87,6 +87,7 @@ QUALITY = {
     "hit_rate": "higher",
     "false_rate": "lower",
     "paddle_error": "lower",
+    "word_accuracy": "higher",
 }
 SPEED = {"steps_per_second": "higher", "goodput": "higher"}
 BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured

@@ -68,7 +68,7 @@ class MaskedTokens(TokenTask):
         *,
         weights: str = "params",
         trajectory: bool = False,
-    ) -> Float[Array, " *frames batch height width channels"]:
+    ) -> Float[Array, "..."]:
         """Return samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
         Guidance grows with the share of revealed tokens, from 1 to the scale of the law.

@@ -48,7 +48,7 @@ class TokenAutoregression(TokenTask):
         *,
         weights: str = "params",
         trajectory: bool = False,
-    ) -> Float[Array, " *frames batch height width channels"]:
+    ) -> Float[Array, "..."]:
         """Return samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
         Args:

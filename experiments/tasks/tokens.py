@@ -181,7 +181,7 @@ class TokenTask:
         return functools.partial(self.network.apply, {"params": params})
 
     def _images(self, tokens: Int[Array, "*frames batch length"], frozen: PyTree) -> Array:
-        """Return the images of tokens, frame by frame if there are frames."""
+        """Return the images or sounds of tokens, frame by frame if there are frames."""
         if tokens.ndim == 3:
             return jax.lax.map(lambda each: self._images(each, frozen), tokens)
         return self.space.decode(self.space.layout.codes(tokens), frozen)

@@ -10,6 +10,7 @@ from genjax.audio.mel import SLANEY as SLANEY
 from genjax.audio.mel import MelScale as MelScale
 from genjax.audio.mel import log_mel_spectrogram as log_mel_spectrogram
 from genjax.audio.mel import mel_filters as mel_filters
+from genjax.audio.phases import from_mel_bands as from_mel_bands
 from genjax.audio.phases import griffin_lim as griffin_lim
 from genjax.audio.resampling import resample as resample
 from genjax.audio.spectra import hann_window as hann_window

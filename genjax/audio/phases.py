@@ -1,4 +1,4 @@
-"""Waveforms from magnitudes alone."""
+"""Waveforms from magnitudes, or from mel bands, alone."""
 
 import functools
 
@@ -52,3 +52,33 @@ def griffin_lim(
     zeros = jnp.zeros_like(magnitudes, jnp.complex64)
     (phases, _), _ = jax.lax.scan(step, (zeros + 1, zeros), length=num_steps)
     return invert(magnitudes * phases)
+
+
+def from_mel_bands(
+    bands: Float[ArrayLike, "batch frames num_mels channels"],
+    filters: Float[np.ndarray, "bins num_mels"],
+    hop: int,
+    *,
+    num_steps: int = 32,
+    padding: int | None = None,
+    length: int | None = None,
+) -> Float[Array, "batch samples channels"]:
+    """Return waveforms whose magnitudes have about these mel bands.
+
+    The magnitudes are the least-squares solution of the filters' equations, and 0 where that is
+    negative. `griffin_lim` finds the phases.
+
+    Args:
+        bands: magnitudes, not their logarithms.
+        filters: of `mel_filters`, those of the bands.
+        num_steps, hop, padding, length: as of `griffin_lim`.
+
+    Raises:
+        ValueError: as of `griffin_lim`.
+    """
+    inverse = jnp.asarray(np.linalg.pinv(filters), jnp.float32)
+    exact = jax.lax.Precision.HIGHEST
+    magnitudes = jnp.einsum("btmc,mf->btfc", jnp.asarray(bands), inverse, precision=exact)
+    n_fft = 2 * (len(filters) - 1)
+    form = dict(num_steps=num_steps, padding=padding, length=length)
+    return griffin_lim(jnp.maximum(magnitudes, 0), n_fft, hop, **form)

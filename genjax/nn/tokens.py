@@ -14,12 +14,14 @@ from jaxtyping import Array, Int
 class TokenLayout:
     """The codes of an example, `shape`, as a sequence of `length` tokens below `vocabulary`.
 
-    Codes are a grid, row by row; a residual quantizer's levels of a place follow one another. Maps
-    of several scales follow one another, from coarse to fine.
+    Codes are a grid, row by row; a residual quantizer's levels of a place follow one another. The
+    grid of a sound has frames as rows and the levels of a codec as columns: the flattening pattern
+    of Copet et al. 2023 ("MusicGen", section 2.2). Maps of several scales follow one another, from
+    coarse to fine.
 
     Attributes:
-        shape: of an example's codes: rows and columns, and levels if there are several; or all
-            tokens of maps of several scales.
+        shape: of an example's codes: rows and columns, or frames, and levels if there are several;
+            or all tokens of maps of several scales.
         vocabulary: how many codes there are.
         sides: of the maps, for several scales; None for a grid.
     """

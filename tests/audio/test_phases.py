@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.audio import griffin_lim, stft
+from genjax.audio import from_mel_bands, griffin_lim, log_mel_spectrogram, mel_filters, stft
 
 N_FFT, HOP = 128, 32
 
@@ -25,3 +25,17 @@ def test_magnitudes_are_approached():
 
 def test_silence():
     np.testing.assert_array_equal(griffin_lim(np.zeros((1, 5, 65, 1)), N_FFT, HOP, num_steps=2), 0)
+
+
+def test_sound_of_mel_bands_has_about_these_bands():
+    """Noise under a slow swell, whose bands vary little from bin to bin."""
+    random, time = np.random.default_rng(0), np.arange(4000) / 8000
+    noise = 0.1 * random.normal(size=time.shape) * (1.2 + np.sin(2 * np.pi * 2 * time))
+    filters = mel_filters(8000, N_FFT, 16)
+    bands = log_mel_spectrogram(noise[None, :, None], filters, HOP)
+    made = from_mel_bands(np.exp(bands), filters, HOP, length=4000)
+    assert made.shape == (1, 4000, 1)
+    error = np.abs(log_mel_spectrogram(made, filters, HOP) - bands)
+    assert error.mean() < 0.15  # nepers
+    silent = from_mel_bands(np.zeros_like(bands), filters, HOP, length=4000)
+    np.testing.assert_array_equal(silent, 0)

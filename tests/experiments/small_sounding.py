@@ -31,15 +31,19 @@ def words(prompts: list[str]) -> list[dict]:
     return rows
 
 
-def config(folder: str):
-    """Return the narrow config; encoded prompts are kept in the folder."""
-    config = sounding_digits.get_config()
+def config(folder: str, choice: str = "samples"):
+    """Return the narrow config of a choice; encoded prompts are kept in the folder."""
+    config = sounding_digits.get_config(choice)
     config.data.update(name=f"{__name__}.load", image_shape=VIDEO, sound_shape=SOUND)
     config.condition.update(directory=folder, encoder="words", sound_shape=SOUND, prompts=())
     config.condition.update(features=WIDTH, pooled_features=WIDTH, rows=4)
     config.model.update(video_patch=(2, 4, 4), sound_patch=8, video_width=16, sound_width=12)
     config.model.update(depth=1, num_heads=2, unroll=1, frame_rate=4.0, sound_rate=32.0)
-    config.modalities.sound.process = dict(name="VariancePreservingCosine")
+    if choice == "samples":
+        config.modalities.sound.process = dict(name="VariancePreservingCosine")
+    else:  # four spectra of four bands
+        config.space.sound.update(n_fft=16, hop=8, num_mels=4, mean=-4.0, deviation=2.0)
+        config.model.update(sound_patch=1, sound_rate=4.0)
     config.modalities.sound.weight = 0.5
     config.batch_size = 8
     config.optimizer.warmup = 0.0  # a first step at the full rate

@@ -127,6 +127,28 @@ def test_a_run_that_stops_in_the_middle_goes_on_bit_by_bit(folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state, this.states[2])
 
 
+def test_clean_prediction_of_spectrograms_stays_finite_and_keeps_what_is_given(folder):
+    """At time 0 the clean target says nothing of the noise, and a loss of 0 would be 0 · NaN."""
+    config = small_sounding.config(folder, "spectrograms")
+    task, clips = build(config), small_sounding.load("test").source[:]
+    assert task.space.shape == {"video": small_sounding.VIDEO, "sound": (4, 4)}
+    state, frozen = jax.jit(task.init, compiler_options=QUICK)(jax.random.key(0)), task.frozen()
+    update = jax.jit(task.update, compiler_options=QUICK)
+    batches = training_batches(config, task, make_mesh({"data": 1}, 8))
+    for step in range(3):  # of 24 examples about 7 have a given modality
+        state, metrics = update(state, batches[step], jax.random.fold_in(KEY, step), *frozen)
+    assert np.isfinite(metrics["loss"])
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(state.params))
+    made_of = lambda given: sample(
+        task, state, np.arange(4), SimpleNamespace(**dict(config.sampling) | {"given": given})
+    )
+    np.testing.assert_array_equal(made_of(("video",))["video"], clips["video"])
+    sound = task.space.sound
+    heard = sound.to_data(sound.decode(sound.encode(clips["audio"])))
+    assert np.abs(made_of(("sound",))["sound"].astype(int) - heard).max() <= 1
+    assert np.any(made_of(())["sound"] != heard)
+
+
 @pytest.mark.training
 def test_eight_devices_give_the_losses_of_one(folder):
     mesh = '{"data": 2, "fsdp": 2, "context": 2}'
