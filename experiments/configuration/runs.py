@@ -70,7 +70,7 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
         unknown.append("prompts")
     if unknown:
         raise ValueError(
-            f"{config.experiment} is not sampled by {', '.join(unknown)}; its config.sampling has "
+            f"{config.experiment} is not sampled by {', '.join(unknown)}; samples depend on "
             f"{', '.join(config.sampling)}"
         )
     config.sampling.update(changes)

@@ -1,8 +1,12 @@
 """The program that samples."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 from PIL import Image
 
+from experiments import sample
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import arrays_of, run
 
@@ -32,12 +36,21 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
         assert read_rows(image) == list("0123456789")
 
 
+def test_classes_are_taken_by_number_or_name(monkeypatch):
+    names = ["circle", "square", "7"]  # a name that is a number stays a number
+    monkeypatch.setattr(sample, "CLASSES", SimpleNamespace(value=["2", "circle"]))
+    assert list(sample.chosen_rows(3, names)) == [2, 0]
+    monkeypatch.setattr(sample, "CLASSES", SimpleNamespace(value=["7"]))
+    with pytest.raises(ValueError, match="from 0 to 2, or names: 0 circle, 1 square, 2 7$"):
+        sample.chosen_rows(3, names)
+
+
 def test_sample_says_what_is_wrong(small_run, tmp_path):
     cases = [
         ([f"--workdir={tmp_path}"], "holds no run"),
         (
             [f"--workdir={small_run[0]}", "--classes=3,12"],
-            "--classes=3,12 must be numbers from 0 to 9",
+            "error: --classes=3,12 must be numbers from 0 to 9\n",
         ),
         (
             [f"--workdir={small_run[0]}", "--step=33"],

@@ -399,6 +399,31 @@ def drawn(figure):
     return curve, dict(zip(labels, lines, strict=True))
 
 
+def test_figures_of_few_examples_and_of_other_data_are_not_trusted(tmp_path):
+    """A share of 20 images is known to ±1.96·√(0.25/20) = 22 points."""
+    few = REPORT | dict(samples_per_distance=20)
+    runs = [make_run(tmp_path / "a", few), make_run(tmp_path / "b", few | dict(density=0.5))]
+    uncertain = "Measures compare with only 20 examples of"
+    page = write_report(runs[0]).read_text()
+    assert uncertain in page and "±22 points" in page
+    page = comparison(runs)
+    assert page.count(uncertain) == 1 and ">best<" in page
+    record = json.loads((runs[1] / "config.json").read_text())
+    record["config"]["data"] = dict(name="digits")
+    (runs[1] / "config.json").write_text(json.dumps(record))
+    page = comparison(runs)
+    assert "different data, so no figure is marked as the best" in page and ">best<" not in page
+
+
+def test_numbers_beside_an_axis_fit_and_steps_are_whole():
+    for points in ([(60, 0.001)], [(0, 12345678.0), (3, 12345679.0)]):
+        figure = chart("rate", {"run": points})
+        labels = re.findall(r'x="(\d+)"[^>]*text-anchor="end">([^<]+)<', figure)
+        assert labels and all(int(x) >= 7 * len(text) for x, text in labels)  # 12 pixels high
+        steps = re.findall(r'text-anchor="middle">([^<]+)<', figure)
+        assert steps and all(float(step).is_integer() for step in steps)
+
+
 def test_curves_agree_with_the_grid():
     curve, lines = drawn(chart("loss", {"run": [(s, s / 10) for s in range(0, 11)]}))
     assert lines.keys() == {"0", "0.25", "0.5", "0.75", "1"}
