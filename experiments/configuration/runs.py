@@ -81,7 +81,9 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
 def check_diffusion(config: Any) -> None:
     """Raise ValueError if the task is not diffusion."""
     if config.task != "Diffusion":
-        raise ValueError(f"this program is of diffusion; {config.experiment} is a {config.task}")
+        raise ValueError(
+            f"only runs of diffusion can do this; {config.experiment} is a {config.task}"
+        )
 
 
 def mesh_axes(config: Any) -> dict[str, int]:
