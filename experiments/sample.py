@@ -13,7 +13,6 @@ The suffix of --out chooses what is written:
 Flags left out take the run's own values.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from absl import flags
 from experiments.configuration.runs import open_run
 from experiments.launch import sampling_flags
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import SHOWN_ROWS, SUFFIXES, save_samples, shown_labels
+from experiments.launch.sampling import SUFFIXES, labels_of_classes, save_samples, shown_labels
 from experiments.launch.sampling_flags import sampling_changes
 from genjax.training.workdir import read_record
 
@@ -70,7 +69,12 @@ def main() -> None:
         size = parse_size(SIZE.value)
         run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
         class_names = read_record(WORKDIR.value).get("class_names")
-        rows = chosen_rows(run.task.condition.num_rows, class_names)
+        num_rows = run.task.condition.num_rows
+        rows = shown_labels(num_rows)  # all, or some of many
+        if CLASSES.value:
+            rows = labels_of_classes(CLASSES.value, num_rows, class_names)
+        elif PROMPT.value:
+            rows = np.arange(num_rows)
         labels = np.repeat(rows.astype(np.int32), COUNT.value)
         samples = run.sample(labels)
         names = run.task.condition.row_names(class_names)
@@ -84,31 +88,6 @@ def main() -> None:
         + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in how.items())
         + f"\n  {out}"
     )
-
-
-def chosen_rows(num_rows: int, class_names: Sequence[str] | None) -> np.ndarray:
-    """Return the classes or prompts to sample: those of --classes, all prompts, or some of many.
-
-    Args:
-        class_names: of all rows, if the data set has names; a name that is a number is not read.
-
-    Raises:
-        ValueError: there is no such class.
-    """
-    if CLASSES.value is None:
-        return np.arange(num_rows) if PROMPT.value else shown_labels(num_rows)
-    names = list(class_names or ())[:num_rows]
-    numbers = {name: n for n, name in enumerate(names) if not name.isdigit()}
-    numbers |= {str(n): n for n in range(num_rows)}
-    if not all(label in numbers for label in CLASSES.value):
-        named = ", ".join(
-            f"{n} {name}" for n, name in enumerate(names[:SHOWN_ROWS]) if name != str(n)
-        )
-        raise ValueError(
-            f"--classes={','.join(CLASSES.value)} must be numbers from 0 to {num_rows - 1}"
-            + (f", or names: {named}" if named else "")
-        )
-    return np.array([numbers[label] for label in CLASSES.value])
 
 
 if __name__ == "__main__":

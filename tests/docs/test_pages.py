@@ -128,7 +128,7 @@ def test_lines_of_prose_end_at_100_columns(page):
 
 @each_page
 def test_no_formula_becomes_a_list(page):
-    """A line that begins with a plus sign is an item of a list, also in the middle of a sentence."""
+    """A line that begins with a plus sign is an item of a list, also within a sentence."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     assert re.findall(r"^\s*\+ .*", text, re.MULTILINE) == []
 

@@ -1,12 +1,8 @@
 """The program that samples."""
 
-from types import SimpleNamespace
-
 import numpy as np
-import pytest
 from PIL import Image
 
-from experiments import sample
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import arrays_of, run
 
@@ -34,15 +30,6 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
     with Image.open(tmp_path / "c.png") as image:
         assert image.height == 10 * 66 and image.width > 3 * 66
         assert read_rows(image) == list("0123456789")
-
-
-def test_classes_are_taken_by_number_or_name(monkeypatch):
-    names = ["circle", "square", "7"]  # a name that is a number stays a number
-    monkeypatch.setattr(sample, "CLASSES", SimpleNamespace(value=["2", "circle"]))
-    assert list(sample.chosen_rows(3, names)) == [2, 0]
-    monkeypatch.setattr(sample, "CLASSES", SimpleNamespace(value=["7"]))
-    with pytest.raises(ValueError, match="from 0 to 2, or names: 0 circle, 1 square, 2 7$"):
-        sample.chosen_rows(3, names)
 
 
 def test_sample_says_what_is_wrong(small_run, tmp_path):

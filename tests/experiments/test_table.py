@@ -89,8 +89,8 @@ def test_figures_by_number_of_steps_have_a_table(tmp_path):
     header, _, first, second = rows(text[text.index("by number of steps") :])[:4]
     assert header == ["run", "1 step", "4 steps"]
     assert [first, second] == [
-        ["`a_flow`", "98.1 % / 1.20 / 0.610", "99.0 %"],
-        ["`a_flow`", "", ""],
+        ["`a_flow` in `a`", "98.1 % / 1.20 / 0.610", "99.0 %"],
+        ["`a_flow` in `b`", "", ""],
     ]
     assert "by number of steps" not in tables(runs[1:])
 
