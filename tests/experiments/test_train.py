@@ -215,8 +215,7 @@ WRONG = {
     ),
     "no held-out images": (
         ["--config.data.held_out_split=test[:0]"],
-        "holds no example: take another, or a larger slice (read as "
-        "config.data.held_out_split='test[:0]')",
+        "(read as config.data.held_out_split='test[:0]')",
     ),
     "folder of images": (
         ["--config.data.name=folder", "--config.data.directory=nowhere"],

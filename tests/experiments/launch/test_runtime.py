@@ -83,7 +83,7 @@ def test_a_damaged_image_is_a_warning_without_the_place_in_the_code(tmp_path):
     result = run_alone(
         "train", "--config=configs/emoji_flow.py", f"--workdir={tmp_path / 'run'}", *flags
     )
-    assert "error: folder (train) has 0 classes" in result.stderr
+    assert "error: folder (train) has no classes" in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if "skipped 1" in line]
     assert re.match(r"warning: folder \(\w+\): skipped 1 of \d+ files: damaged\.png", line)
 
