@@ -172,7 +172,7 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
     if varies:
         ways.append(
             "in a config of your own set config.data.buckets = dict(multiple=64, max_ratio=2.0), "
-            "to train on batches of equal proportions"
+            "to train on batches of equal proportions, if the network takes any shape"
         )
     raise ValueError(
         f"images of {dataset.name} ({dataset.split}) "

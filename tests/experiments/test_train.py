@@ -221,6 +221,10 @@ WRONG = {
         ["--config.data.name=folder", "--config.data.directory=nowhere"],
         f"there is no folder {ROOT / 'nowhere'}: give as data_dir (config.data.directory)",
     ),
+    "weights to adapt": (
+        ["--config.adapters.source=runs/nowhere"],
+        f"config.adapters.source names {ROOT / 'runs/nowhere'}, and there is no such folder",
+    ),
     "weights to start from": (
         ["--init_from=runs/nowhere"],
         f"--init_from names {ROOT / 'runs/nowhere'}, and there is no such folder",
