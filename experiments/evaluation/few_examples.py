@@ -1,8 +1,15 @@
 """How uncertain the figures of few examples are."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 FEW = 200  # below, figures vary so much that they are warned of
+
+
+def compared_examples(report: Mapping[str, Any]) -> int | None:
+    """Return with how many examples a report's figures compare; None if it does not say so."""
+    return report.get("samples_per_distance", report.get("num_samples"))
 
 
 def describe_few(title: str, count: int) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments.evaluation.few_examples import FEW, describe_few
+from experiments.evaluation.few_examples import FEW, compared_examples, describe_few
 from experiments.evaluation.protocol import PROTOCOL
 from experiments.pages.html import (
     PLAYED,
@@ -211,7 +211,7 @@ def heading(name: str) -> Html:
 
 
 def words(name: str) -> str:
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("frechet", "Fréchet")
 
 
 def steps_of(folder: Path) -> list[Path]:
@@ -319,8 +319,8 @@ def _measured_picture(run: RunRecord, name: str) -> Html:
 
 def few_examples(run: RunRecord) -> Html:
     """Say how uncertain the figures of a run are, if few held-out examples made them."""
-    count = run.report.get("samples_per_distance", FEW)
-    if count >= FEW:
+    count = compared_examples(run.report)
+    if count is None or count >= FEW:
         return Html()
     title = f"{run.config.get('data.name')} ({run.config.get('data.held_out_split')})"
     text = describe_few(title, count)

@@ -46,7 +46,7 @@ def table(runs: Sequence[RunRecord]) -> str:
     figures = [
         name for name in BETTER if name not in SPEED and any(name in run.report for run in runs)
     ]
-    heading = lambda name: words(name).replace("frechet", "Fréchet") + ARROWS[BETTER[name]]
+    heading = lambda name: words(name) + ARROWS[BETTER[name]]
     names = run_names(runs)
     cells = [
         [name, *(cell(run, each) for each in figures)]

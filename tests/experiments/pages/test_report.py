@@ -132,7 +132,7 @@ def test_report_of_a_finished_run(tmp_path):
     assert "flow <b>&" in page.text and not page.all("b")  # escaped
     for row in (
         ["class accuracy↑ higher is better", "0.9", "0.99"],
-        ["frechet distance↓ lower is better", "1.5", "0.625"],
+        ["Fréchet distance↓ lower is better", "1.5", "0.625"],
         ["density→ 1 is best", "0.75", ""],
         ["num samples", "1000"],
         ["features", "pixels in [-1, 1]"],
@@ -144,7 +144,7 @@ def test_report_of_a_finished_run(tmp_path):
     ):
         assert row in page.rows, row
     assert [row[0] for row in page.rows].count(
-        "frechet distance train"
+        "Fréchet distance train"
     ) == 0  # it stands beside its figure
     for words in ("300 of 300", "15.0 s", "1 × cpu", "step 100", "step 300"):
         assert words in page.text
@@ -363,7 +363,7 @@ def test_comparison(tmp_path):
     for row in (
         ["", "a/run", "b/run", f"{tmp_path.name}/c"],
         ["class accuracy↑ higher is better", "0.9best", "0.8", "–"],
-        ["frechet distance↓ lower is better", "1.5", "0.5best", "–"],
+        ["Fréchet distance↓ lower is better", "1.5", "0.5best", "–"],
         ["density→ 1 is best", "0.75", "1.1best", "–"],
         ["num samples", "1000", "500"],
         ["optimizer.learning_rate", "0.001", "0.01", "0.001"],
