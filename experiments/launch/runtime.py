@@ -160,6 +160,8 @@ def run_program(main: Callable[..., None]) -> None:
         _mark_required()
         try:
             rest = flags.FLAGS(argv)
+        except SystemExit as end:  # of --help, which absl ends with 1, as if it had failed
+            sys.exit(0 if end.code == 1 else end.code)
         except flags.Error as error:  # of a config's choice, with the traceback of what raised it
             if missing := REQUIRED.search(str(error)):
                 name = missing[1]

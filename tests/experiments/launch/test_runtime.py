@@ -23,7 +23,7 @@ def test_help_explains_every_flag(name):
     result = run(name, "--help")
     own = [line for line in result.stdout.splitlines() if line.startswith("  --")]
     assert own and all(len(line.split(":", 1)[1].strip()) > 5 for line in own), result.stdout
-    assert f"python -m experiments.{name}" in result.stdout
+    assert f"python -m experiments.{name}" in result.stdout and result.returncode == 0
 
 
 def flags_in_help(name):
