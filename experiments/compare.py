@@ -2,8 +2,8 @@
 
     python -m experiments.compare runs/lr1 runs/lr3 --out=compare.html
 
-The page shows the runs' samples side by side, their figures with the best marked, what differs
-between their configs, and their curves over each other.
+The page shows the runs' samples side by side, their figures, what differs between their configs,
+and their curves over each other. The best figures are marked if all runs have the same data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,7 @@ from experiments.pages.report import (
     QUALITY,
     SPEED,
     RunRecord,
+    few_examples,
     heading,
     newest_sheet,
     read_run,
@@ -76,17 +77,33 @@ def _samples(runs: Mapping[str, RunRecord]) -> Html:
     for name, run in runs.items():
         path, step = newest_sheet(run)
         sheets.append(picture(path, name, f"Grid of samples of {name}, {step}", step))
-    same_data = len({run.config.get("data.name") for run in runs.values()}) == 1
+    same_data = len(set(map(_data, runs.values()))) == 1
     real = next(filter(None, map(real_sheet, runs.values())), Html()) if same_data else Html()
     return section("Samples", box("row", *sheets, real))
 
 
+def _data(run: RunRecord) -> tuple[str, ...]:
+    """Return what a run's figures compare with: the held-out examples, and their shape."""
+    names = ("name", "directory", "held_out_split", "image_shape", "feature")
+    return tuple(str(run.config.get(f"data.{name}")) for name in names)
+
+
+def _notes(runs: Mapping[str, RunRecord]) -> list[Html]:
+    """Say of which figures little can be concluded."""
+    few = list(dict.fromkeys(filter(None, map(few_examples, runs.values()))))
+    if len(set(map(_data, runs.values()))) == 1:
+        return few
+    text = "The runs have different data, so no figure is marked as the best."
+    return [element("p", text, class_="note"), *few]
+
+
 def _figures(caption: str, names: Sequence[str], runs: Mapping[str, RunRecord]) -> Html:
-    """Return a table of these figures, with the best of each marked."""
+    """Return a table of these figures, with the best of each marked if the data are the same."""
+    same_data = len(set(map(_data, runs.values()))) == 1
     rows = []
     for name in names:
         values = [run.report.get(name) for run in runs.values()]
-        marked = best(name, values)
+        marked = best(name, values) if same_data else set()
         cells = [
             element("td", value, element("span", "best", class_="unit"), class_="best")
             if i in marked
@@ -173,7 +190,7 @@ def comparison(folders: Sequence[str | Path]) -> str:
     body = [
         *notes,
         _samples(runs),
-        section("Figures", *figures),
+        section("Figures", *(_notes(runs) if any(figures) else ()), *figures),
         section("Differences", _all_differences(runs)),
         _curves(runs),
     ]

@@ -48,7 +48,8 @@ def main() -> None:
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
         if not isinstance(run.task, GAN) or run.task.space.shape == (2,):
             raise ValueError(
-                f"this program is of images by GANs; {run.config.experiment} is a {run.config.task}"
+                f"experiments.latents needs a GAN of images; {run.config.experiment} is a "
+                f"{run.config.task}"
             )
         folder = Path(WORKDIR.value) / "latents"
         numbers = COUNT.value, INVERSION_STEPS.value, PAIRS.value

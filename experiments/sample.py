@@ -21,7 +21,7 @@ from absl import flags
 from experiments.configuration.runs import open_run
 from experiments.launch import sampling_flags
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import SUFFIXES, save_samples, shown_labels
+from experiments.launch.sampling import SUFFIXES, labels_of_classes, save_samples, shown_labels
 from experiments.launch.sampling_flags import sampling_changes
 from genjax.training.workdir import read_record
 
@@ -33,7 +33,9 @@ OUT = flags.DEFINE_string(
 )
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
 CLASSES = flags.DEFINE_list(
-    "classes", None, "Class numbers, separated by commas; if not given all, of many some."
+    "classes",
+    None,
+    "Numbers or names of classes, separated by commas; if not given all, of many some.",
 )
 PROMPT = flags.DEFINE_multi_string(
     "prompt", None, "What to show, of a text-to-image run; may be repeated."
@@ -66,9 +68,16 @@ def main() -> None:
             )
         size = parse_size(SIZE.value)
         run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
-        labels = np.repeat(chosen_rows(run.task.condition.num_rows).astype(np.int32), COUNT.value)
+        class_names = read_record(WORKDIR.value).get("class_names")
+        num_rows = run.task.condition.num_rows
+        rows = shown_labels(num_rows)  # all, or some of many
+        if CLASSES.value:
+            rows = labels_of_classes(CLASSES.value, num_rows, class_names)
+        elif PROMPT.value:
+            rows = np.arange(num_rows)
+        labels = np.repeat(rows.astype(np.int32), COUNT.value)
         samples = run.sample(labels)
-        names = run.task.condition.row_names(read_record(WORKDIR.value).get("class_names"))
+        names = run.task.condition.row_names(class_names)
         save_samples(out, run.task.space, samples, labels, COUNT.value, names)
     sampling = run.config.sampling
     how = run.task.describe_sampling(sampling) | {
@@ -79,21 +88,6 @@ def main() -> None:
         + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in how.items())
         + f"\n  {out}"
     )
-
-
-def chosen_rows(num_rows: int) -> np.ndarray:
-    """Return the classes or prompts to sample: those of --classes, all prompts, or some of many.
-
-    Raises:
-        ValueError: a class is no number, or there is no such class.
-    """
-    if CLASSES.value is None:
-        return np.arange(num_rows) if PROMPT.value else shown_labels(num_rows)
-    if not all(label.isdigit() and int(label) < num_rows for label in CLASSES.value):
-        raise ValueError(
-            f"--classes={','.join(CLASSES.value)} must be numbers from 0 to {num_rows - 1}"
-        )
-    return np.array(CLASSES.value, int)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from experiments.launch import runtime
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
-from experiments.launch.fine_tuning import initializer
+from experiments.launch.fine_tuning import initializer, resumed_source
 from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
@@ -388,7 +388,10 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     explosions = explosions_by(config, metrics)
     initialize = lambda state: state
     init_from = init_from or getattr(task, "starts_from", None)
-    if init_from and not saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
+    if saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
+        with contextlib.suppress(FileNotFoundError):  # `record_config` says what to do
+            init_from = resumed_source(workdir, init_from)
+    elif init_from:
         initialize = initializer(task, init_from)
     attention = "; ".join(sorted(map(str, choices))) or None
     class_names = batches.dataset.class_names

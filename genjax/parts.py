@@ -1,5 +1,6 @@
 """Parts by name: find the network, sampler or data set that a config names."""
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -31,10 +32,7 @@ def find(
         for path in (*(f"{place}.{name}" for place in places), name):
             if (found := _import(path)) is not None:
                 return found
-        raise ValueError(
-            f"{field} is {name!r}, and nothing can be imported from there; "
-            f"{_choices(name, places, fits)}"
-        )
+        raise ValueError(f"{field} is {name!r}, {_missing(name, places, fits)}")
     matches = [module for module in _modules(places) if name in public(module)]
     objects = {id(vars(module)[name]): vars(module)[name] for module in matches}
     if len(objects) == 1:
@@ -128,6 +126,24 @@ def _import(path: str) -> Any:
             return None
         raise  # the module exists, and something that it imports is missing
     return getattr(module, name, None)
+
+
+def _missing(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> str:
+    """Return what is not there of a dotted path: the module, or the object in the module."""
+    module_path, _, last = name.rpartition(".")
+    for path in (*(f"{place}.{module_path}" for place in places), module_path):
+        with contextlib.suppress(ModuleNotFoundError):
+            defined = public(importlib.import_module(path))
+            there = ", ".join(each for each, part in defined.items() if fits(part))
+            return f"and the module {path} has no {last}; it has {there or 'no such part'}"
+    paths = [getattr(importlib.import_module(place), "__path__", ()) for place in places]
+    modules = [each.name for path in (None, *paths) for each in pkgutil.iter_modules(path)]
+    nearest = difflib.get_close_matches(module_path.partition(".")[0], modules, n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    return (
+        f"and there is no module {module_path}; {hint}start the command in the folder that holds "
+        "the module, or add that folder to PYTHONPATH"
+    )
 
 
 def _choices(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> str:

@@ -57,12 +57,27 @@ def test_a_name_that_several_modules_have_needs_its_module():
         parts.find("Generator", GANS, "field")
 
 
-@pytest.mark.parametrize("name", ["DiTT", "own.DiTT", "genjax.models.transformers.dit.DiTT"])
-def test_a_wrong_name_is_answered_with_the_nearest(name):
-    with pytest.raises(
-        ValueError, match=rf"config\.model\.name is '{name}'.*\bDiT\b.*my_module\.DiTT"
-    ):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("DiTT", r".*\bDiT\b.*my_module\.DiTT"),
+        ("genjax.models.transformers.dit.DiTT", r", and the module .*\.dit has no DiTT;.*\bDiT\b"),
+        ("dit.DiTT", r", and the module .*\.dit has no DiTT;.*\bDiT\b"),
+        ("ditt.DiT", ", and there is no module ditt; did you mean dit\\?"),
+        (
+            "own.parts.DiT",
+            r", and there is no module own\.parts; .*start the command in the folder",
+        ),
+    ],
+)
+def test_a_wrong_name_is_answered_with_what_is_there(name, words):
+    with pytest.raises(ValueError, match=rf"^config\.model\.name is '{name}'{words}"):
         parts.find(name, NETWORKS, "config.model.name")
+
+
+def test_a_misspelt_module_of_ones_own_is_answered_with_its_name(own_package):
+    with pytest.raises(ValueError, match="no module own_part; did you mean own_parts\\?"):
+        parts.find("own_part.sampler", NETWORKS, "config.model.name")
 
 
 def test_what_a_module_imports_is_no_part_of_it():

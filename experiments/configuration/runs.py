@@ -70,7 +70,7 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
         unknown.append("prompts")
     if unknown:
         raise ValueError(
-            f"{config.experiment} is not sampled by {', '.join(unknown)}; its config.sampling has "
+            f"{config.experiment} is not sampled by {', '.join(unknown)}; samples depend on "
             f"{', '.join(config.sampling)}"
         )
     config.sampling.update(changes)
@@ -81,7 +81,9 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
 def check_diffusion(config: Any) -> None:
     """Raise ValueError if the task is not diffusion."""
     if config.task != "Diffusion":
-        raise ValueError(f"this program is of diffusion; {config.experiment} is a {config.task}")
+        raise ValueError(
+            f"only runs of diffusion can do this; {config.experiment} is a {config.task}"
+        )
 
 
 def mesh_axes(config: Any) -> dict[str, int]:

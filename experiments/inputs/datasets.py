@@ -116,7 +116,8 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
 
     Raises:
         ValueError: as of `Batches` and `BucketedBatches`; or the examples have another shape than
-            the task's, or another number of classes than `config.condition`.
+            the task's, or another number of classes than `config.condition`; or images are no
+            bytes.
     """
     data = Data.from_config(config)
     latents = getattr(task.space, "directory", None)
@@ -130,6 +131,8 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     expected = task.space.abstract_batch()[task.space.feature].shape
     if not bucketed:
         _check_shape(dataset, expected, data, resizable="resize" in config.data and not latents)
+    if not latents:
+        _check_type(dataset, task.space)
     _check_classes(dataset, task.condition)
     options = dict(
         transform=task.condition.transform(dataset), rows=process_rows(mesh, config.batch_size)
@@ -169,13 +172,25 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
     if varies:
         ways.append(
             "in a config of your own set config.data.buckets = dict(multiple=64, max_ratio=2.0), "
-            "to train on batches of equal proportions"
+            "to train on batches of equal proportions, if the network takes any shape"
         )
     raise ValueError(
         f"images of {dataset.name} ({dataset.split}) "
         f"{'vary in size' if varies else f'have shape {given}'}, the network takes {expected}: "
         f"{'; or '.join(ways) or 'encode the images again'}"
     )
+
+
+def _check_type(dataset: Dataset, space: Any) -> None:
+    """Raise ValueError if examples are not of the integer type that the space turns into floats."""
+    expected = space.abstract_batch()[space.feature].dtype
+    given = dataset.source[0][space.feature].dtype
+    if np.issubdtype(expected, np.integer) and given != expected:
+        hint = ": of x in [0, 1], give np.round(255 * x).astype(np.uint8)"
+        raise ValueError(
+            f"the {space.feature} of {dataset.name} ({dataset.split}) is {given}, and it must be "
+            f"{expected}{hint if expected == np.uint8 else ''}"
+        )
 
 
 def _check_classes(dataset: Dataset, condition: Any) -> None:

@@ -4,7 +4,7 @@ import difflib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments.configuration.kinds import KINDS_BY_FIELD, find_for_field
+from genjax.training.workdir import flatten
 
 
 def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
@@ -90,9 +91,40 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     named = parent and "name" in (_get(config, parent) or ())
     if known or named or parent in ("evaluation.measures", "averages"):
         return
-    nearest = difflib.get_close_matches(name, there or (), n=1)
-    hint = f". Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"a --config.FIELD is not one of the config's fields: {path!r}{hint}")
+    raise ValueError(_describe_unknown(path, original))
+
+
+def _describe_unknown(path: str, config: ConfigDict) -> str:
+    """Return what to tell a user who sets a field that is not there, with the nearest that is."""
+    leaves = [each.split(".") for each, _ in flatten(config.to_dict())]
+    there = dict.fromkeys(".".join(each[:n]) for each in leaves for n in range(1, len(each) + 1))
+    ends_so = [each for each in there if each.endswith(f".{path}")]
+    if nearest := ends_so or difflib.get_close_matches(path, there, n=1, cutoff=0.75):
+        return f"the config has no field {path!r}; did you mean --config.{nearest[0]}?"
+    parent = path.rpartition(".")[0]
+    part = _get(config, parent) if parent else None
+    owner, fields = (parent, part) if hasattr(part, "keys") else ("it", config)
+    return f"the config has no field {path!r}; {owner} has {', '.join(fields)}"
+
+
+def describe_unknown_flag(argv: Sequence[str]) -> str | None:
+    """Return which flag --config.FIELD of a command line is in no part of the config, if one is.
+
+    Raises:
+        FileNotFoundError: there is no such config file.
+    """
+    values = {}
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        values[name] = value if equals else following
+    config = _load(values["config"])
+    fields = [name.removeprefix("config.") for name in values if name.startswith("config.")]
+    in_no_part = [
+        field
+        for field in fields
+        if "." in field and not hasattr(_get(config, field.rpartition(".")[0]), "keys")
+    ]
+    return _describe_unknown(in_no_part[0], config) if in_no_part else None
 
 
 def _drop_arguments(part: ConfigDict, name: str, field: str, overrides: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Start training from another run's networks, or from published weights."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from experiments.configuration.runs import open_run
 from genjax import pretrained
 from genjax.training.json_files import read_json
 from genjax.training.task import GenerativeTask
+from genjax.training.workdir import read_record
 
 
 class Transfer(NamedTuple):
@@ -26,6 +28,27 @@ class Transfer(NamedTuple):
     networks: dict[str, PyTree]
     taken: int
     faults: list[str]
+
+
+def resumed_source(workdir: Path, source: str | None) -> str | None:
+    """Return what the run in a folder has started from; None if it started from random weights.
+
+    Args:
+        workdir: holds checkpoints, so that training goes on from them.
+        source: what --init_from gives now, if anything.
+
+    Raises:
+        ValueError: the run has started from something else, so `source` would change nothing.
+    """
+    began = read_record(workdir).get("init_from")
+    same = source and began and os.path.abspath(source) == os.path.abspath(began)
+    if source and not same:
+        raise ValueError(
+            f"--init_from={source} would change nothing: {workdir} holds a run that started from "
+            f"{began or 'random weights'}. Choose another --workdir to fine-tune, or leave out "
+            "--init_from to resume"
+        )
+    return began
 
 
 def open_source(source: str) -> dict[str, PyTree]:

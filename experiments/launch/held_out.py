@@ -1,15 +1,13 @@
 """Check before training that the held-out set is large enough for what it will measure."""
 
-import math
 import sys
 
 import jax
 
+from experiments.evaluation.few_examples import FEW, describe_few
 from experiments.inputs.datasets import Data
 from experiments.launch.experiment import Experiment
 from genjax.data import Dataset
-
-FEW = 200  # below, figures vary so much that they are warned of
 
 
 def check_held_out(experiment: Experiment) -> None:
@@ -60,18 +58,5 @@ def _open(data: Data) -> Dataset:
         return data.held_out()
     except ValueError as error:  # of an empty split, or of none with this name
         raise ValueError(
-            f"config.data.held_out_split is {data.held_out_split!r}: {error}"
+            f"{error} (read as config.data.held_out_split={data.held_out_split!r})"
         ) from error
-
-
-def describe_few(title: str, count: int) -> str:
-    """Return how uncertain figures from so few examples are.
-
-    A share p of n examples has a 95 % interval of ±1.96·√(p(1 − p)/n), which is widest at p = 1/2.
-    """
-    half = 1.96 * math.sqrt(0.25 / count)
-    return (
-        f"measures compare with only {count} examples of {title}: shares such as precision and "
-        f"accuracy are known to ±{100 * half:.0f} points (95 % interval), and Fréchet distances "
-        "are too large; compare them only between runs with as many examples"
-    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.evaluation.few_examples import FEW, compared_examples, describe_few
 from experiments.evaluation.protocol import PROTOCOL
 from genjax.training.log import read_metrics
 from genjax.training.workdir import read_record
@@ -51,9 +52,11 @@ def alarms(task: Any, figures: dict[str, Any], workdir: str | Path, step: int) -
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print a report, its alarms first."""
+    """Print a report: first its alarms, and how uncertain figures of few examples are."""
     for sentence in report.get("alarms", ()):
         print(f"  ALARM: {sentence}")
+    if (count := compared_examples(report)) is not None and count < FEW:
+        print(f"  warning: {describe_few('the held-out split', count)}")
     for name, value in report.items():
         if name != "alarms" and not name.startswith(PROTOCOL):  # long; the page has a fold of it
             print(

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import inspect
+import logging
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from typing import NoReturn
 import absl.logging
 from absl import app, flags
 
-from experiments.launch.config_flag import check_overrides
+from experiments.launch.config_flag import check_overrides, describe_unknown_flag
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -139,6 +140,13 @@ def _mark_required() -> None:
             flag.help = f"Required. {flag.help}"
 
 
+class _OneLine(logging.Formatter):
+    """Formats what a library logs as a warning of Python: "warning: skipped 1 of 20 files"."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
 def run_program(main: Callable[..., None]) -> None:
     """Parse the flags, silence the libraries and run `main`.
 
@@ -152,17 +160,19 @@ def run_program(main: Callable[..., None]) -> None:
         _mark_required()
         try:
             rest = flags.FLAGS(argv)
+        except SystemExit as end:  # of --help, which absl ends with 1, as if it had failed
+            sys.exit(0 if end.code == 1 else end.code)
         except flags.Error as error:  # of a config's choice, with the traceback of what raised it
             if missing := REQUIRED.search(str(error)):
                 name = missing[1]
                 sys.exit(f"error: --{name} is missing. {flags.FLAGS[name].help}")
             sys.exit(f"error: {str(error).rpartition('ValueError: ')[2].strip()}\nSee --help.")
-        except (AttributeError, KeyError) as error:  # how ml_collections reports a field of no part
-            nearest = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error.args[0]))
-            hint = (
-                f"{nearest[2]!r}. Did you mean {nearest[1]!r}?" if nearest else str(error.args[0])
-            )
-            sys.exit(f"error: a --config.FIELD is not one of the config's fields: {hint}")
+        except (AttributeError, KeyError):  # how ml_collections reports a field of no part
+            with user_errors():
+                unknown = describe_unknown_flag(argv)
+            if unknown is None:  # a fault of the config file
+                raise
+            sys.exit(f"error: {unknown}")
         with user_errors():
             check_overrides()
         if len(rest) > 1 and not takes_arguments:
@@ -173,6 +183,7 @@ def run_program(main: Callable[..., None]) -> None:
 
     def start(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)
+        absl.logging.get_absl_handler().setFormatter(_OneLine())
         warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         keep_heap()
         _keep_compilations()

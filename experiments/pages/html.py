@@ -249,6 +249,10 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
+def _is_whole(step: float) -> bool:
+    return abs(step - round(step)) < 1e-6
+
+
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(decades) <= 3 else (1,)
@@ -307,8 +311,15 @@ class _Axes(NamedTuple):
         logarithmic = needs_logarithm(values)
         low, high = (math.log10(y) if logarithmic else float(y) for y in (values[0], values[-1]))
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-        last = steps[-1] if steps[-1] > steps[0] else steps[0] + 1
-        return cls((steps[0], last), (low - margin, high + margin), logarithmic)
+        edges = (steps[0], steps[-1]) if steps[-1] > steps[0] else (0, steps[0] or 1)
+        axes = cls(edges, (low - margin, high + margin), logarithmic)
+        widest = max((len(_tick_label(y)) for y in axes.ticks()), default=0)
+        return axes._replace(left=max(axes.left, 10 + round(7.5 * widest)))  # 7 units a letter
+
+    def ticks(self) -> list[float]:
+        """Return the values that have a line and a number."""
+        low, high = self.values
+        return _log_ticks(10**low, 10**high) if self.logarithmic else _ticks(low, high)
 
     def across(self, step: float) -> float:
         first, last = self.steps
@@ -321,16 +332,15 @@ class _Axes(NamedTuple):
 
     def marks(self) -> list[Html]:
         """Draw the grid and the numbers along both axes."""
-        low, high = self.values
         marks = []
-        for y in _log_ticks(10**low, 10**high) if self.logarithmic else _ticks(low, high):
+        for y in self.ticks():
             at, label = self.down(y), _tick_label(y)
             ends = dict(x1=self.left, x2=self.width - self.right, y1=f"{at:.1f}", y2=f"{at:.1f}")
             marks.append(element("line", **ends, class_="grid"))
             marks.append(
                 element("text", label, x=self.left - 7, y=f"{at + 4:.1f}", text_anchor="end")
             )
-        for x in _ticks(*self.steps):
+        for x in filter(_is_whole, _ticks(*self.steps)):
             place = dict(x=f"{self.across(x):.1f}", y=self.height - 10, text_anchor="middle")
             marks.append(element("text", _tick_label(x), **place))
         return marks

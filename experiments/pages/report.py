@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from experiments.evaluation.few_examples import FEW, compared_examples, describe_few
 from experiments.evaluation.protocol import PROTOCOL
 from experiments.pages.html import (
     PLAYED,
@@ -211,7 +212,7 @@ def heading(name: str) -> Html:
 
 
 def words(name: str) -> str:
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("frechet", "Fréchet")
 
 
 def steps_of(folder: Path) -> list[Path]:
@@ -261,7 +262,8 @@ def write_report(workdir: str | Path) -> Path:
     body = [*_state(run), _samples(run)]
     shown = ("few_steps", "reconstructions", "inversions", "completions", "held_out_prompts")
     body += [_measured_picture(run, name) for name in shown]
-    body += [section("Figures", _figures(run.report)), _measured_picture(run, "logits")]
+    figures = few_examples(run), _figures(run.report)
+    body += [section("Figures", *figures), _measured_picture(run, "logits")]
     body += [_curves(run), _samples_over_time(run)]
     fields = (
         table("All fields", (), run.config.items()),
@@ -314,6 +316,16 @@ def _measured_picture(run: RunRecord, name: str) -> Html:
     title, caption = MEASURED_PICTURES[name]
     drawn = steps_of(run.folder / name)[-1:]
     return section(title, *(picture(path, caption, caption, picture_step(path)) for path in drawn))
+
+
+def few_examples(run: RunRecord) -> Html:
+    """Say how uncertain the figures of a run are, if few held-out examples made them."""
+    count = compared_examples(run.report)
+    if count is None or count >= FEW:
+        return Html()
+    title = f"{run.config.get('data.name')} ({run.config.get('data.held_out_split')})"
+    text = describe_few(title, count)
+    return element("p", f"{text[0].upper()}{text[1:]}.", class_="note")
 
 
 def _figures(report: dict[str, Any]) -> Html:

@@ -46,8 +46,8 @@ def table(runs: Sequence[RunRecord]) -> str:
     figures = [
         name for name in BETTER if name not in SPEED and any(name in run.report for run in runs)
     ]
-    heading = lambda name: words(name).replace("frechet", "Fréchet") + ARROWS[BETTER[name]]
-    names = [f"`{run.report['experiment']}`" for run in runs]
+    heading = lambda name: words(name) + ARROWS[BETTER[name]]
+    names = run_names(runs)
     cells = [
         [name, *(cell(run, each) for each in figures)]
         for name, run in zip(names, runs, strict=True)
@@ -60,6 +60,15 @@ def table(runs: Sequence[RunRecord]) -> str:
     if any(by_steps(run) for run in runs):
         found.insert(1, few_steps(names, runs))
     return "\n\n".join(found)
+
+
+def run_names(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the runs' experiments, with the name of the folder where runs share an experiment."""
+    names = [run.report["experiment"] for run in runs]
+    return [
+        f"`{name}`" if names.count(name) == 1 else f"`{name}` in `{run.folder.name}`"
+        for name, run in zip(names, runs, strict=True)
+    ]
 
 
 def by_steps(run: RunRecord) -> dict[int, dict[str, float]]:
@@ -109,9 +118,8 @@ def number(name: str, value: float) -> str:
     """Return a figure with three digits or more, or as a percentage."""
     if name.endswith("accuracy"):
         return f"{100 * value:.1f} %"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:#.3g}".rstrip(".").replace("-", "−")
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return shown.replace("-", "−")
 
 
 def origin(run: RunRecord) -> tuple[str, str, str, str]:

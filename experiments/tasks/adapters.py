@@ -81,6 +81,10 @@ class Adapters:
 
 @functools.cache
 def _source(folder: str) -> tuple[nn.Module, PyTree]:
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"config.adapters.source names {Path(folder).absolute()}, and there is no such folder"
+        )
     if (Path(folder) / "checkpoints").is_dir():
         run = open_run(folder)
         return run.network, jax.tree.map(np.asarray, run.variables)

@@ -51,8 +51,8 @@ def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
         power_of_width(float(weights.removeprefix(POSTHOC)))
     elif weights not in there:
         raise ValueError(
-            f"config.sampling.weights is {weights!r}; there are {', '.join(there)}, and, if "
-            f"config.averages has a PowerFunction, {POSTHOC}WIDTH, as {POSTHOC}0.12"
+            f"config.sampling.weights (--weights) is {weights!r}; there are {', '.join(there)}, "
+            f"and, if config.averages has a PowerFunction, {POSTHOC}WIDTH, as {POSTHOC}0.12"
         )
 
 

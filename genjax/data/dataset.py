@@ -113,7 +113,8 @@ class Dataset:
         conversions: by kind, how many images were converted when they were read.
 
     Raises:
-        ValueError: the numbers of captions and examples differ.
+        ValueError: the numbers of captions, labels and images differ; or labels are not whole
+            numbers from 0 to `num_classes` − 1. Of arrays in memory alone, both are checked.
     """
 
     name: str
@@ -127,6 +128,8 @@ class Dataset:
     conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        if isinstance(self.source, InMemory):
+            self._check_arrays(self.source.arrays)
         if self.image_shape is None and isinstance(self.source, InMemory):
             if pictures := [name for name in PICTURES if name in self.source.arrays]:
                 shape = self.source.arrays[pictures[0]].shape[1:]
@@ -135,6 +138,22 @@ class Dataset:
             raise ValueError(
                 f"{len(self.captions)} captions for the {len(self.source)} examples of "
                 f"{self.name} ({self.split}): give a tuple of texts for each"
+            )
+
+    def _check_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError if arrays differ in length, or labels name no class."""
+        title, lengths = f"{self.name} ({self.split})", {n: len(a) for n, a in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            counts = ", ".join(f"{count} of {name!r}" for name, count in lengths.items())
+            raise ValueError(f"arrays of {title} differ in length: {counts}")
+        labels = arrays.get("label")
+        if self.num_classes is None or labels is None or not len(labels):
+            return
+        low, high, whole = labels.min(), labels.max(), np.issubdtype(labels.dtype, np.integer)
+        if low < 0 or high >= self.num_classes or not whole:
+            raise ValueError(
+                f"labels of {title} are {labels.dtype} from {low} to {high}, and num_classes is "
+                f"{self.num_classes}: they must be whole numbers from 0 to {self.num_classes - 1}"
             )
 
 

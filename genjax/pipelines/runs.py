@@ -146,7 +146,8 @@ class Run:
                 guidance_scale.
 
         Raises:
-            ValueError: both labels and prompts are given, or `config.sampling` has no such field.
+            ValueError: both labels and prompts are given; a label is none of the run's; or
+                `config.sampling` has no such field.
         """
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
@@ -157,8 +158,9 @@ class Run:
         task = self.task if prompts is None else self.task.with_prompts(prompts)
         if labels is None:
             labels = range(task.condition.num_rows)
+        labels = _checked_labels(np.asarray(labels), task.condition.num_rows)
         fields = Config(self.config.sampling | sampling)
-        return sample(task, self.state, np.asarray(labels), fields, trajectory=trajectory)
+        return sample(task, self.state, labels, fields, trajectory=trajectory)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the network's weights as safetensors, in the published form of its architecture.
@@ -174,3 +176,16 @@ class Run:
 
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints")
+
+
+def _checked_labels(labels: np.ndarray, num_rows: int) -> np.ndarray:
+    """Return labels; raise ValueError unless they are whole numbers from 0 to `num_rows` − 1.
+
+    An embedding takes the last row in place of one that it does not have, and says nothing.
+    """
+    whole = labels.ndim == 1 and len(labels) and np.issubdtype(labels.dtype, np.integer)
+    if not whole or labels.min() < 0 or labels.max() >= num_rows:
+        raise ValueError(
+            f"labels={labels.tolist()!r} must be a list of whole numbers from 0 to {num_rows - 1}"
+        )
+    return labels

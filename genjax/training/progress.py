@@ -27,12 +27,18 @@ def _short(losses: Mapping[str, float]) -> str:
     return "loss " + " ".join(f"{initials[name]} {value:.3f}" for name, value in losses.items())
 
 
+def _rate(rate: float) -> str:
+    """Return a rate with one decimal; slow ones with two digits, since 0.0 says nothing."""
+    return f"{rate:.1f}" if rate >= 1 or not rate else f"{rate:.2g}"
+
+
 class ProgressBar:
     """A bar that shows what is done, how much of it, the rate, losses and the remaining time.
 
     On a terminal it is a bar. Elsewhere it is a line every ten seconds, and one at the end of
-    training. Work within other work, such as sampling while a network trains, takes the bar's
-    place, and its time does not count in the other's rate.
+    training. The first update takes long, since it compiles; the rate of later ones counts from
+    there. Work within other work, such as sampling while a network trains, takes the bar's place,
+    and its time does not count in the other's rate.
 
     Args:
         label: what is being done: "training", "sampling".
@@ -44,21 +50,22 @@ class ProgressBar:
 
     def __init__(self, label: str, start: int, total: int, unit: str):
         self._label, self._start, self._total, self._unit = label, start, total, unit
-        self._began = self._shown = time.monotonic()
+        self._opened = self._began = self._shown = time.monotonic()
         self._losses: Mapping[str, float] = {}
+        self._compiled = False
         self._terminal = sys.stderr.isatty()
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn(label),
             rich.progress.BarColumn(bar_width=10),  # leaves room on 80 columns
             rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s {{task.fields[losses]}}"),
+            rich.progress.TextColumn(f"{{task.fields[rate]}} {unit}/s {{task.fields[losses]}}"),
             rich.progress.TextColumn("{task.fields[remaining]} left"),
             console=rich.console.Console(stderr=True),
             auto_refresh=False,  # no thread beside the training steps
             disable=not self._terminal,
             transient=label != "training",
         )
-        fields = dict(rate=0.0, losses="", remaining="…")
+        fields = dict(rate=_rate(0.0), losses="", remaining="…")
         self._task = self._bar.add_task("", total=total, completed=start, **fields)
 
     def __enter__(self) -> "ProgressBar":
@@ -75,27 +82,30 @@ class ProgressBar:
             self._bar.stop()
             if self._open:
                 outer = self._open[-1]
-                outer._began += time.monotonic() - self._began
+                outer._began += time.monotonic() - self._opened
                 outer._bar.start()
 
     def update(self, done: int, losses: Mapping[str, float] | None = None) -> None:
         """Show how many are done. Redraws twice a second at most, so call it after every step."""
         self._losses = losses or self._losses
         now = time.monotonic()
+        rate = (done - self._start) / max(now - self._began, 1e-9)
+        remaining = f"{(self._total - done) / max(rate, 1e-9):.0f} s"
+        if not self._compiled:
+            remaining = remaining if done == self._total else "…"
+            self._compiled, self._start, self._began = True, done, now
         ends = done == self._total and (self._terminal or self._label == "training")
         if now - self._shown < (TERMINAL_SECONDS if self._terminal else LINE_SECONDS) and not ends:
             return
         self._shown = now
-        rate = (done - self._start) / max(now - self._began, 1e-9)
-        remaining = f"{(self._total - done) / max(rate, 1e-9):.0f} s"
         if self._terminal:
-            fields = dict(rate=rate, losses=_short(self._losses), remaining=remaining)
+            fields = dict(rate=_rate(rate), losses=_short(self._losses), remaining=remaining)
             with outliving_readers(sys.stderr):
                 self._bar.update(self._task, completed=done, refresh=True, **fields)
         else:
             shown = [
                 f"{self._label} {done}/{self._total} {self._unit}",
-                f"{rate:.1f} {self._unit}/s",
+                f"{_rate(rate)} {self._unit}/s",
             ]
             shown += [f"{name} {value:.4f}" for name, value in self._losses.items()]
             say("  ".join([*shown, f"remaining {remaining}"]), sys.stderr)

@@ -77,5 +77,15 @@ def test_your_own_arrays():
         and dataset.captions is None
     )
     assert Dataset("numbers", "train", InMemory({"x": images})).image_shape is None
+    labels = InMemory({"image": images, "label": np.array([0, 1, 1, 2, 0])})
+    assert Dataset("mine", "train", labels, num_classes=3).num_classes == 3
+    with pytest.raises(ValueError, match=r"int64 from 0 to 2, and num_classes is 2.* from 0 to 1$"):
+        Dataset("mine", "train", labels, num_classes=2)
+    halves = InMemory({"image": images, "label": np.full(5, 0.5)})
+    with pytest.raises(ValueError, match="float64 from 0.5 to 0.5, .* must be whole numbers"):
+        Dataset("mine", "train", halves, num_classes=2)
+    short = InMemory({"image": images, "label": np.zeros(4, int)})
+    with pytest.raises(ValueError, match=r"differ in length: 5 of 'image', 4 of 'label'$"):
+        Dataset("mine", "train", short)
     with pytest.raises(ValueError, match="4 captions for the 5 examples of mine"):
         Dataset("mine", "train", InMemory({"image": images}), captions=[("a",)] * 4)

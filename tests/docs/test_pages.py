@@ -126,6 +126,13 @@ def test_lines_of_prose_end_at_100_columns(page):
     assert [line for line in lines if len(line) > 100] == []
 
 
+@each_page
+def test_no_formula_becomes_a_list(page):
+    """A line that begins with a plus sign is an item of a list, also within a sentence."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^\s*\+ .*", text, re.MULTILINE) == []
+
+
 def test_the_readme_is_short():
     assert len(PAGES[0].read_text().splitlines()) <= 200
 

@@ -51,5 +51,7 @@ def test_a_row_of_the_derivative_counts_what_xla_counts(monkeypatch):
 
 
 def test_other_tasks_have_no_such_program():
-    with pytest.raises(ValueError, match="this program is of diffusion; digits_vae_elbo is a"):
+    with pytest.raises(
+        ValueError, match="only runs of diffusion can do this; digits_vae_elbo is a"
+    ):
         program_of("jvp", digits_vae.get_config(), jax.sharding.AbstractMesh((1,), ("data",)))

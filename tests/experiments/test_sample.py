@@ -1,8 +1,10 @@
 """The program that samples."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from genjax.pipelines import Run
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import arrays_of, run
 
@@ -32,12 +34,19 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
         assert read_rows(image) == list("0123456789")
 
 
+@pytest.mark.parametrize("labels", [[30], [-1], 3, ["3"], [0.5], []], ids=str)
+def test_a_run_refuses_labels_that_it_does_not_have(small_run, labels):
+    """JAX would take the embedding of no class in place of that of class 30."""
+    with pytest.raises(ValueError, match="must be a list of whole numbers from 0 to 9"):
+        Run(small_run[0]).sample(labels=labels)
+
+
 def test_sample_says_what_is_wrong(small_run, tmp_path):
     cases = [
         ([f"--workdir={tmp_path}"], "holds no run"),
         (
             [f"--workdir={small_run[0]}", "--classes=3,12"],
-            "--classes=3,12 must be numbers from 0 to 9",
+            "error: --classes=3,12 must be numbers from 0 to 9\n",
         ),
         (
             [f"--workdir={small_run[0]}", "--step=33"],

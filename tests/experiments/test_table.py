@@ -72,6 +72,13 @@ def test_families_have_tables_of_their_own_and_a_missing_figure_is_an_empty_cell
     assert rows(text)[-1][3] == "`abcdef0`, with changes"
 
 
+def test_runs_of_one_experiment_are_told_apart_by_their_folders(tmp_path):
+    runs = [make_record(tmp_path / "a", fid=1366.99), make_record(tmp_path / "b")]
+    header, _, first, second = rows(tables(runs))[:4]
+    assert [first[0], second[0]] == ["`a_flow` in `a`", "`a_flow` in `b`"]
+    assert first[header.index("fid ↓")] == "1,367"
+
+
 def test_figures_by_number_of_steps_have_a_table(tmp_path):
     figures = {"class_accuracy_at_1": 0.981, "frechet_distance_at_1": 1.2, "recall_at_1": 0.61}
     runs = [
@@ -82,8 +89,8 @@ def test_figures_by_number_of_steps_have_a_table(tmp_path):
     header, _, first, second = rows(text[text.index("by number of steps") :])[:4]
     assert header == ["run", "1 step", "4 steps"]
     assert [first, second] == [
-        ["`a_flow`", "98.1 % / 1.20 / 0.610", "99.0 %"],
-        ["`a_flow`", "", ""],
+        ["`a_flow` in `a`", "98.1 % / 1.20 / 0.610", "99.0 %"],
+        ["`a_flow` in `b`", "", ""],
     ]
     assert "by number of steps" not in tables(runs[1:])
 

@@ -136,7 +136,20 @@ WRONG = {
     ),
     "misspelt group": (
         ["--config.optimzer.learning_rate=1"],
-        "'optimzer'. Did you mean 'optimizer'?",
+        "the config has no field 'optimzer.learning_rate'; "
+        "did you mean --config.optimizer.learning_rate?",
+    ),
+    "field of another part": (
+        ["--config.sampler.name=heun"],
+        "the config has no field 'sampler.name'; did you mean --config.sampling.sampler.name?",
+    ),
+    "field without its part": (
+        ["--config.learning_rate=1"],
+        "no field 'learning_rate'; did you mean --config.optimizer.learning_rate?",
+    ),
+    "network of no module": (
+        ["--config.model.name=my_networks_.UNet"],
+        "config.model.name is 'my_networks_.UNet', and there is no module my_networks_; ",
     ),
     "not a flag": (["steps=3"], "steps=3 is not understood"),
     "unknown dataset": (["--config.data.name=digts"], "'digts'; the nearest names are digits"),
@@ -202,11 +215,15 @@ WRONG = {
     ),
     "no held-out images": (
         ["--config.data.held_out_split=test[:0]"],
-        "config.data.held_out_split is 'test[:0]': ",
+        "(read as config.data.held_out_split='test[:0]')",
     ),
     "folder of images": (
         ["--config.data.name=folder", "--config.data.directory=nowhere"],
         f"there is no folder {ROOT / 'nowhere'}: give as data_dir (config.data.directory)",
+    ),
+    "weights to adapt": (
+        ["--config.adapters.source=runs/nowhere"],
+        f"config.adapters.source names {ROOT / 'runs/nowhere'}, and there is no such folder",
     ),
     "weights to start from": (
         ["--init_from=runs/nowhere"],
@@ -289,3 +306,15 @@ def test_a_workdir_with_another_config(small_run):
     assert result.returncode == 1
     assert "optimizer.learning_rate: 0.001 there, 0.01 now" in result.stderr
     assert "Choose another --workdir" in result.stderr
+
+
+def test_fine_tuning_where_a_run_is_says_that_it_would_change_nothing(small_run):
+    workdir, _ = small_run
+    record = (workdir / "config.json").read_bytes()
+    result = run("train", *SMALL, f"--workdir={workdir}", "--init_from=runs/nowhere")
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        f"error: --init_from=runs/nowhere would change nothing: {workdir} holds a run that started "
+        "from random weights. Choose another --workdir to fine-tune, or leave out --init_from"
+    )
+    assert (workdir / "config.json").read_bytes() == record

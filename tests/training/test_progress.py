@@ -29,8 +29,19 @@ def test_a_line_says_what_is_done_how_fast_and_how_long_it_takes(clock, capsys):
         bar.update(300)
         clock[0] = 21.0
         bar.update(500)
-    line = "encoding 300/500 images  10.0 images/s  remaining 20 s\n"
+    line = "encoding 300/500 images  6.7 images/s  remaining 30 s\n"  # 100 in the last 15 s
     assert capsys.readouterr().err == line
+
+
+def test_compiling_the_first_step_does_not_count_in_rate_and_remaining_time(clock, capsys):
+    with ProgressBar("training", 0, 60, "steps") as bar:
+        clock[0] = 30.0
+        bar.update(1)
+        clock[0] = 50.0
+        bar.update(6)
+    first, later = capsys.readouterr().err.splitlines()
+    assert first.endswith("0.033 steps/s  remaining …")
+    assert later.endswith("0.25 steps/s  remaining 216 s")  # 54 steps of 4 s
 
 
 @pytest.mark.parametrize(
@@ -75,6 +86,7 @@ def test_the_losses_of_a_gan_fit_on_a_terminal_of_80_columns(clock, monkeypatch)
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     with ProgressBar("training", 0, 1500, "steps") as bar:
+        bar.update(0)
         clock[0] = 10.0
         bar.update(1000, {"loss/discriminator": 1.25, "loss/generator": 0.5})
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())

@@ -209,4 +209,4 @@ def test_the_program(tmp_path, small_run):
     assert report["path_length_z"] > 0 and report["path_length_w"] > 0
 
     result = run_command("latents", f"--workdir={small_run[0]}")
-    assert result.returncode == 1 and "this program is of images by GANs" in result.stderr
+    assert result.returncode == 1 and "experiments.latents needs a GAN of images" in result.stderr

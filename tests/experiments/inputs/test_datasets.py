@@ -8,6 +8,7 @@ from PIL import Image
 from configs import digits_flow, digits_gan, emoji_autoencoder
 from experiments.configuration.runs import build
 from experiments.inputs.datasets import Data, training_batches
+from genjax.data import Dataset, InMemory
 from genjax.devices import make_mesh
 
 
@@ -83,6 +84,20 @@ def test_images_of_another_shape(tmp_path):
         r"shape \(8, 8, 3\), the network takes \(8, 8, 1\): set --config.data.image_shape=8,8,3,"
     )
     with pytest.raises(ValueError, match=message):
+        batches_of(config)
+
+
+def load_floats(split, data_dir):
+    return Dataset("mine", split, InMemory({"image": np.zeros((20, 8, 8, 3))}))
+
+
+def test_images_of_floats_are_refused(tmp_path):
+    """Their range is unknown: as they are, images in [0, 1] would train in the wrong range."""
+    config = config_of(tmp_path, num_classes=1)
+    config.data.name = f"{__name__}.load_floats"
+    with pytest.raises(
+        ValueError, match=r"the image of mine \(train\) is float64, .* be uint8: of"
+    ):
         batches_of(config)
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from configs import digits_flow
+from experiments.evaluation.few_examples import describe_few
 from experiments.evaluation.prompts import PromptMatch
 from experiments.launch.experiment import Experiment, Measure
-from experiments.launch.held_out import check_held_out, describe_few
+from experiments.launch.held_out import check_held_out
 from genjax.data import Dataset, InMemory
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.launch.reports import training_summary
+from experiments.launch.reports import print_report, training_summary
 from genjax.devices import make_mesh
 from genjax.training.log import Metrics, MetricsLog
 from genjax.training.meter import Meter
@@ -24,6 +24,15 @@ def test_goodput_is_the_share_of_time_in_steps(tmp_path):
     assert summary["compile_seconds"] == 6.0
     (tmp_path / "metrics.jsonl").unlink()
     assert "goodput" not in training_summary(tmp_path, "name", 300)
+
+
+def test_figures_of_few_examples_are_printed_with_their_uncertainty(capsys):
+    print_report({"precision": 0.5, "samples_per_distance": 100})
+    warning, *figures = capsys.readouterr().out.splitlines()
+    assert warning.startswith("  warning: measures compare with only 100") and "±10" in warning
+    assert len(figures) == 2
+    print_report({"precision": 0.5, "samples_per_distance": 200})
+    assert "warning" not in capsys.readouterr().out
 
 
 class Clock(MetricsLog):

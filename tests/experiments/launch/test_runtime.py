@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
@@ -21,7 +23,7 @@ def test_help_explains_every_flag(name):
     result = run(name, "--help")
     own = [line for line in result.stdout.splitlines() if line.startswith("  --")]
     assert own and all(len(line.split(":", 1)[1].strip()) > 5 for line in own), result.stdout
-    assert f"python -m experiments.{name}" in result.stdout
+    assert f"python -m experiments.{name}" in result.stdout and result.returncode == 0
 
 
 def flags_in_help(name):
@@ -70,6 +72,20 @@ def test_help_marks_required_flags_and_an_error_names_them(name, required):
         result = run(name)
         missing = re.fullmatch(r"error: --(\w+) is missing\. Required\. .+\n", result.stderr)
         assert missing and missing[1] in required and result.returncode == 1, result.stderr
+
+
+def test_a_damaged_image_is_a_warning_without_the_place_in_the_code(tmp_path):
+    colours = np.arange(3 * 100, dtype=np.uint8).reshape(100, 1, 1, 3)
+    for index, colour in enumerate(colours):
+        Image.fromarray(colour.repeat(32, 0).repeat(32, 1)).save(tmp_path / f"{index}.png")
+    (tmp_path / "damaged.png").write_text("")
+    flags = ["--config.data.name=folder", f"--config.data.directory={tmp_path}"]
+    result = run_alone(
+        "train", "--config=configs/emoji_flow.py", f"--workdir={tmp_path / 'run'}", *flags
+    )
+    assert "error: folder (train) has no classes" in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "skipped 1" in line]
+    assert re.match(r"warning: folder \(\w+\): skipped 1 of \d+ files: damaged\.png", line)
 
 
 def test_a_missing_config_file_is_named_in_full(tmp_path):

@@ -9,7 +9,13 @@ from PIL import Image
 from experiments.inputs.conditions import Classes, Frames, Prompts, Unconditional
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Pixels, Points, Waveforms
-from experiments.launch.sampling import draw_sheet, save_samples, save_sheet, sheet_labels
+from experiments.launch.sampling import (
+    draw_sheet,
+    labels_of_classes,
+    save_samples,
+    save_sheet,
+    sheet_labels,
+)
 from genjax.data import Dataset, InMemory
 from genjax.data.sounds import read
 
@@ -167,3 +173,12 @@ def test_clips_with_sound_play_one_after_another(tmp_path, suffix):
         heard = read(path.with_suffix(".mp4") if suffix == ".png" else path)
         loud = np.abs(heard.samples[:, 0]) > 0.2
         assert abs(heard.start + loud.argmax() / heard.rate - 0.25) < 0.01
+
+
+def test_classes_are_taken_by_number_or_name():
+    names = ["circle", "square", "7"]  # a name that is a number stays a number
+    assert list(labels_of_classes(["2", "circle"], 3, names)) == [2, 0]
+    with pytest.raises(ValueError, match="from 0 to 2, or names: 0 circle, 1 square, 2 7$"):
+        labels_of_classes(["7"], 3, names)
+    with pytest.raises(ValueError, match="^--classes=0,3 must be numbers from 0 to 2$"):
+        labels_of_classes(["0", "3"], 3, None)

@@ -132,7 +132,7 @@ def test_report_of_a_finished_run(tmp_path):
     assert "flow <b>&" in page.text and not page.all("b")  # escaped
     for row in (
         ["class accuracy↑ higher is better", "0.9", "0.99"],
-        ["frechet distance↓ lower is better", "1.5", "0.625"],
+        ["Fréchet distance↓ lower is better", "1.5", "0.625"],
         ["density→ 1 is best", "0.75", ""],
         ["num samples", "1000"],
         ["features", "pixels in [-1, 1]"],
@@ -144,7 +144,7 @@ def test_report_of_a_finished_run(tmp_path):
     ):
         assert row in page.rows, row
     assert [row[0] for row in page.rows].count(
-        "frechet distance train"
+        "Fréchet distance train"
     ) == 0  # it stands beside its figure
     for words in ("300 of 300", "15.0 s", "1 × cpu", "step 100", "step 300"):
         assert words in page.text
@@ -363,7 +363,7 @@ def test_comparison(tmp_path):
     for row in (
         ["", "a/run", "b/run", f"{tmp_path.name}/c"],
         ["class accuracy↑ higher is better", "0.9best", "0.8", "–"],
-        ["frechet distance↓ lower is better", "1.5", "0.5best", "–"],
+        ["Fréchet distance↓ lower is better", "1.5", "0.5best", "–"],
         ["density→ 1 is best", "0.75", "1.1best", "–"],
         ["num samples", "1000", "500"],
         ["optimizer.learning_rate", "0.001", "0.01", "0.001"],
@@ -397,6 +397,31 @@ def drawn(figure):
     lines = [float(y) for y in re.findall(r'y1="([\d.]+)"', figure)]
     labels = re.findall(r'text-anchor="end">([^<]+)<', figure)
     return curve, dict(zip(labels, lines, strict=True))
+
+
+def test_figures_of_few_examples_and_of_other_data_are_not_trusted(tmp_path):
+    """A share of 20 images is known to ±1.96·√(0.25/20) = 22 points."""
+    few = REPORT | dict(samples_per_distance=20)
+    runs = [make_run(tmp_path / "a", few), make_run(tmp_path / "b", few | dict(density=0.5))]
+    uncertain = "Measures compare with only 20 examples of"
+    page = write_report(runs[0]).read_text()
+    assert uncertain in page and "±22 points" in page
+    page = comparison(runs)
+    assert page.count(uncertain) == 1 and ">best<" in page
+    record = json.loads((runs[1] / "config.json").read_text())
+    record["config"]["data"] = dict(name="digits")
+    (runs[1] / "config.json").write_text(json.dumps(record))
+    page = comparison(runs)
+    assert "different data, so no figure is marked as the best" in page and ">best<" not in page
+
+
+def test_numbers_beside_an_axis_fit_and_steps_are_whole():
+    for points in ([(60, 0.001)], [(0, 12345678.0), (3, 12345679.0)]):
+        figure = chart("rate", {"run": points})
+        labels = re.findall(r'x="(\d+)"[^>]*text-anchor="end">([^<]+)<', figure)
+        assert labels and all(int(x) >= 7 * len(text) for x, text in labels)  # 12 pixels high
+        steps = re.findall(r'text-anchor="middle">([^<]+)<', figure)
+        assert steps and all(float(step).is_integer() for step in steps)
 
 
 def test_curves_agree_with_the_grid():

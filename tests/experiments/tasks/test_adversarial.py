@@ -400,9 +400,9 @@ def test_a_run_from_end_to_end(tmp_path):
         (
             "sample",
             ["--guidance_scale=2"],
-            "is not sampled by guidance_scale; its config.sampling has",
+            "is not sampled by guidance_scale; samples depend on",
         ),
-        ("likelihood", [], "this program is of diffusion"),
+        ("likelihood", [], "only runs of diffusion can do this"),
     ):
         result = run_command(name, f"--workdir={run}", *flags)
         assert (
