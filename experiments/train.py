@@ -135,6 +135,7 @@ class Recorder:
         self.reports: dict[int, dict[str, Any]] = {}
         self.findings = Findings(workdir / "findings.json", experiment.config)
         self._model: tuple[int, Model] | None = None
+        self._film: list[Any] | None = None  # what `film` found after the last step
         (workdir / "samples").mkdir(exist_ok=True)
 
     def plugins(self) -> list[Plugin]:
@@ -195,7 +196,10 @@ class Recorder:
 
     def draw_samples(self, state: Any, step: int) -> dict[str, Any] | None:
         """Save a sheet of samples and the curves until now; return the sheet to log."""
-        samples = sample(self.task, self.weighted(state), self.labels, self.sampling)
+        if step == self.experiment.config.num_steps:
+            samples = self.film(state)[-1]
+        else:
+            samples = sample(self.task, self.weighted(state), self.labels, self.sampling)
         if jax.process_index() != 0:
             return None
         sheet = self.save_samples(self.workdir / f"samples/step_{step:06d}.png", samples)
@@ -256,15 +260,21 @@ class Recorder:
         (self.workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         return report
 
+    def film(self, state: Any) -> list[Any]:
+        """Return how the samples of the last state come about, drawn once for all pictures."""
+        if self._film is None:
+            frames = sample(
+                self.task, self.weighted(state), self.labels, self.sampling, trajectory=True
+            )
+            count = len(jax.tree.leaves(frames)[0])
+            self._film = [jax.tree.map(lambda a, i=i: a[i], frames) for i in range(count)]
+        return self._film
+
     def draw_last(self, state: Any, step: int) -> None:
         """Save samples, how they come about, and the curves."""
-        frames = sample(
-            self.task, self.weighted(state), self.labels, self.sampling, trajectory=True
-        )
+        states = self.film(state)
         if jax.process_index() != 0:
             return
-        count = len(jax.tree.leaves(frames)[0])
-        states = [jax.tree.map(lambda a, i=i: a[i], frames) for i in range(count)]
         self.save_samples(self.workdir / "samples.png", states[-1])
         self.draw_real()
         if not self.sampling.every:

@@ -46,6 +46,8 @@ def test_a_run_leaves_what_it_promises(small_run):
     with Image.open(workdir / "samples.png") as image:
         assert image.height == 10 * 66 and image.width > 2 * 66  # a named row per class
         assert read_rows(image) == list("0123456789")
+    last = workdir / "samples/step_000040.png"
+    assert last.read_bytes() == (workdir / "samples.png").read_bytes()
     with Image.open(workdir / "real.png") as image:
         assert read_rows(image) == list("0123456789")
     for suffix in ("gif", "webp"):
