@@ -42,6 +42,7 @@ from experiments.launch.sampling import draw_sheet, save_sheet, sheet_labels
 from experiments.pages.report import BETTER, write_report
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
+from genjax.nn.attention.dispatch import Choice
 from genjax.training import (
     Checkpoints,
     Explosions,
@@ -58,6 +59,7 @@ from genjax.training import (
 )
 from genjax.training.checkpoints import saved_steps
 from genjax.training.log import read_metrics
+from genjax.training.loop import packed_update
 from genjax.training.pictures import save_animation, save_curves, save_picture
 from genjax.training.placement import abstract_frozen
 from genjax.training.progress import ProgressBar
@@ -133,6 +135,7 @@ class Recorder:
         self.reports: dict[int, dict[str, Any]] = {}
         self.findings = Findings(workdir / "findings.json", experiment.config)
         self._model: tuple[int, Model] | None = None
+        self._film: list[Any] | None = None  # what `film` found after the last step
         (workdir / "samples").mkdir(exist_ok=True)
 
     def plugins(self) -> list[Plugin]:
@@ -193,7 +196,10 @@ class Recorder:
 
     def draw_samples(self, state: Any, step: int) -> dict[str, Any] | None:
         """Save a sheet of samples and the curves until now; return the sheet to log."""
-        samples = sample(self.task, self.weighted(state), self.labels, self.sampling)
+        if step == self.experiment.config.num_steps:
+            samples = self.film(state)[-1]
+        else:
+            samples = sample(self.task, self.weighted(state), self.labels, self.sampling)
         if jax.process_index() != 0:
             return None
         sheet = self.save_samples(self.workdir / f"samples/step_{step:06d}.png", samples)
@@ -254,15 +260,21 @@ class Recorder:
         (self.workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         return report
 
+    def film(self, state: Any) -> list[Any]:
+        """Return how the samples of the last state come about, drawn once for all pictures."""
+        if self._film is None:
+            frames = sample(
+                self.task, self.weighted(state), self.labels, self.sampling, trajectory=True
+            )
+            count = len(jax.tree.leaves(frames)[0])
+            self._film = [jax.tree.map(lambda a, i=i: a[i], frames) for i in range(count)]
+        return self._film
+
     def draw_last(self, state: Any, step: int) -> None:
         """Save samples, how they come about, and the curves."""
-        frames = sample(
-            self.task, self.weighted(state), self.labels, self.sampling, trajectory=True
-        )
+        states = self.film(state)
         if jax.process_index() != 0:
             return
-        count = len(jax.tree.leaves(frames)[0])
-        states = [jax.tree.map(lambda a, i=i: a[i], frames) for i in range(count)]
         self.save_samples(self.workdir / "samples.png", states[-1])
         self.draw_real()
         if not self.sampling.every:
@@ -277,12 +289,14 @@ class Preparation(NamedTuple):
     """Checked inputs of a training.
 
     Attributes:
+        update: the task's, packed, which has been traced.
         initialize: changes the first state of a run that starts.
     """
 
     experiment: Experiment
     mesh: Mesh
     batches: Any
+    update: Callable
     initialize: Callable[[Any], Any]
     checkpoints: Checkpoints
     explosions: Explosions | None
@@ -365,6 +379,26 @@ def explosions_by(config: Any, metrics: Collection[str]) -> Explosions | None:
     return Explosions(tuple(fields.metrics), fields.deviations)
 
 
+def recording_attention(update: Callable) -> tuple[Callable, set[Choice]]:
+    """Jit an update so that its one trace serves the checks before training and training itself.
+
+    Its operations become part of the program that calls it.
+
+    Returns:
+        The update, and a set that contains its choices of attention once it has been traced.
+    """
+    choices: set[Choice] = set()
+
+    @functools.partial(jax.jit, inline=True)
+    def recorded(*args):
+        with attention_choices() as chosen:  # around the whole, JAX would trace again to train
+            result = update(*args)
+        choices.update(chosen)
+        return result
+
+    return recorded, choices
+
+
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     """Resolve a config, check that it can be trained in a folder, and record it there.
 
@@ -381,11 +415,12 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
     check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
     batches = training_batches(config, task, mesh)
-    with jax.set_mesh(mesh), attention_choices() as choices:
+    update, choices = recording_attention(packed_update(task))
+    with jax.set_mesh(mesh):
         frozen = abstract_frozen(task, mesh)
-        step = task.update, abstract, abstract_batch(config, task), jax.random.key(0)
-        _, metrics = jax.eval_shape(*step, *frozen)
-    explosions = explosions_by(config, metrics)
+        step = abstract, abstract_batch(config, task), jax.random.key(0)
+        _, metrics = jax.eval_shape(update, *step, *frozen)
+    explosions = explosions_by(config, metrics.names)
     initialize = lambda state: state
     init_from = init_from or getattr(task, "starts_from", None)
     if saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
@@ -408,7 +443,8 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record}
     )
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
-    return Preparation(experiment, mesh, batches, initialize, checkpoints, explosions, writers)
+    inputs = experiment, mesh, batches, update, initialize
+    return Preparation(*inputs, checkpoints, explosions, writers)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
@@ -449,6 +485,7 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
         max_skipped_steps=config.get("max_skipped_steps", 0),
         explosions=prepared.explosions,
         writers=prepared.writers,
+        packed=prepared.update,
     )
     report = recorder.finish(state, config.num_steps)
     if jax.process_index() == 0:

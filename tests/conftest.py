@@ -22,6 +22,9 @@ FAST_COMPILATION = (
     "--xla_cpu_parallel_codegen_split_count=1"
 )
 
+# Importing and tracing make millions of objects. Collecting after every 700 takes 8 % of a trace.
+gc.set_threshold(100_000)
+
 # Set before jax is imported; programs that tests start inherit it. All workers of a session share
 # the cache. To write a program there takes an eighth of the time to compile it, and small programs
 # are seldom compiled again.
@@ -80,8 +83,6 @@ def pytest_collection_finish():
     cpu_seconds[IMPORTS] = used_cpu_seconds()
     gc.collect()
     gc.freeze()  # what is imported stays, so later collections need not look at it
-    # Tracing makes millions of objects. Collecting after every 700 takes 8 % of its time.
-    gc.set_threshold(100_000)
 
 
 @pytest.hookimpl(wrapper=True)

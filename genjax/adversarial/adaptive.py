@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.signal
+import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jaxtyping import Array, Float, Int, Key, Real
 
 Number = float | int | Real[Array, ""]

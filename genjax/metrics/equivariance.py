@@ -8,8 +8,7 @@ import functools
 import math
 
 import numpy as np
-import scipy.ndimage
-import scipy.signal
+import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jaxtyping import Bool, Float
 
 LOBES = 3  # of the Lanczos windows

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.stats` is slow to import
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.stats import t as student
 
 
 def bootstrap_interval(
@@ -64,7 +64,7 @@ def seed_interval(
         raise ValueError(f"values have shape {values.shape}; expected [seeds], of 2 seeds or more")
     _check(confidence)
     deviation = values.std(ddof=1) / np.sqrt(len(values))
-    reach = student.ppf((1 + confidence) / 2, len(values) - 1) * deviation
+    reach = scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1) * deviation
     return float(values.mean() - reach), float(values.mean() + reach)
 
 

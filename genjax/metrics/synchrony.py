@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
-from scipy.signal import find_peaks
 
 from genjax.audio import hann_window, stft
 
@@ -95,7 +94,7 @@ def match_events(seen: Times, heard: Times, tolerance: int | float) -> Int[np.nd
     allowed = gaps <= tolerance
     # One more match outweighs any lag.
     costs = np.where(allowed, gaps, (1 + tolerance) * (1 + min(gaps.shape)))
-    rows, columns = linear_sum_assignment(costs)
+    rows, columns = scipy.optimize.linear_sum_assignment(costs)
     kept = allowed[rows, columns]
     return np.stack([rows[kept], columns[kept]], axis=1)
 
@@ -109,7 +108,8 @@ def detect_onsets(
     surroundings. Onsets less than 16 ms apart count as one.
     """
     strength, times = onset_strength(waveform, sample_rate)
-    peaks, _ = find_peaks(strength, height=threshold, distance=LAG, prominence=threshold)
+    at_least = dict(height=threshold, distance=LAG, prominence=threshold)
+    peaks, _ = scipy.signal.find_peaks(strength, **at_least)
     return times[peaks]
 
 

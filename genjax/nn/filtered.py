@@ -8,8 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.signal
-import scipy.special
+import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jaxtyping import Array, Float
 
 from genjax.nn.fir import filter_axis

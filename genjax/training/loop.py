@@ -48,6 +48,16 @@ class Plugin(NamedTuple):
     begin: Callable[[Any, int], None] = lambda state, step: None
 
 
+def packed_update(task: Task) -> Callable:
+    """Return `task.update` with packed metrics, which keep their order if it is jitted."""
+
+    def packed(*args):
+        state, metrics = task.update(*args)
+        return state, Metrics.pack(metrics)
+
+    return packed
+
+
 def compile_update(
     task: Task,
     state: Any,
@@ -55,6 +65,7 @@ def compile_update(
     frozen: tuple = (),
     skip_non_finite: bool = False,
     explosions: Explosions | None = None,
+    packed: Callable | None = None,
 ) -> Callable:
     """Return the jitted update `(state, batch, key, *frozen) -> (state, metrics)`.
 
@@ -65,13 +76,14 @@ def compile_update(
         frozen: what the task reads and does not change, as `place_frozen` returns it.
         skip_non_finite: leave out updates that are not finite, as `keep_finite` does.
         explosions: leave out those that explode, too. The state is a `Watched` one.
+        packed: as in `train`.
     """
+    packed = packed or packed_update(task)
     state_sharding, frozen_sharding = jax.tree.map(lambda a: a.sharding, (state, frozen))
 
     def update(state, batch, key, *frozen):
         old = unwatched(state)
-        new, metrics = task.update(old, batch, jax.random.fold_in(key, old.step), *frozen)
-        metrics = Metrics.pack(metrics)
+        new, metrics = packed(old, batch, jax.random.fold_in(key, old.step), *frozen)
         if explosions:
             return keep_usual(state, new, metrics, explosions)
         return keep_finite(state, new, metrics) if skip_non_finite else (new, metrics)
@@ -296,6 +308,7 @@ def train(
     max_skipped_steps: int = 0,
     explosions: Explosions | None = None,
     writers: Sequence[Callable[[Path, int], Stream]] = (),
+    packed: Callable | None = None,
 ) -> Any:
     """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
@@ -310,6 +323,7 @@ def train(
         max_skipped_steps: skip so many updates that are not finite, or `explosions`, before
             stopping.
         writers: open streams that get what is logged, `writer(folder, step)` (`training.writers`).
+        packed: `packed_update(task)`, jitted or not. What has been traced is not traced again.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
@@ -334,7 +348,8 @@ def train(
         with meter.paused():
             breaks.begin(start, state)
             frozen = place_frozen(task, mesh)
-        update = compile_update(task, state, mesh, frozen, max_skipped_steps > 0, explosions)
+        skipping = max_skipped_steps > 0, explosions
+        update = compile_update(task, state, mesh, frozen, *skipping, packed)
         source = iter(itertools.islice(batches(start), num_steps - start))
         for step in range(start + 1, num_steps + 1):
             with meter.waiting():

@@ -113,6 +113,7 @@ def test_each_frame_equals_a_run_of_that_frame_alone(name, starts):
     of every leaf wait at different steps.
     """
     sampler, options = ALONE[name], OPTIONS.get(name, {})
+    draws = draws_noise(sampler, **options)
     processes = {"edm": EDM(), "flow": FLOW, "linear": LINEAR}
     grids = {name: levels_of(process, LEVELS) for name, process in processes.items()}
     first = {
@@ -131,7 +132,6 @@ def test_each_frame_equals_a_run_of_that_frame_alone(name, starts):
             own = jnp.asarray(times[np.append(True, times[1:] != times[:-1])])
             if len(own) > 1:
                 table = tabulate(sampler, process, own, **options)
-                draws = draws_noise(sampler, **options)
                 expected = states_of(process, expected, table, keys if draws else None)[-1]
             np.testing.assert_allclose(found[leaf][:, frame], expected, rtol=1e-11, atol=1e-11)
 

@@ -3,10 +3,17 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import digits_flow
+from experiments import train
+from experiments.inputs.datasets import abstract_batch
+from experiments.tasks.diffusion import Diffusion
+from genjax.training import abstract_state
+from genjax.training.loop import compile_update
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import ROOT, SMALL, arrays_of, run, run_alone
 
@@ -39,6 +46,8 @@ def test_a_run_leaves_what_it_promises(small_run):
     with Image.open(workdir / "samples.png") as image:
         assert image.height == 10 * 66 and image.width > 2 * 66  # a named row per class
         assert read_rows(image) == list("0123456789")
+    last = workdir / "samples/step_000040.png"
+    assert last.read_bytes() == (workdir / "samples.png").read_bytes()
     with Image.open(workdir / "real.png") as image:
         assert read_rows(image) == list("0123456789")
     for suffix in ("gif", "webp"):
@@ -50,6 +59,31 @@ def test_a_run_leaves_what_it_promises(small_run):
     for name in ("samples.png", *films, "curves.png", "report.json", "report.html"):
         assert (workdir / name).exists()
         assert str(workdir / name) in result.stdout
+
+
+def test_the_update_is_traced_once_and_the_program_is_that_of_the_task(tmp_path, monkeypatch):
+    traces, update = [], Diffusion.update
+    counted = lambda *args: (traces.append(0), update(*args))[1]
+    config = digits_flow.get_config()
+    config.model.update(width=32, depth=1, unroll=1, num_heads=2)
+    monkeypatch.setattr(Diffusion, "update", counted)
+    prepared = train.prepare(config, tmp_path, None)
+    task, mesh = prepared.experiment.task, prepared.mesh
+    arguments = (
+        abstract_state(task, jax.random.key(0), mesh),
+        abstract_batch(config, task),
+        jax.random.key(0),
+    )
+
+    def program(packed):
+        step = compile_update(task, arguments[0], mesh, packed=packed)
+        with jax.set_mesh(mesh):
+            return step.lower(*arguments).as_text()
+
+    first = program(prepared.update)
+    assert len(traces) == 1
+    assert first == program(None)
+    assert len(traces) == 2
 
 
 def test_nothing_but_progress_is_printed(small_run):
