@@ -8,8 +8,12 @@ The choice bigan trains a generator, an encoder and a discriminator of pairs (x,
 choice bigbigan has a stochastic encoder and the hinge loss. It also scores x alone and z alone.
 
 encoder learns the inverse of a finished generator. By default that is runs/digits_gan_dcgan, a run
-of configs/digits_gan.py:dcgan. `--config.generator_run=runs/digits_stylegan2` names another GAN's
-run, which may be bidirectional. The latents of a StyleGAN2 are w.
+of configs/digits_gan.py:dcgan. `--config.generator_run` names another GAN's run, which may be
+bidirectional. The latents of a StyleGAN2 are w:
+
+python -m experiments.train --config=configs/digits_gan.py:stylegan2 --workdir=runs/digits_stylegan2
+python -m experiments.train --config=configs/digits_gan_inverse.py:encoder \
+    --config.generator_run=runs/digits_stylegan2 --workdir=runs/digits_encoder_w
 
 At the end a run's report compares the ways back: gradient descent, the encoder, and both.
 
