@@ -23,6 +23,10 @@ The default is the short form of spectrograms. The longer form:
 Spectrograms keep what is measured. Of 48 held-out clips whose sound went through its spectrogram,
 97.7 % of the bounces are heard, no sound is without a bounce, and 99.4 % of the pitches are right.
 
+A clean target is also learned faster. After 40 steps with batches of 4 clips, on one CPU core, the
+velocity's loss is 0.94 for the clean target, and 1.43 for the velocity (means of 10 steps).
+Spectrograms have not been run to the end.
+
 Samples in the short form took 6 minutes on 2 CPU cores, in which the loss fell from 2.6 to 0.46.
 The longer form took 54 minutes on one core, to a loss of 0.22. Both modalities stay noisy: the
 digits are blurs, and noise sets in everywhere in the sound.
