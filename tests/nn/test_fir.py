@@ -65,7 +65,8 @@ def correlated(x, kernel):
     return np.stack([np.stack([one(image, o) for o in range(kernel.shape[-1])], -1) for image in x])
 
 
-RESAMPLINGS = pytest.mark.parametrize(
+@pytest.mark.parametrize("taps", [SKEW, (1, 3, 2)])
+@pytest.mark.parametrize(
     "up, down, padding, gain",
     [
         (1, 1, (0, 0), 1.0),
@@ -75,69 +76,16 @@ RESAMPLINGS = pytest.mark.parametrize(
         (2, 1, (-1, -2), 4.0),
     ],
 )
-
-
-def resampled(image, taps, up, down, padding, gain):
-    """`upfirdn` of one channel, by its definition."""
-    padded = pad_or_crop(zeros_between(image, up), *padding)
-    return gain * filtered(padded, taps)[::down, ::down]
-
-
-@pytest.mark.parametrize("taps", [SKEW, (1, 3, 2)])
-@RESAMPLINGS
 def test_upfirdn_is_insertion_padding_filter_and_decimation(taps, up, down, padding, gain):
     x = normal(0, 2, 7, 7, 3)
-    expected = each_channel(lambda a: resampled(a, taps, up, down, padding, gain), x)
-    options = dict(up=up, down=down, padding=padding, gain=gain)
-    output = jax.jit(lambda x: upfirdn(x, taps, **options))(x)
+    expected = each_channel(
+        lambda a: (
+            gain * filtered(pad_or_crop(zeros_between(a, up), *padding), taps)[::down, ::down]
+        ),
+        x,
+    )
+    output = upfirdn(jnp.asarray(x), taps, up=up, down=down, padding=padding, gain=gain)
     np.testing.assert_allclose(output, expected, **ROUNDING)
-
-
-@RESAMPLINGS
-def test_derivatives_are_those_of_the_dense_matrix(up, down, padding, gain):
-    """First and second ones, by both modes, of the sum of sin(F·x)."""
-    images = np.eye(49).reshape(49, 7, 7)
-    matrix = np.stack(
-        [resampled(image, SKEW, up, down, padding, gain).ravel() for image in images], axis=1
-    )
-    x, v, y = normal(11, 49), normal(12, 49), normal(13, len(matrix))
-    options = dict(up=up, down=down, padding=padding, gain=gain)
-    apply = lambda x: upfirdn(x.reshape(1, 7, 7, 1), SKEW, **options).ravel()
-    loss = lambda x: jnp.sin(apply(x)).sum()
-    transpose = lambda y: jax.linear_transpose(apply, x)(y)[0]
-
-    @jax.jit
-    def derivatives(x, v, y):
-        return dict(
-            tangent=jax.jvp(apply, (x,), (v,))[1],
-            transpose=transpose(y),
-            transposed_twice=jax.linear_transpose(transpose, y)(v)[0],
-            gradient=jax.grad(loss)(x),
-            forward_over_reverse=jax.jvp(jax.grad(loss), (x,), (v,))[1],
-            reverse_over_reverse=jax.grad(lambda x: jax.grad(loss)(x) @ v)(x),
-        )
-
-    curvature = -matrix.T @ (np.sin(matrix @ x) * (matrix @ v))
-    expected = dict(
-        tangent=matrix @ v,
-        transpose=matrix.T @ y,
-        transposed_twice=matrix @ v,
-        gradient=matrix.T @ np.cos(matrix @ x),
-        forward_over_reverse=curvature,
-        reverse_over_reverse=curvature,
-    )
-    compare = lambda *pair: np.testing.assert_allclose(*pair, **ROUNDING)
-    jax.tree.map(compare, derivatives(x, v, y), expected)
-
-
-def test_derivatives_pass_vmap_scan_and_remat():
-    x = jnp.asarray(normal(14, 3, 2, 4, 4, 1))
-    step = jax.checkpoint(lambda x: jnp.sin(downsample(upsample(x, SKEW), SKEW)))
-    in_a_scan = lambda x: jax.lax.scan(lambda x, _: (step(x), None), x, length=2)[0].sum()
-    plain = lambda x: step(step(x)).sum()
-    batched = jax.jit(jax.vmap(jax.grad(in_a_scan)))(x)
-    each = jnp.stack(list(map(jax.jit(jax.grad(plain)), x)))
-    np.testing.assert_allclose(batched, each, **ROUNDING)
 
 
 def both_axes(x, taps, up, down):
