@@ -30,7 +30,9 @@ others worked (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99
     Consistency                   99.5 %  0.867   99.4 %  0.864    4 min 45 s
     Lagrangian                    99.3 %  0.867   99.7 %  0.818   31 min  8 s
     Halving                       99.3 %  0.898   91.9 %  2.10    23 min 30 s
+    ImprovedConsistencyTraining   96.6 %  0.901   97.1 %  0.840    6 min 46 s
     ConsistencyDistillation       99.6 %  0.940   99.6 %  0.974    4 min 10 s
+    Eulerian                      99.7 %  0.959   99.7 %  0.847   29 min 24 s
     Drift                         99.8 %  1.03    one step only     8 min  0 s
     GuidedHalving                 99.2 %  1.01    88.7 %  2.64    22 min  0 s
     Semigroup                     99.5 %  1.06    99.4 %  0.844   10 min  8 s
