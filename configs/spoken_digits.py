@@ -28,9 +28,10 @@ The Fréchet distance `fd_mel` compares statistics of mel bands. With
 The default is the short form. The longer form:
 --config.num_steps=12000 --config.averages.ema.steps=600
 
-Neither form has been run to its end. 250 steps of spectrograms took 287 seconds on one CPU core
-shared with five other programs. That is too short. pocketsphinx hears the right word in 17.8 % of
-45 samples (chance 10.8 %). `fd_mel` is 29.9, and 6.2 for training recordings.
+The short form of spectrograms took 10 min 48 s on one CPU core shared with other programs.
+pocketsphinx hears the right word in 88.9 % of 90 samples (chance 9.9 %, recordings 92.2 %).
+`fd_mel` is 7.98, and 3.38 for training recordings. The longer form and the other choices have not
+been run.
 """
 
 from typing import Any

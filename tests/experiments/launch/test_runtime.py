@@ -97,9 +97,9 @@ def test_a_missing_config_file_is_named_in_full(tmp_path):
 
 def test_ctrl_c_ends_without_a_traceback_even_while_modules_are_imported():
     command = [sys.executable, "-X", "importtime", "-m", "experiments.train", "--help"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A page of output at most, so that the program is not far ahead of what is read here.
+    process = subprocess.Popen(command, cwd=ROOT, pipesize=4096, **pipes)
     while "jax._src" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

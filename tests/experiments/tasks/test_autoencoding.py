@@ -578,7 +578,7 @@ def test_a_collapsed_codebook_is_reported(monkeypatch, narrow_features, tmp_path
             dict(adversary__network=dict(depth=3)),
             "adversary.network.depth is set.*does not take",
         ),
-        ("kl", dict(sampling__weights="emma"), "weights is 'emma'; there are params, ema"),
+        ("kl", dict(sampling__weights="emma"), "is 'emma'; there are params, ema"),
         ("kl", dict(accumulation_steps=2), "accumulation_steps must be 1"),
         (
             "kl",

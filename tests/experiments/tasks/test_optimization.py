@@ -22,7 +22,7 @@ POWER = dict(
 @pytest.mark.parametrize(
     ("weights", "averages", "words"),
     [
-        ("emma", {}, "weights is 'emma'; there are params, ema, and"),
+        ("emma", {}, "is 'emma'; there are params, ema, and"),
         ("posthoc_0.12", {}, "if config.averages has a PowerFunction"),
         ("posthoc_0.5", POWER, "at most 1/√12 ≈ 0.2887; got 0.5"),
         ("posthoc_wide", POWER, "could not convert.*'wide'"),
