@@ -374,7 +374,7 @@ def explosions_by(config: Any, metrics: Collection[str]) -> Explosions | None:
     if unknown := [name for name in fields.metrics if name not in metrics]:
         raise ValueError(
             f"config.explosions.metrics has {', '.join(unknown)}; the metrics of a step are "
-            f"{', '.join(metrics)}"
+            f"{', '.join(sorted(metrics))}"
         )
     return Explosions(tuple(fields.metrics), fields.deviations)
 
