@@ -144,15 +144,7 @@ def get_config(choice: str = "flow") -> ConfigDict:
     config.experiment = f"emoji_families_{choice}"
     config.sampling.every = config.evaluation.every = 0
     if choice in FAMILIES:
-        own = ("bounds", "likelihood")  # bits per dimension
-        measures = {name: m for name, m in config.evaluation.measures.items() if name in own}
-        by_name = config.condition.name == "Prompts"
-        config.evaluation.num_samples = 384
-        config.evaluation.measures = dict(
-            prompts=dict(name="PromptMatch")
-            if by_name
-            else dict(name="PromptMatch", captions=NAMES),
-            cost=dict(name="SamplingCost"),
-            **measures,
-        )
+        captions = {} if config.condition.name == "Prompts" else dict(captions=NAMES)
+        prompts = dict(name="PromptMatch", **captions)
+        fashion_families.set_measures(config, 384, prompts=prompts)
     return config

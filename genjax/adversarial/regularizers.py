@@ -92,7 +92,8 @@ def orthogonality(params: PyTree) -> Float[Array, ""]:
     are orthogonal, of whatever length. Embeddings are left out, as in the authors' program.
 
     Args:
-        params: of a network. Its kernels are the arrays named "kernel".
+        params: of a network. Its kernels are the arrays named "kernel". A stack of kernels, as of
+            layers in a scan, counts as one kernel.
     """
 
     def of_array(path, array):

@@ -1,4 +1,4 @@
-"""What codecs of sound share: frames, bits, and the way from codes to a waveform."""
+"""Codecs of sound share frames, bits, and the way from codes to a waveform."""
 
 import math
 
