@@ -58,8 +58,8 @@ def load_clips(
     Raises:
         ImportError: PyAV is not installed.
         FileNotFoundError: the folder does not exist.
-        ValueError: `data_dir` is missing, the split is unknown, no clip can be read, a captions
-            file is malformed, or the clips do not last a whole number of samples.
+        ValueError: `data_dir` is missing, the split is unknown, no clip can be read, captions are
+            wrong as `load_folder` describes, or the clips do not last a whole number of samples.
     """
     require_av("clips")
     root = find_folder("clips", data_dir, "clips")

@@ -4,7 +4,7 @@ import collections
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, held_out, take
@@ -22,7 +22,8 @@ def load_folder(
 ) -> Dataset:
     """Return a folder of images, in classes or with captions.
 
-    Images lie in `data_dir/CLASS/…/x.png`. Captions come from `metadata.jsonl` or `metadata.csv`.
+    Images lie in `data_dir/CLASS/…/x.png`. Captions come from `metadata.jsonl` or `metadata.csv`,
+    or from a text file `x.txt` beside each image `x.png`.
 
     Splits: if a sub-folder `train` exists, and other sub-folders with images are called
     `validation`, `val` or `test`, these are the splits. Otherwise one image in ten of each class is
@@ -30,15 +31,16 @@ def load_folder(
 
     Captions: a captions file lies in the folder, or in the folder of a split. It names each image
     relative to itself as `file_name`, with a `text`. In JSON the text may be a list: the name, then
-    synonyms. A set with captions has no classes.
+    synonyms. A text file holds the same, one caption in each line. Either all images have a text
+    file or none. A set with captions has no classes.
 
     Classes: without captions the folders are the classes, in alphabetical order, the same for all
     splits. A set whose images lie in no sub-folder has no classes.
 
     Images become RGB as `decode` describes, and `Dataset.conversions` counts the conversions.
-    `Dataset.skipped` names images that cannot be read, have no caption, or lie beside the class
-    folders. It also names folders that cannot be read or have been read under another name. Files
-    with other suffixes than `SUFFIXES` are ignored. Opening a split decodes all its files once.
+    `Dataset.skipped` names images that cannot be read, are not in the captions file, or lie beside
+    the class folders. It also names folders that cannot be read or have been read under another
+    name. Other files are ignored. Opening a split decodes all its images once.
 
     Args:
         data_dir: the folder that holds the images.
@@ -47,8 +49,9 @@ def load_folder(
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: `data_dir` is missing, the split is unknown, no image can be read, or a captions
-            file is malformed.
+        ValueError: `data_dir` is missing, the split is unknown, or no image can be read; or a
+            captions file is malformed, some images have a text file and others not, or captions
+            come in both forms.
     """
     root = find_folder("folder", data_dir, "images")
     splits, class_names = read_layout(root, "images", SUFFIXES)
@@ -75,7 +78,7 @@ def find_folder(name: str, data_dir: str | os.PathLike | None, content: str) -> 
 
 
 def read_layout(
-    root: Path, content: str, suffixes: tuple[str, ...], *, texts_beside: bool = False
+    root: Path, content: str, suffixes: tuple[str, ...]
 ) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
     """Return the entries of each split, and the class names, which are empty with captions.
 
@@ -84,24 +87,24 @@ def read_layout(
     Args:
         content: what the files hold, for errors: "images".
         suffixes: of the files that are read.
-        texts_beside: without a captions file, the lines of `x.txt` are the captions of `x.wav`.
 
     Raises:
-        ValueError: there are no such files, or a captions file is malformed.
+        ValueError: there are no such files, or captions are wrong as `load_folder` describes.
     """
-    files, flaws = _find_files(root, suffixes)
-    files += flaws  # so that unreadable folders appear in `Dataset.skipped`
+    found, flaws = _find_files(root, (*suffixes, ".txt"))
+    texts = {path for path in found if path.suffix.lower() == ".txt"}
+    media = [path for path in found if path not in texts]
+    files = [*media, *flaws]  # so that unreadable folders appear in `Dataset.skipped`
     tops = {
         path.parts[0]
         for path in files
         if len(path.parts) > 1 or path in flaws and path.name in SPLITS
     }
     has_splits = "train" in tops and tops <= SPLITS
-    captions, absent = {}, "no captions file names it"
+    captions = {}
     for folder in [Path(), *map(Path, sorted(tops) if has_splits else ())]:
         captions |= _captions(root, folder)
-    if texts_beside and not captions:
-        captions, absent = _texts_beside(root, files), "no text lies beside it"
+    captions = _texts_beside(root, media, texts, captions)
     if not files and not captions:
         raise ValueError(
             f"{root} holds no {content}: expected files called "
@@ -117,7 +120,7 @@ def read_layout(
         if path in flaws:
             return Entry(root / path, flaw=flaws[path])
         if captions:
-            flaw = None if path in captions else absent
+            flaw = None if path in captions else "no captions file names it"
             return Entry(root / path, captions=captions.get(path), flaw=flaw)
         if len(inner[path]) < 1 + bool(labels):
             return Entry(root / path, flaw="lies beside the folders of splits or classes")
@@ -195,12 +198,45 @@ def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
     return {}
 
 
-def _texts_beside(root: Path, files: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
-    """Return by relative path the lines of the text file beside each file that has one."""
-    texts = {path: (root / path).with_suffix(".txt") for path in files}
-    lines = {
-        path: tuple(filter(str.strip, text.read_text(encoding="utf-8-sig").splitlines()))
-        for path, text in texts.items()
-        if text.is_file()
-    }
-    return {path: each for path, each in lines.items() if each}
+def _texts_beside(
+    root: Path, files: Sequence[Path], texts: set[Path], captions: dict[Path, tuple[str, ...]]
+) -> dict[Path, tuple[str, ...]]:
+    """Return by relative path the lines of the text file beside each file.
+
+    If no file has a text beside it, return `captions`.
+
+    Args:
+        texts: the text files that there are.
+        captions: those of captions files.
+
+    Raises:
+        ValueError: some files have a text beside them and others not, `captions` are not empty
+            either, or a text is not UTF-8.
+    """
+    beside = {path: path.with_suffix(".txt") for path in files}
+    found = {path: _lines(root / text) for path, text in beside.items() if text in texts}
+    found = {path: lines for path, lines in found.items() if lines}
+    if not found:
+        return captions
+    text = beside[min(found)]
+    if captions:
+        raise ValueError(
+            f"{root} has captions twice, in a metadata file and in text files such as {text}: "
+            "remove one of the two"
+        )
+    if without := sorted(set(files) - set(found)):
+        raise ValueError(
+            f"{root}: {len(found)} of {len(files)} files have a caption in a text file, such as "
+            f"{text}, and {without[0]} has none in {beside[without[0]].name}: give each file a "
+            "caption, or remove the text files"
+        )
+    return found
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """Return the lines of a text file that are not blank; none of what is no regular file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""  # a pipe would wait
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: save the caption as UTF-8 ({error})") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -23,8 +23,7 @@ def load_sound_folder(
     """Return `audio`: the sound of the audio files of a folder, int16 `[samples channels]`.
 
     The folder's layout, its splits, its captions and its classes are those of `load_folder`, with
-    files of the suffixes `genjax.data.sounds.SUFFIXES`. Without a captions file, the lines of
-    `x.txt` beside `x.wav` are its captions.
+    files of the suffixes `genjax.data.sounds.SUFFIXES`.
 
     Files of any rate are resampled. Longer files are cut, and shorter ones padded with silence.
     `Dataset.conversions` counts what was converted.
@@ -46,12 +45,12 @@ def load_sound_folder(
     Raises:
         ImportError: PyAV is not installed.
         FileNotFoundError: the folder does not exist.
-        ValueError: `data_dir` is missing, the split is unknown, no file can be read, or a captions
-            file is malformed.
+        ValueError: `data_dir` is missing, the split is unknown, no file can be read, or captions
+            are wrong as `load_folder` describes.
     """
     sounds.require_av("sound_folder")
     root = find_folder("sound_folder", data_dir, "sounds")
-    splits, class_names = read_layout(root, "sounds", sounds.SUFFIXES, texts_beside=True)
+    splits, class_names = read_layout(root, "sounds", sounds.SUFFIXES)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}
     entries = [entry for part in take(split, members) for entry in part]
     options = sample_rate, channels, None if seconds is None else round(seconds * sample_rate)

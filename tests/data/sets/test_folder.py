@@ -140,6 +140,46 @@ def test_captions_may_be_several(tmp_path):
     assert load_dataset("folder", "train", tmp_path).captions == [("name", "synonym")]
 
 
+def test_captions_in_text_files_beside_the_images(tmp_path):
+    """The texts are those that were written, whatever folders the images lie in."""
+    texts = {"a.png": "ein Süßes", "deep/b.v2.jpg": "name\n\n  synonym \n", "deep/c.webp": "third"}
+    for i, (name, text) in enumerate(texts.items()):
+        save(tmp_path / name, picture(i))
+        (tmp_path / name).with_suffix(".txt").write_text(text, encoding="utf-8-sig" if i else "utf-8")
+    (tmp_path / "notes.txt").write_text("beside no image")
+    dataset = load_dataset("folder", "train", tmp_path)
+    assert dataset.captions == [("ein Süßes",), ("name", "synonym"), ("third",)]
+    assert dataset.num_classes is None and not dataset.skipped
+    np.testing.assert_array_equal(dataset.source[0]["image"], picture(0))
+    assert set(Batches(dataset, 2, seed=0, image_shape=(12, 16, 3))[0]) == {"image", "index"}
+
+
+def test_text_files_in_the_folders_of_splits(tmp_path):
+    for i, name in enumerate(["train/a.png", "train/b.png", "test/a.png"]):
+        save(tmp_path / name, picture(i))
+        (tmp_path / name).with_suffix(".txt").write_text(f"caption {i}")
+    assert load_dataset("folder", "train", tmp_path).captions == [("caption 0",), ("caption 1",)]
+    assert load_dataset("folder", "test", tmp_path).captions == [("caption 2",)]
+
+
+def test_captions_of_some_images_or_in_both_forms_are_errors(tmp_path):
+    for i, name in enumerate(["cat/a.png", "cat/b.png", "dog/c.png"]):
+        save(tmp_path / name, picture(i))
+        (tmp_path / name).with_suffix(".txt").write_text(f"caption {i}")
+    (tmp_path / "dog/c.txt").write_text(" \n")
+    message = r"2 of 3 files have a caption in a text file, such as cat/a.txt, and dog/c.png has no"
+    with pytest.raises(ValueError, match=message):
+        load_dataset("folder", "train", tmp_path)
+    (tmp_path / "dog/c.txt").write_bytes("süß".encode("latin-1"))
+    with pytest.raises(ValueError, match="dog/c.txt is not UTF-8: save the caption as UTF-8"):
+        load_dataset("folder", "train", tmp_path)
+    (tmp_path / "dog/c.txt").write_text("a dog")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "cat/a.png", "text": "a cat"}')
+    message = "captions twice, in a metadata file and in text files such as cat/a.txt: remove one"
+    with pytest.raises(ValueError, match=message):
+        load_dataset("folder", "train", tmp_path)
+
+
 @pytest.mark.parametrize(
     "name, content",
     [

@@ -147,11 +147,15 @@ def test_captions_from_texts_beside_files_or_a_captions_file(tmp_path):
         write(tmp_path / f"{name}.wav", sine(300, 0.3 + place / 10))
     (tmp_path / "a.txt").write_text("a bell\ndingdong\n", encoding="utf-8")
     (tmp_path / "c.txt").write_text("a drum", encoding="utf-8")
+    with pytest.raises(ValueError, match="a.txt, and b.wav has none in b.txt: give each file a ca"):
+        load_sound_folder("train+test", tmp_path, **FORM)
+    (tmp_path / "b.txt").write_text("a gong", encoding="utf-8")
     dataset = load_sound_folder("train+test", tmp_path, sample_rate=8000, seconds=None)
-    assert dataset.captions == [("a bell", "dingdong"), ("a drum",)]
-    assert dataset.skipped == {"b.wav": "no text lies beside it"}
+    assert dataset.captions == [("a bell", "dingdong"), ("a gong",), ("a drum",)]
     assert dataset.image_shape == (None, 1) and isinstance(dataset.source, OnDisk)
-    assert [len(dataset.source[i]["audio"]) for i in range(2)] == [2400, 4000]
+    assert [len(dataset.source[i]["audio"]) for i in range(3)] == [2400, 3200, 4000]
+    for text in tmp_path.glob("*.txt"):
+        text.unlink()
     rows = [{"file_name": f"{name}.wav", "text": name} for name in "ab"]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     dataset = load_sound_folder("train+test", tmp_path, **FORM)
