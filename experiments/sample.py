@@ -21,7 +21,13 @@ from absl import flags
 from experiments.configuration.runs import open_run
 from experiments.launch import sampling_flags
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import SUFFIXES, labels_of_classes, save_samples, shown_labels
+from experiments.launch.sampling import (
+    SUFFIXES,
+    labels_of_classes,
+    save_samples,
+    shown_labels,
+    without_repetitions,
+)
 from experiments.launch.sampling_flags import sampling_changes
 from genjax.training.workdir import read_record
 
@@ -76,9 +82,10 @@ def main() -> None:
         elif PROMPT.value:
             rows = np.arange(num_rows)
         labels = np.repeat(rows.astype(np.int32), COUNT.value)
+        labels, per_row = without_repetitions(run.task, labels, COUNT.value)
         samples = run.sample(labels)
         names = run.task.condition.row_names(class_names)
-        save_samples(out, run.task.space, samples, labels, COUNT.value, names)
+        save_samples(out, run.task.space, samples, labels, per_row, names)
     sampling = run.config.sampling
     how = run.task.describe_sampling(sampling) | {
         name: sampling[name] for name in ("weights", "seed")

@@ -38,7 +38,13 @@ from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import draw_sheet, save_sheet, sheet_labels
+from experiments.launch.sampling import (
+    draw_sheet,
+    save_real,
+    save_sheet,
+    sheet_labels,
+    without_repetitions,
+)
 from experiments.pages.report import BETTER, write_report
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
@@ -129,7 +135,9 @@ class Recorder:
     ):
         self.experiment, self.workdir = experiment, workdir
         self.task, self.sampling = experiment.task, experiment.config.sampling
-        self.labels = sheet_labels(self.task.condition.num_rows, self.sampling.per_class)
+        per_class = self.sampling.per_class
+        labels = sheet_labels(self.task.condition.num_rows, per_class)
+        self.labels, self.per_row = without_repetitions(self.task, labels, per_class)
         self.row_names = self.task.condition.row_names(class_names)
         self.snapshots = Snapshots(workdir / "ema")
         self.reports: dict[int, dict[str, Any]] = {}
@@ -182,17 +190,16 @@ class Recorder:
 
     def save_samples(self, path: Path, samples: np.ndarray) -> Image.Image:
         """Save and return a sheet with a row of samples for each label, and the label's name."""
-        per_row = self.sampling.per_class
-        return save_sheet(path, self.task.space, samples, self.labels, per_row, self.row_names)
+        space, names = self.task.space, self.row_names
+        return save_sheet(path, space, samples, self.labels, self.per_row, names)
 
     def draw_real(self) -> None:
-        """Save a sheet of held-out examples, once, if the measures read them anyway."""
+        """Save a sheet of real examples, once, if the measures read them anyway."""
         path = self.workdir / "real.png"
         if self.experiment.measures and not path.exists():
             condition, data = self.task.condition, self.experiment.data
-            real, labelled = condition.real_examples(data, self.labels)
-            names = self.row_names if labelled else ()
-            save_sheet(path, self.task.space, real, self.labels, self.sampling.per_class, names)
+            real = condition.real_examples(data, self.labels, self.row_names)
+            save_real(path, self.task.space, real, self.labels, self.per_row)
 
     def draw_samples(self, state: Any, step: int) -> dict[str, Any] | None:
         """Save a sheet of samples and the curves until now; return the sheet to log."""
@@ -279,8 +286,8 @@ class Recorder:
         self.draw_real()
         if not self.sampling.every:
             save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
-        space, per_row = self.task.space, self.sampling.per_class
-        film = [draw_sheet(space, each, self.labels, per_row, self.row_names) for each in states]
+        sheet = self.labels, self.per_row, self.row_names
+        film = [draw_sheet(self.task.space, each, *sheet) for each in states]
         save_animation(self.workdir / self.task.animation, film)
         self.findings.add(step, "samples.png", {})
 

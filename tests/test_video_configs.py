@@ -151,9 +151,10 @@ def test_prompts_have_clips_of_their_captions(tmp_path):
     expected = held_out.source[np.array([3, 1, 0, 4])]["video"]
     np.testing.assert_array_equal(frozen["clips"], expected)
     labels = np.array([2, 2, 0])
-    real, labelled = task.condition.real_examples(None, labels)
-    np.testing.assert_array_equal(real, expected[labels])
-    assert labelled and task.condition.row_names(None) == tuple(prompts)
+    names = task.condition.row_names(None)
+    real = task.condition.real_examples(None, labels, names)
+    np.testing.assert_array_equal(real.examples, expected[labels])
+    assert real.names == names == tuple(prompts) and real.present is None
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), frozen)
     (abstract,) = task.abstract_frozen()
     assert jax.tree.map(lambda a: (a.shape, a.dtype), abstract) == shapes

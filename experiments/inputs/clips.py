@@ -11,6 +11,7 @@ from jaxtyping import Array, Int, PyTree, UInt8
 
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data
+from genjax.training.task import RealExamples
 
 
 @dataclass(frozen=True)
@@ -73,5 +74,5 @@ class CaptionedClips(Prompts):
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return self.texts
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
-        return self._own_clips()[labels], True
+    def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
+        return RealExamples(self._own_clips()[labels], names)

@@ -1,5 +1,6 @@
 """Conditions of networks: class labels, encoded prompts, frames of a clip, or nothing."""
 
+import collections
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -21,9 +22,10 @@ from genjax.models.transformers.joint_ltx2 import join_texts
 from genjax.nn import Text
 from genjax.pipelines import load_encoder
 from genjax.training.progress import ProgressBar
+from genjax.training.task import FROM_TRAINING, RealExamples
 
 BATCH = 64  # prompts encoded at once
-SEARCHED = 2000  # held-out examples at most, for pictures of real examples of each class
+SEARCHED = 2000  # examples of a split at most, for pictures of real examples of each class
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,10 @@ class Classes:
             return ()
         return tuple(class_names or (f"class {label}" for label in range(self.num_classes)))
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+    def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
         if self.num_classes == 1:
-            return _in_turn(data, len(labels)), False
-        return _of_classes(data.held_out().source, data.feature, labels), True
+            return _in_turn(data, len(labels))
+        return _of_classes(data, labels, names)
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ class Unconditional:
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return ()
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
-        return _in_turn(data, len(labels)), False
+    def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
+        return _in_turn(data, len(labels))
 
     example, abstract_batch, transform = Classes.example, Classes.abstract_batch, Classes.transform
     frozen, abstract_frozen = Classes.frozen, Classes.abstract_frozen
@@ -153,41 +155,58 @@ class Frames:
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return tuple(f"clip {label}" for label in range(self.num_rows))
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
-        return data.held_out().source[: self.num_rows][data.feature][labels], True
+    def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
+        clips = data.held_out().source[: self.num_rows][data.feature]
+        return RealExamples(clips[labels], names)
 
 
 def _length(batch: dict[str, Array]) -> int:
     return len(next(iter(batch.values())))
 
 
-def _in_turn(data: Data, count: int) -> np.ndarray:
+def _in_turn(data: Data, count: int) -> RealExamples:
     """Return the first held-out examples, from the start again where there are fewer."""
     points = len(data.image_shape) == 1  # of which thousands share one picture
     shown = data.held_out().source[:][data.feature] if points else data.shown
-    return shown[np.arange(count) % len(shown)]
+    places = np.arange(count)
+    return RealExamples(shown[places % len(shown)], (), places < len(shown))
 
 
-def _of_classes(source: Any, feature: str, labels: np.ndarray) -> np.ndarray:
-    """Return examples of these classes, from the first `SEARCHED` of a fixed draw.
+def _of_classes(data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
+    """Return held-out examples of these classes, and training examples where there are too few.
 
-    Places of a class with too few examples are grey, or zero where data are not bytes.
+    At most `SEARCHED` examples of a split are searched, in a fixed order. Places that stay empty
+    are grey, or zero where data are not bytes.
     """
+    held_out = data.held_out().source
+    first = held_out[:1][data.feature]
+    filling = 128 if first.dtype == np.uint8 else 0
+    examples = np.full((len(labels), *first.shape[1:]), filling, first.dtype)
+    empty = np.ones(len(labels), bool)
+    _fill(examples, empty, held_out, data.feature, labels)
+    if empty.any() and len(held_out) <= SEARCHED:
+        missing = empty.copy()
+        _fill(examples, empty, data.train().source, data.feature, labels)
+        counts = collections.Counter(labels[missing & ~empty].tolist())
+        names = [
+            f"{name} ({counts[label]} {FROM_TRAINING}" if label in counts else name
+            for label, name in enumerate(names)
+        ]
+    return RealExamples(examples, names, ~empty)
+
+
+def _fill(
+    examples: np.ndarray, empty: np.ndarray, source: Any, feature: str, labels: np.ndarray
+) -> None:
+    """Write examples of a source into the empty places of their labels, and mark the places."""
     rows = np.random.default_rng(0).permutation(len(source))[:SEARCHED]
-    examples, empty = None, np.ones(len(labels), bool)
     for start in range(0, len(rows), 100):  # at once they could be larger than the memory
         part = source[rows[start : start + 100]]
-        if examples is None:
-            filling = 128 if part[feature].dtype == np.uint8 else 0
-            examples = np.full(
-                (len(labels), *part[feature].shape[1:]), filling, part[feature].dtype
-            )
         for label, example in zip(part["label"], part[feature], strict=True):
             places = np.flatnonzero(empty & (labels == label))[:1]
             examples[places], empty[places] = example, False
         if not empty.any():
             break
-    return examples
 
 
 @functools.cache
@@ -315,8 +334,8 @@ class Prompts:
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return self.prompts
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
-        return _in_turn(data, len(labels)), False
+    def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
+        return _in_turn(data, len(labels))
 
     def cached(self, prompts: Sequence[str]) -> PromptCache:
         """The cache with these prompts in it."""

@@ -14,6 +14,7 @@ from experiments.inputs.conditions import Classes
 from experiments.inputs.datasets import Data
 from experiments.inputs.sound_and_video import Clips, of_features
 from genjax.models.transformers.sound_and_video import WithActions
+from genjax.training.task import RealExamples
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ class PlayedClips:
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return tuple(f"clip {label}" for label in range(self.num_rows))
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[Clips, bool]:
-        return jax.tree.map(np.asarray, self.clips(labels, self.frozen())), True
+    def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
+        return RealExamples(jax.tree.map(np.asarray, self.clips(labels, self.frozen())), names)
 
 
 def _rows(a: Array, first: int | Array, count: int) -> Array:

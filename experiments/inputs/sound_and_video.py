@@ -1,6 +1,6 @@
 """Clips with sound: a space of both, and prompts that also stand for clips with their sound."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from experiments.configuration import kinds
 from experiments.inputs.clips import CaptionedClips
 from genjax.data import to_uint8
 from genjax.training.pictures import image_grid
-from genjax.training.task import Space
+from genjax.training.task import RealExamples, Space
 from genjax.training.workdir import Config
 
 FEATURES = {"video": "video", "sound": "audio"}  # of a batch, by modality
@@ -160,5 +160,5 @@ class SoundingClips(CaptionedClips):
         )
         return super().abstract_frozen() | {"clips": clips}
 
-    def real_examples(self, data: Any, labels: np.ndarray) -> tuple[Clips, bool]:
-        return jax.tree.map(lambda a: a[labels], self._own_clips()), True
+    def real_examples(self, data: Any, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
+        return RealExamples(jax.tree.map(lambda a: a[labels], self._own_clips()), names)

@@ -3,13 +3,15 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
 from genjax.pipelines.media import CODECS, join_sounds, write_clip, write_wav
 from genjax.training.pictures import image_grid, label_rows, save_animation, save_picture
-from genjax.training.task import Space
+from genjax.training.task import RealExamples, Space
 
 # Images, clips, points or sounds; or clips with sound, by "video" and "sound".
 Examples = np.ndarray | dict[str, np.ndarray]
@@ -48,6 +50,24 @@ def labels_of_classes(
 def sheet_labels(num_rows: int, per_row: int) -> np.ndarray:
     """Return the labels of a sheet with a row for each of the `shown_labels`."""
     return np.repeat(shown_labels(num_rows), per_row)
+
+
+def whole_rows(count: int, per_row: int) -> tuple[int, int]:
+    """Return how many of `count` pictures fill whole rows of a sheet, and the length of a row."""
+    per_row = min(count, per_row)
+    return count // per_row * per_row, per_row
+
+
+def without_repetitions(task: Any, labels: np.ndarray, per_row: int) -> tuple[np.ndarray, int]:
+    """Return the labels of a sheet that shows each original once, and the length of its rows.
+
+    Of tasks that do not reconstruct, labels are returned as they are.
+    """
+    originals = getattr(task, "num_originals", len(labels))
+    if originals >= len(labels):
+        return labels, per_row
+    count, per_row = whole_rows(originals, per_row)
+    return labels[:count], per_row
 
 
 def draw_sheet(
@@ -101,6 +121,25 @@ def save_sheet(
     elif is_sound(examples):
         save_sound(path.with_suffix(".wav"), space, examples)
     return sheet
+
+
+def save_real(
+    path: Path, space: Space, real: RealExamples, labels: np.ndarray, per_row: int
+) -> Image.Image:
+    """Write the sheet of real examples to see beside a sheet of samples, and return it.
+
+    Places are left out for which the data have no other example: columns of a sheet of classes that
+    no row fills, and rows of other sheets.
+    """
+    present = np.ones(len(labels), bool) if real.present is None else real.present
+    if real.names:  # each row is filled from its left
+        columns = max(1, int(present.reshape(-1, per_row).sum(axis=1).max()))
+        kept = np.arange(len(labels)) % per_row < columns
+    else:
+        count, columns = whole_rows(int(present.sum()), per_row)
+        kept = np.arange(len(labels)) < count
+    examples = jax.tree.map(lambda a: a[kept], real.examples)
+    return save_sheet(path, space, examples, labels[kept], columns, real.names)
 
 
 def save_samples(

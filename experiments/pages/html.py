@@ -210,6 +210,15 @@ def table(
     return element("div", content, class_="scroll", role="region", tabindex="0", aria_label=caption)
 
 
+def picture_rows(path: Path) -> list[str]:
+    """Return the labels of the rows of an image file; none if it is absent or was cut short."""
+    try:
+        with Image.open(path) as image:
+            return read_rows(image)
+    except OSError:
+        return []
+
+
 def picture(path: Path, caption: str, alt: str, detail: str = "") -> Html:
     """Return an image file inside a figure; nothing if the file is absent or was cut short.
 

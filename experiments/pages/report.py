@@ -17,6 +17,7 @@ from experiments.pages.html import (
     legend,
     page,
     picture,
+    picture_rows,
     player,
     section,
     table,
@@ -24,6 +25,7 @@ from experiments.pages.html import (
 from genjax.training.json_files import read_json
 from genjax.training.log import read_metrics
 from genjax.training.pictures import HIDDEN, line_label, panels
+from genjax.training.task import FROM_TRAINING
 from genjax.training.workdir import flatten, read_record
 
 # Measures of quality, and where their best is.
@@ -234,9 +236,12 @@ def newest_sheet(run: RunRecord) -> tuple[Path, str]:
 
 
 def real_sheet(run: RunRecord) -> Html:
-    """Show the held-out examples that the sheets of samples are compared with."""
+    """Show the real examples that the sheets of samples are compared with."""
     caption = "Originals" if run.reconstructs else "Real examples"
-    return picture(run.folder / "real.png", caption, "Grid of held-out examples", "held out")
+    path, detail = run.folder / "real.png", "held out"
+    if any(name.endswith(FROM_TRAINING) for name in picture_rows(path)):
+        detail = "held out, and training examples where a row says so"
+    return picture(path, caption, "Grid of real examples", detail)
 
 
 def write_report(workdir: str | Path) -> Path:

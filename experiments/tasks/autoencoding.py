@@ -420,6 +420,10 @@ class Autoencoder:
     def animation(self) -> str:
         return "reconstruction.gif" if len(self.space.shape) == 4 else "latent_walk.gif"
 
+    @property
+    def num_originals(self) -> int:
+        return len(self.data.shown)
+
     def sampling_inputs(self, sampling: Any) -> tuple[Array]:
         return (self.data.shown,)
 

@@ -205,7 +205,7 @@ class Inversion:
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         rows = np.repeat(np.arange(self.condition.num_rows), self.columns)
-        originals, _ = self.condition.real_examples(self.data, rows)
+        originals = self.condition.real_examples(self.data, rows, ()).examples
         return originals.reshape(-1, self.columns, *originals.shape[1:]), *self.frozen()
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:

@@ -5,12 +5,12 @@ trains on and what its samples are measured by stand beside it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 from PIL import Image
 
 from genjax.training.log import Mean
@@ -79,6 +79,25 @@ class Space(Protocol):
         """Draw examples of the data's type, so many in a row."""
 
 
+class RealExamples(NamedTuple):
+    """Real examples to see beside samples.
+
+    Attributes:
+        examples: one for each label, in the form of the data.
+        names: of the rows of a sheet, by label; () where rows mean nothing. The name of a row with
+            training examples ends in `FROM_TRAINING`.
+        present: whether an example is another one than those before it; None if all are. The data
+            have too few for the other places, which are empty or repeat an example.
+    """
+
+    examples: PyTree[np.ndarray]
+    names: Sequence[str]
+    present: Bool[np.ndarray, " labels"] | None = None
+
+
+FROM_TRAINING = "from training)"
+
+
 class Condition(Protocol):
     """The condition of a network: a class, a prompt, nothing.
 
@@ -124,17 +143,20 @@ class Condition(Protocol):
         """
 
     def real_examples(
-        self, data: Any, labels: Int[np.ndarray, " samples"]
-    ) -> tuple[np.ndarray, bool]:
-        """Return held-out examples to see beside samples, and whether they have the same labels.
+        self, data: Any, labels: Int[np.ndarray, " samples"], names: Sequence[str]
+    ) -> RealExamples:
+        """Return held-out examples to see beside samples of these labels.
 
         Args:
-            data: the data set as a config describes it, with `held_out()`.
+            data: the data set as a config describes it, with `held_out()` and `train()`.
+            names: as `row_names` gives them.
         """
 
 
 class GenerativeTask(Task, Protocol):
     """A task as programs see it that sample, evaluate, plan and report.
+
+    A task whose samples are reconstructions may have `num_originals`, the number of different ones.
 
     Attributes:
         space, condition: the network's input and its conditioning.

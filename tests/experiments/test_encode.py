@@ -67,6 +67,15 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_the_autoencoder_reconstructs_no_original_twice(folder, tmp_path):
+    """Of a hundred originals, nine whole rows of eleven."""
+    where = f"--workdir={folder}/autoencoder", f"--out={tmp_path}/a.npz"
+    result = succeed("sample", *where, "--count=11")
+    assert result.stdout.startswith("99 samples of step 6")
+    images = np.load(tmp_path / "a.npz")["images"]
+    assert len(np.unique(images.reshape(99, -1), axis=0)) == 99
+
+
 def latents_of(config):
     return SPACE.bind(config.space, "space", data=config.data)
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits_flow
+from configs import digits_flow, emoji_autoencoder
 from experiments import train
 from experiments.inputs.datasets import abstract_batch
+from experiments.launch.experiment import Experiment
 from experiments.tasks.diffusion import Diffusion
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
@@ -59,6 +60,16 @@ def test_a_run_leaves_what_it_promises(small_run):
     for name in ("samples.png", *films, "curves.png", "report.json", "report.html"):
         assert (workdir / name).exists()
         assert str(workdir / name) in result.stdout
+
+
+def test_an_autoencoder_shows_each_held_out_image_once(tmp_path):
+    config = emoji_autoencoder.get_config("kl")
+    config.data.held_out_split = "test[:12]"
+    recorder = train.Recorder(Experiment.from_config(config), tmp_path)
+    assert (len(recorder.labels), recorder.per_row) == (10, 10)  # whole rows
+    recorder.draw_real()
+    with Image.open(tmp_path / "real.png") as image:
+        assert image.size == (10 * 66, 66)
 
 
 def test_the_update_is_traced_once_and_the_program_is_that_of_the_task(tmp_path, monkeypatch):
@@ -116,6 +127,10 @@ def test_a_run_of_many_classes_shows_some(tmp_path):
         assert read_rows(image) == [
             f"{label:02}" for label in range(0, 40, 2)
         ]  # the folders' names
+    with Image.open(tmp_path / "run/real.png") as image:  # one of five images is held out
+        assert read_rows(image) == [f"{label:02} (1 from training)" for label in range(0, 40, 2)]
+        places = np.asarray(image)[:, -2 * 66 :].reshape(20, 66, 2, 66, -1)[:, 1:-1, :, 1:-1]
+        assert places.std(axis=(1, 3, 4)).min() > 50  # noise; an empty place is of one colour
     result = run(
         "sample", f"--workdir={tmp_path / 'run'}", "--count=1", f"--out={tmp_path / 'a.npz'}"
     )

@@ -1,6 +1,8 @@
 """The sheets of samples and of real examples: their labels, examples and names."""
 
 import wave
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,12 +14,15 @@ from experiments.inputs.spaces import Pixels, Points, Waveforms
 from experiments.launch.sampling import (
     draw_sheet,
     labels_of_classes,
+    save_real,
     save_samples,
     save_sheet,
     sheet_labels,
+    without_repetitions,
 )
 from genjax.data import Dataset, InMemory
 from genjax.data.sounds import read
+from genjax.training.pictures import read_rows
 
 av = pytest.importorskip("av")
 
@@ -25,9 +30,13 @@ LABELS = np.array([0, 3, 1, 1, 0, 1, 3])
 
 
 def load_shades(split, data_dir):
-    """Images whose pixels are their index, of four classes, one of them without an example."""
-    images = np.arange(len(LABELS), dtype=np.uint8)[:, None, None, None]
-    arrays = {"image": images * np.ones((1, 8, 8, 1), np.uint8), "label": LABELS}
+    """Images of one shade, of four classes, one of them without an example.
+
+    Shades of the split "train" begin at 100, and there are none of class 3.
+    """
+    labels = LABELS if split == "test" else LABELS[LABELS != 3]
+    shades = np.arange(len(labels), dtype=np.uint8) + (0 if split == "test" else 100)
+    arrays = {"image": np.tile(shades[:, None, None, None], (1, 8, 8, 1)), "label": labels}
     return Dataset("shades", split, InMemory(arrays), num_classes=4)
 
 
@@ -42,30 +51,81 @@ def data(load=load_shades, **fields):
 
 
 def test_real_examples_of_classes_stand_in_their_rows():
-    """Three columns: where the held-out set has too few of a class, places stay grey."""
+    """Three columns: training images follow where the held-out set has too few of a class."""
     labels = sheet_labels(4, per_row=3)
-    examples, labelled = Classes(4).real_examples(data(), labels)
-    shades = examples[:, 0, 0, 0].reshape(4, 3)
-    assert labelled and examples.dtype == np.uint8
-    assert set(shades[0]) == {0, 4, 128} and set(shades[1]) == {2, 3, 5}
-    assert set(shades[2]) == {128} and set(shades[3]) == {1, 6, 128}
+    real = Classes(4).real_examples(data(), labels, ("cat", "dog", "elk", "fox"))
+    shades = real.examples[:, 0, 0, 0].reshape(4, 3)
+    assert real.examples.dtype == np.uint8
+    assert set(shades[0, :2]) == {0, 4} and shades[0, 2] in (100, 103)
+    assert set(shades[1]) == {2, 3, 5}
+    assert set(shades[2]) == {128} and set(shades[3, :2]) == {1, 6} and shades[3, 2] == 128
+    assert list(real.names) == ["cat (1 from training)", "dog", "elk", "fox"]
+    missing = np.zeros((4, 3), bool)
+    missing[2], missing[3, 2] = True, True
+    np.testing.assert_array_equal(real.present.reshape(4, 3), ~missing)
+
+
+def test_the_training_set_is_read_only_if_the_held_out_set_is_too_small():
+    splits = []
+
+    def load(self, split):
+        splits.append(split)
+        return load_shades(split, None)
+
+    labels = sheet_labels(2, per_row=2)
+    with mock.patch.object(Data, "load", load):
+        real = Classes(4).real_examples(data(), labels, ("cat", "dog"))
+    assert splits == ["test"] and list(real.names) == ["cat", "dog"] and real.present.all()
+
+
+def shades_of(sheet, columns):
+    """Return the shade in the middle of each cell of a sheet, without the names of its rows."""
+    pixels = np.asarray(sheet)
+    return pixels[33::66, pixels.shape[1] - 66 * columns + 33 :: 66]
+
+
+def test_a_sheet_of_real_examples_has_the_columns_that_the_data_fill(tmp_path):
+    """Of ten columns, six: both splits together have four images of class 0 and six of class 1."""
+    labels, space = sheet_labels(2, per_row=10), Pixels((8, 8, 1))
+    real = Classes(2).real_examples(data(), labels, ("cat", "dog"))
+    shades = shades_of(save_real(tmp_path / "real.png", space, real, labels, 10), 6)
+    assert shades.shape == (2, 6)
+    assert set(shades[0, :4]) == {0, 4, 100, 103} and set(shades[0, 4:]) == {128}
+    assert set(shades[1]) == {2, 3, 5, 101, 102, 104}
+    with Image.open(tmp_path / "real.png") as sheet:
+        assert read_rows(sheet) == ["cat (2 from training)", "dog (3 from training)"]
 
 
 @pytest.mark.parametrize("condition", [Classes(1), Unconditional(4)])
 def test_real_examples_without_classes_are_the_first_in_turn(condition):
     """They are the originals of an autoencoder's reconstructions, in the same places."""
     shown = data()
-    examples, labelled = condition.real_examples(shown, np.zeros(9, int))
-    assert not labelled and condition.row_names(("cat",)) == ()
-    np.testing.assert_array_equal(examples, shown.shown[[0, 1, 2, 3, 4, 5, 6, 0, 1]])
+    real = condition.real_examples(shown, np.zeros(9, int), condition.row_names(("cat",)))
+    assert real.names == () and list(real.present) == [True] * 7 + [False] * 2
+    np.testing.assert_array_equal(real.examples, shown.shown[[0, 1, 2, 3, 4, 5, 6, 0, 1]])
+
+
+@pytest.mark.parametrize(("per_row", "shown"), [(3, [[0, 1, 2], [3, 4, 5]]), (9, [range(7)])])
+def test_no_original_is_shown_twice(tmp_path, per_row, shown):
+    """Seven held-out images are two rows of three or one of seven, and so are samples."""
+    labels, space, shades = np.arange(4).repeat(per_row), Pixels((8, 8, 1)), data()
+    real = Unconditional(4).real_examples(shades, labels, ())
+    sheet = save_real(tmp_path / "real.png", space, real, labels, per_row)
+    np.testing.assert_array_equal(shades_of(sheet, len(shown[0])), np.array([*map(list, shown)]))
+    autoencoder = SimpleNamespace(num_originals=7)
+    kept, columns = without_repetitions(autoencoder, labels, per_row)
+    assert (len(kept), columns) == (len(shown) * len(shown[0]), len(shown[0]))
+    np.testing.assert_array_equal(kept, labels[: len(kept)])
+    for task in (SimpleNamespace(num_originals=100), SimpleNamespace()):
+        assert without_repetitions(task, labels, per_row) == (labels, per_row)
 
 
 def test_real_clips_are_those_that_samples_continue():
     clips = data(load_clips, image_shape=(3, 8, 8, 1), feature="video")
     frames = Frames(clips, num_rows=2)
-    examples, labelled = frames.real_examples(clips, np.array([0, 0, 1, 1]))
-    assert labelled and frames.row_names(None) == ("clip 0", "clip 1")
-    np.testing.assert_array_equal(examples[:, 0, 0, 0, 0], [0, 0, 1, 1])
+    real = frames.real_examples(clips, np.array([0, 0, 1, 1]), frames.row_names(None))
+    assert real.names == ("clip 0", "clip 1") and real.present is None
+    np.testing.assert_array_equal(real.examples[:, 0, 0, 0, 0], [0, 0, 1, 1])
 
 
 def test_rows_of_a_sheet_have_the_names_of_their_labels():

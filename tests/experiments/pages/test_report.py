@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.compare import best, comparison
 from experiments.pages.html import Html, chart, element, page
@@ -21,6 +22,7 @@ from genjax.training.pictures import (
     save_grid,
     save_picture,
 )
+from genjax.training.task import FROM_TRAINING
 from tests.experiments.browser import CHROMIUM, Browser
 from tests.experiments.launching import run
 
@@ -173,10 +175,21 @@ def test_samples_stand_beside_real_examples_with_the_names_of_their_rows(tmp_pat
     page = Page(write_report(make_run(tmp_path / "run")).read_text(encoding="utf-8"))
     samples, real, film = (image["alt"] for image in page.all("img")[:3])
     assert samples == "Grid of samples, after training. Rows: cats & dogs; birds"
-    assert real == "Grid of held-out examples. Rows: cats & dogs; birds" and "Film" in film
+    assert real == "Grid of real examples. Rows: cats & dogs; birds" and "Film" in film
     assert page.all("img")[2]["src"].startswith("data:image/webp")  # smaller than the GIF
     sizes = [(int(image["width"]), int(image["height"])) for image in page.all("img")[:2]]
     assert sizes[0] == sizes[1] and sizes[0][1] == 2 * 66 and sizes[0][0] > 2 * 66
+
+
+def test_the_page_says_which_real_examples_the_network_was_trained_on(tmp_path):
+    run = make_run(tmp_path / "run")
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "Real examplesheld out" in text and "training examples where" not in text
+    with Image.open(run / "real.png") as sheet:
+        names = ["cats & dogs", f"birds (1 {FROM_TRAINING}"]
+        save_picture(run / "real.png", label_rows(sheet, names))
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "Real examplesheld out, and training examples where a row says so" in text
 
 
 def test_films_of_older_runs_are_shown(tmp_path):

@@ -408,6 +408,7 @@ def test_held_out_examples_are_reconstructed_in_turn_whatever_is_beside_them(mon
     other = dataclasses.replace(task, data=dataclasses.replace(task.data, name="here"))
     images = sample(other, state, labels, sampling)
     np.testing.assert_array_equal(images, np.asarray(task.space.to_data(together)))
+    assert other.num_originals == 3
 
 
 class Examples:
