@@ -61,7 +61,7 @@ def whole_rows(count: int, per_row: int) -> tuple[int, int]:
 def without_repetitions(task: Any, labels: np.ndarray, per_row: int) -> tuple[np.ndarray, int]:
     """Return the labels of a sheet that shows each original once, and the length of its rows.
 
-    Of tasks that do not reconstruct, labels are returned as they are.
+    The labels of tasks that do not reconstruct are returned as they are.
     """
     originals = getattr(task, "num_originals", len(labels))
     if originals >= len(labels):

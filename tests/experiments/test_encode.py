@@ -68,7 +68,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_autoencoder_reconstructs_no_original_twice(folder, tmp_path):
-    """Of a hundred originals, nine whole rows of eleven."""
+    """A hundred originals are nine whole rows of eleven."""
     where = f"--workdir={folder}/autoencoder", f"--out={tmp_path}/a.npz"
     result = succeed("sample", *where, "--count=11")
     assert result.stdout.startswith("99 samples of step 6")

@@ -85,7 +85,7 @@ def shades_of(sheet, columns):
 
 
 def test_a_sheet_of_real_examples_has_the_columns_that_the_data_fill(tmp_path):
-    """Of ten columns, six: both splits together have four images of class 0 and six of class 1."""
+    """Six of ten columns: both splits together have four images of class 0 and six of class 1."""
     labels, space = sheet_labels(2, per_row=10), Pixels((8, 8, 1))
     real = Classes(2).real_examples(data(), labels, ("cat", "dog"))
     shades = shades_of(save_real(tmp_path / "real.png", space, real, labels, 10), 6)
