@@ -276,15 +276,18 @@ def cost_figure(rows: Sequence[Row]) -> Image.Image:
 
 def _draw_costs(axes: Any, name: str, rows: Sequence[Row]) -> None:
     """Draw a panel of `cost_figure`."""
+    from matplotlib import colormaps  # slow to import
+
     budgets = by_budget([row for row in rows if name in row.first.report])
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in itertools.chain.from_iterable(budgets.values()):
         lines.setdefault(row.family, []).append((_mean(row, MILLISECONDS), _mean(row, name)))
-    colours = {family: f"C{i % 10}" for i, family in enumerate(sorted(lines))}
+    shades = colormaps["tab20"].colors  # pairs of a strong and a light one
+    colours = dict(zip(sorted(lines), itertools.cycle(shades[::2] + shades[1::2]), strict=False))
     for family, points in lines.items():
         axes.plot(*zip(*points, strict=True), linewidth=1, color=colours[family])
         offset = dict(xytext=(6, -3), textcoords="offset points", fontsize=9)
-        axes.annotate(family, points[-1], color=colours[family], **offset)
+        axes.annotate(family, points[-1], **offset)
     for (budget, group), marker in zip(budgets.items(), "os", strict=False):
         x, y = ([_mean(row, of) for row in group] for of in (MILLISECONDS, name))
         axes.scatter(x, y, 25, [colours[row.family] for row in group], marker, zorder=2)
