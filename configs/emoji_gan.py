@@ -10,7 +10,13 @@ memorize them. The choice is what it sees:
 - ada: images after random changes whose probability follows r_t, a measure of overfitting (Karras
   et al. 2020).
 
-Not yet run to the end, so there is no score.
+Not yet run to the end. 900 steps took 6.5 minutes on one CPU core, and 14.6 with ada. That is too
+short to memorize: r_t grows to 0.20, and ada starts to augment at 0.6. All three are far from good:
+
+choice       FD-VGG16  class accuracy  discriminator's accuracy on training and held-out images
+none         381       0.395           0.65, 0.64
+diffaugment  425       0.526           0.61, 0.54
+ada          333       0.291           0.60, 0.56
 """
 
 from ml_collections import ConfigDict

@@ -16,9 +16,14 @@ does, and by how many rows the paddle misses the emulator's. In 64 clips of the 
 long, all events of the ball have a sound, and 4.8 % of sounds have no event. With the next clip's
 sound, 28 % of events have one by chance.
 
-The short form is the default. A step took 0.55 s of one CPU core, mean of 5 steps, so 900 steps
-should take 8 minutes. The longer form has six times as many: --config.num_steps=5400
---config.averages.ema.steps=540. Neither has been run, so there is no score.
+The short form is the default: 900 steps in 13 minutes on one shared CPU core. It is far too short.
+The network draws the field, and neither ball nor paddles. All its sounds are noise, so every event
+is heard, and as many with the next clip's sound (100 %). Of its sounds 58 % have no event. The
+paddle misses the emulator's by 43 rows of the screen. One that stays where it was given misses by
+35.
+
+The longer form has six times as many steps, and has not been run: --config.num_steps=5400
+--config.averages.ema.steps=540.
 """
 
 from ml_collections import ConfigDict
