@@ -75,7 +75,7 @@ from genjax.devices import make_mesh
 from genjax.devices.breakdown import breakdown
 from genjax.devices.collectives import collectives
 from genjax.devices.cost import multiply_adds_written
-from genjax.devices.planning import roofline
+from genjax.devices.planning import compiled_bytes, roofline
 from genjax.devices.specifications import Device, device_of
 from genjax.training import init_state
 from genjax.training.workdir import flatten
@@ -177,6 +177,13 @@ def repeated(name: str, program: Callable, args: tuple) -> Callable[[], Any]:
     return step
 
 
+def profile(call: Callable[[], Any], folder: str) -> None:
+    """Write a profile of a few calls into the folder."""
+    with jax.profiler.trace(folder):
+        for _ in range(TRACED):
+            jax.block_until_ready(call())
+
+
 def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dict[str, Any]:
     """Measure one of the `PROGRAMS` or `NETWORK_PROGRAMS` of a config, and return its row.
 
@@ -202,12 +209,9 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
         call = repeated(name, compiled, args)
         seconds = timed(call, steps)
         if trace:
-            with jax.profiler.trace(trace):
-                for _ in range(TRACED):
-                    jax.block_until_ready(call())
-    analysis, device = compiled.memory_analysis(), mesh.local_devices[0]
-    operations = compiled.cost_analysis().get("flops")
-    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+            profile(call, trace)
+    device, operations = mesh.local_devices[0], compiled.cost_analysis().get("flops")
+    _, program_bytes = compiled_bytes(compiled)
     stats = device.memory_stats() or {}
     per_second = cost.useful / seconds["queued_seconds"]
     known = device_of(device.device_kind)
@@ -235,7 +239,7 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
         breakdown=breakdown(compiled, known) if known and known.topology else None,
         xla_operations=operations,
         xla_ratio=operations * mesh.size / (2 * written) if operations and written else None,
-        program_bytes=sum(getattr(analysis, part) for part in parts) - analysis.alias_size_in_bytes,
+        program_bytes=program_bytes,
         device_bytes=stats.get("peak_bytes_in_use"),
         **stamp(),
     )

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jaxtyping import Array
 
 from experiments.configuration.runs import check_diffusion, open_run
 from experiments.inputs.datasets import Data
@@ -44,6 +45,16 @@ CLEAN_END = flags.DEFINE_float(
 )
 
 
+def _held_out(config: Any, count: int, levels: Array) -> tuple[Array, Array]:
+    """Return at most `count` held-out images, each pixel its nearest level, and their labels."""
+    source = Data.from_config(config).held_out().source
+    count = min(count, len(source))
+    chosen = source[np.random.default_rng(0).permutation(len(source))[:count]]
+    width = 2 / (len(levels) - 1)
+    nearest = jnp.round((to_float(chosen["image"]) + 1) / width)  # bytes round some levels
+    return levels[nearest.astype(int)], jnp.asarray(chosen["label"])
+
+
 def held_out_bits(
     task: Any,
     state: Any,
@@ -62,13 +73,9 @@ def held_out_bits(
         num_probes: of the trace; 0 computes it exactly.
         clean_end: where the bound's last step ends, in parts of the time.
     """
-    held_out = Data.from_config(config).held_out().source
-    count = min(count, len(held_out))
-    chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
     levels, width = jnp.linspace(-1, 1, num_levels), 2 / (num_levels - 1)
-    images = levels[
-        jnp.round((to_float(chosen["image"]) + 1) / width).astype(int)
-    ]  # bytes round some levels
+    images, labels = _held_out(config, count, levels)
+    count = len(images)
     start, end = task.process.domain
     clipped = dataclasses.replace(task.process, domain=(max(start, clean_end * end), end))
 
@@ -99,7 +106,6 @@ def held_out_bits(
         )
 
     params = task.variables(state, config.sampling.weights)["params"]
-    labels = jnp.asarray(chosen["label"])
     parts = []
     with ProgressBar("evaluating", 0, count, "images") as progress:
         for i in range(0, count, BATCH):

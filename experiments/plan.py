@@ -34,7 +34,7 @@ much, and no prediction.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,7 @@ from genjax.devices.planning import (
 )
 from genjax.devices.specifications import DEVICES, Device
 from genjax.nn import attention_choices
+from genjax.nn.attention.dispatch import Choice
 from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training.placement import abstract_frozen
 
@@ -206,6 +207,29 @@ def _check(config: Any, name: str, training: bool, by_operation: bool) -> None:
         )
 
 
+def _trace(program: Program, mesh: Mesh | AbstractMesh) -> tuple[list[Layer], list[Choice]]:
+    """Return a program's layers, and the attention that one device of the mesh chooses."""
+    with use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)), attention_choices() as choices:
+        layers = traced_layers(program.function, *program.args)
+    return layers, sorted(choices)
+
+
+def _num_tokens(choices: Collection[Choice]) -> int:
+    """Return the length of a program's longest sequence, with joined sequences as one.
+
+    Self-attention has this length. Cross-attention of grouped heads has the tokens of each group as
+    further queries, so it counts only in a program without self-attention.
+    """
+    lengths = [each.query[1] for each in choices if each.query[1] == each.key[1]]
+    return max(lengths or [each.query[1] for each in choices])
+
+
+def _whole_training(num_steps: int, seconds: float, devices: int) -> dict[str, float]:
+    """Return what all steps take, in days and in hours of all devices."""
+    days = num_steps * seconds / 86400
+    return dict(steps=num_steps, days=days, device_hours=num_steps * seconds * devices / 3600)
+
+
 def plan(
     config: Any,
     axes: Mapping[str, int],
@@ -221,31 +245,22 @@ def plan(
             or None where their compiler refuses the program.
 
     Raises:
-        ValueError: `by_operation` of a GPU's program, which is not compiled.
-        ValueError: the program is sampling and the task no diffusion, or an axis of the mesh splits
-            nothing of its work.
+        ValueError: `by_operation` of a GPU's program, sampling of a task that is not among
+            `SAMPLED`, or an axis of the mesh that splits nothing of the program's work.
         ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
     """
-    device, count, training = DEVICES[name], math.prod(axes.values()), program == "train"
+    device, training = DEVICES[name], program == "train"
     _check(config, name, training, by_operation)
     mesh = _mesh(device, axes, examples_at_once(config) if training else config.batch_size)
     planned = program_of(program, config, mesh)
     with attention_choices() as whole:
         cost = cost_of(planned, mesh)
-        queries = [choice.query for choice in whole]
-        # Cross-attention of grouped heads has the tokens of each group as further queries.
-        lengths = [each.query[1] for each in whole if each.query[1] == each.key[1]]
-        with (
-            use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)),
-            attention_choices() as choices,
-        ):
-            layers = traced_layers(planned.function, *planned.args)
-        sequences = check_axes(layers, queries, mesh)
+        chosen = list(whole)  # `_needs` may add more
+        layers, choices = _trace(planned, mesh)
+        sequences = check_axes(layers, [choice.query for choice in chosen], mesh)
         # Within `whole`, so that the account takes the trace that `cost_of` made.
         needs = _needs(config, program, planned, layers, device, mesh)
-    memory, sent = needs.memory, needs.sent
-    bound = roofline(device, mesh, *cost, sent)
-    seconds = bound["seconds"]
+    bound = roofline(device, mesh, *cost, needs.sent)
     found = dict(
         experiment=config.experiment,
         program=program,
@@ -254,31 +269,26 @@ def plan(
         parameters=sum(a.size for a in jax.tree.leaves(planned.args[0].params)),
         slices=num_slices(mesh),
         compiled=needs.compiled is not None,
-        attention=[choice._asdict() | {"words": str(choice)} for choice in sorted(choices)],
-        memory=memory,
+        attention=[choice._asdict() | {"words": str(choice)} for choice in choices],
+        memory=needs.memory,
         peak=needs.peak,
         capacity=needs.capacity,
         fits=needs.fits,
         less_activations=_less_activations(config, program, planned, mesh),
         multiply_adds=cost.operations // 2,
         useful_multiply_adds=cost.useful // 2,
-        collectives=[each._asdict() for each in sent],
+        collectives=[each._asdict() for each in needs.sent],
         **bound,
         batch_size=config.batch_size,
-        images_per_second=config.batch_size / seconds,
+        images_per_second=config.batch_size / bound["seconds"],
         sequences=sequences,
     )
     if by_operation:
         found["breakdown"] = breakdown(needs.compiled, device) if needs.compiled else None
     if sequences:
-        # those of several sequences where they are joined
-        tokens = max(lengths or [query[1] for query in queries])
-        found["tokens_per_second"] = tokens * found["images_per_second"]
+        found["tokens_per_second"] = _num_tokens(chosen) * found["images_per_second"]
     if training:
-        all_steps = config.num_steps * seconds
-        found |= dict(
-            steps=config.num_steps, days=all_steps / 86400, device_hours=all_steps * count / 3600
-        )
+        found |= _whole_training(config.num_steps, bound["seconds"], math.prod(axes.values()))
     return found
 
 
