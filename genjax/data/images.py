@@ -202,10 +202,8 @@ def read_files(
     shapes = {name: _common([each[name] for each in sizes]) for name in form.dtypes}
     labels = {"label": np.dtype(np.int32)} if class_names else {}
     source = OnDisk(_Records(kept, form), {**form.dtypes, **labels})
-    if not any(None in shape for shape in shapes.values()):
-        size = sum(form.dtypes[name].itemsize * math.prod(shapes[name]) for name in shapes)
-        if len(kept) * size <= preload_bytes:
-            source = preload(source, shapes | dict.fromkeys(labels, ()))
+    if _fits(preload_bytes, len(kept), shapes, form):
+        source = preload(source, shapes | dict.fromkeys(labels, ()))
     return Dataset(
         name=name,
         split=split,
@@ -224,6 +222,16 @@ def read_files(
 def _common(shapes: Sequence[Sequence[int]]) -> tuple[int | None, ...]:
     """Return the shape of all examples, with None where sizes vary."""
     return tuple(sides[0] if len(set(sides)) == 1 else None for sides in zip(*shapes, strict=True))
+
+
+def _fits(
+    num_bytes: int, count: int, shapes: Mapping[str, tuple[int | None, ...]], form: Form
+) -> bool:
+    """Return whether so many examples have the same shapes and take at most `num_bytes`."""
+    if any(None in shape for shape in shapes.values()):
+        return False
+    size = sum(form.dtypes[name].itemsize * math.prod(shape) for name, shape in shapes.items())
+    return count * size <= num_bytes
 
 
 def printable(text: str) -> str:

@@ -291,6 +291,35 @@ def _naming_the_last_good(checkpoints: Checkpoints) -> Iterator[None]:
         ) from error
 
 
+def _take_steps(
+    steps: range,
+    source: Iterator[dict[str, np.ndarray]],
+    update: Callable,
+    state: Any,
+    inputs: tuple,
+    mesh: Mesh,
+    *,
+    meter: Meter,
+    after: Sequence[Callable[[int, Any], None]],
+) -> Any:
+    """Return the state after the steps, each `update(state, batch, *inputs)`.
+
+    Args:
+        source: the batches of this process.
+        after: called with the step and the state after each step, in order.
+    """
+    for step in steps:
+        with meter.waiting():
+            batch = place_batch(next(source), mesh)
+        if step == steps.start:
+            meter.compile(update, state, batch, *inputs)
+        state, metrics = update(state, batch, *inputs)
+        meter.add(step, metrics)
+        for call in after:
+            call(step, state)
+    return state
+
+
 def train(
     task: Task,
     batches: Callable[[int], Iterable[dict[str, np.ndarray]]],
@@ -338,27 +367,16 @@ def train(
         meter = stack.enter_context(opened)
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = stack.enter_context(contextlib.closing(Profile(log_path, profile_at, num_steps)))
-        stopping, pending = (
-            _Stopping(signals, mesh),
-            _Pending(Path(log_path).parent / "pending.json"),
-        )
-        breaks = _Breaks(
-            checkpoints, checkpoint_every, plugins, num_steps, meter, stopping, pending
-        )
+        stop, pending = _Stopping(signals, mesh), _Pending(Path(log_path).parent / "pending.json")
+        breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, stop, pending)
         with meter.paused():
             breaks.begin(start, state)
             frozen = place_frozen(task, mesh)
         skipping = max_skipped_steps > 0, explosions
         update = compile_update(task, state, mesh, frozen, *skipping, packed)
         source = iter(itertools.islice(batches(start), num_steps - start))
-        for step in range(start + 1, num_steps + 1):
-            with meter.waiting():
-                batch = place_batch(next(source), mesh)
-            if step == start + 1:
-                meter.compile(update, state, batch, update_key, *frozen)
-            state, metrics = update(state, batch, update_key, *frozen)
-            meter.add(step, metrics)
-            profile.after(step, state)
-            breaks.after(step, state)
+        steps, inputs = range(start + 1, num_steps + 1), (update_key, *frozen)
+        after = profile.after, breaks.after
+        state = _take_steps(steps, source, update, state, inputs, mesh, meter=meter, after=after)
         breaks.after_all(state)
     return unwatched(state)

