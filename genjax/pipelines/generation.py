@@ -143,44 +143,40 @@ class Pipeline:
                 the size does not divide into the network's patches; or negative prompts or their
                 scale have no effect.
         """
-        batch = _check_counts(
-            prompts,
-            seeds=seeds,
-            negative_prompts=negative_prompts,
-            images=images,
-            last_images=last_images,
-            known=known,
-        )
-        height, width = self._checked_size(size, images, known)
-        side = self.autoencoder.factor
+        pictures = dict(images=images, last_images=last_images, known=known)
+        batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts, **pictures)
+        size = self._checked_size(size, images, known)
         frames = self._checked_frames(frames)
-        self._check_given_frames(images, last_images, frames, strength, known)
-        shape = (*self._latent_frames(frames), height // side, width // side, self.channels)
+        self._check_given_frames(frames, strength, **pictures)
+        shape = self._latent_shape(size, frames)
         edits = images is not None and frames is None
         times = self._times(num_steps, shape, strength if edits else None)
         conditions = self._conditions(
-            prompts, negative_prompts, (height, width), guidance_scale, negative_scale
+            prompts, negative_prompts, size, guidance_scale, negative_scale
         )
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
         noise = self._start(noise, keys, times[0], shape)
-        latents, given = self._encoded_images(images, last_images, frames)
-        known = None if known is None else self._placed(self._known_latents(known))
-        latents = self._denoise(
-            self.variables["network"], keys, noise, *conditions, times, latents, known, given
-        )
+        given = self._encoded_images(frames, **pictures)
+        latents = self._denoise(self.variables["network"], keys, noise, *conditions, times, *given)
         return np.asarray(self._decode(self.variables["autoencoder"], latents))
 
     def _encoded_images(
-        self, images: np.ndarray | None, last_images: np.ndarray | None, frames: int | None
-    ) -> tuple[Array | None, PyTree]:
-        """Return the latents of pictures to edit, and a video's given frames; None without."""
+        self,
+        frames: int | None,
+        images: np.ndarray | None,
+        last_images: np.ndarray | None,
+        known: np.ndarray | None,
+    ) -> tuple[Array | None, np.ndarray | Array | None, PyTree]:
+        """Return pictures' latents, which of them are known, and a video's frames, or None each."""
         if images is None:
-            return None, None
+            return None, None, None
         variables = self.variables["autoencoder"]
         images, last_images = self._placed((images, last_images))
-        if frames is None:
-            return self._encode(variables, images), None
-        return None, self.given_frames.encode(variables, images, last_images, frames)
+        if frames is not None:
+            return None, None, self.given_frames.encode(variables, images, last_images, frames)
+        latents = self._encode(variables, images)
+        known = None if known is None else self._placed(self._known_latents(known))
+        return latents, known, None
 
     def _start(
         self, noise: np.ndarray | Array | None, keys: Array, time: Array, shape: tuple[int, ...]
@@ -332,16 +328,19 @@ class Pipeline:
             raise ValueError(f"frames={frames} is not 1 + n·{factor}, as the autoencoder decodes")
         return frames
 
-    def _latent_frames(self, frames: int | None) -> tuple[()] | tuple[int]:
-        """Return the number of latent frames of a video; pictures have no such axis."""
-        return () if frames is None else (1 + (frames - 1) // self.autoencoder.temporal_factor,)
+    def _latent_shape(self, size: tuple[int, int], frames: int | None) -> tuple[int, ...]:
+        """Return the shape of a sample's latents, `[*frames rows columns channels]`."""
+        rows, columns = (side // self.autoencoder.factor for side in size)
+        if frames is None:
+            return rows, columns, self.channels
+        return 1 + (frames - 1) // self.autoencoder.temporal_factor, rows, columns, self.channels
 
     def _check_given_frames(
         self,
-        images: np.ndarray | None,
-        last_images: np.ndarray | None,
         frames: int | None,
         strength: float,
+        images: np.ndarray | None,
+        last_images: np.ndarray | None,
         known: np.ndarray | None,
     ) -> None:
         """Check that a system of videos gets the frames that it takes."""

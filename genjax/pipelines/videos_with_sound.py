@@ -216,12 +216,11 @@ class VideoSoundPipeline(Pipeline):
         Raises:
             ValueError: size or frames do not divide into latents.
         """
-        height, width = self._checked_size(size, None, None)
-        side, sound = self.autoencoder.factor, self.audio_autoencoder
-        frames = self._checked_frames(frames)
+        size = self._checked_size(size, None, None)
+        frames, sound = self._checked_frames(frames), self.audio_autoencoder
         length = max(1, round(frames / rate * LATENTS_PER_SECOND))
         return dict(
-            video=(*self._latent_frames(frames), height // side, width // side, self.channels),
+            video=self._latent_shape(size, frames),
             audio=(length, sound.latent_channels * sound.bins // sound.factor),
         )
 
