@@ -47,6 +47,14 @@ def _attend(
     return attention(query, key, value, mask).reshape(*value.shape[:2], -1)
 
 
+def _rotations(
+    text_length: int, rows: int, columns: int, rotary_features: tuple[int, int, int]
+) -> Float[Array, "length pairs 2"]:
+    """Return the rotations of the text, whose position is 0, and then of the image's patches."""
+    positions = np.zeros((text_length, 3)), grid_positions(1, rows, columns)
+    return join([jnp.asarray(rotary_positions(p, rotary_features))[None] for p in positions])[0]
+
+
 class DoubleBlock(nn.Module):
     """Text and image, each with weights and modulation of its own, meet in attention over both."""
 
@@ -214,10 +222,7 @@ class Flux(nn.Module):
 
         lengths = words.shape[1], image.shape[1]
         rows, columns = height // self.patch_size, width // self.patch_size
-        positions = np.zeros((lengths[0], 3)), grid_positions(1, rows, columns)
-        rotations = join(
-            [jnp.asarray(rotary_positions(p, self.rotary_features))[None] for p in positions]
-        )[0]
+        rotations = _rotations(lengths[0], rows, columns, self.rotary_features)
         mask = text.mask
         if mask is not None:
             mask = join([mask, jnp.ones((len(mask), lengths[1]), bool)])[:, None, None]

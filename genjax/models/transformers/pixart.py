@@ -106,6 +106,15 @@ class PixArt(nn.Module):
         """The number that the input's height and width are multiples of."""
         return self.patch_size
 
+    def _check_size(self, size: Float[Array, "batch 2"] | None) -> None:
+        """Raise ValueError if `size` and `size_conditioning` do not go together."""
+        if self.size_conditioning != (size is not None):
+            raise ValueError(
+                f"size_conditioning={self.size_conditioning}, and size={size}: this network is "
+                f"{'' if self.size_conditioning else 'not '}told the height and width of the "
+                "picture"
+            )
+
     @nn.compact
     def __call__(
         self,
@@ -124,12 +133,7 @@ class PixArt(nn.Module):
             ValueError: it has `size_conditioning` and no `size` is given, or the other way round;
                 likewise for `end_time` and `guidance`.
         """
-        if self.size_conditioning != (size is not None):
-            raise ValueError(
-                f"size_conditioning={self.size_conditioning}, and size={size}: this network is "
-                f"{'' if self.size_conditioning else 'not '}told the height and width of the "
-                "picture"
-            )
+        self._check_size(size)
         height, width, channels = x.shape[1:]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         dense = lambda size, init, name: Dense(size, kernel_init=init, name=name, **types)

@@ -182,6 +182,25 @@ def all_to_all_attention(
     return exchange(output, split_axis=1, concat_axis=2)
 
 
+def _padded(
+    query: Queries, key: Keys, value: Keys, mask: Mask, bias: Bias, multiple: int
+) -> tuple[
+    Float[Array, "batch padded_queries heads features"],
+    Float[Array, "batch padded_keys heads features"],
+    Float[Array, "batch padded_keys heads features"],
+    Bool[Array, "#batch #heads #padded_queries padded_keys"] | Segments | None,
+    Float[Array, "#batch #heads #padded_queries padded_keys"] | None,
+]:
+    """Add queries, and hidden keys, up to multiples of a number."""
+    key, value, mask, bias = pad_keys(key, value, mask, bias, multiple)
+    excess = -query.shape[1] % multiple
+    query = jnp.pad(query, ((0, 0), (0, excess), (0, 0), (0, 0)))
+    more_rows = lambda a: (
+        a if a.shape[2] == 1 else jnp.pad(a, ((0, 0), (0, 0), (0, excess), (0, 0)))
+    )
+    return query, key, value, *jax.tree.map(more_rows, (mask, bias))
+
+
 def attention_over_mesh(
     form: Callable[..., Queries],
     query: Queries,
@@ -219,13 +238,7 @@ def attention_over_mesh(
         raise ValueError(f'sequences are split over an axis "context"; this mesh has {tuple(free)}')
     queries = query.shape[1]
     if split_keys:
-        key, value, mask, bias = pad_keys(key, value, mask, bias, free[CONTEXT])
-        excess = -queries % free[CONTEXT]
-        query = jnp.pad(query, ((0, 0), (0, excess), (0, 0), (0, 0)))
-        more_rows = lambda a: (
-            a if a.shape[2] == 1 else jnp.pad(a, ((0, 0), (0, 0), (0, excess), (0, 0)))
-        )
-        mask, bias = jax.tree.map(more_rows, (mask, bias))
+        query, key, value, mask, bias = _padded(query, key, value, mask, bias, free[CONTEXT])
 
     def spec(shape, *names):
         axes = zip(names, shape, strict=False)

@@ -44,6 +44,7 @@ KERNEL_LENGTH = 256
 CONTEXT_LENGTH = 128
 
 Form = Literal["plain", "chunked", "cudnn", "splash", "short", "ring", "all_to_all"]
+OVER_CONTEXT = "ring", "all_to_all"  # forms that give each device of the axis a part of the keys
 
 forward_mode = jax.make_user_context(False)
 """`with forward_mode(True):` around a trace keeps attention to forms that `jax.jvp` differentiates.
@@ -204,6 +205,42 @@ def current_platform() -> str:
     return "cuda" if generation.isdecimal() and int(generation) >= 8 else "gpu"
 
 
+def _choose_on_mesh(
+    query: Float[Array, "batch queries heads features"],
+    key: Float[Array, "batch keys heads features"],
+    value: Float[Array, "batch keys heads features"],
+    mask: Mask,
+    bias: Float[Array, "#batch #heads #queries keys"] | None,
+    mesh: jax.sharding.AbstractMesh,
+) -> Choice:
+    """Return the form of `attention` on a mesh, and one device's shapes."""
+    context = free_axes(mesh).get(CONTEXT, 1)
+    shape, key_shape = _on_device(query.shape, mesh), _on_device(key.shape, mesh)
+    platform = current_platform()
+    chosen = (
+        "plain"
+        if as_written.value
+        else choose_attention(
+            platform,
+            shape,
+            key_shape,
+            jnp.result_type(query, key, value),
+            None if mask is None else mask.shape,
+            None if bias is None else bias.shape,
+            forward_mode.value,
+            context,
+            placed=not mesh.empty or jax.device_count() == 1,
+            memory=memory_on_chip() if platform == "tpu" else LEAST_MEMORY,
+            segments=isinstance(mask, Segments) and mask.key_times is None,
+        )
+    )
+    batch, queries, *features = shape
+    if chosen not in OVER_CONTEXT:
+        return Choice(chosen, (batch, _share(queries, context), *features), key_shape)
+    part = lambda shape: (shape[0], -(-shape[1] // context), *shape[2:])
+    return Choice(chosen, part(shape), part(key_shape))
+
+
 def attention(
     query: Float[Array, "batch queries heads features"],
     key: Float[Array, "batch keys heads features"],
@@ -224,52 +261,27 @@ def attention(
     exceed `PLAIN_BYTES`.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    free = free_axes(mesh)
-    context = free.get(CONTEXT, 1)
-    shape, key_shape = _on_device(query.shape, mesh), _on_device(key.shape, mesh)
-    platform = current_platform()
-    chosen = (
-        "plain"
-        if as_written.value
-        else choose_attention(
-            platform,
-            shape,
-            key_shape,
-            jnp.result_type(query, key, value),
-            None if mask is None else mask.shape,
-            None if bias is None else bias.shape,
-            forward_mode.value,
-            context,
-            placed=not mesh.empty or jax.device_count() == 1,
-            memory=memory_on_chip() if platform == "tpu" else LEAST_MEMORY,
-            segments=isinstance(mask, Segments) and mask.key_times is None,
-        )
-    )
-    over_context = chosen in ("ring", "all_to_all")
-    if over_context:
-        key_shape = (key_shape[0], -(-key_shape[1] // context), *key_shape[2:])
-        shape = (shape[0], -(-shape[1] // context), *shape[2:])
-    else:
-        shape = (shape[0], _share(shape[1], context), *shape[2:])
-    _record.value(Choice(chosen, shape, key_shape))
+    choice = _choose_on_mesh(query, key, value, mask, bias, mesh)
+    _record.value(choice)
     chunked = functools.partial(chunked_attention, forward_mode=forward_mode.value)
     in_blocks = functools.partial(
         chunked, chunk=LEAST_CHUNK
     )  # as kernels, which hold little: plans trace it for them
     forms = dict(
         plain=plain_attention,
-        chunked=functools.partial(chunked, chunk=chunk_length(shape, key.shape[1])),
+        chunked=functools.partial(chunked, chunk=chunk_length(choice.query, key.shape[1])),
         cudnn=functools.partial(_kernel_or, in_blocks, cuda=cudnn_attention),
         splash=functools.partial(_kernel_or, in_blocks, tpu=splash_attention),
         short=functools.partial(_kernel_or, in_blocks, tpu=_short_attention),
         ring=functools.partial(ring_attention, forward_mode=forward_mode.value),
         all_to_all=functools.partial(all_to_all_attention, attention=attention),
     )
-    form, arguments = forms[chosen], (query, key, value, mask, bias, scale)
+    form, arguments = forms[choice.form], (query, key, value, mask, bias, scale)
+    free = free_axes(mesh)
     # XLA splits batch and heads of its own operations well, but kernels not at all.
-    if not free or (context == 1 and chosen in ("plain", "chunked")):
+    if not free or (free.get(CONTEXT, 1) == 1 and choice.form in ("plain", "chunked")):
         return form(*arguments)
-    return attention_over_mesh(form, *arguments, split_keys=over_context)
+    return attention_over_mesh(form, *arguments, split_keys=choice.form in OVER_CONTEXT)
 
 
 def _kernel_or(default, query, key, value, mask, bias, scale, **kernel):
