@@ -35,6 +35,37 @@ class JointLoss(NamedTuple):
     given: PyTree[Bool[Array, " batch"]]
 
 
+def _draw_roles(
+    key: Key[Array, ""],
+    x: dict[str, Float[Array, " batch ..."]],
+    clean_share: float,
+    noise_share: float,
+    continued_share: float,
+    known_part: float,
+) -> tuple[
+    dict[str, Bool[Array, " batch"]],
+    dict[str, Bool[Array, " batch"]],
+    dict[str, Bool[Array, "batch _"]],
+]:
+    """Draw whether each modality is given, whether it is noise, and which of its rows are known.
+
+    Without a known part the last of the three is empty. The arguments are those of `joint_loss`.
+    """
+    batch, names = jax.tree.leaves(x)[0].shape[0], list(x)
+    which_key, share_key = jax.random.split(key)
+    which = jax.random.randint(which_key, (batch,), 0, len(names))
+    share = jax.random.uniform(share_key, (batch,))
+    given = {n: (which == i) & (share < clean_share) for i, n in enumerate(names)}
+    lost = {n: (which == i) & (share >= 1 - noise_share) for i, n in enumerate(names)}
+    continued = jax.random.uniform(jax.random.fold_in(key, 2), (batch, 1)) < continued_share
+    known = {
+        n: continued & ~lost[n][:, None] & known_rows(known_part, a.shape[1])
+        for n, a in x.items()
+        if known_part
+    }
+    return given, lost, known
+
+
 def joint_loss(
     key: Key[Array, ""],
     apply: Callable,
@@ -69,18 +100,9 @@ def joint_loss(
         ValueError: as of `known_rows`.
     """
     choice_key, key = jax.random.split(key)
-    batch, names = jax.tree.leaves(x)[0].shape[0], list(x)
-    which_key, share_key = jax.random.split(choice_key)
-    which = jax.random.randint(which_key, (batch,), 0, len(names))
-    share = jax.random.uniform(share_key, (batch,))
-    given = {n: (which == i) & (share < clean_share) for i, n in enumerate(names)}
-    lost = {n: (which == i) & (share >= 1 - noise_share) for i, n in enumerate(names)}
-    continued = jax.random.uniform(jax.random.fold_in(choice_key, 2), (batch, 1)) < continued_share
-    known = {
-        n: continued & ~lost[n][:, None] & known_rows(known_part, a.shape[1])
-        for n, a in x.items()
-        if known_part
-    }
+    given, lost, known = _draw_roles(
+        choice_key, x, clean_share, noise_share, continued_share, known_part
+    )
 
     def law_of(name: str) -> Law:
         def law(process, u):

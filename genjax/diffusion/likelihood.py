@@ -79,13 +79,8 @@ def log_likelihood(
     probes = _probes(x, keys, probe, num_probes)
     start, end = (jnp.asarray(t, x.dtype) for t in process.domain)
 
-    def field(t, state, _):
-        times = jnp.full(len(x), t, x.dtype)
-        velocity = lambda x_t: denoiser(x_t, times).velocity(process, times)
-        return _velocity_and_trace(velocity, state[0], probes)
-
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
+        diffrax.ODETerm(_field(denoiser, process, probes)),
         diffrax.Dopri8(),
         start,
         end,
@@ -97,6 +92,18 @@ def log_likelihood(
     latents, integral = (leaf[-1] for leaf in solution.ys)
     log_prior = jnp.sum(norm.logpdf(latents, scale=process.sigma(end)), axis=range(1, x.ndim))
     return log_prior + integral, latents
+
+
+def _field(denoiser, process, probes):
+    """Return the field of the state x_t and of the integral of the trace."""
+
+    def field(t, state, _):
+        x_t, _ = state
+        times = jnp.full(len(x_t), t, x_t.dtype)
+        velocity = lambda x_t: denoiser(x_t, times).velocity(process, times)
+        return _velocity_and_trace(velocity, x_t, probes)
+
+    return field
 
 
 def _probes(x, keys, probe, num_probes):

@@ -132,6 +132,19 @@ def guidance_intervals(key: Key[Array, ""], t: Times, s: Times) -> Float[Array, 
     return jnp.where((s == t)[:, None], jnp.array([0.0, 1.0]), ends)
 
 
+def _velocities(
+    network: Callable, x_t: Batch, t: Times, condition: PyTree, null: PyTree, scale: Times
+) -> tuple[Batch, Batch]:
+    """Return v(x_t, t | c, ω) and v(x_t, t | ∅, 1) by one call, without gradients."""
+    twice = lambda a, b: jnp.concatenate([a, b])
+    both = jax.tree.map(twice, condition, null)
+    always = jnp.tile(jnp.array([0.0, 1.0]), (2 * len(t), 1))
+    x_twice, t_twice, scales = twice(x_t, x_t), twice(t, t), twice(scale, jnp.ones_like(scale))
+    _, velocities = network(x_twice, t_twice, t_twice, both, scales, always)
+    own, unconditional = jnp.split(jax.lax.stop_gradient(velocities), 2)
+    return own, unconditional
+
+
 def guided_mean_flow_loss(
     key: Key[Array, ""],
     network: Callable,
@@ -183,11 +196,7 @@ def guided_mean_flow_loss(
     now = jnp.where(inside & ~dropped, scale, 1.0)
 
     told = jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), condition, null)
-    twice = lambda a, b: jnp.concatenate([a, b])
-    both, always = jax.tree.map(twice, told, null), jnp.tile(jnp.array([0.0, 1.0]), (2 * len(t), 1))
-    x_twice, t_twice, scales = twice(x_t, x_t), twice(t, t), twice(now, jnp.ones_like(now))
-    _, velocities = network(x_twice, t_twice, t_twice, both, scales, always)
-    own, unconditional = jnp.split(jax.lax.stop_gradient(velocities), 2)
+    own, unconditional = _velocities(network, x_t, t, told, null, now)
     goal = flow + expand(1 - 1 / now, x_t) * (own - unconditional)
 
     answers = lambda x_t, t: network(x_t, t, s, told, scale, interval)

@@ -49,7 +49,6 @@ def adaptive_solution(
             use `diffrax.ForwardMode` for `jax.jvp`.
         max_steps: more steps are an error at run time.
     """
-
     single = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
     noise = jax.tree.map(single, noise)
 
@@ -57,10 +56,6 @@ def adaptive_solution(
         t = _times_of_samples(t, x)
         velocity = denoiser(x, t).velocity(process, t)
         return jax.tree.map(lambda velocity, x: velocity.astype(x.dtype), velocity, x)
-
-    def largest(error):
-        leaf_error = lambda a: jnp.max(jnp.sqrt(jnp.mean(jnp.square(a), axis=range(1, a.ndim))))
-        return jax.tree.reduce(jnp.maximum, jax.tree.map(leaf_error, error))
 
     clipped = clip(times, *process.domain).astype(jnp.result_type(*jax.tree.leaves(noise)))
     return diffrax.diffeqsolve(
@@ -71,10 +66,16 @@ def adaptive_solution(
         dt0=None,
         y0=noise,
         saveat=diffrax.SaveAt(ts=clipped),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=largest),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest),
         adjoint=adjoint(),
         max_steps=max_steps,
     )
+
+
+def _largest(error: Tree) -> Float[Array, ""]:
+    """Return the largest root mean square of a sample's error, over samples and leaves."""
+    leaf_error = lambda a: jnp.max(jnp.sqrt(jnp.mean(jnp.square(a), axis=range(1, a.ndim))))
+    return jax.tree.reduce(jnp.maximum, jax.tree.map(leaf_error, error))
 
 
 def _times_of_samples(t: Float[Array, ""], x: Tree) -> Tree:

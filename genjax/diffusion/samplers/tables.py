@@ -141,13 +141,8 @@ def run(
     is_table = lambda a: isinstance(a, Table)
     tables = jax.tree.broadcast(table, noise, is_leaf=is_table)
     first, *others = jax.tree.leaves(tables, is_leaf=is_table)
-    if keys is None and any(_draws(table) for table in (first, *others)):
-        raise ValueError(
-            "this sampler draws noise at every step: give it keys, one per sample (sample_keys)"
-        )
-    map_leaves = lambda function, *trees: jax.tree.map(
-        lambda _, *parts: function(*parts), noise, *trees
-    )
+    _check_keys(keys, [first, *others])
+    map_leaves = functools.partial(_map_leaves, noise)
     keys = map_leaves(lambda _: None, noise) if keys is None else leaf_keys(keys, noise)
     move = functools.partial(_move, denoiser, keys, map_leaves)
     steps = steps_of(first)
@@ -174,6 +169,19 @@ def run(
     rows = jnp.asarray(steps), jnp.asarray(numbers), map_leaves(_rows, noise, tables)
     (states, _, visited), _ = jax.lax.scan(body, start, rows)
     return visited if trajectory else map_leaves(lambda state: state.x, states)
+
+
+def _check_keys(keys, tables):
+    """Raise ValueError if a table draws noise and there are no keys."""
+    if keys is None and any(_draws(table) for table in tables):
+        raise ValueError(
+            "this sampler draws noise at every step: give it keys, one per sample (sample_keys)"
+        )
+
+
+def _map_leaves(noise, function, *trees):
+    """Map the parts of trees that stand at the leaves of `noise`, as the table of each leaf."""
+    return jax.tree.map(lambda _, *parts: function(*parts), noise, *trees)
 
 
 def _move(denoiser, keys, map_leaves, states, memory, number, rows):
