@@ -72,17 +72,7 @@ def reference_statistics(
             return (np.stack(list(pool.map(image, rows[part].tolist()))),)
 
         (some,) = read(slice(10))
-        protocol = {
-            "network": network.description,
-            "weights' SHA-256": network.weights,
-            "resizing": network.resizing,
-            "dataset": dataset.name,
-            "split": dataset.split,
-            "number of images": len(rows),
-            "image shape": list(some.shape[1:]),
-            "preparation": f"shorter side to {size}, middle {size}×{size}" if size else "none",
-            "SHA-256 of ten images": hashlib.sha256(some.tobytes()).hexdigest(),
-        }
+        protocol = _protocol(network, dataset, size, some)
         path = Path(path or _cache(protocol))
         if path.exists():
             return _read_statistics(network, path, protocol)
@@ -101,6 +91,23 @@ def reference_statistics(
     if jax.process_index() == 0:
         _write_statistics(statistics)
     return statistics
+
+
+def _protocol(
+    network: FeatureNetwork, dataset: Dataset, size: int | None, images: np.ndarray
+) -> dict[str, Any]:
+    """Return all that the statistics depend on, of which `images` are the first ten images."""
+    return {
+        "network": network.description,
+        "weights' SHA-256": network.weights,
+        "resizing": network.resizing,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "number of images": len(dataset.source),
+        "image shape": list(images.shape[1:]),
+        "preparation": f"shorter side to {size}, middle {size}×{size}" if size else "none",
+        "SHA-256 of ten images": hashlib.sha256(images.tobytes()).hexdigest(),
+    }
 
 
 def _cache(protocol: Mapping[str, Any]) -> Path:
