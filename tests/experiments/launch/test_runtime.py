@@ -99,7 +99,10 @@ def test_ctrl_c_ends_without_a_traceback_even_while_modules_are_imported():
     command = [sys.executable, "-X", "importtime", "-m", "experiments.train", "--help"]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     # A page of output at most, so that the program is not far ahead of what is read here.
+    # Shells let what they start in the background ignore Ctrl-C, and its programs inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, pipesize=4096, **pipes)
+    signal.signal(signal.SIGINT, before)
     while "jax._src" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
