@@ -18,8 +18,8 @@ from genjax.data import load_dataset
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-# Half of a notebook's time compiles its programs. Fewer of LLVM's optimizations, and fusions that are
-# not written through MLIR, bring notebooks 02 and 05 from 76 and 93 CPU seconds to 50 and 73.
+# Half of a notebook's time compiles its programs. With fewer of LLVM's optimizations, and fusions not
+# written through MLIR, notebooks 02 and 05 take 50 and 73 CPU seconds in place of 76 and 93.
 QUICKER_COMPILATION = (
     "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
