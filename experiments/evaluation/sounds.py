@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int16
 
 from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
 from experiments.evaluation.videos import real_videos, sample_videos
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import sound_to_float
 from genjax.data.lossy_codecs import compress
-from genjax.models.encoders.vggish import vggish_features, vggish_patches
+from genjax.models.encoders.vggish import SAMPLE_RATE, vggish_features, vggish_patches
 from genjax.pretrained import vggish
 
 Sounds = Int16[np.ndarray, "sounds samples channels"]
@@ -80,6 +81,16 @@ class SoundDistance:
         check_sounds("SoundDistance", self.context.data)
         if self.vggish:
             vggish.load(self.vggish)
+
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how samples become features, for the protocol."""
+        how = dict(rounding="int16", resizing=f"resampled to {SAMPLE_RATE} Hz", antialiasing=True)
+        described = "none; means and deviations of 64 log-mel bands over 0.96 s"
+        protocols = {"mel": FeatureProtocol(described, **how)}
+        if self.vggish:
+            digest = parameters_digest(vggish.load(self.vggish)[1])
+            protocols["vggish"] = FeatureProtocol("VGGish", digest, **how)
+        return protocols
 
     def __call__(self, model: Model) -> dict[str, Any]:
         real = real_videos(self.context.data, self.context.num_samples)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from experiments.evaluation.autoencoders import vgg16_protocol
 from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
 from experiments.evaluation.tracking import Track, follows, track
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import to_float
 from genjax.data.sets.moving_digits import NUM_FRAMES, SIDE, optical_flow
+from genjax.models.encoders.i3d import SIDE as I3D_SIDE
 from genjax.models.encoders.i3d import i3d_features
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained import i3d
@@ -117,6 +120,18 @@ class VideoDistance:
         require_lpips()
         if self.i3d:
             i3d.load(self.i3d)
+
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how samples become features, for the protocol."""
+        vgg16 = vgg16_protocol()["vgg16"]
+        parts = "frames and halved differences of frames"
+        protocols = {"vgg16": replace(vgg16, network=f"{vgg16.network}, of {parts}")}
+        if self.i3d:
+            resizing = f"bilinear, to {I3D_SIDE}×{I3D_SIDE}"
+            digest = parameters_digest(i3d.load(self.i3d)[1])
+            described = "I3D, logits averaged over time", digest
+            protocols["i3d"] = FeatureProtocol(*described, resizing=resizing, antialiasing=False)
+        return protocols
 
     def __call__(self, model: Model) -> dict[str, Any]:
         real = real_videos(self.context.data, self.context.num_samples)

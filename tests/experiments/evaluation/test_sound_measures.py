@@ -8,6 +8,7 @@ import pytest
 from experiments.evaluation import sounds as module
 from experiments.evaluation import videos
 from experiments.evaluation.context import Context
+from experiments.evaluation.protocol import parameters_digest
 from experiments.evaluation.sounds import SoundDistance, SoundReconstruction, mel_statistics
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Waveforms
@@ -80,6 +81,10 @@ def test_audio_distance_uses_weights_that_are_given(monkeypatch):
     deviations = lambda sounds: 2 * (sounds / 2**15).reshape(2 * COUNT, -1, 30).std(1)
     expected = metrics.frechet_distance(deviations(SPLITS["train"]), deviations(SPLITS["test"]))
     assert report["fad"] < 1e-8 and report["fad_train"] == pytest.approx(expected, rel=1e-4)
+    protocols = SoundDistance(context(), vggish="2.0").features()
+    assert protocols["vggish"].parameters_sha256 == parameters_digest({"factor": 2.0})
+    assert list(SoundDistance(context()).features()) == ["mel"]
+    assert protocols["mel"].rounding == "int16" and "16000 Hz" in protocols["mel"].resizing
 
 
 def test_reconstruction_at_half_the_amplitude():

@@ -10,6 +10,7 @@ import pytest
 from experiments.evaluation import tracking
 from experiments.evaluation import videos as module
 from experiments.evaluation.context import Context
+from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
 from experiments.evaluation.videos import Motion, MovingDigits, VideoDistance, real_videos
 from experiments.inputs.datasets import Data
 from genjax import metrics
@@ -131,6 +132,19 @@ def test_the_video_distance_uses_weights_that_are_given(real, monkeypatch):
         2 * means(to_float(real.train)), 2 * means(to_float(real.held_out))
     )
     assert report["fvd"] < 1e-10 and report["fvd_train"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_protocol_names_the_networks_and_their_weights(monkeypatch):
+    monkeypatch.setattr(module, "require_lpips", lambda: None)
+    given = FeatureProtocol("VGG16, means of its last maps", "0f3a")
+    monkeypatch.setattr(module, "vgg16_protocol", lambda: {"vgg16": given})
+    monkeypatch.setattr(module.i3d, "load", lambda path: (None, {"factor": float(path)}))
+    parts = "frames and halved differences of frames"
+    expected = {"vgg16": FeatureProtocol(f"{given.network}, of {parts}", "0f3a")}
+    assert VideoDistance(context()).features() == expected
+    two, three = (VideoDistance(context(), i3d=path).features()["i3d"] for path in ("2.0", "3.0"))
+    assert two.resizing == "bilinear, to 224×224" and two.antialiasing is False
+    assert two.parameters_sha256 == parameters_digest({"factor": 2.0}) != three.parameters_sha256
 
 
 @pytest.mark.parametrize("evaluator", [VideoDistance, Motion, MovingDigits])
