@@ -197,9 +197,15 @@ class Optimization:
         )
         params = optax.apply_updates(state.params, updates)
         evaluated = evaluation_params(optimizer_state, params)
-        # XLA makes one pass of the update and the norms of what goes in and out, but not of
-        # `updates`, which lie between.
-        changes = jax.tree.map(jnp.subtract, params, state.params)
+        averages = update_averages(self.averages, state.averages, evaluated, state.step)
+        # XLA makes one pass of the update, the averages and the norms of what goes in and out (but
+        # not of `updates`, which lie between), if the last of these norms reads the averages.
+        changes = jax.tree.map(
+            lambda new, old, *averages: new - old + 0 * sum(averages),
+            params,
+            state.params,
+            *averages.values(),
+        )
         metrics = {
             "loss": value,
             "learning_rate": self.schedule(state.step),
@@ -207,7 +213,6 @@ class Optimization:
             **group_norms("norm/parameter", params),
             **group_norms("norm/update", changes),
         }
-        averages = update_averages(self.averages, state.averages, evaluated, state.step)
         state = state.replace(
             step=state.step + 1, params=params, optimizer_state=optimizer_state, averages=averages
         )

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from configs import imagenet256_latent_flow
 from experiments.speed.programs import program_of
 from genjax.devices import make_mesh
+from genjax.devices.breakdown import costs_of
 from genjax.devices.planning import tpu_topology
 from genjax.devices.specifications import DEVICES
 from genjax.models.transformers.flux import Flux
@@ -56,6 +57,14 @@ def test_a_step_moves_few_bytes(step):
     With 34 copies and with norms in passes of their own, the compiler counted 5.4 GB.
     """
     assert step.cost_analysis()["bytes accessed"] < 4e9
+
+
+def test_one_pass_updates_parameters_moments_and_averages(step):
+    """The norms that are reported are of the same pass."""
+    kernel = f"f32[2,{WIDTH},{4 * WIDTH}]"  # of the feed-forward layers
+    costs = [each for each in costs_of(step, DEVICES["v5p"]) if each.category == "elementwise"]
+    written = [each.shapes.count(kernel) for each in costs if kernel in each.shapes]
+    assert written == [4]
 
 
 def test_queries_and_keys_are_turned_where_they_are():
