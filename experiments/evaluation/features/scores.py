@@ -88,7 +88,7 @@ class PretrainedFeatures:
         if self.clip and not hasattr(self.context.condition, "prompts"):
             raise ValueError(
                 "config.evaluation.measures has clip, which scores pictures by their prompts, and "
-                "this model is told none: leave it out"
+                "this model takes none: leave it out"
             )
         for name, path in self.weights.items():
             LOADERS[name](path)
