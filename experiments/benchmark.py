@@ -37,8 +37,8 @@ file, and --record into the device's file in experiments/speed/results. A row ha
   arrays. `device_bytes` is the device's peak since the process began, if the device reports one.
 
 --program=forward times a diffusion network on a training batch. --program=jvp times the network
-together with its derivative along x_t and t, which mean flows and other losses of
-`genjax.distillation` need.
+together with its derivative along x_t and t. Mean flows and other losses of `genjax.distillation`
+take this derivative.
 
 --budget=600 prints the training command whose steps take so many seconds, by `queued_seconds`. A
 schedule of the learning rate ends with the last step, so a run needs its number of steps before it

@@ -298,9 +298,9 @@ def advice(found: Mapping[str, Any]) -> list[str]:
     if not found["fits"]:
         sentences.append(
             f"It does not fit: {found['peak'] / 1e9:.1f} GB of {found['capacity'] / 1e9:.0f} GB. "
-            "More devices on the fsdp axis "
-            f"take less each of the {'state' if found['program'] == 'train' else 'weights'}; "
-            f"{' or '.join(found['less_activations'])} takes less of activations."
+            "With more devices on the fsdp axis, each holds less of the "
+            f"{'state' if found['program'] == 'train' else 'weights'}. "
+            f"For fewer activations, take {' or '.join(found['less_activations'])}."
         )
     if found["largest"].startswith("links"):
         grows = TENSOR in found["largest"] or CONTEXT in found["largest"]

@@ -321,8 +321,8 @@ class Prompts:
         """
         if dataset.captions is None:
             raise ValueError(
-                f"{dataset.name} has no captions to condition on; config.condition.name=Classes "
-                "or Unconditional do without"
+                f"{dataset.name} has no captions to condition on; take "
+                "config.condition.name=Classes or Unconditional"
             )
         captions = (
             dataset.captions

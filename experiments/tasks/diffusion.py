@@ -406,8 +406,7 @@ class Diffusion:
         """
         if not hasattr(self.condition, "prompts"):
             raise ValueError(
-                "this network takes no prompts: its condition is "
-                f"{type(self.condition).__name__}"
+                f"this network takes no prompts: its condition is {type(self.condition).__name__}"
             )
         return replace(self, condition=replace(self.condition, prompts=tuple(prompts)))
 

@@ -201,8 +201,8 @@ def _reference(
     if known != shape:
         raise ValueError(
             f"samples have shape {shape}, reference images of {dataset.name} ({dataset.split}) "
-            f"{known}: their distance would be one of sizes; name another split in the measure's "
-            "reference.split"
+            f"{known}: their distance would measure the sizes; name another split in the "
+            "measure's reference.split"
         )
     return reference_statistics(load_network(name, weights), dataset, size, path)
 
