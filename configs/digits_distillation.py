@@ -14,17 +14,17 @@ python -m experiments.train --config=configs/digits_distillation.py:DistilledRef
     --workdir=runs/digits_distilled_reflow
 
 For another reflow, give Reflow the last run as `--config.teacher`, another folder as
-`--config.pairs.directory` and `--config.pairs.sampling.guidance_scale=1.0`. All choices train for
-5,000 steps of 64 examples, but those of `MATCHING`.
+`--config.pairs.directory` and `--config.pairs.sampling.guidance_scale=1.0`. All choices except
+those of `MATCHING` train for 5,000 steps of 64 examples.
 
 DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
 own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
-step (experiments/tasks/drifting.py). GuidedMeanFlow and PixelMeanFlow are told a guidance scale.
-PixelMeanFlow answers with clean pixels, without its perceptual term, which needs images of 16
-pixels (experiments/tasks/pixel_mean_flow.py).
+step (experiments/tasks/drifting.py). GuidedMeanFlow and PixelMeanFlow take a guidance scale.
+PixelMeanFlow predicts clean pixels. It has no perceptual term here, because that term needs images
+of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 
-Class accuracy and Fréchet distance of 1,000 samples, and the time on one of 2 CPU cores while
-others worked (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.7 % and 0.829:
+Class accuracy and Fréchet distance of 1,000 samples, and the time on one of 2 CPU cores while other
+programs ran (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.7 % and 0.829:
 
                                   1 step          4 steps         time
     Consistency                   99.5 %  0.867   99.4 %  0.864    4 min 45 s
@@ -47,18 +47,18 @@ others worked (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99
     ContinuousDistillation         9.2 %  39.0    10.2 %  30.4     4 min 48 s
 
 MeanFlow needs both uniform times and model.time_scale=1. Without guidance it has 97.9 % and 1.00 in
-one step; with digits_flow's time_scale of 1000 and b2 of 0.999, 86.2 % and 6.99. Logit-normal
-times, which digits_flow has, almost never ask for a jump from noise to data. ContinuousConsistency
+one step. With digits_flow's time_scale of 1000 and b2 of 0.999 it has 86.2 % and 6.99. digits_flow
+has logit-normal times, which almost never contain a jump from noise to data. ContinuousConsistency
 with model.time_scale=1000 diverged. So did ContinuousDistillation, whose student has the teacher's
-time scale of 1000; a teacher with another has not been tried. Guidance makes a student more
-accurate and less varied, which raises the distance.
+time scale of 1000. A teacher with another time scale has not been tried. Guidance makes a student
+more accurate and less varied, which raises the distance.
 
 The last stage of Halving and GuidedHalving learns one step, so more steps are worse. A student of
 GuidanceDistillation still needs the teacher's 50 steps, with one call in place of two: 99.6 % and
 0.828.
 
-docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run. That of
-Lagrangian is older than today's network code. The other choices have no figures yet.
+docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run. The run
+of Lagrangian is older than today's network code. The other choices have no figures yet.
 """
 
 from ml_collections import ConfigDict
@@ -95,7 +95,7 @@ def pairs(folder: str, **sampling) -> dict:
     return EQUAL_TIMES | dict(pairs=made, conditioning_dropout=0.0)
 
 
-# For each choice the method, and what else differs from digits_flow.
+# The method of each choice, and its other differences from digits_flow.
 WITHOUT_TEACHER = {
     "MeanFlow": (
         dict(name="MeanFlow", diagonal=0.5, guidance_scale=1.25),
@@ -184,7 +184,7 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
 
 
 def set_players(config: ConfigDict, choice: str) -> None:
-    """Set what a student with a critic has beside the fields of other students."""
+    """Set the fields that only a student with a critic has."""
     config.task, config.conditioning_dropout = "Matching", 0.0
     options = dict(schedule="constant", clip_norm=1.0, b1=0.0, b2=0.99)
     rates = dict(student=1e-4, critic=1e-3 if choice == "LADD" else 2e-4)

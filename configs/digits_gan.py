@@ -12,8 +12,8 @@ r3gan              1,500  452      98.8 %    1.59              0.91 / 0.44      
 vit_gan            1,500  175      97.9 %    1.95              0.90 / 0.23         16 %
 (training images)                            0.718             0.92 / 0.89         1 %
 
-The rows of stylegan2 and r3gan are of earlier code. Measured on 1,000 samples of the averaged
-weights with balanced labels. Accuracy is the share of samples that show the requested class.
+The rows of stylegan2 and r3gan come from earlier code. All are measured on 1,000 samples of the
+averaged weights with balanced labels. Accuracy is the share of samples in the requested class.
 Duplicates are samples as near to another sample as the nearest 1 % of training images are to
 another image. vit_gan's report warns of its duplicates.
 Pictures: samples.png and latent_walk.gif in the run's folder.

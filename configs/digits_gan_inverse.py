@@ -66,7 +66,7 @@ def get_config(choice: str = "bigan") -> ConfigDict:
 
 
 def set_bigbigan(config: ConfigDict) -> None:
-    """Set what BigBiGAN has and BiGAN has not."""
+    """Set the fields in which BigBiGAN differs from BiGAN."""
     config.objective, config.regularizers = "hinge", {}
     config.model.encoder.stochastic = True
     config.model.discriminator.update(unary=True, spectral_norm=True)

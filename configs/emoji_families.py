@@ -56,7 +56,7 @@ LATENTS = dict(
     directory="runs/emoji_families_latents",
     shape=(8, 8, 4),
 )
-NAMES = dict(  # what the scorer knows them by, if the network has no text encoder
+NAMES = dict(  # encodes names for the scorer, if the network has no text encoder
     name="experiments.inputs.conditions.Prompts",
     encoder="minilm",
     length=16,

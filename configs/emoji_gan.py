@@ -11,9 +11,8 @@ memorize them. The choice is what it sees:
   et al. 2020).
 
 Not yet run to the end. 900 steps took 6.5 minutes on one CPU core, and 14.6 with ada. That is too
-short to memorize: r_t grows to 0.20, and ada starts to augment at 0.6. All three are far from good:
-
-So ada's probability stayed at 0, and its row differs from none's by chance.
+short to memorize: r_t grows to 0.20, and ada starts to augment at 0.6. So ada's probability stayed
+at 0, and its row differs from none's by chance. All three are far from good:
 
 choice       FD-VGG16  class accuracy  discriminator's accuracy on training and held-out images
 none         381       0.395           0.65, 0.64

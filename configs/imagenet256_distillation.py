@@ -9,8 +9,8 @@ python -m experiments.train --config=configs/imagenet256_distillation.py:mean_fl
 VAE and IMAGES are those of configs/imagenet256_latent_flow.py. pmf_b16 works on pixels: it needs
 neither VAE nor the first command. The choices have their papers' settings:
 - mean_flow_b4, mean_flow_xl2: mean flow with DiT (Geng et al. 2025), 240 epochs.
-- imf_b2, imf_xl2: improved mean flow, told a guidance scale and interval (Geng et al. 2025, iMF),
-  640 epochs.
+- imf_b2, imf_xl2: improved mean flow (Geng et al. 2025, iMF), 640 epochs. The networks take a
+  guidance scale and an interval.
 - pmf_b16: pixel mean flow (Lu et al. 2026), 320 epochs.
 - shortcut_xl2: shortcut models (Frans et al. 2025), 810,000 steps.
 - scm_xl2: sCM's training from data (Lu & Song 2025). Process, times, tangent and warm-up are the
@@ -22,12 +22,12 @@ neither VAE nor the first command. The choices have their papers' settings:
 
 Differences from the papers:
 - Latents are the encoder's means, standardized by channel, not draws from its Gaussians.
-- What a network is told of a jump starts at 0 in DiT.
-- mean_flow_xl2 is guided at all times, the paper's at t ≤ 0.75.
-- pmf_b16 has no second perceptual term, of ConvNeXt's features; LPIPS takes
+- The embedding of a jump's length starts at 0 in DiT.
+- mean_flow_xl2 is guided at all times, the paper's network at t ≤ 0.75.
+- pmf_b16 lacks the second perceptual term, on ConvNeXt's features. LPIPS needs
   pip install '.[lpips]'. genjax's Muon makes updates 0.2·√max(in, out)/√max(1, out/in) times those
   of the paper's at the same learning rate.
-- dmd2_xl2 has an averaged student, a teacher guided at 1.5, and heads on all blocks; the paper's
+- dmd2_xl2 has an averaged student, a teacher guided at 1.5, and heads on all blocks. The paper's
   teacher is EDM without guidance, and its head reads the middle of the U-Net.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
@@ -63,7 +63,7 @@ def get_config(choice: str = "mean_flow_b4") -> ConfigDict:
     config.optimizer.b2 = 0.95
     config.times = dict(name="logit_normal", mean=-0.4, deviation=1.0)
     config.num_steps = 240 * (EPOCH // 256)
-    # One jump, without a scale: what guidance there is, the network has learned.
+    # One jump without a scale: the network has learned its guidance in training.
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
     {
         "mean": _mean_flow,

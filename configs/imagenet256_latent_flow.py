@@ -23,7 +23,7 @@ Differences from the papers:
 - Guidance applies to all channels at all times. DiT guides three of four channels. LightningDiT
   guides at scale 10, after a tenth of the time.
 
-The length is that of the papers' comparisons; the best figures of SiT and DiT come from 7 million
+The length is that of the papers' comparisons. The best figures of SiT and DiT come from 7 million
 steps. Not yet run to the end, so there is no score.
 """
 

@@ -12,7 +12,7 @@ Differences from the paper:
 - Sampling does not bound the velocity near the clean end, which the paper divides by at least 0.05.
 - Guidance applies at all times, the paper's at t < 0.9.
 
-Not yet run, so there is no score; the paper has FID 4.37. The step was compiled and run at toy size
+Not yet run, so there is no score. The paper has FID 4.37. The step was compiled and run at toy size
 only.
 """
 

@@ -24,14 +24,14 @@ Differences from the papers:
 - Images are encoded within the training step, after one crop and a random flip. With
   --config.space.directory=CODES experiments.encode writes the codes once. LlamaGen reads codes of
   ten crops.
-- There is no dropout; LlamaGen, MaskGIT and MAR drop 0.1 of the activations, and VAR some layers.
-- var's rate falls from the end of the warm-up; the authors' first stays for 5 % of the steps. The
-  weight decay of var_d30 stays at 0.05; the authors' rises to 0.08. var also averages its weights,
-  but samples with the last ones, as the authors do. VAR crops at random from 288 pixels.
-- mar draws a share of masked tokens for each image; the authors draw one for a batch.
+- There is no dropout. LlamaGen, MaskGIT and MAR drop 0.1 of the activations, and VAR some layers.
+- var's rate falls from the end of the warm-up. The authors' rate first stays for 5 % of the steps.
+  The weight decay of var_d30 stays at 0.05. The authors' decay rises to 0.08. var also averages its
+  weights, but samples with the last ones, as the authors do. VAR crops at random from 288 pixels.
+- mar draws a share of masked tokens for each image. The authors draw one share for a batch.
 - maskgit has layer norms before its layers. Its masks follow the cosine alone. Conditions are
   dropped in training, so that sampling can be guided.
-- mdlm's network is modulated by time and class; the paper's is not told the time.
+- mdlm's network is modulated by time and class. The paper's network does not take the time.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
 """
@@ -59,7 +59,7 @@ def _llamagen(name: str, size: str, guidance_scale: float) -> ConfigDict:
 def _var(
     name: str, depth: int, epochs: int, rate: float, end: float, batch_size: int = 768
 ) -> ConfigDict:
-    """Return VAR of a depth, whose rate for 256 images falls to a share `end` of itself."""
+    """Return the config of VAR of a depth. The `rate` is for 256 images and falls to end·rate."""
     config = base.tokens(name, "NextScale", 1000, **DATA | dict(flip=False))
     config.model.name = f"VAR_d{depth}"
     config.batch_size, config.num_steps = batch_size, epochs * (EPOCH // batch_size)
@@ -103,7 +103,7 @@ def _mdlm(name: str) -> ConfigDict:
 
 
 def _optimize(config: ConfigDict, **fields: float) -> None:
-    """Set AdamW at a constant rate, without what `fields` do not name."""
+    """Set AdamW. By default its rate is constant, without warm-up, weight decay or clipping."""
     none = dict(schedule="constant", warmup=0.0, weight_decay=0.0, clip_norm=placeholder(float))
     config.optimizer.update(none | fields)
 

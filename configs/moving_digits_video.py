@@ -11,8 +11,9 @@ python -m experiments.sample --workdir=runs/moving_digits_video \
 The choices:
 - text_to_video: captions say which digits move where, and how fast.
 - image_to_video: the first frame is given too, clean and with a time of its own, or the first and
-  the last frame. Samples keep the first; with --given=0,-1 of experiments.sample, both. Frames are
-  those of the latents: the first stands for one frame of the clip, the others for four.
+  the last frame. Samples keep the first frame. With --given=0,-1 of experiments.sample they keep
+  both. Frames are those of the latents: the first stands for one frame of the clip, the others for
+  four.
 - causal: each frame has its own noise, and attends to the last five. Samples are rolled out frame
   by frame, to 9 frames of latents, 33 of the clip. Flags of experiments.sample: --frames is another
   length, --given=0,1 continues a clip from its first two frames, and --history_scale=1.5 guides on
@@ -28,7 +29,7 @@ the caption. The longer form:
 --config.num_steps=20000 --config.averages.ema.steps=1000
 
 Results of text_to_video on 200 samples with held-out captions, on 2 CPU cores shared with other
-programs. The autoencoder took --config.num_steps=2400. The tracker of `MovingDigits` judges:
+programs. The autoencoder took --config.num_steps=2400. The tracker of `MovingDigits` measures:
 
 steps   seconds  caption right  digits  directions  whole  speed, distance from the data's
 2,000   1,486    5 %            21 %    16.5 %      9 %    0.34
@@ -76,10 +77,10 @@ def get_config(choice: str = "text_to_video") -> ConfigDict:
 
 
 def text_to_video(clips: str, prompts: tuple[str, ...], **data: Any) -> ConfigDict:
-    """Return text to video in the latents of the autoencoder of some clips, encoded once.
+    """Return the config of text to video on latents of clips, which are encoded once.
 
     Args:
-        clips: what the runs and folders are named after.
+        clips: the name of the clips in the names of runs and folders.
         prompts: rows of the sample sheets.
         data: fields of the data set.
     """

@@ -3,7 +3,7 @@
 python -m experiments.train --config=configs/pong.py:actions --workdir=runs/pong
 python -m experiments.sample --workdir=runs/pong --given=0,1,2,3 --frames=40
 
-The choices are joint, without actions, and actions, given the action at each frame.
+The choice joint has no actions. With the choice actions the network sees the action at each frame.
 A clip has 16 frames of 32×32 grey pixels, 15 a second, and 512 samples of sound for each. The
 network sees pixels and samples themselves: 256 patches of 8×8 pixels, and 32 of 256 samples. In
 half of the training examples the first 4 frames are clean, with their sound. So the network
@@ -11,16 +11,16 @@ continues clips, window by window (`JointRollOut`).
 
 ale-py plays the games: pip install '.[atari]'. The 4,096 training clips are played once, and kept.
 
-`PlayedPong` measures 64 samples of each mode: whether sounds lie within two frames of what the ball
-does, and by how many rows the paddle misses the emulator's. In 64 clips of the game, 40 frames
-long, all events of the ball have a sound, and 4.8 % of sounds have no event. With the next clip's
-sound, 28 % of events have one by chance.
+`PlayedPong` measures 64 samples of each mode: whether sounds lie within two frames of the ball's
+events, and by how many rows the paddle misses the emulator's paddle. In 64 clips of the game, 40
+frames long, all events of the ball have a sound, and 4.8 % of sounds have no event. With the next
+clip's sound, 28 % of events have a sound by chance.
 
 The short form is the default: 900 steps in 13 minutes on one shared CPU core. It is far too short.
-The network draws the field, and neither ball nor paddles. All its sounds are noise, so every event
-is heard, and as many with the next clip's sound (100 %). Of its sounds 58 % have no event. The
-paddle misses the emulator's by 43 rows of the screen. One that stays where it was given misses by
-35.
+The network draws the field, but neither ball nor paddles. All its sounds are noise, so every event
+has a sound, and every event also has one in the next clip's sound (100 %). 58 % of its sounds have
+no event. The paddle misses the emulator's paddle by 43 rows of the screen. A paddle that stays in
+its given place misses by 35.
 
 The longer form has six times as many steps, and has not been run: --config.num_steps=5400
 --config.averages.ema.steps=540.

@@ -10,7 +10,7 @@ returns a data set with captions, whose `video` and `audio` are latents of LTX-2
 float32 with mean 0 and deviation 1. Samples are latents too. Not yet run, so there is no score.
 
 `python -m experiments.plan --config=configs/sound_and_video.py:CHOICE --mesh=fsdp:64 --device=h100`
-says of a training step with 64 clips. Arithmetic is the largest term.
+plans a training step with 64 clips. Arithmetic is the largest term.
 
     choice       parameters   memory  least time
     ltx_2_0  18,876,174,592  16.7 GB      0.82 s

@@ -17,7 +17,7 @@ The others have their papers' sizes at 44.1 kHz and take a folder, for many acce
 - dac: DAC of 9 codes, with its discriminators and its weights.
 
 No choice has been run to its end, so there is no score. The small choices should take about 10
-minutes on 2 free CPU cores; this is not measured. On one core shared with other programs, codec
+minutes on 2 free CPU cores, which is not measured. On one core shared with other programs, codec
 made 0.5 steps per second.
 """
 
@@ -75,7 +75,7 @@ def get_config(choice: str = "codec") -> ConfigDict:
 
 
 def _sound(choice: str, data: str, sample_rate: int, samples: int, channels: int) -> ConfigDict:
-    """Return the fields of an autoencoder of sound; discriminators have DAC's weights.
+    """Return the fields of an autoencoder of sound, whose discriminators have DAC's weights.
 
     DAC multiplies the mel distance by 15, the adversarial loss by 1 and feature matching by 2. Here
     the distance's weight is 1.
@@ -100,7 +100,7 @@ def _sound(choice: str, data: str, sample_rate: int, samples: int, channels: int
         player.update(b1=0.8, b2=0.99)
     config.log_every = 50
     config.sampling.update(per_class=6, batch_size=24)
-    # With codecs=("opus", "mp3") the same distances of these stand beside the autoencoder's.
+    # With codecs=("opus", "mp3") the same distances of these codecs are measured too.
     references = dict(codecs=(), bitrates=(6000, 16_000))
     measures = dict(reconstructions=dict(name="SoundReconstruction", **references))
     config.evaluation.update(num_samples=90, measures=measures)
@@ -124,9 +124,9 @@ def _published(choice: str, samples: int, channels: int, batch_size: int) -> Con
 
 
 def _stable_audio() -> ConfigDict:
-    """Return Stable Audio Open's autoencoder; its divergence and its parts' losses are means there.
+    """Return Stable Audio Open's autoencoder, with the authors' weights in this project's units.
 
-    A latent frame stands for 4,096 values, and the authors' weight of 1e-4 is of twice the nats of
+    A latent frame stands for 4,096 values, and the authors' weight of 1e-4 is for twice the nats of
     a frame. Their adversarial loss and feature matching are means over five parts.
     """
     config = _published("stable_audio", 65_536, channels=2, batch_size=32)

@@ -23,12 +23,12 @@ The default is the short form of spectrograms. The longer form:
 Spectrograms keep what is measured. The sound of 48 held-out clips went through its spectrogram.
 97.7 % of the bounces are heard, 99.4 % of the pitches are right, and no sound is without a bounce.
 
-A clean target is also learned faster, by the velocity's loss after 40 steps with batches of 4
-clips. It is 0.94 for the clean target and 1.43 for the velocity (means of 10 steps, one seed).
-Spectrograms have not been run to the end.
+A clean target is also learned faster. The velocity's loss after 40 steps with batches of 4 clips is
+0.94 for the clean target and 1.43 for the velocity (means of 10 steps, one seed). Spectrograms have
+not been run to the end.
 
-Samples in the short form took 6 minutes on 2 CPU cores, in which the loss fell from 2.6 to 0.46.
-The longer form took 54 minutes on one core, to a loss of 0.22. Both modalities stay noisy: the
+The short form of samples took 6 minutes on 2 CPU cores, and its loss fell from 2.6 to 0.46. The
+longer form took 54 minutes on one core, and its loss fell to 0.22. Both modalities stay noisy: the
 digits are blurs, and noise sets in everywhere in the sound.
 
 `SoundingDigits` measures all three modes on 64 samples each: which bounces sound, which sounds have
@@ -41,8 +41,8 @@ clips of given sounds  40.4 %         84.7 %          16.7 %
 (real clips)           97.8 %         0.8 %           98.7 %
 (unpaired real clips)  36.1 %         63.1 %          4.6 %
 
-Where all sound is noise every bounce is heard, so the first column says something only beside the
-second. The pitch follows a given clip already.
+If all sound is noise, every bounce is heard, so read the first column together with the second. The
+pitch already follows a given clip.
 """
 
 from ml_collections import ConfigDict
@@ -90,10 +90,10 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
         sound_rate=float(SAMPLE_RATE),
         unroll=6,
     )
-    # Shares of examples in which one modality is clean, so that it is given, or pure noise, so that
-    # the other is alone.
+    # Shares of examples in which one modality is clean (so it is given), or pure noise (so the
+    # other modality is alone).
     config.loss = dict(name="joint_loss", clean_share=0.3, noise_share=0.1)
-    # The weight of each loss, and what else differs between modalities, such as `times`.
+    # The weight of each loss, and other fields that differ between modalities, such as `times`.
     config.modalities = dict(video=dict(weight=1.0), sound=dict(weight=1.0))
     config.optimizer.update(learning_rate=1e-3, warmup=0.04)
     config.averages.ema.steps = 25.0

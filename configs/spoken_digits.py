@@ -30,8 +30,7 @@ The default is the short form. The longer form:
 
 The short form of spectrograms took 10 min 48 s on one CPU core shared with other programs. The
 judge hears the right word in 88.9 % of 90 samples, and chance is 9.9 %. `fd_mel` is 7.98, and 3.38
-for training recordings. The longer form and the other choices have not
-been run.
+for training recordings. The longer form and the other choices have not been run.
 """
 
 from typing import Any

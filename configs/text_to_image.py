@@ -6,10 +6,10 @@ python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3
 
 The choices, for many accelerators: stable_diffusion_3 is MMDiT of 2 billion parameters at
 1024×1024, and flux is FLUX.1's network of 12 billion. SYSTEM is a folder of that system as
-diffusers saves it; its text encoders and autoencoder are used. IMAGES holds pictures of any sizes
-with captions (genjax/data/sets/folder.py).
+diffusers saves it. The run uses its text encoders and its autoencoder. IMAGES holds pictures of any
+sizes with captions (genjax/data/sets/folder.py).
 
-Prompts are encoded once, before training; images are encoded within the step. With ",latents" after
+Prompts are encoded once, before training. Images are encoded within the step. With ",latents" after
 the choice, python -m experiments.encode with the same flags encodes images once too. Not yet run,
 so there is no score.
 """

@@ -10,7 +10,7 @@ pixels, 73,728 tokens. SYSTEM is a folder of Wan 2.1 as diffusers saves it. LATE
 `python -m experiments.encode` has written. Not yet run, so there is no score.
 
 `python -m experiments.plan --config=configs/text_to_video.py:CHOICE --mesh=MESH --device=DEVICE`
-says of a training step with 64 clips (memory of v5p by its compiler, libtpu 0.0.42):
+plans a training step with 64 clips (memory of v5p by its compiler, libtpu 0.0.42):
 
     choice        parameters      mesh               device  memory   least time  largest term
     wan_1b         1,418,996,800  fsdp:64            v5p     41.0 GB      12.1 s  arithmetic

@@ -10,6 +10,6 @@ def end_at_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-# Python calls a program "-m" until it is found: `python -m experiments.train` begins.
+# sys.argv[0] is "-m" until Python has found the program: `python -m experiments.train` begins.
 if sys.argv[0] == "-m":
     end_at_ctrl_c()

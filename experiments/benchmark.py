@@ -36,8 +36,9 @@ file, and --record into the device's file in experiments/speed/results. A row ha
 - `program_bytes`: bytes of the compiled program on one device, for arguments, results and temporary
   arrays. `device_bytes` is the device's peak since the process began, if the device reports one.
 
---program=forward times a diffusion network on a training batch, and --program=jvp the network with
-its derivative along x_t and t, which mean flows and other losses of `genjax.distillation` take.
+--program=forward times a diffusion network on a training batch. --program=jvp times the network
+together with its derivative along x_t and t. Mean flows and other losses of `genjax.distillation`
+take this derivative.
 
 --budget=600 prints the training command whose steps take so many seconds, by `queued_seconds`. A
 schedule of the learning rate ends with the last step, so a run needs its number of steps before it
@@ -282,7 +283,7 @@ def training_command(
 
     Args:
         row: of the training program.
-        arguments: of the benchmark, of which those of the config are the training's too.
+        arguments: of the benchmark. Those of the config also go into the training command.
     """
     steps = max(1, int(budget / row["queued_seconds"]))
     given = [each for each in arguments if each.startswith("--config")]

@@ -33,7 +33,7 @@ class Fact(NamedTuple):
         value: a number, numbers, or words where the test compares with a formula or with arrays.
         source: the repository, paper or equation that says so.
         test: the test's file and function, as pytest takes them.
-        written: what stands in the test in place of the numbers, if the test writes them otherwise.
+        written: the text of the numbers in the test, if the test writes them in another form.
     """
 
     group: str

@@ -123,7 +123,7 @@ def main() -> None:
         check_diffusion(run.config)
         if run.task.space.autoencoder:
             raise ValueError(
-                f"{run.config.experiment} is a flow on latents, whose likelihood is none of "
+                f"{run.config.experiment} is a flow on latents, which has no likelihood of "
                 "images; take a run on pixels"
             )
         numbers = LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value

@@ -45,7 +45,10 @@ ROUNDS = flags.DEFINE_integer(
 
 
 def plain_loop(config) -> Callable[[int], float]:
-    """Seconds for so many steps of `experiments.speed.plain_flax`, a program of its own."""
+    """Return a function that measures the seconds of so many steps of `plain_flax`.
+
+    `experiments.speed.plain_flax` runs in a process of its own.
+    """
     sizes = [config.batch_size, config.model.width, config.model.depth, config.model.num_heads]
 
     def measure(steps: int) -> float:
@@ -58,7 +61,10 @@ def plain_loop(config) -> Callable[[int], float]:
 
 
 def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
-    """Seconds for so many compiled updates on one batch that lies on the devices."""
+    """Return a function that measures the seconds of so many compiled updates.
+
+    All updates take one batch, which is on the devices already.
+    """
     abstract = abstract_state(task, jax.random.key(0), mesh)
     frozen = place_frozen(task, mesh)
     update = compile_update(task, abstract, mesh, frozen)
@@ -79,9 +85,10 @@ def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
 
 
 def whole_loop(config, task, mesh, batches, waits: list[float]) -> Callable[[int], float]:
-    """Seconds for so many steps of `train`, compilation and the final checkpoint apart.
+    """Return a function that measures the seconds of so many steps of `train`.
 
-    `waits` gets the share of them that was spent waiting for batches.
+    Compilation and the final checkpoint do not count. The function adds to `waits` the share of the
+    seconds that was spent waiting for batches.
     """
 
     def measure(steps: int) -> float:

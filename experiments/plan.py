@@ -12,20 +12,20 @@ images at once by the config's sampler, steps, guidance and weights. Latents are
 data are latents. Tokens that are decoded one after another take an evaluation each. Their caches
 are part of the workspace, split by head over the mesh axis tensor.
 
-For TPUs (pip install '.[tpu]') their own compiler compiles the sharded program and says its memory
-and collectives. If it refuses a program as too large, it says the memory, and collectives are
-counted as for GPUs. More chips than a slice has, as 256 of v5e or v6e, are several slices. The
-first axes of the mesh go over slices by a slower network. With --breakdown a plan says what each
-operation costs (genjax/devices/breakdown.py).
+For TPUs (pip install '.[tpu]') their own compiler compiles the sharded program and gives its memory
+and collectives. If it refuses a program as too large, it still gives the memory, and collectives
+are counted as for GPUs. More chips than a slice has (256 for v5e or v6e) form several slices. The
+first axes of the mesh then go over slices, by a slower network. With --breakdown a plan shows what
+each operation costs (genjax/devices/breakdown.py).
 
 For GPUs memory and collectives are an account. It has the state, or the weights for sampling, by
 the sharding rules. It adds the most that the traced program of a device's examples has live at
 once, where elementwise operations are fused. Over fsdp each weight is gathered for the forward and
-the backward pass and its gradient scattered; sampling gathers it for each evaluation of the
-network. Weights are gathered in the type of their products. Over tensor the outputs of a block's
-two halves are summed. Over context keys or heads are sent as the traced attention sends them. One
-device moves its equal part. Attention is the planned device's; without a GPU on this machine, the
-account stores what attention in chunks stores.
+the backward pass, and its gradient is scattered. Sampling gathers each weight for each evaluation
+of the network. Weights are gathered in the type of their products. Over tensor the outputs of a
+block's two halves are summed. Over context keys or heads are sent as the traced attention sends
+them. One device moves its equal part. Attention is that of the planned device. Without a GPU on
+this machine, the account stores what attention in chunks stores.
 
 The time is a roofline: the longest of arithmetic, memory and each axis' links at the rates of the
 data sheets (genjax/devices/specifications.py). So it is a bound for a program that moves this
@@ -77,7 +77,7 @@ SAMPLED = ("Diffusion", "MaskedTokens", "TokenAutoregression")
 
 
 def _held(name: str, program: Program, frozen: tuple) -> dict[str, int]:
-    """Bytes of what one device holds throughout, by name."""
+    """Return the bytes of what one device holds throughout, by name."""
     state = program.args[0]
     held = {
         field: shard_bytes(getattr(state, field))
@@ -117,7 +117,7 @@ def _account(
 def _less_activations(
     config: Any, name: str, program: Program, mesh: Mesh | AbstractMesh
 ) -> list[str]:
-    """What of a config takes less of them, if it is not so already."""
+    """Return the changes to a config that would lessen its activations and are not made yet."""
     task, shards = program.task, math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
     found = []
     if name == "train":
@@ -129,7 +129,7 @@ def _less_activations(
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Raises ValueError if it isn't NAME:SIZE,…"""
+    """Return a mesh's sizes by axis from "NAME:SIZE,…"; raise ValueError for any other text."""
     pairs = [part.split(":") for part in text.split(",")]
     if not all(len(pair) == 2 and pair[1].isdecimal() and int(pair[1]) for pair in pairs):
         raise ValueError(f"--mesh={text} must be names and sizes, as data:2,fsdp:32")
@@ -160,7 +160,7 @@ def _compile(program: Program, mesh: Mesh) -> tuple[Any, str]:
 
 
 class _Needs(NamedTuple):
-    """Bytes of one device, and what is sent; by the account where `compiled` is None."""
+    """Bytes of one device, and what is sent. They come from the account if `compiled` is None."""
 
     memory: dict[str, int]
     peak: int
@@ -238,7 +238,7 @@ def plan(
     *,
     by_operation: bool = False,
 ) -> dict[str, Any]:
-    """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
+    """Return the plan of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
 
     Args:
         by_operation: adds a `breakdown` of what TPUs would run, as of `genjax.devices.breakdown`,
@@ -293,14 +293,14 @@ def plan(
 
 
 def advice(found: Mapping[str, Any]) -> list[str]:
-    """What to change, in sentences."""
+    """Return sentences that say what to change."""
     sentences, axes, node = [], list(found["mesh"]), DEVICES[found["device"]].node
     if not found["fits"]:
         sentences.append(
             f"It does not fit: {found['peak'] / 1e9:.1f} GB of {found['capacity'] / 1e9:.0f} GB. "
-            "More devices on the fsdp axis "
-            f"take less each of the {'state' if found['program'] == 'train' else 'weights'}; "
-            f"{' or '.join(found['less_activations'])} takes less of activations."
+            "With more devices on the fsdp axis, each holds less of the "
+            f"{'state' if found['program'] == 'train' else 'weights'}. "
+            f"For fewer activations, take {' or '.join(found['less_activations'])}."
         )
     if found["largest"].startswith("links"):
         grows = TENSOR in found["largest"] or CONTEXT in found["largest"]

@@ -3,7 +3,7 @@
     python -m experiments.sample --workdir=runs/digits_flow --classes=3,7 --count=64
     python -m experiments.sample --workdir=runs/emoji_text --prompt="red apple" --prompt="blue car"
 
-Writes a PNG with a row per class or prompt; of clips, also a film beside it, and of sounds a WAV.
+Writes a PNG with a row per class or prompt. Clips also get a film beside it, and sounds a WAV.
 The suffix of --out chooses what is written:
 
     FILE.npz          the arrays `images`, in the type of the data, and `labels`

@@ -1,4 +1,4 @@
-"""Compile networks for a TPU that is not there and print what they cost at least, beside peers.
+"""Compile networks for a TPU that is not there, and print lower bounds of their costs.
 
     pip install '.[tpu]'
     python -m experiments.tpu_bounds
@@ -6,9 +6,9 @@
 
 The TPU's own compiler compiles each program for one v5p, or for eight. Each operation that it
 schedules is bounded by its products and its bytes (genjax/devices/breakdown.py). A row has the sum
-of these bounds in ms, its parts by kind of operation, and bytes moved and held at the peak, in GB,
-all of one chip. Time on links between chips is not in it. On 2 cores each program compiles in about
-a minute. Rows of other libraries are kept as measured (`PEERS`).
+of these bounds in ms and its parts by kind of operation. It also has the GB moved, and the GB held
+at the peak. All figures are of one chip. Time on links between chips does not count. On 2 cores
+each program compiles in about a minute. Rows of other libraries are kept as measured (`PEERS`).
 """
 
 import functools
@@ -57,7 +57,7 @@ def _arrays(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def _dit_step(mesh: Mesh, **model: Any) -> Compiled:
-    """DiT-XL/2's training step, of 64 examples a chip, as its config says but for `model`."""
+    """Return DiT-XL/2's training step of 64 examples a chip, with `model` changed in its config."""
     config = imagenet256_latent_flow.get_config()
     config.batch_size = 64 * mesh.size
     config.model.update(model)
@@ -66,7 +66,7 @@ def _dit_step(mesh: Mesh, **model: Any) -> Compiled:
 
 
 def _flux_forward(mesh: Mesh, batch_size: int) -> Compiled:
-    """A few of FLUX.1's blocks on 4,096 + 512 tokens, with weights in bfloat16."""
+    """Return a few of FLUX.1's blocks on 4,096 + 512 tokens, with weights in bfloat16."""
     network = Flux(**FLUX, param_dtype="bfloat16")
     array = lambda *shape: jax.ShapeDtypeStruct((batch_size, *shape), jnp.bfloat16)
     inputs = array(128, 128, 16), array(), Text(array(512, 4096), array(768))
@@ -75,7 +75,7 @@ def _flux_forward(mesh: Mesh, batch_size: int) -> Compiled:
 
 
 def _flux_step(mesh: Mesh) -> Compiled:
-    """A training step of the same blocks, of 4 examples."""
+    """Return a training step of the same blocks, of 4 examples."""
     config = text_to_image.get_config("flux,latents")
     config.batch_size = 4
     config.model = dict(name="Flux", **FLUX)
@@ -84,7 +84,7 @@ def _flux_step(mesh: Mesh) -> Compiled:
 
 
 def _wan(mesh: Mesh) -> tuple[AutoencoderWan, PyTree, PyTree]:
-    """Wan 2.1's autoencoder, its variables, and latents of 17 frames of 480×832."""
+    """Return Wan 2.1's autoencoder, its variables, and latents of 17 frames of 480×832."""
     network = AutoencoderWan(dtype=jnp.bfloat16)
     latents = jax.ShapeDtypeStruct(WAN_LATENTS, jnp.bfloat16)
     video = jax.ShapeDtypeStruct((1, 1, 16, 16, 3), jnp.bfloat16)
@@ -105,7 +105,7 @@ def _wan_decode_by_chunks(mesh: Mesh) -> Compiled:
 
 
 def _wan_chunk(mesh: Mesh) -> Compiled:
-    """The decoding of four frames whose predecessors left a cache."""
+    """Return the decoding of four frames, given the cache of the frames before them."""
     network, variables, latents = _wan(mesh)
     step = lambda *args: apply_chunk(network, *args, method="decode")
     chunk = latents.update(shape=(1, 1, *WAN_LATENTS[2:]))
@@ -173,7 +173,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def row_of(found: dict[str, Any]) -> Peer:
-    """The row of genjax in the units of `PEERS`."""
+    """Return the row of genjax in the units of `PEERS`."""
     milliseconds = lambda name: 1e3 * found["categories"].get(name, {"seconds": 0.0})["seconds"]
     parts = map(milliseconds, ("products", "layout changes", "elementwise", "kernels"))
     total = found["total"]

@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow
 
 Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The
-same command started again resumes from the newest good checkpoint. Ctrl-C saves and stops. A
-finished run says so, and only measures are made that are missing.
+same command started again resumes from the newest good checkpoint. Ctrl-C saves and stops. For a
+finished run the command says so, and makes only the missing measures.
 
 On several hosts, start the command once on each host with --coordinator (see --help) and a
 --workdir that all hosts see.
@@ -215,7 +215,7 @@ class Recorder:
         return {"samples": sheet}
 
     def measure(self, measure: Measure, state: Any, step: int) -> dict[str, Any]:
-        """Evaluate; save the pictures, print alarms, and return what to log."""
+        """Evaluate, save the pictures, print alarms, and return figures and pictures to log."""
         if self._model is None or self._model[0] != step:  # measures of one step share samples
             self._model = step, self.experiment.model(self.weighted(state))
         figures, drawn = split_pictures(measure(self._model[1]))
@@ -268,7 +268,7 @@ class Recorder:
         return report
 
     def film(self, state: Any) -> list[Any]:
-        """Return how the samples of the last state come about, drawn once for all pictures."""
+        """Return the film of the last state's samples, which is drawn once for all pictures."""
         if self._film is None:
             frames = sample(
                 self.task, self.weighted(state), self.labels, self.sampling, trajectory=True
@@ -278,7 +278,7 @@ class Recorder:
         return self._film
 
     def draw_last(self, state: Any, step: int) -> None:
-        """Save samples, how they come about, and the curves."""
+        """Save samples, their film, and the curves."""
         states = self.film(state)
         if jax.process_index() != 0:
             return
@@ -328,7 +328,7 @@ def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]
     """Return a function that reads how good a logged figure was, by step: the larger, the better.
 
     Raises:
-        ValueError: it is no figure that is better the larger, or the smaller, it is.
+        ValueError: neither larger nor smaller values of the figure are better.
     """
     if name is None:
         return dict
@@ -350,7 +350,7 @@ def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]
 
 
 def check_retention(config: Any, measures: Sequence[Measure]) -> None:
-    """Check that the checkpoints which a config keeps are ever written, and measured.
+    """Check that the checkpoints to keep will be written, and measured if the best one is kept.
 
     Raises:
         ValueError: they are not.

@@ -53,10 +53,10 @@ def experiment(
             # TensorBoard, WeightsAndBiases (genjax/training/writers.py) or your own, by any name:
             # --config.writers.tensorboard=TensorBoard
             writers=dict(),
-            # Updates that are NaN or infinite: so many are left out before the run stops.
+            # How many updates that are NaN or infinite are left out before the run stops.
             max_skipped_steps=0,
-            # So are updates that explode: a metric is so many standard deviations above its mean
-            # over the last 128 steps. 0 is off; OLMo takes 6.
+            # Updates that explode are left out too: a metric is so many standard deviations above
+            # its mean over the last 128 steps. 0 is off; OLMo takes 6.
             explosions=dict(deviations=0.0, metrics=watched),
             profile_at=placeholder(
                 int
@@ -170,7 +170,7 @@ def discrete_diffusion(experiment_name: str, num_classes: int = 10, /, **data: A
     config.task = "DiscreteDiffusion"
     del config.data.dequantize_levels, config.weighting, config.adapters
     config.model.name = "TokenDiT"
-    # Of genjax/diffusion/discrete: processes.py, targets.py, losses.py and samplers.
+    # Names of genjax/diffusion/discrete: processes.py, targets.py, losses.py and samplers.
     config.process = dict(name="Masked", schedule=dict(name="Linear"))
     config.target.name, config.loss.name = "leave_one_out", "bound_loss"
     config.times = dict(name="uniform", variates="stratified")
@@ -340,7 +340,7 @@ def tokens(experiment_name: str, task: str, num_classes: int = 10, /, **data: An
 def tokenizer(**fields: Any) -> dict[str, Any]:
     """Return the space of a tokenizer's codes; `run` or `published` names the tokenizer."""
     space = dict(name="Tokens", run=placeholder(str), weights="ema")
-    space["directory"] = placeholder(str)  # of codes, if experiments.encode shall write them
+    space["directory"] = placeholder(str)  # of codes, if experiments.encode writes them
     return dict(space, **fields)
 
 

@@ -19,10 +19,10 @@ class Kind:
     """A kind of part.
 
     Attributes:
-        contract: a protocol, whose `__call__` says what the part is called with, and whose other
-            members the part must have.
+        contract: a protocol. Its `__call__` says what the part is called with. The part must have
+            the protocol's other members.
         places: packages and modules in which names are looked up.
-        made: whether what is named makes the part, as a class or a function that returns it.
+        made: whether the named object makes the part, as a class or a function that returns it.
         maker: the method of the class that makes it, if it is not the class itself.
     """
 
@@ -104,7 +104,7 @@ class Kind:
                 each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()
             )
             try:
-                if not wrapped:  # such a function hides what it takes
+                if not wrapped:  # a wrapped function hides its arguments
                     signature.bind(*positional, **named)
             except TypeError as error:
                 problem = f"cannot be called so: {error}"

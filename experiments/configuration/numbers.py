@@ -1,12 +1,12 @@
-"""Numbers of a config that cannot be meant, refused before anything is computed."""
+"""Refuse numbers of a config that cannot be meant, before anything is computed."""
 
 import math
 from typing import Any
 
 from genjax.training.workdir import flatten
 
-# The least value of fields by their last name. An interval of 0 is "off": what is done at intervals
-# is done after the last step alone, or not at all.
+# The least value of fields by their last name. An interval of 0 is "off": the action happens after
+# the last step alone, or not at all.
 LEAST = {
     "seed": 0,
     "every": 0,
@@ -26,7 +26,7 @@ LEAST = {
     "depth": 1,
     "num_heads": 1,
 }
-SEEDS = 2**32  # JAX's keys would drop what is above, so that two seeds would be one
+SEEDS = 2**32  # JAX's keys drop higher bits, so two seeds would give the same key
 
 
 def check_numbers(config: Any) -> None:

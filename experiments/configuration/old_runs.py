@@ -44,7 +44,7 @@ def _with_preconditioning(config: Config) -> Config:
 
 
 def _check_deviations(new: dict) -> None:
-    """Raise ValueError if `edm` is without its deviation, which a record does not tell then."""
+    """Raise ValueError if `edm` has no deviation, because the record does not say which it was."""
     for field in ("target", "weighting"):
         if new[field]["name"] == "edm" and "data_deviation" not in new[field]:
             raise ValueError(
@@ -55,7 +55,7 @@ def _check_deviations(new: dict) -> None:
 
 
 def _before_spaces(config: Config) -> Config:
-    """Return a config of the time when images were the only data."""
+    """Return today's form of a config from the time when images were the only data."""
     new, points = _plain(config), config.task == "PlaneGAN"
     old_task, data = config.task, new["data"]
     new["task"] = TASKS.get(old_task, old_task)
@@ -79,7 +79,7 @@ def _before_spaces(config: Config) -> Config:
 
 
 def _dual_layers(config: Config) -> Config:
-    """Return a config that names the MMDiT blocks with a second attention: the first ones."""
+    """Return a config that lists the MMDiT blocks with a second attention, which are the first."""
     if "dual_depth" not in config.get("model", {}):
         return config
     new = _plain(config)
@@ -125,7 +125,7 @@ def _latents(new: dict, autoencoder: dict) -> dict[str, Any]:
 
 
 def _model(new: dict, task: str) -> None:
-    """Name a network by its own name: modules are found by it."""
+    """Rename a network to its class's own name, by which modules are found."""
     model = new["model"]
     if task in ("ImageGAN", "PlaneGAN"):
         module = model.pop("name")

@@ -89,8 +89,8 @@ def check_diffusion(config: Any) -> None:
 def mesh_axes(config: Any) -> dict[str, int]:
     """Return the axes of `config.mesh` in the order of `AXES`.
 
-    The last axes are nearest in the machine; `tensor` and `context` are there if they split
-    anything.
+    Neighbours along the last axes are nearest in the machine. `tensor` and `context` are there if
+    they split anything.
     """
     sizes = {name: config.mesh.get(name, 1) for name in AXES}
     return {name: size for name, size in sizes.items() if name in BATCH_AXES or size != 1}

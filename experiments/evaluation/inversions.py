@@ -115,7 +115,7 @@ def nearest_sample(
     images: Float[Array, " batch *shape"],
     labels: Int[Array, " batch"] | None,
 ) -> Float[Array, "batch latent"]:
-    """Return the latents of that sample, of `STARTS` for each image, which is nearest to it."""
+    """Return, for each image, the latents of the nearest of `STARTS` samples."""
 
     def nearest(inputs):
         key, image, label = inputs

@@ -150,8 +150,8 @@ def paddle_errors(
 ) -> dict[str, float]:
     """Return by how many rows the paddle of clips misses that of the game for the same actions.
 
-    It is the mean over frames: of those after the given ones and in the first window, and of those
-    beyond. `…_still` is the same of a paddle that stays where it was given.
+    One mean is over the frames after the given ones within the first window, and one over all later
+    frames. `…_still` is the same for a paddle that stays in its given place.
 
     Args:
         real: the game's own clips.

@@ -140,7 +140,7 @@ class PromptMatch:
         require_lpips()
         if self.captions is None and not isinstance(self.context.condition, Prompts):
             raise ValueError(
-                "config.evaluation.measures has PromptMatch, which is of networks told prompts; "
+                "config.evaluation.measures has PromptMatch, which needs a network with prompts; "
                 f"config.condition is {type(self.context.condition).__name__}, so give the measure "
                 "captions, which encode the names"
             )

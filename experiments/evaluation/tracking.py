@@ -10,9 +10,9 @@ filters. A clip is explained by one or two digits, one after the other:
    the path is refined.
 4. The second digit is found in what the first leaves unexplained, and both are found once more.
 
-The classifier knows 99.2 % of held-out digits. Of 200 held-out clips, the tracker finds the digits
-of the caption in 98 % and the directions in 99.5 %. Blur costs little: of 24 clips blurred and made
-noisy to a PSNR of 19.7 dB, it found both in all.
+The classifier knows 99.2 % of held-out digits. The tracker finds the digits of the caption in 98 %
+of 200 held-out clips, and the directions in 99.5 %. Blur costs little: 24 clips were blurred and
+made noisy to a PSNR of 19.7 dB, and the tracker found both in all of them.
 """
 
 import functools
@@ -169,7 +169,7 @@ def _search(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray | None = N
     visits = np.arange(ROOM + 1) == down[..., None]
     along = scores.transpose(0, 2, 1)[np.arange(NUM_FRAMES), across]  # [columns frames rows]
     totals = visits.reshape(len(rows), -1).astype(np.float32) @ along.reshape(len(columns), -1).T
-    if rows is columns:  # of a wide search the best candidates need not be near to each other
+    if rows is columns:  # the best candidates of a wide search need not be near to each other
         best_rows, best_columns = np.unravel_index([totals.argmax()], totals.shape)
     else:
         best_rows, best_columns = np.nonzero(totals >= totals.max() - 1e-2)
@@ -290,8 +290,8 @@ def _mean_energy() -> float:
 def classifier():
     """Return a support vector machine of 8×8 grey levels in [0, 1], fitted to training digits.
 
-    The digits are also shown one pixel to each side, as a tracker that errs by a pixel cuts them,
-    and blurred, as samples may be.
+    The classifier also sees each digit moved by one pixel to each side, because the tracker may err
+    by a pixel. It also sees blurred digits, because samples may be blurred.
     """
     from scipy.ndimage import gaussian_filter
     from sklearn.svm import SVC  # slow to import

@@ -57,8 +57,8 @@ def real_videos(data: Data, count: int) -> RealVideos:
 def sample_videos(context: Context, model: Model) -> Videos:
     """Return as many samples as there are real clips to compare with.
 
-    A network told prompts gets the captions of `real_videos`, in their order. Of clips with sound
-    the videos are returned.
+    A network that takes prompts gets the captions of `real_videos`, in their order. For clips with
+    sound, the videos alone are returned.
     """
     real = real_videos(context.data, context.num_samples)
     count = len(real.held_out)
@@ -163,8 +163,8 @@ class Motion:
 
     `motion` is the mean absolute difference of consecutive frames, in grey levels of 255, and
     `motion_real` that of held-out clips. `motion_distance` is the Kolmogorov–Smirnov distance of
-    its laws over clips, with `motion_p_value`; distances of `motion_detectable` are found with a
-    probability of 0.9 or more.
+    its laws over clips, and `motion_p_value` is the p-value of the test. The test finds distances
+    of `motion_detectable` with a probability of 0.9 or more.
     """
 
     context: Context
@@ -204,9 +204,9 @@ class MovingDigits:
     first frames are right. `digits_accuracy` and `directions_accuracy` count one of the two.
     `whole` is the share of clips whose digits no frame loses. `warping_error` is the mean change of
     pixels along the exact flow of the movements found, in units of the whole grey scale.
-    `speed_distance` is the Kolmogorov–Smirnov distance of the laws of speeds, `speed_p_value` its
-    test; distances of `speed_detectable` are found with a probability of 0.9 or more. `…_real` is
-    the same measure of as many held-out clips, by the same tracker.
+    `speed_distance` is the Kolmogorov–Smirnov distance of the laws of speeds, and `speed_p_value`
+    is the p-value of the test. The test finds distances of `speed_detectable` with a probability of
+    0.9 or more. `…_real` is the same measure of as many held-out clips, by the same tracker.
     """
 
     context: Context

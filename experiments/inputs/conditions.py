@@ -30,9 +30,9 @@ SEARCHED = 2000  # examples of a split at most, for pictures of real examples of
 
 @dataclass(frozen=True)
 class Classes:
-    """The number of a class; `num_classes`, one beyond them, stands in for what is dropped.
+    """The number of a class. `num_classes`, one beyond the classes, replaces a dropped class.
 
-    One class is that of all examples, and data need no labels for it.
+    With one class all examples belong to it, and the data need no labels.
     """
 
     num_classes: int
@@ -114,8 +114,7 @@ class Unconditional:
 class Frames:
     """The first frames of a clip, `[batch count height width channels]` in [−1, 1].
 
-    Zeros stand in for what is dropped. Sample sheets continue the first clips of the held-out
-    split.
+    Zeros replace dropped frames. Sample sheets continue the first clips of the held-out split.
 
     Attributes:
         data: where the clips are.
@@ -313,15 +312,17 @@ class Prompts:
         return {"empty": of(), "prompts": of(self.num_rows)}
 
     def transform(self, dataset: Dataset) -> Transform:
-        """Adds encoded captions to examples, once all that are not in the cache have been encoded.
+        """Return a transform that adds encoded captions to examples.
+
+        Captions that are not in the cache are encoded first.
 
         Raises:
             ValueError: the data set has no captions.
         """
         if dataset.captions is None:
             raise ValueError(
-                f"{dataset.name} has no captions to condition on; config.condition.name=Classes "
-                "or Unconditional do without"
+                f"{dataset.name} has no captions to condition on; take "
+                "config.condition.name=Classes or Unconditional"
             )
         captions = (
             dataset.captions
@@ -338,7 +339,7 @@ class Prompts:
         return _in_turn(data, len(labels))
 
     def cached(self, prompts: Sequence[str]) -> PromptCache:
-        """The cache with these prompts in it."""
+        """Return the cache with these prompts in it."""
         cache = PromptCache(self.folder, f"{self.encoder}, at most {self.length} tokens")
         missing = sum(prompt not in cache for prompt in set(prompts))
         if missing:
@@ -348,7 +349,7 @@ class Prompts:
         return cache
 
     def embeddings(self, prompts: Sequence[str]) -> np.ndarray:
-        """Of sentences, `[prompts features]`."""
+        """Return the embeddings of whole sentences, `[prompts features]`."""
         cache = self.cached(prompts)
         return np.stack([cache[prompt]["pooled"] for prompt in prompts])
 

@@ -59,7 +59,7 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def _describe_missing(path: Path) -> str:
-    """Return what to tell a user who names a config file that is not there."""
+    """Return the error text for a config file that does not exist."""
     there = [each.name for each in path.parent.glob("*.py")]
     nearest = difflib.get_close_matches(path.name, there, n=1)
     hint = f"; did you mean {path.absolute().with_name(nearest[0])}?" if nearest else ""
@@ -95,7 +95,7 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
 
 
 def _describe_unknown(path: str, config: ConfigDict) -> str:
-    """Return what to tell a user who sets a field that is not there, with the nearest that is."""
+    """Return the error text for a field that does not exist, with the nearest existing field."""
     leaves = [each.split(".") for each, _ in flatten(config.to_dict())]
     there = dict.fromkeys(".".join(each[:n]) for each in leaves for n in range(1, len(each) + 1))
     ends_so = [each for each in there if each.endswith(f".{path}")]
@@ -108,7 +108,7 @@ def _describe_unknown(path: str, config: ConfigDict) -> str:
 
 
 def describe_unknown_flag(argv: Sequence[str]) -> str | None:
-    """Return which flag --config.FIELD of a command line is in no part of the config, if one is.
+    """Return the error text for a flag --config.FIELD that is in no part of the config, if any.
 
     Raises:
         FileNotFoundError: there is no such config file.

@@ -69,13 +69,13 @@ def open_source(source: str) -> dict[str, PyTree]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Return whether training wrote the folder, if only its config until now."""
+    """Return whether training has written to the folder, even if only its config."""
     record = folder / "config.json"
     return (folder / "checkpoints").is_dir() or (record.exists() and "config" in read_json(record))
 
 
 def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
-    """Return a task's networks with what fits of others in its place.
+    """Return a task's networks, with the given arrays wherever they fit.
 
     Args:
         own: variables of the task's networks, by name.

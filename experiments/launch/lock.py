@@ -120,7 +120,7 @@ class FolderLock:
 
 @contextlib.contextmanager
 def hold(workdir: Path) -> Iterator[None]:
-    """Lock the folder of a run. With several processes the first one does, and all must see it.
+    """Lock the folder of a run. The first process locks it, and all processes must see the lock.
 
     Raises:
         FolderInUse: another run holds the folder.
@@ -202,7 +202,7 @@ def _is_silent(path: Path) -> bool:
 
 
 def _identity(folder: Path) -> list[int]:
-    """Return what tells a folder from its copies on one machine, under whichever path."""
+    """Return numbers that identify a folder on one machine, whatever path leads to it."""
     status = folder.stat()
     return [status.st_dev, status.st_ino]
 
@@ -210,7 +210,7 @@ def _identity(folder: Path) -> list[int]:
 def _last_sign(path: Path) -> tuple[int, int] | None:
     """Return a lock's size and time of change.
 
-    To open the file makes network file systems look anew.
+    Opening the file makes network file systems read its attributes again.
     """
     try:
         with open(path) as file:
@@ -221,7 +221,7 @@ def _last_sign(path: Path) -> tuple[int, int] | None:
 
 
 def _machine() -> str | None:
-    """Return what two processes share that see each other's numbers; None where nothing tells."""
+    """Return a text shared by all processes that see each other's numbers; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

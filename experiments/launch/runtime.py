@@ -81,9 +81,8 @@ def _join_processes() -> None:
         )
         if None in where.values():
             sys.exit("error: --coordinator=HOST:PORT needs --num_processes and --process_id too")
-    # JAX's preemption service, which orbax reads too, knows one notice: SIGTERM, which it would
-    # take for itself. `train` answers SIGTERM and other notices, and all processes save the same
-    # step.
+    # JAX's preemption service, which orbax reads too, would take SIGTERM for itself and knows no
+    # other notice. `train` answers SIGTERM and other notices, and all processes save the same step.
     jax.config.update("jax_enable_preemption_service", False)
     with _joining_in_time():
         seconds = dict(

@@ -128,8 +128,8 @@ def save_real(
 ) -> Image.Image:
     """Write the sheet of real examples to see beside a sheet of samples, and return it.
 
-    Places are left out for which the data have no other example: columns of a sheet of classes that
-    no row fills, and rows of other sheets.
+    The sheet leaves out places for which the data have no further example. In a sheet of classes
+    these are the columns that no row fills, and in other sheets they are rows.
     """
     present = np.ones(len(labels), bool) if real.present is None else real.present
     if real.names:  # each row is filled from its left

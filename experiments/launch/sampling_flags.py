@@ -104,7 +104,7 @@ def chosen_scale() -> float | None:
 
 
 def sampling_changes() -> dict[str, Any]:
-    """Return what the flags change in `config.sampling`; None where one was not given.
+    """Return the values of the flags by their field of `config.sampling`; None if not given.
 
     Raises:
         ValueError: there is no such sampler or grid, or it has no such option; or both flags of

@@ -20,7 +20,7 @@ python -m experiments.table docs/results/records/* --out=docs/results/runs.md
 """
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "1": " → 1"}
-SPEED = {"steps_per_second", "goodput"}  # told by steps and time
+SPEED = {"steps_per_second", "goodput"}  # left out: the table has steps and time
 # Names that a report gives to the same figure of real images.
 REFERENCES = {"class_accuracy": ("classifier_accuracy",)}
 

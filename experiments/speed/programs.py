@@ -91,8 +91,8 @@ def _sampling(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> P
     sampling = config.sampling
     if sampling.get("sampler", {}).get("name") == "adaptive":
         raise ValueError(
-            "config.sampling.sampler.name is 'adaptive', of which nobody knows how many steps it "
-            "takes before it runs; take one of config.sampling.num_steps, such as 'heun'"
+            "config.sampling.sampler.name is 'adaptive', whose number of steps is not known before "
+            "it runs; take one of config.sampling.num_steps, such as 'heun'"
         )
     # Post-hoc averages are as large as the parameters.
     weights = "params" if sampling.weights.startswith(POSTHOC) else sampling.weights

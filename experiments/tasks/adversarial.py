@@ -427,7 +427,7 @@ class GAN:
         return jax.random.normal(key, (count, self.generator.latent_size))
 
     def _generate(self, player, key, labels, count):
-        """Images in training, and what the generator keeps after them."""
+        """Return images in training, and what the generator keeps after them."""
         latent_key, noise_key = jax.random.split(key)
         images, kept = self.generator.apply(
             player.variables,
@@ -453,7 +453,7 @@ class GAN:
         return state.step.astype(jnp.float32) * self.batch_size * self.updates.discriminator
 
     def _judge(self, variables, images, labels):
-        """Logits in training, and what the discriminator keeps after them."""
+        """Return logits in training, and what the discriminator keeps after them."""
         kept = [each for each in variables if each != "params"]
         logits, kept = self.discriminator.apply(variables, images, labels, train=True, mutable=kept)
         return logits, dict(kept)
@@ -470,7 +470,7 @@ class GAN:
         weights: str = "params",
         trajectory: bool = False,
     ) -> Float[Array, " batch *shape"] | Float[Array, " frames batch *shape"]:
-        """Samples, one per label; sample `indices[i]` depends on its index, not its batch.
+        """Return samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
         Args:
             weights: "params", those of the last step, or the name of one of the averages.

@@ -60,12 +60,12 @@ class State:
 
 @dataclass(frozen=True)
 class Adversary:
-    """A discriminator and what it means to the autoencoder.
+    """A discriminator, and how it takes part in the training of the autoencoder.
 
     Attributes:
         weight: of the generator's loss; times `autoencoding.adaptive_weight` where `adaptive`.
-        start_step: until which neither learns of the other. The discriminator stays as it was made,
-            its optimizer too.
+        start_step: before this step, neither learns from the other. The discriminator and its
+            optimizer stay as they were made.
         r1: the penalty of the mean logit of real images.
         feature_matching: weight of `adversarial.feature_matching` in the generator's loss, for a
             discriminator that returns features. It is 2 for HiFi-GAN.
@@ -460,7 +460,7 @@ class Autoencoder:
         return instruments.alarms(metrics) + [
             sentence
             for sentence in adversarial.alarms(metrics)
-            if not sentence.startswith("Not finite")  # said by the other
+            if not sentence.startswith("Not finite")  # `instruments.alarms` says so already
         ]
 
 

@@ -95,8 +95,8 @@ class BidirectionalGAN(GAN):
                 self.discriminator.init(keys[2], x, z, labels), self.optimizers[1]
             ),
             averages={name: jax.tree.map(jnp.copy, player.variables) for name, _ in self.averages},
-            anchors=adversarial.Anchors(jnp.zeros(()), jnp.zeros(())),  # of LeCam, without use
-            path_mean=jnp.zeros(()),  # of path lengths, without use
+            anchors=adversarial.Anchors(jnp.zeros(()), jnp.zeros(())),  # of LeCam, unused
+            path_mean=jnp.zeros(()),  # of path lengths, unused
         )
 
     def _update_discriminator(self, state, images, labels, key):

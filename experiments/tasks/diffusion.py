@@ -273,7 +273,7 @@ class Diffusion:
         return self.network.init(key, x, time, condition, **self._told(time))["params"]
 
     def _told(self, t: Array) -> dict[str, Array]:
-        """Return what the network is told beside the condition, like t in shape."""
+        """Return the network's inputs beside time and condition, with the shape of t."""
         return {}
 
     def update(
@@ -402,12 +402,11 @@ class Diffusion:
         """Return the task whose labels stand for these prompts.
 
         Raises:
-            ValueError: the network is not told prompts.
+            ValueError: the network takes no prompts.
         """
         if not hasattr(self.condition, "prompts"):
             raise ValueError(
-                "this network is not told prompts: its condition is "
-                f"{type(self.condition).__name__}"
+                f"this network takes no prompts: its condition is {type(self.condition).__name__}"
             )
         return replace(self, condition=replace(self.condition, prompts=tuple(prompts)))
 

@@ -28,8 +28,8 @@ from genjax.nn import forward_mode
 class Distillation(Diffusion):
     """A diffusion task whose network learns to jump, by one of the methods of `tasks.methods`.
 
-    Samples follow the flow map, by a sampler of `genjax.distillation.flow_maps`. Guidance is what
-    the student has learned: sampling takes a scale only where the network is told one.
+    Samples follow the flow map, by a sampler of `genjax.distillation.flow_maps`. The student has
+    learned its guidance: sampling takes a scale only if the network takes one.
 
     Attributes:
         method: what the student minimizes.
@@ -51,7 +51,7 @@ class Distillation(Diffusion):
 
         Raises:
             ValueError: as of `Diffusion`; a teacher or pairs are missing or not wanted, or do not
-                fit; the sampling's guidance scale is not 1 and the network is not told one.
+                fit; the sampling's guidance scale is not 1 and the network does not take one.
         """
         method, fields = kinds.METHOD.bind(config.method, "method"), super().fields(config)
         teacher = _teacher(config, method, fields)
@@ -99,12 +99,12 @@ class Distillation(Diffusion):
         return (others | {"teacher": params},)
 
     def _told(self, t: Array) -> dict[str, Array]:
-        """Return what the network is told beside the condition, where its shapes alone count."""
+        """Return the network's inputs beside time and condition, where only shapes matter."""
         told = dict(end_time=self.method.takes_end_time, guidance=self.method.takes_guidance)
         return {name: t for name, takes in told.items() if takes}
 
     def sampling_inputs(self, sampling: Any) -> tuple:
-        """Return the inputs of sampling, which the teacher is not among: it need not be loaded."""
+        """Return the inputs of sampling. The teacher is not among them, so it is not loaded."""
         times = time_grid(self.process, sampling)
         return jnp.float32(sampling.guidance_scale), times, *super().frozen()
 
@@ -173,7 +173,7 @@ class Distillation(Diffusion):
         return lambda x_t, t, s: jump(x_t, t, s, condition)
 
 
-PREVIOUS = "previous_stage"  # the name, among the averages, of what the student was
+PREVIOUS = "previous_stage"  # the average that holds the student as it was
 
 
 def stage(step: Int[Array, ""] | int, num_steps: int, count: int) -> Int[Array, ""] | int:
@@ -195,7 +195,7 @@ class PreviousStage:
 
 
 def _with_stages(optimization: Optimization, config: Any, method: Method) -> Optimization:
-    """Return the optimization with what the student was in the state, beside the averages."""
+    """Return the optimization whose averages also hold the student of the previous stage."""
     if not 1 <= method.stages <= config.num_steps:
         raise ValueError(
             f"config.method.stages is {method.stages}; take 1 to config.num_steps="
@@ -206,9 +206,9 @@ def _with_stages(optimization: Optimization, config: Any, method: Method) -> Opt
 
 
 def _objective(own: Objective, theirs: Objective) -> Objective:
-    """Return a student's objective on its own process, its network used as the teacher's is.
+    """Return a student's objective on its own process, with its network used as the teacher's is.
 
-    A network of another process is fed what that process feeds at the same noise level, and its
+    The network gets the inputs that the teacher's process has at the same noise level, and its
     output has the same meaning. So the student starts as its teacher exactly.
     """
     if own.process == theirs.process:
@@ -269,7 +269,7 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
     teacher.check(fields["objective"].process, fields["space"], config.data.name)
     if getattr(teacher.run.network, "takes_guidance", False) and not method.needs_pairs:
         raise ValueError(
-            f"the teacher {folder} is told a guidance scale, which {name} does not tell it; take "
+            f"the teacher {folder} takes a guidance scale, which {name} does not give it; take "
             "the run that it learned from"
         )
     return teacher

@@ -49,7 +49,7 @@ class Generator(Student):
     features: Callable
 
     def samples(self, key: Key[Array, ""], labels: Array, scales: Array, like: Array) -> Array:
-        """Return one sample for each label, guided by the scale that the network is told."""
+        """Return one sample for each label; the network takes the guidance scales as an input."""
         t = jnp.full(len(labels), self.process.domain[1])
         keys = jax.random.split(key, len(labels))
         noise = self.process.prior(keys, like.shape[1:])

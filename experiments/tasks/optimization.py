@@ -151,7 +151,11 @@ class Optimization:
 
     @classmethod
     def from_config(cls, config: Any) -> "Optimization":
-        """Raises ValueError on names that do not exist and a `params_dtype` that is no choice."""
+        """Return the optimization of a config.
+
+        Raises:
+            ValueError: a name does not exist, or `params_dtype` is not one of the choices.
+        """
         dtype = config.get("params_dtype")
         if dtype not in (None, "bfloat16"):
             raise ValueError(
@@ -183,7 +187,7 @@ class Optimization:
     ) -> tuple[State, PyTree, dict[str, Float[Array, ""]]]:
         """Return the state after a step down a loss, what the loss measured, and metrics.
 
-        What a task's own state holds beside the fields of `State` stays as it is.
+        Fields that a task's own state adds to those of `State` stay as they are.
 
         Args:
             loss: `loss(params, *args) -> (loss, measured)`.
@@ -198,8 +202,9 @@ class Optimization:
         params = optax.apply_updates(state.params, updates)
         evaluated = evaluation_params(optimizer_state, params)
         averages = update_averages(self.averages, state.averages, evaluated, state.step)
-        # XLA makes one pass of the update, the averages and the norms of what goes in and out (but
-        # not of `updates`, which lie between), if the last of these norms reads the averages.
+        # XLA computes the update, the averages and the norms of its inputs and outputs in one pass
+        # over memory, if the last of these norms reads the averages. Norms of `updates`, which are
+        # neither, would not be part of that pass, so take new minus old parameters.
         changes = jax.tree.map(
             lambda new, old, *averages: new - old + 0 * sum(averages),
             params,

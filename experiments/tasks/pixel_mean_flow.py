@@ -1,4 +1,4 @@
-"""Pixel mean flow: a network that answers with clean pixels, and a perceptual term.
+"""Pixel mean flow: a network that predicts clean pixels, and a perceptual term.
 
 Lu et al. 2026, pMF. The method is improved mean flow of the average velocity (x_t − x̂)/t.
 """
@@ -34,7 +34,7 @@ class PixelStudent(Student):
 
 @dataclass(frozen=True, kw_only=True)
 class PixelMeanFlow(GuidedMeanFlow):
-    """`GuidedMeanFlow` of a network that answers with images, plus `perceptual_loss`.
+    """`GuidedMeanFlow` of a network that predicts images, plus `perceptual_loss`.
 
     LPIPS compares random crops, and has the adaptive weight of mean flows. The paper's second
     perceptual term, of ConvNeXt's features, is left out.
@@ -89,7 +89,7 @@ class PixelDistillation(Distillation):
         if fields["objective"].target.func is not targets.clean:
             raise ValueError(
                 f"config.target is {config.target.name}, but the network of pixel mean flow "
-                "answers with data: set it to clean"
+                "predicts data: set it to clean"
             )
         smallest = min(fields["space"].shape[:2])
         if fields["method"].perceptual and smallest < 16:

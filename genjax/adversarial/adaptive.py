@@ -9,7 +9,7 @@ overfitting: r_t, the mean sign of its logits of real images, should stay at 0.6
     image = apply(image, change)
     p = adjusted(p, jnp.sign(logits_of_real).mean(), images=batch_size)
 
-`ADA` is the whole of it for a training step, and `Adaptation` is its state.
+`ADA` does all of this in a training step, and `Adaptation` is its state.
 
 Geometric changes are one matrix, colour changes another; each acts once.
 """

@@ -32,7 +32,7 @@ def gradient_penalty(
     """Return ‖∇D(x)‖² of each image, to be weighted by γ/2.
 
     It is R1 at real images and R2 at generated images (Mescheder et al. 2018, equations 9 and 10).
-    Of a tree, such as a pair (x, z), it is the sum over the arrays.
+    For a tree, such as a pair (x, z), it is the sum over the arrays.
     """
     gradients = jax.grad(lambda x: critic(x).sum())(images)
     return sum(map(_square_norm, jax.tree.leaves(gradients)))

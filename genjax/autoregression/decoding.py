@@ -6,7 +6,8 @@ position. Its cache holds what the model remembers of earlier tokens: keys and v
 a recurrent network, or the picture so far. A cache keeps its shapes, so each token costs the same.
 
 The beginning is read in one pass: `prefill` maps a condition, and possibly given tokens, to the
-logits of the first new token and the cache. In one program with it the cache never moves:
+logits of the first new token and the cache. If `prefill` and `decode` are one program, the cache
+never moves:
 
     @jax.jit
     def generate(params, key, labels, temperature):
@@ -16,7 +17,8 @@ logits of the first new token and the cache. In one program with it the cache ne
         law = functools.partial(sample, temperature=temperature)
         return decode(keys, step, logits, cache, length, law)
 
-A program for each step is given the cache to write in: `jax.jit(step, donate_argnums=0)`.
+If each step is a program of its own, donate the cache: `jax.jit(step, donate_argnums=0)`. Then the
+program writes in place.
 """
 
 from collections.abc import Callable
@@ -45,8 +47,8 @@ def decode(
     """Sample `length` tokens, each given all before it, by one `lax.scan`.
 
     Args:
-        keys: one per example, which are folded with positions: a sample does not depend on its
-            batch, nor a token on how many follow.
+        keys: one per example, folded with positions. So a sample does not depend on its batch, and
+            a token does not depend on how many follow.
         step: reads a token and returns the logits of the next one. It runs `length` − 1 times.
         logits: of the first token.
         cache: after everything before the first token.

@@ -89,8 +89,8 @@ def mar_sample(
         states: from tokens and their mask to a state, or several, of every place: leaves `[batch
             length …]`.
         draw: from keys and the states of a few places `[batch places …]` to their tokens `[batch
-            places channels]`. It is also told the share of tokens that are drawn after the step,
-            for a guidance scale that grows with it.
+            places channels]`. It also takes the share of tokens that are drawn after the step, for
+            a guidance scale that grows with this share.
         channels: of a token.
         counts: `masked.masked_counts`. They are not traced, because the largest step sets how many
             places `draw` has.

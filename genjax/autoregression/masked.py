@@ -60,7 +60,8 @@ def masked_counts(
     """Return how many tokens stay masked after each step, for 0, 1, …, `length` masked at first.
 
     After step k of N, ⌊masked·schedule(k/N)⌋ tokens stay masked. Each step reveals at least one as
-    long as any is masked, each of the following steps has one left, and the last step reveals all.
+    long as any is masked. At least one is left for each following step, and the last step reveals
+    all.
 
     Raises:
         ValueError: there are no steps, or more than tokens.

@@ -2,7 +2,7 @@
 
 A network over pixels has two functions. `prefill(labels)` returns its outputs for the first
 sub-pixel and a cache. `step(cache, levels, position)` reads one sub-pixel, and returns the outputs
-for the next. A `PixelLikelihood` makes a law of the next level of outputs.
+for the next. A `PixelLikelihood` turns these outputs into a law of the next level.
 """
 
 from collections.abc import Callable

@@ -36,8 +36,7 @@ def compress(
 ) -> Compressed:
     """Encode and decode a sound.
 
-    A delay of the codec is taken back by FFmpeg, which knows it. Sound is resampled to 48 kHz for
-    Opus, and back.
+    FFmpeg knows the codec's delay and removes it. Sound is resampled to 48 kHz for Opus, and back.
 
     Args:
         sample_rate: in Hz; for MP3 one of its rates.

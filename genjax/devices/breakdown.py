@@ -151,7 +151,10 @@ def _category(program: Program, operation: Operation) -> str:
 
 
 def _moved(program: Program, computation: Computation, operation: Operation) -> int:
-    """Bytes of main memory that one run reads and writes; of arrays sliced or updated, the part."""
+    """Return the bytes of main memory that one run reads and writes.
+
+    An array that is sliced or updated counts in part only.
+    """
     if operation.opcode.endswith(
         "-start"
     ):  # its results are what it reads, what it writes, and counters
@@ -174,14 +177,14 @@ def _moved(program: Program, computation: Computation, operation: Operation) -> 
 
 
 def _part(array: Array, elements: int | float) -> int:
-    """Bytes of so many elements of an array, or of all it has; 0 outside of main memory."""
+    """Return the bytes of so many elements of an array, at most of all; 0 outside main memory."""
     if not array.in_main_memory or not array.size:
         return 0
     return int(array.padded_bytes * min(1, elements / array.size))
 
 
 def _elements_read_by(program: Program, operation: Operation, place: int) -> int | float:
-    """How many elements of the operand at `place` an operation reads; ∞ for all."""
+    """Return how many elements of the operand at `place` an operation reads; ∞ for all."""
     if operation.opcode in _SLICES and place == 0:
         return operation.results[0].size
     if operation.opcode == "dynamic-update-slice" and place == 0:
@@ -194,7 +197,7 @@ def _elements_read_by(program: Program, operation: Operation, place: int) -> int
 
 
 def _elements_read(program: Program, body: Computation, array: Operation) -> int | float:
-    """How many elements of an array the operations of a fusion read; ∞ for all."""
+    """Return how many elements of an array the operations of a fusion read; ∞ for all."""
     if array.is_root:
         return math.inf
     return sum(
@@ -210,7 +213,7 @@ def _elements_read(program: Program, body: Computation, array: Operation) -> int
 def _elements_written(
     program: Program, computation: Computation, operation: Operation, place: int = 0
 ) -> int | float:
-    """How many elements of the result at `place` an operation writes; ∞ for all."""
+    """Return how many elements of the result at `place` an operation writes; ∞ for all."""
     if operation.opcode == "dynamic-update-slice":
         return computation[operation.operands[1]].results[0].size
     if operation.opcode == "bitcast":
@@ -225,7 +228,7 @@ def _elements_written(
 
 
 def _products(program: Program, computation: Computation, operation: Operation) -> int:
-    """Operations of the products in one run, two to a multiply-add."""
+    """Return the number of operations of the products in one run, two to a multiply-add."""
     if operation.opcode == "fusion":
         body = program.computations[operation.called[0]]
         return sum(_products(program, body, inner) for inner in body.values())
@@ -242,9 +245,9 @@ def _products(program: Program, computation: Computation, operation: Operation) 
 def _convolution(
     inputs: tuple[int, ...], kernel: tuple[int, ...], outputs: tuple[int, ...], attributes: str
 ) -> int:
-    """Operations of a convolution, without products with padding and with zeros between inputs.
+    """Return a convolution's operations, without products with padding or zeros between inputs.
 
-    On TPUs products of matrices are convolutions, and those of batches of matrices have such zeros.
+    On TPUs products of matrices are convolutions. Products of batches of matrices have such zeros.
     """
     of_inputs, of_kernel, of_outputs = re.search(
         r"dim_labels=(\w+)_(\w+)->(\w+)", attributes

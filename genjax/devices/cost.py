@@ -161,7 +161,10 @@ _NOT_FUSED = (
 
 
 def _elementwise(equation: Any) -> bool:
-    """One result, of one element each of operands of its shape or of scalars."""
+    """Return whether each element of the one result comes from one element of each operand.
+
+    Operands have the shape of the result, or are scalars.
+    """
     if (
         equation.primitive.name in _NOT_FUSED
         or len(equation.outvars) > 1
@@ -172,7 +175,7 @@ def _elementwise(equation: Any) -> bool:
 
 
 def _absorbs(equation: Any) -> bool:
-    """Whether an elementwise operand is computed within it."""
+    """Return whether an elementwise operand is computed within this operation."""
     return equation is not None and (
         _elementwise(equation) or equation.primitive.name.startswith("reduce_")
     )
@@ -190,7 +193,7 @@ def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
         )
         if fused or equation.primitive.name in _VIEWS:
             never_made.add(result)
-            until = last.get(result, i)  # as long lives what it is made of
+            until = last.get(result, i)  # its operands live until its last use
         for var in equation.invars:
             last[id(var)] = max(last.get(id(var), 0), until)
             uses.setdefault(id(var), []).append(equation)
@@ -203,7 +206,7 @@ def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
         inside = max((_working(inner, size) for inner in inner_jaxprs(params)), default=0)
         if (
             equation.primitive.name == "scan"
-        ):  # beside its body a slice of what it goes through, and what it stacks
+        ):  # beside its body, a slice of the arrays it scans, and the results it stacks
             through = equation.invars[params["num_consts"] + params["num_carry"] :]
             inside += sum(made.values()) + sum(map(size, through)) // max(params["length"], 1)
         peak = max(peak, sum(live.values()) + max(sum(made.values()), inside))
@@ -212,7 +215,7 @@ def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
 
 
 def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
-    """The programs within an operation: of a loop, a branch, a call."""
+    """Yield the programs within an operation: of a loop, a branch, a call."""
     for value in params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(part, "eqns") or hasattr(getattr(part, "jaxpr", None), "eqns"):

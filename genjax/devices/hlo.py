@@ -123,9 +123,9 @@ class Program(NamedTuple):
     def source_of(self, computation: Computation, operation: Operation) -> tuple[str, str]:
         """Return the line of Python that an operation comes from, and JAX's name of it.
 
-        The line is outside of installed libraries, where there is one. Copies that XLA adds have
-        none. They get that of the next operation that needs them, or else of the one that made what
-        they copy, or else nothing.
+        The line is outside of installed libraries, if there is such a line. Copies that XLA adds
+        have neither line nor name. A copy gets those of the next operation that needs it, or else
+        of the operation whose result it copies, or else none.
         """
         readers = lambda each: [
             other for other in computation.values() if each.name in other.operands

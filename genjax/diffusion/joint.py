@@ -2,8 +2,8 @@
 
 Each modality has its own process and its own time (Bao et al. 2023, "One transformer fits all
 distributions in multi-modal diffusion at scale", UniDiffuser). So one network knows the joint law,
-the conditional laws, in which the given modality waits at the clean end, and the marginal laws, in
-which the other modality is pure noise.
+the conditional laws and the marginal laws. In a conditional law the given modality waits at the
+clean end. In a marginal law the other modality is pure noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,18 +83,19 @@ def joint_loss(
 ) -> JointLoss:
     """Compute `simple_loss` of modalities that draw their times independently.
 
-    In some examples one modality, each as likely as another, has a fixed time: that of clean data,
-    which trains the others given this one, or that of noise, which trains the others without it.
-    In some examples the first rows of all modalities are clean, which trains to continue a clip.
+    In some examples one modality has a fixed time. All modalities are equally likely. With the time
+    of clean data, the example trains the others given this modality. With the time of noise, it
+    trains the others without this modality. In some examples the first rows of all modalities are
+    clean, which trains to continue a clip.
 
     Args:
         apply: the network, called with trees of inputs and of times `[batch]`, or of times
             `[batch rows]` if there is a known part.
         x: the modalities by name; `process` and `times` have the same names.
-        clean_share: of the examples, those in which a modality is clean. It has no loss there.
-        noise_share: of the examples, those in which a modality is pure noise.
-        continued_share: of the examples, those whose first rows are clean. These rows have no loss.
-        known_part: of the rows of each modality, those that are clean there (`known_rows`).
+        clean_share: share of examples in which a modality is clean. It has no loss there.
+        noise_share: share of examples in which a modality is pure noise.
+        continued_share: share of examples whose first rows are clean. These rows have no loss.
+        known_part: share of each modality's rows that are clean there (`known_rows`).
 
     Raises:
         ValueError: as of `known_rows`.
@@ -168,9 +169,9 @@ def windowed_grid(
 def given_modalities_grid(
     process: dict[str, Process], times: dict[str, Float[Array, " times"]], given: Sequence[str]
 ) -> dict[str, Float[Array, " times"]]:
-    """Return the grids of modalities, of which those that are given wait at the clean end.
+    """Return the grids of modalities; given modalities wait at the clean end.
 
-    Samplers keep them as they are, bit by bit.
+    Samplers keep given modalities as they are, bit by bit.
     """
     waiting = lambda name: jnp.full_like(times[name], process[name].clean_end)
     return {name: waiting(name) if name in given else times[name] for name in times}
@@ -197,8 +198,9 @@ def guide_jointly(
         conditioning, null: as for `guide`.
         guidance_scale: s, where 1 is plain conditional and 0 unconditional sampling: a number, or
             one for each modality by name.
-        modality_scale: w, likewise; 1 is plain, and 0 takes no account of the other modalities.
-            None leaves this part out, and the network is called on a smaller batch.
+        modality_scale: w, a number or one for each modality by name; 1 is plain, and 0 takes no
+            account of the other modalities. None leaves this part out, and the network is called on
+            a smaller batch.
         noise: what `prior` draws, like x_t, for the absent modalities; needed for this part alone.
 
     Raises:

@@ -3,7 +3,7 @@
 A *flow map* `X(x_t, t, s, *conditioning) -> x_s` follows the probability-flow ODE from time t to
 time s (`flow_maps`). Most methods are losses on it; the others match distributions.
 
-| file | teacher | told | derivative |
+| file | teacher | inputs | derivative |
 |---|---|---|---|
 | `straightening` | a flow, for pairs | t | none |
 | `halving` | a denoiser | t | none |

@@ -1,7 +1,7 @@
 """Consistency: two points of one trajectory lead to one end.
 
-The loss of this file is d(X(x_t, t, e), sg X⁻(x_r, r, e)), where r lies a step before t and e ≤ r
-is where both jumps end. What the literature varies:
+The loss of this file is d(X(x_t, t, e), sg X⁻(x_r, r, e)). Time r lies a step before t, and both
+jumps end at a time e ≤ r. Methods differ in e and x_r:
 
 | method | e | x_r | Source |
 |---|---|---|---|
@@ -12,7 +12,7 @@ is where both jumps end. What the literature varies:
 | LCM | clean end | a DDIM step of the guided teacher | Luo et al. 2023 |
 | CTM, TCD | any e ≤ r | a step of the teacher | Kim et al. 2024; Zheng et al. 2024 |
 
-No derivative is taken. A student that only ever jumps to the clean end need not be told e.
+No derivative is taken. A student that only ever jumps to the clean end does not need e.
 """
 
 from collections.abc import Callable

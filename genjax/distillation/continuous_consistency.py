@@ -1,6 +1,6 @@
 """Consistency models in continuous time (Lu & Song 2025, sCM), under TrigFlow.
 
-Teacher: none for training, or a velocity for distillation. The student is told t alone. The loss
+Teacher: none for training, or a velocity for distillation. The student takes t alone. The loss
 takes the derivative of the network along the trajectory, forward-mode (`jax.jvp`).
 
 The network's output is the velocity of TrigFlow, y = s·F with the data's deviation s. The
@@ -44,8 +44,8 @@ def tangent(
 ) -> tuple[Batch, Batch]:
     """Return the network's velocity y and the tangent g = cos(t)·df/dt along the trajectory.
 
-    g = −cos²(t)·(y − dx_t/dt) − w·cos(t)·sin(t)·(x_t + dy/dt), with a warm-up w from 0 to 1 of the
-    only unstable term (Lu & Song 2025, equation 6 and algorithm 1).
+    g = −cos²(t)·(y − dx_t/dt) − w·cos(t)·sin(t)·(x_t + dy/dt). The warm-up w goes from 0 to 1 and
+    scales the only unstable term (Lu & Song 2025, equation 6 and algorithm 1).
 
     Args:
         direction: dx_t/dt, of the data and noise or of a teacher.

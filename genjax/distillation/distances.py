@@ -1,4 +1,4 @@
-"""Distances between what a student says and what it should say, one number per example.
+"""Distances between a student's output and its target, one number per example.
 
 A distance is a function of the difference, `[batch …] -> [batch]`.
 """

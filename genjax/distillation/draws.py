@@ -1,4 +1,4 @@
-"""What the losses of this package draw: times, noise, and the noised data."""
+"""Draws that the losses of this package share: times, noise, and the noised data."""
 
 import jax
 from jaxtyping import Array, Float, Key

@@ -2,7 +2,7 @@
 
 Boffi, Albergo & Vanden-Eijnden 2024 (with a teacher) and 2025 (self-distillation). Teacher: a
 velocity v, or the student's own at s = t, when `diffusion.simple_loss` on the diagonal is added.
-The student is told t and s.
+The student takes t and s.
 
 | loss | equation | derivative |
 |---|---|---|

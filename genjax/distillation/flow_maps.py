@@ -27,7 +27,7 @@ FlowMap = Callable[..., Batch]
 
 
 def flow_map(apply: Callable, process: Process, target: Target) -> FlowMap:
-    """Make the flow map `(x_t, t, s, *conditioning) -> x_s` of a network that is also told s.
+    """Make the flow map `(x_t, t, s, *conditioning) -> x_s` of a network that also takes s.
 
     The map is DDIM's step from t to s, X = alpha(s)·x̂ + sigma(s)·ẑ, with the x̂ and ẑ of this
     network's output. So X(x, t, t) = x exactly, whatever the network says.
@@ -37,7 +37,8 @@ def flow_map(apply: Callable, process: Process, target: Target) -> FlowMap:
             arguments are those of `diffusion.predict`. Its third is the network time of s, where s
             before the process' domain counts as the start of the domain.
         target: what the network's output stands for. With the velocity of rectified flow it is the
-            average velocity, with the v of `TrigFlow` the F of sCM, up to the data's deviation.
+            average velocity. With the v of `TrigFlow` it is the F of sCM, up to the data's
+            deviation.
     """
 
     def jump(x_t: Batch, t: Times, s: Times, *conditioning) -> Batch:
@@ -63,7 +64,7 @@ def step(process: Process, target: Target, x_t: Batch, y: Batch, t: Times, s: Ti
 
 
 def ddim_map(denoiser: Callable[..., Prediction], process: Process) -> FlowMap:
-    """Make the flow map of a denoiser that is not told s: one step of DDIM.
+    """Make the flow map of a denoiser that does not take s: one step of DDIM.
 
     It is exact for s near t. At the clean end it is the prediction of the data.
     """

@@ -1,7 +1,7 @@
-"""Guidance in one call: a student that is told the guidance scale (Meng et al. 2023, stage one).
+"""Guidance in one call: a student that takes the guidance scale (Meng et al. 2023, stage one).
 
 Teacher: a network with classifier-free guidance, two calls. The student is an ordinary network,
-told t and the scale. No derivative is taken.
+which takes t and the scale. No derivative is taken.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Progressive distillation: one step of the student does two steps of the teacher.
 
-Salimans & Ho 2022, algorithm 2. Teacher: a denoiser, sampled by DDIM; with a guided teacher the
-student is also told the guidance scale (Meng et al. 2023, algorithm 2). The student is an ordinary
-network, told t alone, and becomes the next teacher. No derivative is taken.
+Salimans & Ho 2022, algorithm 2. Teacher: a denoiser, sampled by DDIM. The student is an ordinary
+network, which takes t alone, and becomes the next teacher. With a guided teacher the student also
+takes the guidance scale (Meng et al. 2023, algorithm 2). No derivative is taken.
 """
 
 from collections.abc import Callable

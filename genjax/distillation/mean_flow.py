@@ -1,6 +1,6 @@
 """Mean flows: a network learns the average velocity between two times from flows alone.
 
-Teacher: none. The student is told t and s. The loss takes the derivative of the network along the
+Teacher: none. The student takes t and s. The loss takes the derivative of the network along the
 trajectory, forward-mode (`jax.jvp`). Rectified flow, x_t = (1 − t)·x + t·z.
 
 The average velocity u(x_t, t, s) = (x_t − x_s)/(t − s) satisfies
@@ -106,8 +106,8 @@ def improved_mean_flow_loss(
     """Compute d(u + (t − s)·sg(du/dt) − v), a regression on v (Geng et al. 2025, iMF).
 
     The derivative goes along the network's own velocity, which depends on x_t alone, not along
-    z − x as in `mean_flow_loss`. So what is regressed on v is a function of x_t, and the variance
-    of the loss is that of flow matching.
+    z − x as in `mean_flow_loss`. So the prediction of v is a function of x_t, and the variance of
+    the loss is that of flow matching.
 
     Args:
         head: `(x, t, *conditioning) -> v`, an output of the network for the velocity, which has the

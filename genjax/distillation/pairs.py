@@ -89,8 +89,8 @@ def easy(
 ) -> tuple[Times, Times]:
     """Draw t by a law, and s = t·(1 − n(t)/q^(stage + 1)), n(t) = 1 + k·sigmoid(−b·t).
 
-    Tuning starts at stage 0, where most s are 0 and the loss is that of diffusion, and narrows the
-    steps by the factor q at every stage (Geng et al. 2025, ECT, equation 14).
+    Tuning starts at stage 0, where most s are 0 and the loss is that of diffusion. Each stage
+    narrows the steps by the factor q (Geng et al. 2025, ECT, equation 14).
     """
     t = law(process, independent(key, (count,)))
     return t, easy_end(t, stage, q, k, b)

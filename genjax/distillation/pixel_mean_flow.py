@@ -1,10 +1,10 @@
-"""Pixel mean flow: one step from noise to pixels by a network that answers with data.
+"""Pixel mean flow: one step from noise to pixels by a network that predicts data.
 
-Lu et al. 2026. Teacher: none. The student is told t and s. The loss takes the derivative of the
+Lu et al. 2026. Teacher: none. The student takes t and s. The loss takes the derivative of the
 network along the trajectory, forward-mode. Rectified flow.
 
 The loss is `mean_flow.guided_mean_flow_loss` of `average_velocity(network)`, plus
-`perceptual_loss` of what the average velocity says of the data.
+`perceptual_loss` of the data that the average velocity implies.
 """
 
 import math
@@ -21,7 +21,7 @@ Times = Float[Array, " batch"]
 
 
 def average_velocity(clean: Callable, smallest: float = 0.05) -> Callable:
-    """Make u of a network that answers with data: u = (x_t − x̂)/max(t, smallest).
+    """Make u of a network that predicts data: u = (x_t − x̂)/max(t, smallest).
 
     Data lie near a manifold of few dimensions, so x̂ is easier to learn for large patches than u.
     The bound keeps u finite at t = 0 (Li & He 2025, JiT).

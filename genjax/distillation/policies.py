@@ -1,7 +1,7 @@
 """Policies: one call of a network predicts the data along a segment, which the ODE then walks.
 
 Chen et al. 2025 ("pi-Flow: policy-based few-step generation via imitation distillation"). Rectified
-flow. The network is told t alone.
+flow. The network takes t alone.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Score-regularized continuous consistency: sCM's jumps with DMD's match of distributions.
 
-Zheng et al. 2025 (rCM). Teacher: a velocity and denoiser, guided. The student is told t alone; the
-loss takes its derivative along the trajectory, forward-mode. The consistency loss keeps the
-teacher's modes, the distribution loss its sharpness.
+Zheng et al. 2025 (rCM). Teacher: a velocity and denoiser, guided. The student takes t alone. The
+loss takes the student's derivative along the trajectory, forward-mode. The consistency loss keeps
+the teacher's modes, and the distribution loss keeps its sharpness.
 
 The loss is 100 times `continuous_consistency.continuous_consistency_loss` with the `tangent` of
 this module, plus 2 times `distribution_matching.distribution_matching_loss` of the student's own

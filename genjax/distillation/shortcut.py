@@ -1,6 +1,6 @@
 """Shortcut models: one jump equals two jumps of half the size (Frans et al. 2025).
 
-Teacher: none. The student is told t and s. No derivative is taken. Rectified flow.
+Teacher: none. The student takes t and s. No derivative is taken. Rectified flow.
 """
 
 from collections.abc import Callable
@@ -53,9 +53,9 @@ def shortcut_loss(
 ) -> tuple[Times, Times]:
     """Compute flow matching on most examples, and self-consistency on the others.
 
-    The target of a jump from t to s is the mean of the two velocities of its halves,
-    (u(x_t, t, m) + u(x_m, m, s))/2 with x_m = x_t + (m − t)·u(x_t, t, m) (Frans et al. 2025,
-    equation 5).
+    The target of a jump from t to s is the mean velocity of its two halves,
+    (u(x_t, t, m) + u(x_m, m, s))/2. The first half ends at x_m = x_t + (m − t)·u(x_t, t, m)
+    (Frans et al. 2025, equation 5).
 
     Args:
         apply: `(x, t, s, *conditioning) -> u`, the network with its parameters bound.
@@ -81,12 +81,12 @@ def shortcut_loss(
 def guide_finest(apply: Callable, null: PyTree, scale: float) -> Callable[..., Batch]:
     """Return a `target_apply` with guidance where s = t, so that longer jumps learn it.
 
-    The finest velocities are the only ones that are guided, because longer jumps repeat what they
-    have learned from these (Frans et al. 2025, section 4 and the paper's code). Both calls of the
-    network are one batch.
+    Only the finest velocities are guided, because longer jumps repeat what they have learned from
+    these (Frans et al. 2025, section 4 and the paper's code). Both calls of the network are one
+    batch.
 
     Args:
-        null: a condition of which each example can be told in place of its own.
+        null: the condition that stands for none; broadcasts to the examples' conditions.
         scale: of `u(∅) + scale·(u(c) − u(∅))`.
     """
 
@@ -101,7 +101,7 @@ def guide_finest(apply: Callable, null: PyTree, scale: float) -> Callable[..., B
 
 
 def _goal(apply, x_t, t, s, finest, largest, *conditioning):
-    """Return the mean velocity of two half jumps; halves of the finest length are told s = t."""
+    """Return the mean velocity of two half jumps; halves of the finest length take s = t."""
     middle = (t + s) / 2
     told = lambda a, b: jnp.where(a - b <= 1.5 / finest, a, b)
     first = apply(x_t, t, told(t, middle), *conditioning)

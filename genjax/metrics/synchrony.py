@@ -1,7 +1,7 @@
 """How well events that are seen and events that are heard belong together.
 
 Times are in seconds. Events of a clip are an array of times, and events of many clips a sequence of
-such arrays. `detect_onsets` hears events in a waveform; whoever measures says what is seen.
+such arrays. `detect_onsets` hears events in a waveform. The caller gives the events that are seen.
 """
 
 from collections.abc import Sequence
@@ -157,8 +157,8 @@ def onset_pitch(
 
     Args:
         time: of the onset, in seconds from the first sample.
-        seconds: of sound that are looked at. More are more exact for one tone alone, and less so
-            where another tone follows.
+        seconds: of sound to measure. More seconds are more exact for one tone alone, and less exact
+            if another tone follows.
         low, high: the range of pitches, in Hz.
     """
     size = round(seconds * sample_rate)

@@ -1,4 +1,4 @@
-"""What networks share."""
+"""Layers and other parts that networks share."""
 
 from genjax.nn.attention.context_parallel import all_to_all_attention as all_to_all_attention
 from genjax.nn.attention.context_parallel import attention_over_mesh as attention_over_mesh

@@ -44,11 +44,12 @@ def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
 class Dense(nn.Dense):
     """`flax.linen.Dense`, whose output rematerialisation may keep as "product".
 
-    On XLA's CPU back end it is one matrix product over all tokens: the backward pass of a product
-    with a three-dimensional operand transposes its operands there and takes 2.5 times as long. On
-    TPUs the dimensions stay apart, since XLA does not fuse a vector per example with a product over
-    all tokens, and then a norm, a modulation or a gate is a pass over memory. Tokens split over
-    devices stay as they are: together with split examples they are no part of one dimension.
+    On XLA's CPU back end it is one matrix product over all tokens. There the backward pass of a
+    product with a three-dimensional operand transposes its operands, and takes 2.5 times as long.
+    On TPUs the dimensions stay apart. XLA does not fuse a vector per example with a product over
+    all tokens. A norm, a modulation or a gate would then be one more pass over memory. Tokens that
+    are split over devices stay apart too, because split examples and split tokens together are not
+    the parts of one dimension.
     """
 
     promote_dtype: Callable = _promote
@@ -69,9 +70,8 @@ def _of_rows(product: Callable[[Array], Array], x: Array) -> Array:
 class QueryKeyValue(Dense):
     """Queries, keys and values of tokens from one matrix, whose three parts are multiplied apart.
 
-    Columns are in the order of `heads_of`: (head, which of the three, feature of the head). To
-    bring the matrix into another order takes less than to bring the products into it, which have
-    more rows.
+    Columns are in the order of `heads_of`: (head, which of the three, feature of the head). It
+    takes less time to reorder the matrix than to reorder the products, which have more rows.
     """
 
     num_heads: int = 1
@@ -103,7 +103,7 @@ class QueryKeyValue(Dense):
 def _affine(
     dtype: DTypeLike, part: Callable[[Array], Array], kernel: Array, *arrays: Array
 ) -> Array:
-    """Return x·kernel + bias, or x·kernel if `arrays` are x alone, of a part of the weights.
+    """Return x·kernel + bias for a part of the weights, or x·kernel if `arrays` are x alone.
 
     Weights are rounded here. If they were rounded before they are parted, the TPU's compiler would
     transpose each gradient by queries, keys and values before its product with x.
@@ -116,9 +116,9 @@ def _affine(
 def heads_of(
     qkv: Float[Array, "batch length three_times_features"], num_heads: int
 ) -> Float[Array, "3 batch length heads head_features"]:
-    """Queries, keys and values from the output of one layer for all three.
+    """Return queries, keys and values from the output of one layer for all three.
 
-    Its features are (head, which of the three, feature of the head), so that some devices' part of
-    the layer is some heads.
+    The layer's features are (head, which of the three, feature of the head), so a device's part of
+    the layer consists of some of the heads.
     """
     return jnp.moveaxis(qkv.reshape(*qkv.shape[:2], num_heads, 3, -1), 3, 0)

@@ -10,7 +10,7 @@ from genjax.nn.positions import sincos_table
 def sinusoidal_embedding(
     x: Float[Array, " batch"], features: int, max_period: float = 10_000.0
 ) -> Float[Array, "batch features"]:
-    """[cos(x·w), sin(x·w)] with w_i = max_period^(−i/(features/2)), in float32.
+    """Return [cos(x·w), sin(x·w)] with w_i = max_period^(−i/(features/2)), in float32.
 
     Vaswani et al. 2017, section 3.5, in the order (cosines first) and spacing of DiT.
     """
@@ -21,9 +21,9 @@ def sinusoidal_embedding(
 
 
 def sincos_positions(height: int, width: int, features: int) -> Float[Array, "length features"]:
-    """The fixed position table of DiT and MAE, row by row, float32.
+    """Return the fixed position table of DiT and MAE, row by row, in float32.
 
-    That of `sincos_table` at 0, 1, 2, ….
+    It is `sincos_table` at 0, 1, 2, ….
 
     Raises:
         ValueError: `features` is not divisible by four.

@@ -24,7 +24,7 @@ def upfirdn(
     padding: tuple[int, int] = (0, 0),
     gain: float = 1.0,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Inserts `up` − 1 zeros after every pixel, pads, filters, and keeps every `down`-th pixel.
+    """Insert `up` − 1 zeros after every pixel, pad, filter, and keep every `down`-th pixel.
 
     Args:
         taps: one axis of a separable filter; normalised to sum 1.
@@ -46,10 +46,10 @@ def filter_axis(
     down: int,
     padding: tuple[int, int],
 ) -> Float[Array, "..."]:
-    """One axis of `upfirdn`, as a sum of shifted images. The weights are not normalised.
+    """Compute one axis of `upfirdn` as a sum of shifted images. The weights are not normalised.
 
-    XLA fuses it and its derivatives, where those of a depthwise convolution took a hundred times as
-    long on its CPU back end.
+    XLA fuses the sum and its derivatives. The derivatives of a depthwise convolution took a hundred
+    times as long on XLA's CPU back end.
     """
     before, after = padding
     ends = [(0, 0, 0)] * x.ndim
@@ -65,14 +65,14 @@ def filter_axis(
 def upsample(
     x: Float[Array, "batch height width channels"], taps: Sequence[int | float] = BINOMIAL
 ) -> Float[Array, "batch 2*height 2*width channels"]:
-    """Twice the side, same brightness."""
+    """Double the sides and keep the brightness."""
     return upfirdn(x, taps, up=2, padding=((len(taps) + 1) // 2, (len(taps) - 2) // 2), gain=4.0)
 
 
 def downsample(
     x: Float[Array, "batch height width channels"], taps: Sequence[int | float] = BINOMIAL
 ) -> Float[Array, "batch height//2 width//2 channels"]:
-    """Half the side, same brightness; even sides."""
+    """Halve the sides, which are even, and keep the brightness."""
     return upfirdn(x, taps, down=2, padding=((len(taps) - 1) // 2, (len(taps) - 2) // 2))
 
 
@@ -93,7 +93,7 @@ def convolve(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "side side channels out_channels"],
 ) -> Float[Array, "batch height width out_channels"]:
-    """The cross-correlation with a kernel of odd side, zeros around the image."""
+    """Return the cross-correlation with a kernel of odd side, with zeros around the image."""
     return _convolve(x, kernel, padding=kernel.shape[0] // 2)
 
 

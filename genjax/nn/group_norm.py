@@ -9,12 +9,12 @@ from jaxtyping import Array, Float
 
 
 class GroupNorm(nn.Module):
-    """Each group of features to mean 0 and variance 1 over an image, then scale and bias.
+    """Bring each group of features to mean 0 and variance 1 over an image; apply scale and bias.
 
     Wu & He 2018, "Group Normalization", equations 1 to 6, with the parameters of
-    `flax.linen.GroupNorm`. Sums are taken over places first, then over a group's features: sums
-    over both at once, in groups of few features, take XLA's CPU back end two to five times as long,
-    and add up worse.
+    `flax.linen.GroupNorm`. Sums run over places first, and then over a group's features. For groups
+    of few features, a sum over both at once takes XLA's CPU back end two to five times as long, and
+    has larger rounding errors.
 
     Attributes:
         groups: of features, equally many each.

@@ -21,8 +21,8 @@ def grouped_convolve(
 ) -> Float[Array, "batch height width out_channels"]:
     """Return `jax.lax.conv_general_dilated` with stride 1, an odd kernel and "SAME" padding.
 
-    On the CPU back end it is a sum over the kernel's places of one product batched over groups: the
-    derivatives of the convolution itself took 17 times as long there (64 maps of 8×8 with 128
+    On the CPU back end it is a sum over the kernel's places of one product batched over groups.
+    There the derivatives of the convolution itself took 17 times as long (64 maps of 8×8 with 128
     channels in 16 groups).
     """
     if not isinstance(padding, str):

@@ -1,4 +1,4 @@
-"""What a few-step network is told beside the time: where its jump ends, and a guidance scale."""
+"""Inputs of a few-step network beside the time: the end of its jump, and a guidance scale."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ GUIDANCE_SCALE = 1000.0  # of a guidance scale before its sinusoids
 
 
 class NumberEmbedding(nn.Module):
-    """Sinusoids of a number, through two layers of which the last starts at 0; float32.
+    """Two layers on the sinusoids of a number, the last of which starts at 0; float32.
 
-    A network that is told one more number therefore starts as the network without that number.
+    So a network that takes one more number starts as the network without that number.
 
     Attributes:
         scale: what the number is multiplied by before its sinusoids.
@@ -44,7 +44,7 @@ def jump_conditioning(
 ) -> Float[Array, "batch features"] | float:
     """Return what a network adds to its conditioning for `end_time` and `guidance`, 0 for neither.
 
-    Call it in the network's compact method. A jump is told by its length t − s, as mean flows do
+    Call it in the network's compact method. A jump is given by its length t − s, as in mean flows
     (Geng et al. 2025, table 1c).
 
     Args:

@@ -16,11 +16,12 @@ Maps = Float[Array, "batch rows columns features"]
 
 
 class MultiScaleQuantizer(nn.Module):
-    """A map of codes for latents at each of several sides, of what the coarser maps leave over.
+    """Maps of codes at several sides; each map quantizes the rest that the coarser maps leave over.
 
     Tian et al. 2024, "Visual autoregressive modeling", section 3.2, algorithms 1 and 2. At scale k
-    the rest is averaged to side k, each place takes its nearest code, and the codes are enlarged to
-    the last side and refined by a convolution. The sum of all these maps is the quantized map.
+    the rest is averaged to side k, and each place takes its nearest code. The codes are then
+    enlarged to the last side and refined by a convolution. The sum of all these maps is the
+    quantized map.
 
     Indices are `[batch tokens]`: those of scale 0 row by row, then of scale 1, and so on.
 

@@ -12,7 +12,9 @@ from genjax.nn.sharding import BATCH_AXES, constrain
 def patchify(
     images: Float[Array, "batch height width channels"], patch_size: int
 ) -> Float[Array, "batch tokens features"]:
-    """Non-overlapping square patches in row-major order; features ordered (row, column, channel).
+    """Return square patches that do not overlap, in row-major order.
+
+    The features of a patch are ordered (row, column, channel).
 
     Raises:
         ValueError: height or width is not divisible by `patch_size`.
@@ -29,7 +31,7 @@ def patchify(
 def unpatchify(
     tokens: Float[Array, "batch tokens features"], patch_size: int, height: int, width: int
 ) -> Float[Array, "batch height width channels"]:
-    """The inverse of `patchify` for an image of `height`×`width` pixels."""
+    """Invert `patchify` for an image of `height`×`width` pixels."""
     sizes = dict(h=height // patch_size, w=width // patch_size, p=patch_size, q=patch_size)
     return constrain(rearrange(tokens, "b (h w) (p q c) -> b (h p) (w q) c", **sizes), BATCH_AXES)
 

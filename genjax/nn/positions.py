@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Shaped
 def sincos_table(
     rows: Shaped[np.ndarray, " height"], columns: Shaped[np.ndarray, " width"], features: int
 ) -> Float[Array, "length features"]:
-    """For any coordinates of a grid's rows and columns; float32.
+    """Return positions for any coordinates of a grid's rows and columns, in float32.
 
     The first half of the features encodes the column and the second the row, each as [sines,
     cosines] of position·10000^(−i/(features/4)) (He et al. 2022, as released).
@@ -39,9 +39,9 @@ def interpolated_positions(
 ) -> Float[Array, "length features"]:
     """Return positions that span the same range whatever the grid's size.
 
-    Point i of n along either axis lies at i·base_size/(n·interpolation_scale), whatever n along the
-    other is (Xie et al. 2023, "DiffFit", for one change of resolution; Chen et al. 2024,
-    "PixArt-α", as released).
+    Point i of n along an axis lies at i·base_size/(n·interpolation_scale), whatever n is along the
+    other axis. Sources: Xie et al. 2023, "DiffFit", for one change of resolution; Chen et al. 2024,
+    "PixArt-α", as released.
 
     Args:
         base_size: points along a side of the grid on which the network was trained.

@@ -23,7 +23,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 @flax.struct.dataclass
 class Quantized:
-    """What a quantizer makes of latents.
+    """The output of a quantizer.
 
     Attributes:
         latents: the codes, `[... features]` in float32; their gradient goes to the input as if
@@ -53,7 +53,7 @@ def _unit(x: Array) -> Array:
 
 
 def _entropy(probabilities: Float[Array, "*batch outcomes"]) -> Float[Array, "*batch"]:
-    """In nats, with a finite gradient where a probability is 0."""
+    """Return the entropy in nats, with a finite gradient where a probability is 0."""
     return -jnp.sum(probabilities * jnp.log(jnp.maximum(probabilities, TINY)), axis=-1)
 
 
@@ -66,23 +66,24 @@ def _prepare(x: Array, features: int) -> Float[Array, "*batch features"]:
 class VectorQuantizer(nn.Module):
     """The nearest of `num_codes` learnt codes (van den Oord et al. 2017, "VQ-VAE").
 
-    The codebook is a parameter that "codebook" draws towards the latents; or, where `ema_decay` is
-    given, the variable "codes" of the collection "codebook", each the moving average of the latents
-    it was chosen for (appendix A.1), updated by calls with `train` where the collection is mutable.
-    Averages are over the batch as a whole, also where it is sharded over devices.
+    The codebook is a parameter, which the loss "codebook" draws towards the latents. With
+    `ema_decay` it is the variable "codes" of the collection "codebook" instead. Each code is then
+    the moving average of the latents that chose it (appendix A.1). Calls with `train` update the
+    codes if the collection is mutable. Averages are over the whole batch, even if the batch is
+    sharded over devices.
 
     The nearest code is the argmin of |c|² − 2·z·c. Its float32 rounding is some 1e-7·(|z|² + |c|²),
-    so a code may be taken that is farther by no more than this: of no consequence unless latents
-    are far from 0 compared to the distance of their codes. The memory is `num_codes` numbers per
-    latent.
+    so the chosen code may be farther than the nearest one by this much. This does not matter unless
+    latents are far from 0 compared to the distance of their codes. The memory is `num_codes`
+    numbers per latent.
 
     Losses, means over latents and features (of distances in the unit sphere with `normalize`):
 
     - "commitment": (z − sg(c))², draws latents to their codes.
     - "codebook": (sg(z) − c)², draws codes to their latents; absent with `ema_decay`.
-    - "entropy": E[H(p(c|z))] − H(E[p(c|z)]) in nats with p(c|z) ∝ exp(−|z − c|²/temperature), which
-      makes choices certain and the codebook's use even (Yu et al. 2024, "MAGVIT-2", section 3.1);
-      where a temperature is given.
+    - "entropy": E[H(p(c|z))] − H(E[p(c|z)]) in nats with p(c|z) ∝ exp(−|z − c|²/temperature), if a
+      temperature is given. It makes choices certain and the codebook's use even (Yu et al. 2024,
+      "MAGVIT-2", section 3.1).
 
     Attributes:
         normalize: latents and codes are of unit length (Yu et al. 2022, "ViT-VQGAN", section 3.2).
@@ -159,9 +160,9 @@ class VectorQuantizer(nn.Module):
 
         N ← γ·N + (1 − γ)·n and c ← m/N with m ← γ·m + (1 − γ)·Σz (appendix A.1), as a step of c.
 
-        m and N of a code that is no longer chosen tend to 0 together, and their ratio to 0/0; c
-        itself stays. Counts are in units of an equal share of the batch, so their mean is 1 and a
-        batch's size is of no consequence.
+        If a code is no longer chosen, its m and N tend to 0 together and their ratio tends to 0/0,
+        but c itself stays. Counts are in units of an equal share of the batch, so their mean is 1
+        and the batch size does not matter.
         """
         if self.ema_decay is None or not self.is_mutable_collection("codebook"):
             return
@@ -320,8 +321,8 @@ def _check_codes(num_codes: int) -> None:
 class FiniteScalarQuantizer(nn.Module):
     """Each feature bounded by a tanh and rounded to one of its levels (Mentzer et al. 2023, "FSQ").
 
-    Codes have components k/⌊L/2⌋: of an odd L, k is −(L − 1)/2 … (L − 1)/2; of an even L, −L/2 …
-    L/2 − 1, for which the tanh is shifted so that latents 0 have code 0 nevertheless. There are no
+    Codes have components k/⌊L/2⌋. For an odd L, k is −(L − 1)/2 … (L − 1)/2. For an even L, k is
+    −L/2 … L/2 − 1, and the tanh is shifted so that latents of 0 still have code 0. There are no
     parameters and no losses.
 
     Attributes:
@@ -348,7 +349,7 @@ class FiniteScalarQuantizer(nn.Module):
         return np.cumprod([1, *self.levels[:-1]])
 
     def lookup(self, indices: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
-        """The first feature's level changes fastest."""
+        """Return the codes of indices, in which the first feature's level changes fastest."""
         levels = indices[..., None] // self._basis % np.asarray(self.levels)
         return (levels - self._halves).astype(jnp.float32) / self._halves.astype(np.float32)
 
@@ -356,9 +357,9 @@ class FiniteScalarQuantizer(nn.Module):
         _check_codes(self.num_codes)
         x = _prepare(latents, self.features)
         levels = np.asarray(self.levels)
-        # As in the paper's program (appendix A.1): a thousandth less than the outermost levels; the
-        # shift is a tangent, where 0 stays exactly at 0 with the inverse of tanh, but that is not
-        # finite for two levels.
+        # As in the paper's program (appendix A.1), the reach is a thousandth less than the
+        # outermost levels, and the shift is a tangent. The inverse of tanh would keep 0 exactly at
+        # 0, but it is not finite for two levels.
         reach = (levels - 1) * (1 - 1e-3) / 2
         offset = np.where(levels % 2, 0.0, 0.5)
         shift = np.tan(offset / reach)
@@ -374,7 +375,7 @@ class FiniteScalarQuantizer(nn.Module):
 
 
 def _bits_of(indices: Int[Array, "*batch"], num_bits: int) -> Float[Array, "*batch bits"]:
-    """±1, the lowest bit first."""
+    """Return the bits of indices as ±1, the lowest bit first."""
     return ((indices[..., None] >> np.arange(num_bits)) % 2 * 2 - 1).astype(jnp.float32)
 
 
@@ -388,14 +389,14 @@ def _signs(
 
 
 def _entropy_of_bits(logits: Float[Array, "*batch bits"]) -> Float[Array, "*batch"]:
-    """Of independent bits: Σ H(σ(logit))."""
+    """Return the entropy of independent bits, Σ H(σ(logit))."""
     return jnp.sum(jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits), axis=-1)
 
 
 def _mean_law_of_words(logits: Float[Array, "latents bits"]) -> Float[Array, " codes"]:
-    """The mean over latents of the law of all words of independent bits, exactly.
+    """Return the mean over latents of the law of all words of independent bits, exactly.
 
-    A latent's law is the outer product of the law of its first half and that of its second, so the
+    A latent's law is the outer product of the laws of its first half and its second half. So the
     mean is one matrix product of tables of 2^(bits/2) numbers per latent, never 2^bits.
     """
 
@@ -413,10 +414,11 @@ class LookupFreeQuantizer(nn.Module):
 
     Yu et al. 2024, "MAGVIT-2", section 3.1.
 
-    Losses: "commitment", the mean of (z − sg(c))²; "entropy", E[H(p(c|z))] − H(E[p(c|z)]) in nats
-    with p(c|z) ∝ exp(−|z − c|²/temperature). That is a product over bits, each 1 with probability
-    σ(4·z/temperature), so the first term is a sum over bits; the second is of the mean over the
-    batch of all 2^features codes, also exact, and takes 2^(features/2) numbers per latent.
+    Losses: "commitment" is the mean of (z − sg(c))². "entropy" is E[H(p(c|z))] − H(E[p(c|z)]) in
+    nats with p(c|z) ∝ exp(−|z − c|²/temperature). This law is a product over bits, each 1 with
+    probability σ(4·z/temperature), so the first term is a sum over bits. The second term is the
+    entropy of the batch's mean law of all 2^features codes. It is exact too, and takes
+    2^(features/2) numbers per latent.
 
     Attributes:
         features: also the number of bits; num_codes is 2^features.
@@ -447,9 +449,10 @@ class BinarySphericalQuantizer(nn.Module):
 
     Zhao et al. 2024, "BSQ".
 
-    Losses: "commitment", the mean of (u − sg(c))², u = z/|z|, which is bounded; "entropy", as of
-    `LookupFreeQuantizer`, with its second term replaced by the sum of the entropies of the bits, an
-    upper bound since bits of the batch need not be independent, and cheap for any number of bits.
+    Losses: "commitment" is the mean of (u − sg(c))² with u = z/|z|, which is bounded. "entropy" is
+    that of `LookupFreeQuantizer`, with its second term replaced by the sum of the entropies of the
+    bits. The sum is an upper bound, since bits of the batch need not be independent, and it is
+    cheap for any number of bits.
 
     Attributes:
         features: also the number of bits; num_codes is 2^features.

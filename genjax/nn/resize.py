@@ -34,7 +34,7 @@ def corner_bilinear(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inp
 
     No low-pass filter when there are fewer outputs.
     """
-    # In float32, as theirs is.
+    # In float32, as in TensorFlow.
     positions = np.arange(outputs, dtype=np.float32) * np.float32(inputs / outputs)
     places = positions.astype(int)
     fraction = positions - places
@@ -77,7 +77,7 @@ def resize(
     width: int,
     method: Callable[[int, int], np.ndarray],
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Images of `height`×`width`, in float32, rounded and clipped nowhere.
+    """Return images of `height`×`width` in float32, neither rounded nor clipped.
 
     Args:
         method: from numbers of inputs and outputs to the matrix along an axis, one of this file's

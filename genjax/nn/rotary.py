@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Num
 
 
 def grid_positions(*sides: int) -> np.ndarray:
-    """The integer coordinates of every point of a grid in row-major order, `[points, axes]`."""
+    """Return the integer coordinates of a grid's points in row-major order, `[points, axes]`."""
     return np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1).reshape(
         -1, len(sides)
     )
@@ -17,7 +17,7 @@ def grid_positions(*sides: int) -> np.ndarray:
 def rotary_positions(
     positions: Num[np.ndarray, "length axes"], features: tuple[int, ...], theta: float = 10_000.0
 ) -> Float[np.ndarray, "length pairs 2"]:
-    """(cos, sin) of the angles by which `rotate` turns each pair of features, float32.
+    """Return (cos, sin) of the angles by which `rotate` turns each pair of features, in float32.
 
     Each axis has its own pairs: the i-th of `n` features turns by position·theta^(−2i/n) (Su et al.
     2021, equation 15; several axes as in FLUX.1). Angles are made in float64: at position 4096

@@ -1,8 +1,8 @@
 """Places of arrays on a mesh of devices: its axes, and hints that cost nothing without a mesh.
 
-Batches are split over `data` and `fsdp`, sequences of tokens over `context`, and over `tensor` the
-features within a layer: heads of attention and the inner features of feed-forward layers (Shoeybi
-et al. 2019, "Megatron-LM").
+Batches are split over `data` and `fsdp`, and sequences of tokens over `context`. The features
+within a layer are split over `tensor`: heads of attention and the inner features of feed-forward
+layers (Shoeybi et al. 2019, "Megatron-LM").
 """
 
 from collections.abc import Callable, Sequence
@@ -34,10 +34,10 @@ def split_axes(
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """Asks that dimension i of `x` be split over the mesh axes `axes[i]`, and no other dimension.
+    """Ask that dimension i of `x` be split over the mesh axes `axes[i]`, and no other dimension.
 
-    Axes that the current mesh (`jax.set_mesh`) lacks or that do not divide the dimension are
-    ignored, and without a mesh `x` is returned as it is, so networks may name axes freely.
+    Axes that the current mesh (`jax.set_mesh`) lacks, or that do not divide the dimension, are
+    ignored. Without a mesh `x` is returned as it is. So networks may name axes freely.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -54,22 +54,22 @@ def constrain_tokens(x: jax.Array) -> jax.Array:
 
 
 def one_device() -> bool:
-    """Whether the current mesh (`jax.set_mesh`) is of one device, or there is none."""
+    """Return whether the current mesh (`jax.set_mesh`) has one device, or there is no mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.empty or mesh.size == 1
 
 
 def context_size() -> int:
-    """Over how many devices of the current mesh sequences are split."""
+    """Return over how many devices of the current mesh sequences are split."""
     return free_axes(jax.sharding.get_abstract_mesh()).get(CONTEXT, 1)
 
 
 def join(parts: Sequence[jax.Array]) -> jax.Array:
-    """Sequences `[batch length_i …]` as one `[batch Σ length_i …]`, which `separate` takes apart.
+    """Return sequences `[batch length_i …]` as one, `[batch Σ length_i …]`; see `separate`.
 
-    One after the other, except where each is split over `context`: then it is so on every device
-    with its parts of them, and nothing is sent. Attention does not see the order of tokens, if
-    positions and masks are joined likewise.
+    The sequences follow one another. If each is split over `context`, their parts on a device
+    follow one another there, and nothing is sent. Attention does not see the order of tokens, if
+    positions and masks are joined in the same way.
     """
     size = _common_size([a.shape[1] for a in parts])
     split = [a.reshape(a.shape[0], size, a.shape[1] // size, *a.shape[2:]) for a in parts]
@@ -78,7 +78,7 @@ def join(parts: Sequence[jax.Array]) -> jax.Array:
 
 
 def separate(joined: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
-    """The sequences of those lengths that `join` has made one."""
+    """Return the sequences of these lengths that `join` has made one."""
     size = _common_size(lengths)
     split = joined.reshape(joined.shape[0], size, -1, *joined.shape[2:])
     ends = [sum(lengths[: i + 1]) // size for i in range(len(lengths) - 1)]

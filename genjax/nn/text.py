@@ -12,8 +12,8 @@ class Text:
     Attributes:
         tokens: a state per token, `[batch length features]`.
         pooled: a vector per prompt, `[batch pooled_features]`, for networks that take one.
-        mask: `[batch length]`, True at tokens of the prompt, False at padding, which a network then
-            does not look at; with None it looks at padding too, as the published systems do.
+        mask: `[batch length]`, True at tokens of the prompt, False at padding, to which a network
+            then does not attend. With None it attends to padding too, as the published systems do.
     """
 
     tokens: Any

@@ -60,7 +60,7 @@ class SoundPipeline(Pipeline):
             prompts: texts, one for each sound.
             seeds: one for each sound, from 0 to 2³² − 1; 0, 1, … if None.
             negative_prompts: texts to guide away from, one for each sound.
-            start, end: the seconds to return, which the network is told too; the whole if None.
+            start, end: the seconds to return, which the network takes too; the whole if None.
             num_steps: the number of steps, at least 1.
             guidance_scale: see the class.
             noise: initial latents of unit variance that replace those drawn from the seeds, `[batch

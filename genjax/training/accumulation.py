@@ -12,12 +12,12 @@ from genjax.nn import constrain
 
 
 def value_and_gradient(loss: Callable, num_microbatches: int = 1) -> Callable:
-    """`jax.value_and_grad(loss, has_aux=True)` over microbatches, one after the other in a scan.
+    """Make `jax.value_and_grad(loss, has_aux=True)` over microbatches, one by one in a scan.
 
-    Value, auxiliary output and gradients are means over microbatches, which for a loss that is a
-    mean over examples is the whole batch's. Microbatch i takes every `num_microbatches`-th example
-    from i on, so that no example leaves its device. It takes the i-th of the keys that `key` splits
-    into; a single microbatch takes `key`.
+    Value, auxiliary output and gradients are means over microbatches. For a loss that is a mean
+    over examples, they are those of the whole batch. Microbatch i takes every
+    `num_microbatches`-th example from i on, so that no example leaves its device. It takes the i-th
+    of the keys that `key` splits into. A single microbatch takes `key`.
 
     Args:
         loss: `(params, batch, key) -> (value, auxiliary)`.

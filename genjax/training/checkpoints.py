@@ -120,7 +120,7 @@ def _of_first_process(number: int) -> int:
 
 
 def _damage_seen_by_all(checkpoint: Path) -> str | None:
-    """As `damage`, but each process hashes a share; all return the same problem."""
+    """Return `damage`, with a share of the files hashed by each process; all return the same."""
     count = jax.process_count()
     problem = damage(checkpoint, jax.process_index(), count)
     if count == 1:

@@ -61,7 +61,7 @@ class PowerFunction:
 
 
 def update_average(average: PyTree, params: PyTree, step: Int[Array, ""], rule: Any) -> PyTree:
-    """The average with the parameters after one more update taken in.
+    """Return the average that takes in the parameters after one more update.
 
     Args:
         step: updates made before this one.

@@ -38,7 +38,7 @@ class Metrics:
 
     @classmethod
     def pack(cls, metrics: Mapping[str, Float[Array, ""] | Mean]) -> "Metrics":
-        """A scalar counts as one thing."""
+        """Pack metrics into one array; a scalar counts as one thing."""
         pairs = [
             metric if isinstance(metric, Mean) else (metric, 1.0) for metric in metrics.values()
         ]

@@ -352,7 +352,7 @@ def train(
         max_skipped_steps: skip so many updates that are not finite, or `explosions`, before
             stopping.
         writers: open streams that get what is logged, `writer(folder, step)` (`training.writers`).
-        packed: `packed_update(task)`, jitted or not. What has been traced is not traced again.
+        packed: `packed_update(task)`, jitted or not. If it has been traced, it is not traced again.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.

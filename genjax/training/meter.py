@@ -33,7 +33,7 @@ class Meter:
     With a `log_every` of 0 only the last step's metrics are logged.
 
     The metrics of a step are read when the next step has been started, so that the devices never
-    wait for the host. Besides these means the log gets:
+    wait for the host. The log also gets:
 
     - `steps_per_second`, and `step_seconds`, the time of the same steps together.
     - `compile_seconds` in the first window after a start, which no rate contains.

@@ -14,7 +14,7 @@ def _sharding(path: tuple, a: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def abstract_state(task: Any, key: jax.Array, mesh: Mesh | AbstractMesh) -> Any:
-    """Shapes, types and shardings of `task.init(key)`, computed without allocating anything."""
+    """Return shapes, types and shardings of `task.init(key)`, without allocating anything."""
 
     def abstract(path, a):
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(path, a, mesh))
@@ -23,7 +23,7 @@ def abstract_state(task: Any, key: jax.Array, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def init_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
-    """`task.init(key)`, each device making only its own part."""
+    """Return `task.init(key)`, of which each device makes only its own part."""
 
     def init(key):  # Python makes a method anew at each use, and JAX keeps traces by function
         return task.init(key)

@@ -24,10 +24,11 @@ def inner_products(
     other_t: Float[np.ndarray, " b"],
     other_power: Float[np.ndarray, " b"],
 ) -> Float[np.ndarray, "a b"]:
-    """∫ p_a(τ) p_b(τ) dτ of profiles p(τ) = (γ + 1) τ^γ / t^(γ + 1) on [0, t] (EDM2, appendix C):
+    """Return ∫ p_a(τ) p_b(τ) dτ of profiles p(τ) = (γ + 1) τ^γ / t^(γ + 1) on [0, t].
 
-        (γ_a + 1)(γ_b + 1)/(γ_a + γ_b + 1) · s^(γ_a + γ_b + 1) / (t_a^(γ_a + 1) t_b^(γ_b + 1)),  s =
-        min(t_a, t_b)
+    With s = min(t_a, t_b) it is (EDM2, appendix C)
+
+        (γ_a + 1)(γ_b + 1)/(γ_a + γ_b + 1) · s^(γ_a + γ_b + 1) / (t_a^(γ_a + 1) t_b^(γ_b + 1)).
 
     Args:
         t: lengths, in steps.
@@ -69,7 +70,7 @@ class Snapshots:
         self.directory = Path(directory)
 
     def begin(self, step: int) -> None:
-        """Deletes what a run that goes on from `step` left beyond it, and what a kill cut short."""
+        """Delete what a run that goes on from `step` left beyond it, and what a kill cut short."""
         if jax.process_index() == 0:
             for path in [
                 *self.directory.glob("*.tmp"),
@@ -91,7 +92,7 @@ class Snapshots:
             self.save(step, averages)
 
     def save(self, step: int, averages: dict[float, PyTree]) -> None:
-        """Stores averages by their widths. Every process calls it, the first one writes.
+        """Store averages by their widths. Every process calls this, and the first one writes.
 
         Raises:
             OSError: a file could not be written.
@@ -106,7 +107,7 @@ class Snapshots:
                 path.with_suffix(".tmp").rename(path)
 
     def stored(self) -> list[tuple[int, float, Path]]:
-        """Step, width and file of each snapshot, oldest first."""
+        """Return step, width and file of each snapshot, oldest first."""
         return [
             (int(p.stem[:8]), float(p.stem[9:]), p) for p in sorted(self.directory.glob("*_*.npz"))
         ]

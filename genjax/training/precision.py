@@ -30,7 +30,7 @@ def rounded(params: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
 
 
 def at_rounded(loss: Callable, dtype: jax.typing.DTypeLike | None) -> Callable:
-    """`loss(params, …)` at `rounded` parameters; `loss` itself for a `dtype` of None.
+    """Return `loss(params, …)` at `rounded` parameters; `loss` itself for a `dtype` of None.
 
     The rounding is no part of the derivative: gradients are those of the copies, float32 again. An
     optimizer and averages that keep float32 parameters do not lose updates that are too small for

@@ -87,7 +87,7 @@ def keep_finite(old: PyTree, new: PyTree, metrics: Metrics) -> tuple[PyTree, Met
 def keep_usual(
     old: Watched, new: PyTree, metrics: Metrics, explosions: Explosions
 ) -> tuple[Watched, Metrics]:
-    """As `keep_finite`; also leave out a step that explodes.
+    """Return the same as `keep_finite`, but also leave out a step that explodes.
 
     An exploding value is remembered as the limit that it exceeds, so that it does not hide the
     next.

@@ -64,7 +64,7 @@ def read_record(workdir: str | os.PathLike) -> Config:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names with points and values of nested dictionaries: `optimizer.learning_rate`, 0.001."""
+    """Yield dotted names and values of nested dictionaries: `optimizer.learning_rate`, 0.001."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
@@ -73,7 +73,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def environment() -> dict[str, Any]:
-    """Versions of the libraries, the devices, and the git commit where there is one."""
+    """Return versions of the libraries, the devices, and the git commit where there is one."""
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"],
@@ -90,7 +90,7 @@ def environment() -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """For example "1 × cpu (2 cores)" or "4 × NVIDIA H100 80GB HBM3"."""
+    """Return a name such as "1 × cpu (2 cores)" or "4 × NVIDIA H100 80GB HBM3"."""
     kind = jax.devices()[0].device_kind
     cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
     return f"{jax.device_count()} × {kind}{cores}"
@@ -169,8 +169,8 @@ def record_config(
             old, new = dict(flatten(read_record(workdir).config)), dict(flatten(config))
         except FileNotFoundError:
             raise ValueError(
-                f"{workdir} holds checkpoints and no config.json, so nobody knows of which config "
-                "they are; put the file back, or choose another --workdir"
+                f"{workdir} holds checkpoints and no config.json, so their config is unknown; put "
+                "the file back, or choose another --workdir"
             ) from None
         differing = [
             f"  {name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"

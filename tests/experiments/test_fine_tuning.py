@@ -180,7 +180,7 @@ def test_a_run_is_an_object(base_run, tmp_path):
     assert opened.sample(labels=[1], trajectory=True, num_steps=3).shape == (4, 1, 8, 8, 1)
     with pytest.raises(ValueError, match="config.sampling has no steps"):
         opened.sample(steps=3)
-    with pytest.raises(ValueError, match="not told prompts"):
+    with pytest.raises(ValueError, match="takes no prompts"):
         opened.sample(prompts=["a digit"])
     with pytest.raises(FileNotFoundError, match="holds no run"):
         Run(tmp_path)

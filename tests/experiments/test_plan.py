@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_told_what_to_do():
     assert found["peak"] > 5 * 4 * found["parameters"] > found["capacity"]
     # of what the config may change, which rematerialises already
     (sentence,) = [sentence for sentence in advice(found) if sentence.startswith("It does not fit")]
-    assert "a larger config.accumulation_steps takes" in sentence and "remat_policy" not in sentence
+    assert "take a larger config.accumulation_steps" in sentence and "remat_policy" not in sentence
     assert found["tokens_per_second"] == (4096 + 512) * found["images_per_second"]
     # each block's forward pass runs twice, the backward one costs two of it, and the kernel's
     # computes logits once more: of 4,608 tokens and 3,072 features in 19 + 38 blocks, where

@@ -69,8 +69,8 @@ def _inception(path: str) -> FeatureNetwork:
     module, variables = inception.load(path)
     if module != Inception():
         raise ValueError(
-            f"{path} holds an Inception of {module.num_classes} classes; FID is of the one of "
-            f"{inception.FID_CLASSES}, which genjax/pretrained/inception.py tells of"
+            f"{path} holds an Inception of {module.num_classes} classes; FID needs the one of "
+            f"{inception.FID_CLASSES} classes, see genjax/pretrained/inception.py"
         )
     return FeatureNetwork(
         "Inception-v3 of FID (TensorFlow's of 2015-12-05)",

@@ -88,7 +88,7 @@ class PretrainedFeatures:
         if self.clip and not hasattr(self.context.condition, "prompts"):
             raise ValueError(
                 "config.evaluation.measures has clip, which scores pictures by their prompts, and "
-                "this model is told none: leave it out"
+                "this model takes none: leave it out"
             )
         for name, path in self.weights.items():
             LOADERS[name](path)
@@ -201,8 +201,8 @@ def _reference(
     if known != shape:
         raise ValueError(
             f"samples have shape {shape}, reference images of {dataset.name} ({dataset.split}) "
-            f"{known}: their distance would be one of sizes; name another split in the measure's "
-            "reference.split"
+            f"{known}: their distance would measure the sizes; name another split in the "
+            "measure's reference.split"
         )
     return reference_statistics(load_network(name, weights), dataset, size, path)
 

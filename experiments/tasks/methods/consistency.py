@@ -162,7 +162,7 @@ class ImprovedConsistencyTraining(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConsistency(DiscreteConsistency):
-    """`DiscreteConsistency` of a guided teacher at a scale that the student is told (LCM).
+    """`DiscreteConsistency` of a guided teacher, whose scale is an input of the student (LCM).
 
     Luo et al. 2023, algorithm 1. Its 50 steps skip 20 of the 1,000 that the teacher was trained on.
 

@@ -90,7 +90,7 @@ class Shortcut(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Lagrangian(Method):
-    """`flow_map_matching.lagrangian_loss` of the guided teacher, whose velocity s = t learns."""
+    """`flow_map_matching.lagrangian_loss`; at s = t the student learns the teacher's velocity."""
 
     guidance_scale: float = 1.0
     needs_teacher = True
@@ -121,7 +121,7 @@ class Eulerian(Lagrangian):
 
 @dataclass(frozen=True, kw_only=True)
 class Semigroup(Method):
-    """`flow_map_matching.semigroup_loss`; s = t learns from the guided teacher, or from data."""
+    """`flow_map_matching.semigroup_loss`; at s = t the guided teacher teaches, or the data."""
 
     guidance_scale: float = 1.0
     needs_teacher = None

@@ -50,7 +50,7 @@ class Student:
     previous: Callable | None = None
 
     def apply(self, x: Array, t: Array, s: Array, condition: PyTree) -> Array:
-        """Return the network's output, told where its jump ends."""
+        """Return the network's output for a jump that ends at s."""
         return self.network(x, t, condition, end_time=s)
 
     @property
@@ -81,17 +81,17 @@ class Student:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """The needs of a method, of which each overrides its own.
+    """The needs of a method. Each method overrides those that differ.
 
     Attributes:
-        takes_end_time: the network is told where its jump ends.
-        takes_guidance: the network is told the guidance scale.
+        takes_end_time: the network takes the end of its jump.
+        takes_guidance: the network takes the guidance scale.
         needs_teacher: None if either will do.
         forward_mode: the loss takes forward-mode derivatives of the network.
         needs_pairs: the data are pairs of noise and the sample that the teacher made of it. The
             loss does not call the teacher itself.
-        has_stages: the training has `stages` equal parts, and in each the student learns from what
-            it was at the end of the part before.
+        has_stages: the training has `stages` equal parts. In each part the student learns from
+            itself as it was at the end of the part before.
     """
 
     takes_end_time: ClassVar[bool] = True

@@ -125,7 +125,7 @@ def write_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
     path = folder / ORIGIN
     if not path.exists() and folder.exists() and any(folder.iterdir()):
         raise ValueError(
-            f"{folder} is where latents or pairs shall go, and it holds other files: take an "
+            f"{folder} is the folder for latents or pairs, and it holds other files: take an "
             "empty folder"
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
 HaCohen et al. 2024, "LTX-Video: realtime video latent diffusion", section 2.1. The encoder sees no
 later frame. The decoder does unless `decoder_causal`. Copies of a video's first and last frame pad
-convolutions in time. The first frame has a latent frame of its own, so 1 + 8n frames have 1 + n.
-From version 0.9.1 on, the decoder takes the noise level of its latents and denoises them too. That
-of LTX-2 (HaCohen et al. 2026, "LTX-2: efficient joint audio-visual foundation model") does not.
+convolutions in time. The first frame has a latent frame of its own, so 1 + 8n frames have 1 + n
+latent frames. From version 0.9.1 on, the decoder takes the noise level of its latents and denoises
+them too. The decoder of LTX-2 (HaCohen et al. 2026, "LTX-2: efficient joint audio-visual foundation
+model") does not.
 """
 
 import functools
@@ -415,7 +416,7 @@ class AutoencoderLTX(nn.Module):
 class AutoencoderLTX2(AutoencoderLTX):
     """LTX-2's autoencoder, whose defaults are the sizes of version 2.0's published weights.
 
-    It differs from LTX-Video's in sizes, in `decoder_reflect`, and in what a published file is.
+    It differs from LTX-Video's in sizes, in `decoder_reflect`, and in the form of published files.
     The first of `widths` is the number of latent channels.
     """
 

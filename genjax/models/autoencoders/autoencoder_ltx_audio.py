@@ -2,7 +2,7 @@
 
 HaCohen et al. 2026, "LTX-2: efficient joint audio-visual foundation model". Convolutions over time
 and mel bins see no later frame. The first frame has a latent frame of its own, so 1 + 4n frames
-have 1 + n.
+have 1 + n latent frames.
 """
 
 from collections.abc import Sequence

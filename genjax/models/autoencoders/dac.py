@@ -107,7 +107,7 @@ class DAC(ResidualCodec):
         decoder_width: number of channels of the decoder's first convolution.
         strides: of the encoder. The decoder reverses them.
         channels: number of channels of a waveform.
-        sample_rate: samples per second, in Hz; tells the bitrate alone.
+        sample_rate: samples per second, in Hz; only the bitrate depends on it.
         weight_norm: whether convolutions have weight norm. Published weights have it multiplied
             out.
         latent_mean, latent_deviation: one value for all features, or one each. A diffusion model's

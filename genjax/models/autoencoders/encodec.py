@@ -65,8 +65,8 @@ class ResidualUnit(nn.Module):
 class LSTM(nn.Module):
     """Layers of long short-term memory over time, added to their input, in float32.
 
-    Hochreiter & Schmidhuber 1997, with forget gates. Gates are in PyTorch's order: input, forget,
-    cell, output; like there, a layer has two biases.
+    Hochreiter & Schmidhuber 1997, with forget gates. As in PyTorch, gates are in the order input,
+    forget, cell, output, and a layer has two biases.
     """
 
     depth: int = 2
@@ -173,7 +173,7 @@ class EnCodec(ResidualCodec):
         strides: of the encoder. The decoder reverses them.
         units: residual units of each level, dilated by powers of two.
         channels: number of channels of a waveform.
-        sample_rate: samples per second, in Hz; tells the bitrate alone.
+        sample_rate: samples per second, in Hz; only the bitrate depends on it.
         latent_mean, latent_deviation: as of `DAC`.
         dtype: type of the convolutions. LSTMs and quantization are always float32.
     """

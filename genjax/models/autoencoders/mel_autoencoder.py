@@ -146,7 +146,7 @@ class MelAutoencoder(nn.Module):
     ) -> dict[str, Float[Array, ""]]:
         """Return "mel", the mean |decoded bands − bands| in units of `mel_deviation`.
 
-        It keeps what passes from the decoder to the vocoder a spectrogram.
+        This loss makes the decoder's output, which the vocoder reads, a spectrogram.
         """
         difference = self.decode_bands(latents) - self.vocoder.encode(waveform)
         return {"mel": jnp.abs(difference / self.mel_deviation).mean()}

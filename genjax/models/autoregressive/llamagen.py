@@ -62,7 +62,7 @@ def rms_norm(param_dtype: Dtype, name: str | None = None) -> nn.RMSNorm:
 
 
 class State(NamedTuple):
-    """What decoding remembers: the caches of all layers, and which of their places are visible."""
+    """The state of decoding: the caches of all layers, and which of their places are visible."""
 
     layers: Cache
     mask: Bool[Array, "batch 1 1 capacity"] | None
@@ -105,9 +105,9 @@ class LlamaGen(nn.Module):
     def rotations(self) -> Float[np.ndarray, "positions pairs 2"]:
         """Rotations of the prefix and of the tokens.
 
-        Of a head's features the first half turn by the row and the second by the column. The
-        authors' table has zeros for the prefix: its queries and keys vanish, so every token sees
-        all of its states with the same logit 0.
+        The first half of a head's features turns by the row, and the second half by the column. The
+        authors' table has zeros for the prefix: the queries and keys of the prefix vanish, so every
+        token sees all states of the prefix with the same logit 0.
         """
         half = self.width // self.num_heads // 2
         table = rotary_positions(grid_positions(*self.grid), (half, half))

@@ -50,7 +50,7 @@ class DenoiserBlock(nn.Module):
 
 
 class TokenDenoiser(nn.Module):
-    """A residual network over single tokens, told the time and a state by adaLN-Zero (section 3.2).
+    """A residual network over single tokens, with the time and a state by adaLN-Zero (section 3.2).
 
     Attributes:
         width: features between the layers.

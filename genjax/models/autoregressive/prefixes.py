@@ -1,4 +1,4 @@
-"""The first states of a sequence, which tell a network a class or a text."""
+"""The first states of a sequence, which carry the condition: a class or a text."""
 
 from typing import Any
 

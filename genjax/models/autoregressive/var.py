@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class State(NamedTuple):
-    """What decoding remembers: the caches of all blocks, and the state of the class or text."""
+    """The state of decoding: the caches of all blocks, and the state of the class or text."""
 
     layers: Cache
     label: Float[Array, "batch features"]

@@ -1,8 +1,9 @@
 """Residual GANs for many classes: SNGAN with a projection discriminator, and BigGAN.
 
-SNGAN's are those of Miyato & Koyama 2018 ("cGANs with projection discriminator") and Miyato et al.
-2018 ("Spectral normalization for generative adversarial networks"); BigGAN's those of Brock,
-Donahue & Simonyan 2019, appendix B. The authors' generators and discriminators have these fields:
+SNGAN's networks are those of Miyato & Koyama 2018 ("cGANs with projection discriminator") and
+Miyato et al. 2018 ("Spectral normalization for generative adversarial networks"). BigGAN's networks
+are those of Brock, Donahue & Simonyan 2019, appendix B. The authors' generators and discriminators
+have these fields:
 
 | network, side  | widths of the generator    | `shared_features`, `spectral_norm`, attention |
 |----------------|----------------------------|-----------------------------------------------|

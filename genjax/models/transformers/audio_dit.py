@@ -19,7 +19,7 @@ Dtype = Any
 
 
 class AudioDiT(nn.Module):
-    """A transformer over patches of sound, told the time and a class or a text.
+    """A transformer over patches of sound, conditioned on the time and a class or a text.
 
     Any length that the patches divide will do. Label `num_classes` is the null class of
     classifier-free guidance.

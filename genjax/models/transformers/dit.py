@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Sinusoids of the time, and the class, to the vector that the blocks are told."""
+    """Embed the time's sinusoids and the class as the vector that modulates the blocks."""
 
     width: int
     num_classes: int
@@ -82,7 +82,7 @@ class Embedding(nn.Module):
 
 
 class DiT(nn.Module):
-    """A transformer over image patches, told the time and the class by adaLN-Zero.
+    """A transformer over image patches, conditioned on the time and the class by adaLN-Zero.
 
     Label `num_classes` is the null class of classifier-free guidance (`null_label`).
 
@@ -96,11 +96,11 @@ class DiT(nn.Module):
             positions in the same range. None for positions 0, 1, 2, … at every size.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         max_period: of the sinusoids of time; diffusers' weights have another than DiT's.
-        mlp_epsilon: of the norm before the feed-forward layer, likewise.
-        embeddings_per_block: each block has its own embeddings of time and class, as where
-            diffusers trained the network. The last modulation takes the first block's.
-        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
-        takes_guidance: whether the network is told a guidance scale, `guidance`.
+        mlp_epsilon: of the norm before the feed-forward layer; diffusers' weights have another too.
+        embeddings_per_block: each block has its own embeddings of time and class, as in networks
+            that were trained with diffusers. The last modulation takes the first block's.
+        takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
+        takes_guidance: whether the network takes a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or
             None to keep every activation.

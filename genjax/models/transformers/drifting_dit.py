@@ -36,7 +36,7 @@ GUIDANCE_WEIGHT = 0.02  # of the scale's embedding beside the class's
 
 
 class DriftingDiT(nn.Module):
-    """LightningDiT's blocks without a time, told a class, a guidance scale and random codes.
+    """LightningDiT's blocks without a time, given a class, a guidance scale and random codes.
 
     Tokens of the class stand before the patches. Rotary positions count all tokens, and each patch
     has a learned position.
@@ -45,7 +45,7 @@ class DriftingDiT(nn.Module):
         patch_size: side of a patch, in pixels or latents.
         width: features of a token; those of a head, `width / num_heads`, are even.
         depth: number of blocks, scanned with stacked parameters.
-        num_classes: classes. There is no null class: what is unguided has the scale 1.
+        num_classes: classes. There is no null class: unguided samples have the scale 1.
         mlp_ratio: of a feed-forward layer without gate that has as many weights.
         class_tokens: tokens of the class.
         num_codes: random codes of an image, a second source of variety beside the noise.

@@ -1,8 +1,8 @@
 """FLUX.1 (Black Forest Labs 2024): text and image in two streams with joint attention, then in one.
 
-Its authors' report came after it (Labs et al. 2025, "FLUX.1 Kontext", section 2); two streams are
-the MMDiT of Esser et al. 2024, attention and feed-forward layer side by side those of Dehghani et
-al. 2023 (ViT-22B).
+Its authors' report came after the network (Labs et al. 2025, "FLUX.1 Kontext", section 2). The two
+streams are those of MMDiT (Esser et al. 2024). Attention and feed-forward layer stand side by side
+as in ViT-22B (Dehghani et al. 2023).
 """
 
 from typing import Any
@@ -133,8 +133,9 @@ class SingleBlock(nn.Module):
 class Flux(nn.Module):
     """The network of FLUX.1. With `num_double_blocks=0`, text is tokens before the image's.
 
-    Positions have three coordinates, (0, row, column) for a patch and (0, 0, 0) for every token of
-    text; so any height and width will do, and the order of the text is known from its tokens alone.
+    Positions have three coordinates: (0, row, column) for a patch, and (0, 0, 0) for every token of
+    text. So any height and width will do, and only the tokens themselves carry the order of the
+    text.
 
     Attributes:
         num_double_blocks: blocks of two streams; scanned with stacked parameters, as are the
@@ -143,9 +144,9 @@ class Flux(nn.Module):
         num_heads: heads of attention.
         rotary_features: features of a head that turn with each of the three coordinates; `width` is
             their sum times `num_heads`.
-        takes_guidance: whether the network is told a guidance scale (dev: distilled from guided
+        takes_guidance: whether the network takes a guidance scale (dev: distilled from guided
             samples).
-        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
+        takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
         patch_size: side of a patch, in latents.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
@@ -180,7 +181,7 @@ class Flux(nn.Module):
         return self.num_heads * sum(self.rotary_features)
 
     def _scan(self, block: type[nn.Module], depth: int, name: str, x: Any, *shared: Any) -> Any:
-        """`x` after `depth` blocks, each of which is given `shared` too."""
+        """Return `x` after `depth` blocks, each of which also takes `shared`."""
         if not depth:
             return x
         blocks = scanned(block, depth, self.unroll, self.remat_policy)
@@ -197,8 +198,8 @@ class Flux(nn.Module):
     ) -> Float[Array, "batch height width out_channels"]:
         """
         Args:
-            text: `pooled` may be None, at initialisation and then always.
-            guidance: the scale by which what this network imitates was guided, about 1 to 7.
+            text: `pooled` may be None, if it is None at initialisation and in every call.
+            guidance: the guidance scale of the samples that this network imitates, about 1 to 7.
 
         Raises:
             ValueError: `guidance` or `end_time` is missing or not wanted, or `x` does not divide
@@ -248,7 +249,7 @@ class Flux(nn.Module):
 
 
 def flux_schnell(**options) -> Flux:
-    """12 billion parameters; told no guidance scale."""
+    """Return FLUX.1 schnell, of 12 billion parameters. It takes no guidance scale."""
     return Flux(
         num_double_blocks=19,
         num_single_blocks=38,
@@ -259,5 +260,5 @@ def flux_schnell(**options) -> Flux:
 
 
 def flux_dev(**options) -> Flux:
-    """12 billion parameters; told the scale of the guidance that is distilled into it."""
+    """Return FLUX.1 dev, of 12 billion parameters. It takes the scale of its distilled guidance."""
     return flux_schnell(takes_guidance=True, **options)

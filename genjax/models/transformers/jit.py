@@ -54,8 +54,8 @@ class JiT(nn.Module):
         start: number of blocks before the class tokens join.
         mlp_ratio: of a feed-forward layer without gate that has as many weights.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
-        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
-        takes_guidance: whether the network is told a guidance scale, `guidance`.
+        takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
+        takes_guidance: whether the network takes a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.

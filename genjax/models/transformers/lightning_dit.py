@@ -34,7 +34,7 @@ small = nn.initializers.normal(0.02)
 
 
 def rms_norm(param_dtype: Dtype, name: str) -> nn.RMSNorm:
-    """x/√mean(x²)·scale over the last axis, in float32 (Zhang & Sennrich 2019)."""
+    """Make the norm x/√mean(x²)·scale over the last axis, in float32 (Zhang & Sennrich 2019)."""
     return nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
 
 
@@ -84,8 +84,8 @@ class LightningDiT(nn.Module):
         mlp_ratio: of a feed-forward layer without gate that has as many weights.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
-        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
-        takes_guidance: whether the network is told a guidance scale, `guidance`.
+        takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
+        takes_guidance: whether the network takes a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.
@@ -119,7 +119,10 @@ class LightningDiT(nn.Module):
         return self.num_classes
 
     def rotations(self, rows: int, columns: int) -> Float[np.ndarray, "length pairs 2"]:
-        """Of a head's features the first half turn by the row and the second by the column."""
+        """Return the rotations of all patches.
+
+        The first half of a head's features turns by the row, and the second half by the column.
+        """
         half = self.width // self.num_heads // 2
         return rotary_positions(grid_positions(rows, columns), (half, half))
 

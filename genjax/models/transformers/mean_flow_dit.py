@@ -89,10 +89,10 @@ class MeanFlowDiT(nn.Module):
         bottleneck: features of a patch before they become `width`; None for `width` at once.
         grid: whether rotary positions are the patches' rows and columns, beside a learned position
             of each token (pMF). Otherwise they count the tokens (iMF).
-        interval: times in which the network is guided, told where the call gives none.
-        takes_end_time: whether the network is told where its jump ends, `end_time`. Otherwise it is
-            told t.
-        takes_guidance: whether the network is told a guidance scale and interval.
+        interval: times in which the network is guided, if the call gives none.
+        takes_end_time: whether the network takes the end of its jump, `end_time`. Otherwise its
+            input is t.
+        takes_guidance: whether the network takes a guidance scale and interval.
         unroll: blocks per iteration of a scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.

@@ -74,7 +74,8 @@ class Block(nn.Module):
     Attributes:
         dual: the image stream attends to itself too, beside the joint attention (Stable Diffusion
             3.5 medium).
-        last: the text is only looked at; what becomes of it nobody reads.
+        last: whether this is the last block. It discards the text stream, so it has no text output
+            layers.
     """
 
     num_heads: int
@@ -154,8 +155,8 @@ class MMDiT(nn.Module):
         max_size: largest height and width, in patches.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
-        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
-        takes_guidance: whether the network is told a guidance scale, `guidance`.
+        takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
+        takes_guidance: whether the network takes a guidance scale, `guidance`.
         unroll: blocks per iteration of the scans; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.

@@ -71,13 +71,13 @@ class PixArt(nn.Module):
             range.
         interpolation_scale: by how much that grid is finer than the one of the network it was tuned
             from.
-        size_conditioning: whether the network is told the size of the image, as PixArt-α at 1024
-            pixels is.
+        size_conditioning: whether the network takes the size of the image, as PixArt-α at 1024
+            pixels does.
         out_channels: channels of the output; as many as the input's if None. 8 as published, where
             the second half is the learned variance.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
-        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
-        takes_guidance: whether the network is told a guidance scale, `guidance`.
+        takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
+        takes_guidance: whether the network takes a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.
@@ -111,8 +111,8 @@ class PixArt(nn.Module):
         if self.size_conditioning != (size is not None):
             raise ValueError(
                 f"size_conditioning={self.size_conditioning}, and size={size}: this network is "
-                f"{'' if self.size_conditioning else 'not '}told the height and width of the "
-                "picture"
+                f"{'' if self.size_conditioning else 'not '}conditioned on the height and width of "
+                "the picture"
             )
 
     @nn.compact
@@ -131,7 +131,7 @@ class PixArt(nn.Module):
 
         Raises:
             ValueError: it has `size_conditioning` and no `size` is given, or the other way round;
-                likewise for `end_time` and `guidance`.
+                or `end_time` or `guidance` is given and not taken, or missing.
         """
         self._check_size(size)
         height, width, channels = x.shape[1:]
@@ -179,9 +179,9 @@ class PixArt(nn.Module):
 
 
 def pixart_xl(side: int, out_channels: int = 8, **options) -> PixArt:
-    """PixArt-α and -Σ for latents of `side`×`side`: 32, 64, 128, and 256 of Σ alone.
+    """Return PixArt-α or -Σ for latents of `side`×`side`: 32, 64, 128, and 256 of Σ alone.
 
-    α at 128 has `size_conditioning`.
+    PixArt-α at 128 has `size_conditioning`.
     """
     return PixArt(
         patch_size=2,

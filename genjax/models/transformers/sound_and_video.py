@@ -105,7 +105,7 @@ class Exchange(nn.Module):
 
 
 class Sizes(NamedTuple):
-    """What a block must know of a stream: see `Block`."""
+    """The sizes of a stream that a block needs: see `Block`."""
 
     kinds: tuple[tuple[str, str], ...]
     places: int
@@ -166,7 +166,7 @@ class JointBlock(nn.Module):
 
 
 class SoundAndVideoDiT(nn.Module):
-    """A transformer of clips with sound, told the time of each modality and a class or a text.
+    """A transformer of clips with sound, given the time of each modality and a class or a text.
 
     It takes and returns a tree `{"video": …, "sound": …}`. A tree of one modality runs that stream
     alone, which reads none of the other's parameters. Label `num_classes` is the null class.

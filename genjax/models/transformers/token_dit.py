@@ -24,7 +24,7 @@ Dtype = Any
 
 
 class TokenDiT(nn.Module):
-    """A transformer over a grid of tokens, told the time and the class by adaLN-Zero.
+    """A transformer over a grid of tokens, conditioned on the time and the class by adaLN-Zero.
 
     Sahoo et al. 2024, MDLM, and Lou et al. 2024, SEDD, take DiT so, for sequences. Label
     `num_classes` is the null class of classifier-free guidance (`null_label`). Logits are 0 at

@@ -175,7 +175,7 @@ class Block(nn.Module):
 
 
 class Ends(nn.Module):
-    """What stands before and after the blocks of a stream of tokens.
+    """The layers before and after the blocks of a stream of tokens.
 
     Before: the tokens are embedded, and the time and the class give the modulation of the blocks.
     After: a modulated linear head.
@@ -183,7 +183,7 @@ class Ends(nn.Module):
     Attributes:
         parts: vectors of modulation that a block takes.
         out_features: of each token's output.
-        num_classes: None if the stream is told no class.
+        num_classes: None if the stream takes no class.
     """
 
     width: int
@@ -240,7 +240,7 @@ class Ends(nn.Module):
 
 
 class VideoDiT(nn.Module):
-    """A transformer over patches of video, told the time and a class or a text.
+    """A transformer over patches of video, conditioned on the time and a class or a text.
 
     Any length, height and width that the patches divide will do. Label `num_classes` is the null
     class of classifier-free guidance.
@@ -353,7 +353,7 @@ class VideoDiT(nn.Module):
             tokens: patches, as `patchify_video` makes them.
             t: the time of each token.
             condition: for each clip of a row; of a text the tokens are `[rows slots text_length
-                text_features]`, and the mask likewise.
+                text_features]`, and the mask is `[rows slots text_length]`.
             segments, positions: as `Packing` has them.
         """
         frame, row, column = jnp.moveaxis(jnp.asarray(positions), -1, 0)

@@ -27,14 +27,14 @@ PerQuery = Float[Array, "batch heads queries"]
 
 
 def scaled(query: Queries, scale: float | None) -> Queries:
-    """scale·query, where None is 1/√features."""
+    """Return scale·query, with a scale of 1/√features if it is None."""
     return query * (query.shape[-1] ** -0.5 if scale is None else scale)
 
 
 def attention_logits(
     query: Queries, key: Keys, mask: Mask, bias: Bias
 ) -> Float[Array, "batch heads queries keys"]:
-    """q·kᵀ + bias in float32, or float32's least number where the mask is False."""
+    """Return q·kᵀ + bias in float32, and float32's least number where the mask is False."""
     logits = jnp.einsum("bqhf,bkhf->bhqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias
@@ -51,7 +51,7 @@ def pad_keys(
     Bool[Array, "#batch #heads #queries padded"] | Segments | None,
     Float[Array, "#batch #heads #queries padded"] | None,
 ]:
-    """Adds keys up to a multiple of that many, at which the mask lets nobody look."""
+    """Add keys up to a multiple of a number. The mask hides the added keys from all queries."""
     length = key.shape[1]
     excess = -length % multiple
     if not excess:
@@ -68,7 +68,7 @@ def pad_keys(
 
 
 class Softmax(NamedTuple):
-    """What the keys seen so far make of each query's attention.
+    """Each query's attention to the keys seen so far.
 
     Attributes:
         highest: the largest logit.
@@ -98,7 +98,7 @@ def start(query: Queries) -> Softmax:
 def absorb(
     softmax: Softmax, query: Queries, key: Keys, value: Keys, mask: Mask, bias: Bias, chunk: int
 ) -> Softmax:
-    """After these keys too, the logits of `chunk` of them being in memory at once."""
+    """Return the state after these keys too, with the logits of `chunk` keys in memory at once."""
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(softmax, keys):
@@ -121,12 +121,12 @@ def absorb(
 
 
 class Looked(NamedTuple):
-    """What a backward pass needs of the queries.
+    """The inputs of a backward pass that belong to the queries.
 
     Attributes:
         highest: the largest logit over all keys.
         total: Σ exp(logit − highest) over all keys.
-        gradient: the loss' by the output.
+        gradient: of the loss by the output.
         inner: Σ gradient·output over the features.
     """
 
@@ -157,7 +157,7 @@ def gradients(
         weights = jnp.exp(logits - by.highest[..., None]) / by.total[..., None]
         of_weights = product("bqhf,bkhf->bhqk", by.gradient, value)
         of_logits = weights * (of_weights - by.inner[..., None])
-        if admitted is not None:  # a query that may look nowhere has weights elsewhere
+        if admitted is not None:  # a query without visible keys has weights on hidden ones
             of_logits = jnp.where(admitted, of_logits, 0)
         of_products = of_logits.astype(key.dtype)
         of_key = product("bhqk,bqhf->bkhf", of_products, by.query)
@@ -177,7 +177,7 @@ def gradients(
 
 
 def _split(key, value, mask, bias, chunk):
-    """Each with its chunks of keys along a new first axis, the last one filled up."""
+    """Return each with its chunks of keys along a new first axis, the last chunk filled up."""
 
     def split(a, axis):
         return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, chunk, *a.shape[axis + 1 :]), axis, 0)
@@ -194,7 +194,7 @@ def _joined(chunks, axis, length):
 
 
 def like(gradient: Any, primal: Any) -> Any:
-    """Gradients in the types of what they belong to."""
+    """Return gradients in the types of their variables."""
     return jax.tree.map(lambda g, a: g.astype(a.dtype), gradient, primal)
 
 
@@ -216,14 +216,14 @@ def chunked_attention(
     chunk: int,
     forward_mode: bool = False,
 ) -> Queries:
-    """`attention` with the logits of `chunk` keys at once.
+    """Compute `attention` with the logits of `chunk` keys at once.
 
-    A backward pass keeps the arguments, the output and two numbers per query and head; a second
+    A backward pass keeps the arguments, the output and two numbers per query and head. A second
     derivative keeps more.
 
     Args:
-        forward_mode: `jax.jvp` can be taken; a backward pass keeps as many outputs as there are
-            chunks.
+        forward_mode: `jax.jvp` can be taken. A backward pass then keeps as many outputs as there
+            are chunks.
     """
     form = _differentiable if forward_mode else _reverse_mode
     return form(chunk, scaled(query, scale), key, value, mask, bias)

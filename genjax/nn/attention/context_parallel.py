@@ -53,7 +53,7 @@ def ring_attention(
 
     Args:
         mask, bias: the rows of this device's queries, and all columns.
-        forward_mode: `jax.jvp` can be taken; a backward pass keeps every block.
+        forward_mode: `jax.jvp` can be taken. A backward pass then keeps every block.
     """
     form = _differentiable_ring if forward_mode else _reverse_mode_ring
     return form(scaled(query, scale), key, value, mask, bias)
@@ -65,7 +65,7 @@ def _send(block):
 
 
 def _first_column(step, length):
-    """Of the block of keys that this device holds after so many have been sent."""
+    """Return the first column of the block that this device holds after so many were sent."""
     return (jax.lax.axis_index(CONTEXT) - step) % jax.lax.axis_size(CONTEXT) * length
 
 
@@ -213,10 +213,10 @@ def attention_over_mesh(
     mesh: Mesh | AbstractMesh | None = None,
     split_keys: bool = True,
 ) -> Queries:
-    """`form` on every device's part of whole arrays, in or outside `jax.jit`.
+    """Apply `form` to every device's part of whole arrays, in or outside `jax.jit`.
 
-    Sequences are split over the mesh's axis "context", batches over "data" and "fsdp" and heads
-    over "tensor", those of these that are there and divide them.
+    Sequences are split over the mesh's axis "context", batches over "data" and "fsdp", and heads
+    over "tensor". Axes that the mesh lacks, or that do not divide, are left out.
 
         attention_over_mesh(ring_attention, query, key, value)
         form = functools.partial(all_to_all_attention, attention=attention)
@@ -227,7 +227,7 @@ def attention_over_mesh(
             queries and all columns.
         mesh: the one in use (`jax.set_mesh`) if None.
         split_keys: each device gets a part of keys and values, and lengths that "context" does not
-            divide are filled up with hidden keys. Otherwise it gets all of them.
+            divide are filled up with hidden keys. Otherwise each device gets all keys and values.
 
     Raises:
         ValueError: keys are to be split and the mesh has no axis "context".

@@ -1,8 +1,8 @@
 """Attention by kernels that others wrote: cuDNN's for NVIDIA GPUs and JAX's for TPUs.
 
-Both take a mask of keys alone, `[#batch 1 1 keys]`, and no bias, and both have one reverse
-derivative and no other. JAX's takes segments without times too. Where a query may look nowhere
-their output is finite and means nothing.
+Both take a mask of keys alone, `[#batch 1 1 keys]`, and no bias. Both have one reverse derivative
+and no other. JAX's takes segments without times too. If a query may attend nowhere, its output is
+finite and means nothing.
 """
 
 import math
@@ -77,7 +77,7 @@ def splash_attention(
     query, key, value = (jnp.swapaxes(a, 1, 2).astype(dtype) for a in (query, key, value))
     batch, heads, padded_queries, _ = query.shape
     segments = None
-    if mask is not None:  # only tokens of the same segment look at one another
+    if mask is not None:  # only tokens of the same segment attend to one another
         if not isinstance(mask, Segments):
             mask = Segments(jnp.ones((1, 1, queries, 1), jnp.int32), mask.astype(jnp.int32))
         of_queries = jnp.pad(mask.queries[:, 0, :, 0], ((0, 0), (0, padded_queries - queries)))

@@ -1,7 +1,7 @@
 """RMS norms of queries and keys with rotary positions, in one pass over memory on TPUs.
 
-XLA takes four passes: tokens `[batch length heads·features]` are brought into another order where a
-head has a dimension of its own, for its norm and for pairs of its features. Here a head is some
+XLA takes four passes. It brings tokens `[batch length heads·features]` into another order, where a
+head has a dimension of its own for its norm and for pairs of its features. Here a head is some
 registers, and the other feature of a pair is one place away in a register.
 """
 

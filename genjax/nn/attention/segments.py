@@ -1,4 +1,4 @@
-"""Masks by numbers: which keys a query may look at, in memory proportional to the length."""
+"""Masks by numbers: which keys a query may attend to, in memory proportional to the length."""
 
 from typing import NamedTuple
 

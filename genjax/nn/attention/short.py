@@ -64,8 +64,8 @@ def _kernel_bytes(block: int, keys: int, group: int) -> int:
         group: features of the heads that a kernel takes at once.
     """
     lanes = math.ceil(group / LANES) * LANES
-    # Of queries, keys, values, and the gradients of these and of the output. In bfloat16, one is
-    # copied while another is in use.
+    # Buffers of queries, keys, values, and the gradients of these and of the output. They are
+    # bfloat16, and one buffer is copied while another is in use.
     buffers = 2 * 2 * (3 * block + 4 * keys) * lanes
     sums = 2 * 4 * keys * lanes  # of the gradients by keys and values
     logits = 3 * 4 * block * keys

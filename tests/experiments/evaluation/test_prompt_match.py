@@ -37,7 +37,7 @@ def test_networks_without_prompts_are_not_scored_by_them():
     config = digits_flow.get_config()
     config.evaluation.measures.prompts = "PromptMatch"
     with pytest.raises(
-        ValueError, match="PromptMatch, which is of networks told prompts; .* is Classes"
+        ValueError, match="PromptMatch, which needs a network with prompts; .* is Classes"
     ):
         Experiment.from_config(config)
 

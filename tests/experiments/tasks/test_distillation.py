@@ -277,9 +277,7 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
         build(student("Lagrangian", narrow, process=dict(name="TrigFlow")))
     told = student("GuidanceDistillation", teacher)
     told = retold(teacher, tmp_path / "told", told)
-    with pytest.raises(
-        ValueError, match="told is told a guidance scale, which Lagrangian does not"
-    ):
+    with pytest.raises(ValueError, match="told takes a guidance scale, which Lagrangian does not"):
         build(student("Lagrangian", told))
     with pytest.raises(ValueError, match="stages is 3; take 1 to config.num_steps=2"):
         config = student("Halving", teacher)

@@ -17,8 +17,8 @@ def blockwise(sampler: Callable[..., Int[Array, " ..."]], block_length: int) -> 
 
     Arriola et al. 2025, BD3LM. LLaDA2 samples blocks of 32 by `confident`. Every step
     evaluates the denoiser on the whole sequence, whose later blocks are still noise. Its times are
-    `[batch length]`: the clean end in earlier blocks and the noise end in later ones, which a
-    network trained on blocks does not look at.
+    `[batch length]`: the clean end in earlier blocks and the noise end in later ones. A network
+    trained on blocks does not attend to later blocks.
 
     Args:
         sampler: called as `(denoiser, process, noise, times, keys=…)`.

@@ -72,7 +72,7 @@ def test_inceptions_of_two_packages_differ_in_preprocessing(monkeypatch):
 
 def test_torchvisions_inception_gives_no_fid(monkeypatch):
     monkeypatch.setattr(networks.inception, "load", lambda path: (Inception(1000, fid=False), {}))
-    message = "weights.npz holds an Inception of 1000 classes; FID is of the one of 1008"
+    message = "weights.npz holds an Inception of 1000 classes; FID needs the one of 1008"
     with pytest.raises(ValueError, match=message):
         load_network("inception", "weights.npz")
 
