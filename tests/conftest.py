@@ -73,12 +73,6 @@ def memory_now() -> float:
     )
 
 
-def pytest_collection_modifyitems(items):
-    """Put files with slow tests first, so that no worker begins a long file at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 def pytest_collection_finish():
     cpu_seconds[IMPORTS] = used_cpu_seconds()
     gc.collect()
@@ -143,7 +137,7 @@ def pytest_terminal_summary(terminalreporter, config):
             f"{folders.total():8.1f} in all, {max(peak_memory.values(), default=0.0):.2f} GiB at "
             "most"
         )
-    for folder, budget in budgets.items() if config.option.markexpr == "not training" else ():
+    for folder, budget in budgets.items() if config.option.markexpr == "not slow" else ():
         if folders[folder] > budget:
             terminalreporter.line(
                 f"{folder}: {folders[folder]:.0f} CPU seconds, budget {budget:.0f}", yellow=True

@@ -36,7 +36,7 @@ jnp.save("images.npy", sample(params, jax.random.key(1), labels, 2.0, grid))
 """
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_the_slide_runs_as_shown_and_draws_digits(tmp_path, monkeypatch):
     """In a process of its own, with XLA's optimizations, which other tests do without."""
     monkeypatch.delenv("XLA_FLAGS")

@@ -33,7 +33,7 @@ def narrowed(choice):
     return config
 
 
-@pytest.mark.training
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", NARROW)
 def test_a_step_of_the_published_recipes_runs_narrowed(choice):
     config = narrowed(choice)
@@ -80,7 +80,7 @@ def load(split: str) -> Dataset:
     return Dataset("latents", split, InMemory(latents), captions=captions)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", sound_and_video.CHOICES)
 def test_ltx_2_takes_a_step_on_latents_and_samples(choice, tmp_path, monkeypatch):
     widths = dict(width=16, audio_width=8)

@@ -54,7 +54,7 @@ def shortened(command: list[str]) -> list[str]:
     return [*command, *SHORT, *SHORT_OF[family], *small]
 
 
-@pytest.mark.training
+@pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("guide", GUIDES)
 def test_a_guide_runs_as_written(guide, tmp_path):
@@ -72,7 +72,7 @@ def test_a_guide_runs_as_written(guide, tmp_path):
         CHECKS[guide](names)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 def test_the_readme_trains_on_own_images(tmp_path):
     """A folder of 90 images of mixed sizes, without classes."""

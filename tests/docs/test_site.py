@@ -17,7 +17,6 @@ import pytest
 from tests.docs.pages import ROOT
 from tests.experiments.browser import CHROMIUM, Browser
 
-pytestmark = pytest.mark.slow
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None and "CI" not in os.environ, reason="no Chromium; apt-get install chromium"
 )

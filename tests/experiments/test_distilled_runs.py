@@ -73,7 +73,7 @@ def test_checkpoints_hold_the_student_alone(taught):
     assert not any("teacher" in name for name in names)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_on_eight_devices_it_is_as_on_one(teacher):
     """The frozen teacher is split as the student is, by `fsdp`, and stays as it was."""
     meshes = ['={"data": 8}', '={"data": 2, "fsdp": 4}']

@@ -64,13 +64,13 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_sigkill_at_any_moment_changes_nothing(uninterrupted, tmp_path):
     """Three kills at random moments of training and three while a checkpoint is being written."""
     kill_and_resume(uninterrupted, tmp_path / "killed", LONG, attempts=6)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_sigkill_changes_nothing_under_fsdp_either(tmp_path, monkeypatch):
     """Eight virtual devices share the state; one kill is in training and one in a checkpoint."""
     monkeypatch.setenv("XLA_FLAGS", virtual_devices.environment(8)["XLA_FLAGS"])
@@ -99,7 +99,7 @@ def kill_and_resume(uninterrupted, workdir, flags, attempts, steps=STEPS):
     assert logged(workdir) == logged(uninterrupted)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_resumes(uninterrupted, tmp_path, number):
     workdir = tmp_path / "stopped"
@@ -113,7 +113,7 @@ def test_a_signal_saves_and_the_same_command_resumes(uninterrupted, tmp_path, nu
     assert_same_state(workdir, uninterrupted, STEPS)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     largest = max((workdir / "checkpoints/00000040").rglob("*"), key=lambda p: p.stat().st_size)
@@ -167,7 +167,7 @@ subprocess.run(["cp", "-r", workdir, {copy!r}], check=True)
 """
 
 
-@pytest.mark.training
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's mount namespaces")
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp_path):
     """A disk of 4 MB of this test's own is filled while the run goes on, then emptied."""

@@ -15,7 +15,7 @@ from genjax import pretrained
 from genjax.pipelines import Run
 from tests.experiments.launching import SMALL, run, shared_run
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 CONSTANT = [
     *SMALL,

@@ -6,12 +6,12 @@ from plane_games import assert_all_modes_are_covered, train
 from genjax import adversarial
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_with_r1_the_non_saturating_game_covers_all_modes_in_each_of_five_seeds():
     assert_all_modes_are_covered("non_saturating")
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_the_unregularized_saturating_loss_does_not_and_alarms_say_so():
     """It loses at once, so a quarter of the steps shows it."""
     for found in train("saturating", seeds=5, num_steps=2000):

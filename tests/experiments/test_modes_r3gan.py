@@ -4,6 +4,6 @@ import pytest
 from plane_games import assert_all_modes_are_covered
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_r3gan_covers_all_modes_in_each_of_five_seeds():
     assert_all_modes_are_covered("r3gan")

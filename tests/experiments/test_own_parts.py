@@ -210,7 +210,7 @@ def succeed(name, *flags):
     return result.stdout
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_a_family_of_ones_own_goes_through_every_program(family, tmp_path):
     before, config = project_files(), f"--config={family}/stripes.py"
     runs = [tmp_path / "first", tmp_path / "second"]
@@ -379,7 +379,7 @@ AUTOENCODER = [
 ]
 
 
-@pytest.mark.training
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "networks"),
     [

@@ -119,7 +119,7 @@ def interrupt(workdir, number, victim, **options):
     return codes, time.monotonic() - began
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_one_process_killed_ends_the_other_and_any_number_goes_on(expected, tmp_path):
     workdir = tmp_path / "two"
     codes, seconds = interrupt(workdir, signal.SIGKILL, victim=1)
@@ -137,7 +137,7 @@ def test_one_process_killed_ends_the_other_and_any_number_goes_on(expected, tmp_
     assert_same_losses(alone, expected)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_a_save(expected, tmp_path):
     workdir = tmp_path / "stopped"
     codes, _ = interrupt(workdir, signal.SIGTERM, victim=1, slurm=True)

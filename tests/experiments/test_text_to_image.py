@@ -13,7 +13,7 @@ from genjax.training.pictures import read_rows
 from tests.experiments import few_emoji
 from tests.experiments.launching import ROOT, run
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 SMALL = [
     "--config.num_steps=4",

@@ -9,7 +9,7 @@ from genjax.training.pictures import read_rows
 from tests.experiments import small_video
 from tests.experiments.launching import ROOT, run
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 DATA = [
     "--config.data.name=tests.experiments.small_video.load",

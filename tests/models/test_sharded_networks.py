@@ -6,7 +6,7 @@ import pytest
 
 from tests.virtual_devices import lines_of
 
-pytestmark = pytest.mark.training  # eight devices
+pytestmark = pytest.mark.slow  # eight devices
 
 DATA, TENSOR, CONTEXT = 2, 2, 2
 BATCH, IMAGE, TEXT, WIDTH, DEPTH, PATCH = 4, 16, 6, 32, 2, 12  # as in tests.models.sharded_networks

@@ -100,7 +100,6 @@ def test_both_decode_the_same_tokens(tmp_path):
     np.testing.assert_array_equal(tokens, expected)
 
 
-@pytest.mark.slow
 def test_times_are_compared_in_turns(capsys):
     row = peers.compare(DIT._replace(work="forward"), repeats=3)
     assert row["seconds"].keys() == {"genjax", "torch eager", "torch compiled"}

@@ -90,7 +90,7 @@ def alone(runs):
     return runs[("data", 1),]
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_every_mesh_has_the_same_losses(runs, alone):
     assert len(runs) == 12
     for row in runs.values():
@@ -99,7 +99,7 @@ def test_every_mesh_has_the_same_losses(runs, alone):
         np.testing.assert_allclose(row["losses"], alone["losses"], rtol=2e-6)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_the_state_of_a_device_shrinks_with_fsdp_alone(runs, alone):
     whole, large = alone["state_bytes"], alone["large_bytes"]
     for axes, row in runs.items():
@@ -113,7 +113,7 @@ def test_the_state_of_a_device_shrinks_with_fsdp_alone(runs, alone):
     assert eighth["bytes_per_device"] + eighth["init_temporary_bytes"] < whole / 2
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_data_parallel_sums_gradients_once_and_nothing_else(runs):
     for devices in (2, 4, 8):
         row = runs[("data", devices),]
@@ -122,7 +122,7 @@ def test_data_parallel_sums_gradients_once_and_nothing_else(runs):
         assert size - 4 * row["parameters"] in SCALARS
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_fsdp_gathers_parameters_and_sums_gradients(runs, alone):
     for devices in (2, 4, 8):
         row = runs[("fsdp", devices),]
@@ -139,7 +139,7 @@ def test_fsdp_gathers_parameters_and_sums_gradients(runs, alone):
         assert by_kind["all-reduce"] - 4 * row["parameters"] in SCALARS
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_product_of_axes_gathers_over_fsdp_alone(runs):
     row = runs[("data", 2), ("fsdp", 4)]
     assert {tuple(axes) for kind, axes, _, _ in row["collectives"] if kind == "all-gather"} == {
@@ -159,7 +159,7 @@ def floats(*shape):
 BATCH, TOKENS, WIDTH, DEPTH = 32, 16, 32, 2
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_tensor_sums_two_layers_of_a_block_forward_and_two_backward(runs):
     row = runs[("data", 4), ("tensor", 2)]
     over_tensor = {kind: size for kind, axes, _, size in row["collectives"] if axes == ["tensor"]}
@@ -182,7 +182,7 @@ def test_tensor_sums_two_layers_of_a_block_forward_and_two_backward(runs):
     assert row["bytes_per_device"] - copies * 4 * (row["parameters"] - split // 2) in SCALARS
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_context_gathers_keys_and_sums_what_tokens_share(runs):
     row = runs[("data", 2), ("context", 4)]
     over_context = {kind: size for kind, axes, _, size in row["collectives"] if axes == ["context"]}
@@ -194,7 +194,7 @@ def test_context_gathers_keys_and_sums_what_tokens_share(runs):
     assert over_context["all-reduce"] == sums  # images are whole, so the loss is no sum over tokens
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_elsewhere(tmp_path, alone):
     (saved,) = run(8, json.dumps([{"fsdp": 8}]), "--save", str(tmp_path), "--steps", "20")
     for devices, meshes in [(4, [{"fsdp": 4}, {"data": 4}]), (1, [{"data": 1}])]:

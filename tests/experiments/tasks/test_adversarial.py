@@ -412,7 +412,7 @@ def test_a_run_from_end_to_end(tmp_path):
     assert result.returncode == 1 and "is not sampled by sampler" in result.stderr
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_on_eight_devices_it_is_as_on_one():
     """Batch norm's statistics, the minibatch deviation and r_t cover the batch of all devices."""
 

@@ -625,7 +625,7 @@ def test_a_codebook_that_is_a_parameter_has_a_weight_too():
     assert dict(task.weights) == {"commitment": 0.25, "codebook": 1.0}
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_on_eight_devices_it_is_as_on_one():
     """Batch norm, codes and importance weights see the whole batch on any number of devices."""
 

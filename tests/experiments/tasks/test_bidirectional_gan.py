@@ -321,7 +321,7 @@ def test_an_encoder_from_end_to_end(tmp_path, bigan_run):
             np.testing.assert_allclose(found[way][name], ways[way][name], rtol=1e-4)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_on_eight_devices_it_is_as_on_one(bigan_run):
     program, choices = "tests.experiments.bidirectional_run", ("bigan", "bigbigan", "encoder")
     meshes = "", '={"data": 2, "fsdp": 4}', ""
@@ -338,7 +338,7 @@ def test_on_eight_devices_it_is_as_on_one(bigan_run):
                 np.testing.assert_allclose(a[name], b[name], rtol=2e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_the_task_finds_the_inverse_of_a_linear_generator():
     """On fresh points x = A z in each step. Rates fall, and so does the noise of the batches."""
     config = points(objective="non_saturating", num_steps=4000, batch_size=256)

@@ -149,7 +149,7 @@ def test_clean_prediction_of_spectrograms_stays_finite_and_keeps_what_is_given(f
     assert np.any(made_of(())["sound"] != heard)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one(folder):
     mesh = '{"data": 2, "fsdp": 2, "context": 2}'
     [rows] = lines_of("tests.experiments.joint_run", 8, folder, mesh)

@@ -61,7 +61,7 @@ def samples(choice="actions", labels=(0, 1, 2, 3), **changes):
     return sample(task, state, np.array(labels), Config(dict(config.sampling) | changes))
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_steps_are_taken():
     """Two, as the warm-up begins at a rate of 0."""
     _, task, _, batch = made()

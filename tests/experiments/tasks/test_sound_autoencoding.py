@@ -151,7 +151,7 @@ def test_a_length_that_is_no_whole_number_of_frames_is_refused():
         build(config)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", SOUND)
 def test_a_short_training_lowers_the_distance(choice):
     """Tones of random pitch, before the discriminator starts; codes take twice as long."""
