@@ -143,6 +143,7 @@ def step(config):
     return task, state, after, metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "choice"),
     [
@@ -210,6 +211,7 @@ def test_dmd2_has_its_papers_numbers_and_steps_narrowed(monkeypatch, tmp_path):
         assert max(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.slow
 def test_a_student_of_text_steps_from_its_teacher(monkeypatch, tmp_path):
     """The encoded prompts are zeros, and the teacher's parameters its first."""
     zeros = lambda prompts: jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), prompts.example())

@@ -47,6 +47,7 @@ def differ(a, b):
     return bool((a != b).any())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_step_of_many_classes_runs_narrowed(choice):
     config = narrowed(choice)
@@ -92,6 +93,7 @@ def test_sngan_s_rate_falls_from_200_000_to_250_000_updates_of_the_generator():
         np.testing.assert_allclose(rates, [2e-4, 2e-4, 1e-4, 0], rtol=1e-4, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_dcgan_takes_a_step_at_its_published_size():
     """Five layers: a product and four transposed convolutions, on emoji that are here."""
     config = emoji_dcgan.get_config()

@@ -70,6 +70,7 @@ def test_var_and_mar_have_their_papers_numbers(choice):
         np.testing.assert_allclose(alpha, bar(0.5) / bar(0.0), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["var_d16", "mar_b"])
 def test_a_step_of_var_and_mar_runs_narrowed(choice, monkeypatch):
     """In bfloat16, with all of the config but its sizes."""

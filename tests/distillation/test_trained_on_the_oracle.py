@@ -126,6 +126,7 @@ def train(loss, steps=STEPS):
     return functools.partial(network.apply, run((params, optimizer.init(params))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_small_network_reaches_the_flow_map(name):
     """From x = 1 and times all over the triangle; the first network is off by more than 0.2."""

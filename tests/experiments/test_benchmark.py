@@ -50,6 +50,7 @@ def row(request, config):
     return measure(config, request.param, steps=3)
 
 
+@pytest.mark.slow
 def test_multiply_adds_are_those_of_the_network(row):
     attention = 2 * TOKENS**2 * WIDTH
     block = 12 * TOKENS * WIDTH**2 + attention + 6 * WIDTH**2  # of every block, with its modulation
@@ -279,6 +280,7 @@ def test_each_config_has_a_command_of_its_own():
     assert commands(["--help"]) == []
 
 
+@pytest.mark.slow
 def test_the_program_needs_no_libraries_of_data(tmp_path):
     average = {"ema": {"name": "HalfLife", "steps": 9.0}}
     changes = ["--config.batch_size=4", f"--config.averages={average}"]
@@ -302,6 +304,7 @@ def test_the_program_needs_no_libraries_of_data(tmp_path):
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_several_configs_one_of_which_is_not_there(tmp_path):
     configs = ["--config=configs/absent.py", "--config=configs/gaussians_gan.py"]
     result = run_alone(

@@ -41,6 +41,7 @@ def whole_state(workdir, step):
         return checkpoints.restore(step, abstract_state(task, jax.random.key(0), mesh))
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_in_the_middle_ends_in_the_same_state(taught, teacher, tmp_path):
     """Without its last checkpoint the run goes on from the one before, bitwise as it would have.
 
@@ -55,6 +56,7 @@ def test_a_run_that_stopped_in_the_middle_ends_in_the_same_state(taught, teacher
     assert any(jax.tree.leaves(moved.params))
 
 
+@pytest.mark.slow
 def test_a_run_without_a_teacher_resumes_likewise(tmp_path):
     config = student_config("MeanFlow")
     train.run(config, tmp_path / "run")

@@ -41,6 +41,7 @@ def test_a_sweep_measures_as_evaluation_does(small_run, tmp_path):
     assert result.returncode == 1 and "name,option=1.5" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp_path, monkeypatch):
     averages = {"narrow": 0.05, "wide": 0.1}
     flags = [

@@ -106,6 +106,7 @@ def test_nothing_but_progress_is_printed(small_run):
     )
 
 
+@pytest.mark.slow
 def test_a_run_of_many_classes_shows_some(tmp_path):
     """Forty classes, from folders: every second one has a row."""
     random = np.random.default_rng(0)

@@ -257,6 +257,7 @@ np.save(sys.argv[2], images)
 """
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter(pipeline, tmp_path):
     path = tmp_path / "images.npy"
     virtual_devices.run(["-c", ON_DEVICES, os.path.dirname(__file__), path], num_devices=8)

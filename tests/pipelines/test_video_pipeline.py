@@ -174,6 +174,7 @@ np.save(sys.argv[2], videos)
 """
 
 
+@pytest.mark.slow
 def test_devices_and_batch_do_not_matter_for_experts_with_given_frames(images, tmp_path):
     paths = tmp_path / "images.npy", tmp_path / "videos.npy"
     np.save(paths[0], np.tile(images, (4, 1, 1, 1)))

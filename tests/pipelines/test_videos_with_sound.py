@@ -132,6 +132,7 @@ np.savez(sys.argv[2], **latents)
 """
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter(pipeline, tmp_path):
     path = tmp_path / "latents.npz"
     virtual_devices.run(["-c", ON_DEVICES, os.path.dirname(__file__), path], num_devices=8)

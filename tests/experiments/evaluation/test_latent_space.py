@@ -90,6 +90,7 @@ def test_every_network_of_images_is_here():
     assert generators - {"mlp_gan"} == set(NETWORKS)  # that one makes points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_interpolation_and_directions_of_every_network(name, tmp_path):
     """They are drawn, with a row for each direction. Untrained images may be all grey."""

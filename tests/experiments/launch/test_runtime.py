@@ -127,6 +127,7 @@ def test_a_process_alone_ends_with_one_message(tmp_path):
     assert f"localhost:{port}" in first and "--join_seconds" in second
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_kept_for_the_next_program(small_run, tmp_path):
     """The first program writes each file of the user's cache once, and the second writes none."""
     environment = dict(

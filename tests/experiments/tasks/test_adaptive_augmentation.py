@@ -113,6 +113,7 @@ def played(game, images, steps, state=None):
     return state, history
 
 
+@pytest.mark.slow
 def test_the_probability_rises_when_the_discriminator_memorizes(game, images):
     """Real images are sixteen, or always new; generated ones always have the same law."""
     few, new = (

@@ -95,6 +95,7 @@ def count_of(player):
     return int(player.optimizer_state[0].count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of_discriminator", "of_generator"), [(1, 1), (4, 1), (1, 3), (2, 3)])
 def test_any_ratio_of_updates(of_discriminator, of_generator):
     state, metrics = after(

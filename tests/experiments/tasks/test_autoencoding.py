@@ -325,6 +325,7 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path, choice):
     assert int(end.step) == 4
 
 
+@pytest.mark.slow
 def test_a_video_is_reconstructed_frame_by_frame_and_flipped_as_a_whole():
     """Two latent frames stand for three frames, and the discriminator sees each of the three."""
     config, task, _, state, _ = made("video")

@@ -79,6 +79,7 @@ def first_state(task):
     return state.replace(params=params, averages=dict.fromkeys(state.averages, params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "taught"),
     [
@@ -297,6 +298,7 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
         build(config)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_student_goes_from_its_teacher_and_is_sampled_in_any_number_of_jumps(
     teacher, tmp_path
 ):

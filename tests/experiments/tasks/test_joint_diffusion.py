@@ -68,6 +68,7 @@ def made(folder):
     return Made(config, task, batches, frozen, update, states, metrics)
 
 
+@pytest.mark.slow
 def test_a_step_trains_both_streams_and_counts_both_losses(folder):
     this = made(folder)
     before, after, metrics = *this.states[:2], this.metrics[0]
@@ -127,6 +128,7 @@ def test_a_run_that_stops_in_the_middle_goes_on_bit_by_bit(folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state, this.states[2])
 
 
+@pytest.mark.slow
 def test_clean_prediction_of_spectrograms_stays_finite_and_keeps_what_is_given(folder):
     """At time 0 the clean target says nothing of the noise, and a loss of 0 would be 0 · NaN."""
     config = small_sounding.config(folder, "spectrograms")

@@ -57,6 +57,7 @@ def inputs(**changes):
     return task.sampling_inputs(config.sampling)
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_a_velocity_of_zero_and_falls():
     """E[(z − x)²] = 1 + E[x²], within four deviations of the draw."""
     _, _, losses = trained_a_little()

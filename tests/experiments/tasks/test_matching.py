@@ -83,6 +83,7 @@ def play(teacher):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", digits_distillation.MATCHING)
 def test_student_and_fake_network_start_as_the_teacher_and_go_on_at_their_own_pace(
     method, play, teacher
@@ -187,6 +188,7 @@ def test_a_run_goes_on_to_the_last_bit(play, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, go_on(restored), go_on(state))
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled_in_any_number_of_steps(teacher, tmp_path):
     train.run(student("LADD", teacher), tmp_path / "run")
     run = open_run(tmp_path / "run", num_steps=3)

@@ -84,6 +84,7 @@ def inputs(**changes):
     return build(config).sampling_inputs(config.sampling)
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_equally_likely_codes_and_falls():
     """ln 8 nats a token, since logits are 0 at first."""
     _, _, rows = trained_a_little()

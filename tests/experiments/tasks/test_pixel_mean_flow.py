@@ -103,6 +103,7 @@ def narrow_lpips():
     return lpips, lpips.init(jax.random.key(0), images, images)
 
 
+@pytest.mark.slow
 def test_a_step_moves_the_student_and_not_lpips(monkeypatch):
     narrow = functools.partial(LPIPS, widths=(2, 2, 2, 2, 2))
     monkeypatch.setattr(pixel_mean_flow, "LPIPS", narrow)

@@ -79,6 +79,7 @@ def written_out(choice):
     return compute
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["codec", "mel"])
 def test_the_gradients_are_those_of_the_written_out_losses(choice):
     config, _, _, first, update = made(choice)

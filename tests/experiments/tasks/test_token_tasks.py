@@ -47,6 +47,7 @@ def trained_a_little(choice, tokenizer):
     return task, config, state, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_the_first_loss_is_that_of_equally_likely_codes(choice, tokenizer):
     """ln 3 nats per token; then the loss falls. Diffusion's is too noisy to tell in few steps.

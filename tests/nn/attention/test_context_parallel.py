@@ -184,6 +184,7 @@ def failures():
     return json.loads(virtual_devices.run(["-W", "error", "-c", PREAMBLE + RUN], num_devices=8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_on_eight_devices(failures, program):
     assert program not in failures, failures[program]
