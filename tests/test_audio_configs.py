@@ -56,6 +56,7 @@ def config(tmp_path, monkeypatch):
     return config
 
 
+@pytest.mark.slow
 def test_text_to_audio_takes_a_step_and_samples(config):
     task = build(config)
     batch = training_batches(config, task, make_mesh({"data": 1}, 4))[0]

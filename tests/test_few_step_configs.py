@@ -187,6 +187,7 @@ def teach(monkeypatch, folder, config):
     return params
 
 
+@pytest.mark.slow
 def test_dmd2_has_its_papers_numbers_and_steps_narrowed(monkeypatch, tmp_path):
     """DMD2's experiments/imagenet, the scratch run with its classifier; seven devices of 40."""
     config = load("imagenet256_distillation", "dmd2_xl2")

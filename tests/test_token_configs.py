@@ -49,6 +49,7 @@ def test_models_of_codes_have_their_papers_numbers(choice):
         assert dict(config.times) == dict(name="uniform", variates="stratified")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["llamagen_b", "maskgit", "mdlm"])
 def test_a_step_of_every_architecture_runs_narrowed(choice, tmp_path):
     """In bfloat16, with all of the config but its sizes."""
@@ -80,6 +81,7 @@ def narrow_tokenizer(folder):
     pretrained.save(folder, network, zeros)
 
 
+@pytest.mark.slow
 def test_decoding_is_planned_with_its_caches_split_by_head(tmp_path):
     narrow_tokenizer(tmp_path)
     config = imagenet256_tokens.get_config("llamagen_b")

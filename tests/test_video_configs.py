@@ -57,6 +57,7 @@ def step(config):
     return task, after, batch
 
 
+@pytest.mark.slow
 def test_text_to_video_on_latents_encoded_once_or_within_the_step(tmp_path):
     """Both see the block means of the same clips, with the captions of these clips."""
     within = small(moving_digits_video.get_config(), tmp_path)
@@ -117,6 +118,7 @@ def first_frames(count):
     return to_uint8(decoded)
 
 
+@pytest.mark.slow
 def test_image_to_video_keeps_the_given_frame(tmp_path):
     """Samples start with what the autoencoder makes of the frame, and no evaluation is needed."""
     config = small(moving_digits_video.get_config("image_to_video"), tmp_path)
@@ -160,6 +162,7 @@ def test_prompts_have_clips_of_their_captions(tmp_path):
     assert jax.tree.map(lambda a: (a.shape, a.dtype), abstract) == shapes
 
 
+@pytest.mark.slow
 def test_causal_video_continues_clips_beyond_their_length(tmp_path):
     config = small(moving_digits_video.get_config("causal"), tmp_path)
     task, state, _ = step(config)

@@ -66,6 +66,7 @@ def test_multiply_adds_are_those_of_the_network(row):
         assert row["multiply_adds"] == STEPS * 2 * BATCH * (inner + outer)
 
 
+@pytest.mark.slow
 def test_xla_counts_the_same_and_what_is_elementwise(row):
     """XLA counts the bodies of the scans over blocks and steps once, and so does our count.
 
@@ -75,6 +76,7 @@ def test_xla_counts_the_same_and_what_is_elementwise(row):
     assert 1.0 < row["xla_ratio"] < 1.15
 
 
+@pytest.mark.slow
 def test_a_row_holds_its_measures(row):
     low, high = row["step_seconds"]["quartiles"]
     assert 0 < low <= row["step_seconds"]["median"] <= high

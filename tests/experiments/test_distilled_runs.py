@@ -66,6 +66,7 @@ def test_a_run_without_a_teacher_resumes_likewise(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole_state(tmp_path / "run", 4), end)
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_the_student_alone(taught):
     """Its parameters, two moments and an average of each; of the teacher nothing."""
     state = whole_state(taught, 4)
@@ -93,6 +94,7 @@ def test_on_eight_devices_it_is_as_on_one(teacher):
                 assert eight["elements_per_device"] < 0.5 * one["elements_per_device"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 8])
 def test_a_run_is_sampled_by_the_command_in_any_number_of_steps(taught, tmp_path, steps):
     out = tmp_path / "samples.npz"
@@ -105,6 +107,7 @@ def test_a_run_is_sampled_by_the_command_in_any_number_of_steps(taught, tmp_path
         assert samples["labels"].tolist() == list(range(10))
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled_by_the_sampler_that_adds_noise_again(taught, tmp_path):
     flags = [f"--workdir={taught}", "--count=1", f"--out={tmp_path}/samples.npz"]
     result = run("sample", *flags, "--sampler=trajectory_consistency,gamma=0.3", "--num_steps=2")
@@ -115,6 +118,7 @@ def test_a_run_is_sampled_by_the_sampler_that_adds_noise_again(taught, tmp_path)
     assert "error: config.sampling.sampler.name is 'ddim'" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled_without_its_teachers_weights(taught, teacher, tmp_path, monkeypatch):
     """The teacher's config says what the student learned; its checkpoints need not be there."""
     config = json.loads((taught / "config.json").read_text())
@@ -127,6 +131,7 @@ def test_a_run_is_sampled_without_its_teachers_weights(taught, teacher, tmp_path
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_report_shows_few_steps_beside_the_teachers_fifty(taught, teacher):
     picture = Image.open(taught / "few_steps/step_000004.png")
     rows = read_rows(picture)

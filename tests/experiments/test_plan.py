@@ -156,6 +156,7 @@ def test_grouped_heads_do_not_count_as_tokens():
     assert found["tokens_per_second"] / found["images_per_second"] == pytest.approx(1025)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_what_to_do():
     config = text_to_image.get_config("flux,latents")
     config.batch_size = 16
@@ -269,7 +270,7 @@ def test_meshes_are_names_and_sizes():
             parse_mesh(text)
 
 
-@pytest.mark.parametrize("name", ["digits_vae", "digits_gan"])
+@pytest.mark.parametrize("name", ["digits_vae", pytest.param("digits_gan", marks=pytest.mark.slow)])
 def test_other_tasks_are_planned(name):
     """On one device the plan is near XLA's temporary bytes.
 

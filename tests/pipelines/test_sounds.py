@@ -141,6 +141,7 @@ np.save(sys.argv[2], made)
 """
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter(pipeline, tmp_path):
     path = tmp_path / "sounds.npy"
     virtual_devices.run(["-c", ON_DEVICES, os.path.dirname(__file__), path], num_devices=8)

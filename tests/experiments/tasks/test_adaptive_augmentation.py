@@ -127,6 +127,7 @@ def test_the_probability_rises_when_the_discriminator_memorizes(game, images):
     assert len(game[2]) == 1
 
 
+@pytest.mark.slow
 def test_resumed_between_two_adjustments_it_is_bitwise_the_same(game, images, tmp_path):
     task, *_ = game
     few = lambda step: images(0)

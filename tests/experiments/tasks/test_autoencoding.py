@@ -171,6 +171,7 @@ def judging():
     )
 
 
+@pytest.mark.slow
 def test_the_gradients_are_those_of_the_written_out_losses():
     """At a step with R1: distances and discriminator have equal gradients at the last layer."""
     config, _, frozen, _, update = made("kl")

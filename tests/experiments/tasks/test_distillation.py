@@ -195,6 +195,7 @@ def test_a_student_of_another_process_starts_with_its_teachers_answers(teacher):
     np.testing.assert_allclose(ours.noise, theirs.noise, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teacher):
     """Four steps in two stages; the loss of the second by hand, of three places instead of six.
 
@@ -234,6 +235,7 @@ def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teache
     np.testing.assert_allclose(found, by_hand(batch()), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_guided_halving_first_learns_the_teacher_at_every_scale(teacher):
     """Its first stage is `GuidanceDistillation`; later the student it was answers at one scale."""
     config = student("GuidedHalving", teacher, num_steps=4)

@@ -131,6 +131,7 @@ def test_a_run_goes_on_to_the_last_bit_with_its_banks(training, tmp_path):
     assert jnp.abs(go_on(state).params["head"]["kernel"] - other).max() > 0
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled(tmp_path):
     train.run(small(), tmp_path / "run")
     assert open_run(tmp_path / "run").sample(labels=[1, 2], seed=0).shape == (2, 8, 8, 1)

@@ -88,6 +88,7 @@ def test_a_step_trains_both_streams_and_counts_both_losses(folder):
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_samples_keep_the_given_modality_bit_by_bit_in_one_program(folder):
     this, held_out = made(folder), small_sounding.load("test").source[:]
     state, changes = this.trained, dict(this.config.sampling)
@@ -110,6 +111,7 @@ def test_samples_keep_the_given_modality_bit_by_bit_in_one_program(folder):
     assert program._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_the_trajectory_ends_in_the_samples(folder):
     this = made(folder)
     path = sample(this.task, this.trained, np.arange(4), this.config.sampling, trajectory=True)
@@ -118,6 +120,7 @@ def test_the_trajectory_ends_in_the_samples(folder):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[-1], b), path, samples)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_in_the_middle_goes_on_bit_by_bit(folder, tmp_path):
     this = made(folder)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:

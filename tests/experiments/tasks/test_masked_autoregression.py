@@ -68,6 +68,7 @@ def test_the_first_loss_is_that_of_a_velocity_of_zero_and_falls():
     assert np.mean(losses[-3:]) < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_samples_depend_on_their_own_index_and_their_film_reveals_each_token_once():
     task, state, _ = trained_a_little()
     options = inputs()
@@ -88,6 +89,7 @@ def test_samples_depend_on_their_own_index_and_their_film_reveals_each_token_onc
     assert len({drawn[2, i].tobytes() for i in range(3)}) > 1  # orders of their own
 
 
+@pytest.mark.slow
 def test_temperature_scales_the_noise_of_steps_but_not_the_first_noise():
     """As the authors' `p_sample`: an ODE sampler draws no other noise, so nothing changes."""
     _, state, _ = trained_a_little()
@@ -102,6 +104,7 @@ def test_temperature_scales_the_noise_of_steps_but_not_the_first_noise():
         assert np.abs(cold[0] - cold[1]).max() > 0.1  # by their first noise
 
 
+@pytest.mark.slow
 def test_guidance_of_one_is_conditional():
     """The null class has no part."""
     _, state, _ = trained_a_little()
@@ -118,6 +121,7 @@ def test_guidance_of_one_is_conditional():
         assert np.allclose(first, second, atol=1e-5) == same
 
 
+@pytest.mark.slow
 def test_guidance_grows_with_the_share_of_drawn_tokens():
     """The first of 16 tokens has a scale of 1 + 16/16 where the last has 17.
 

@@ -174,6 +174,7 @@ def test_rcm_takes_rectified_flow_alone():
         RCM()(jax.random.key(0), SimpleNamespace(process=TrigFlow()), None)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_last_bit(play, tmp_path):
     """From a checkpoint as from memory: student, fake network, heads and their optimizers."""
     _, state, frozen, update = play("DMD2")

@@ -92,6 +92,7 @@ def test_the_first_loss_is_that_of_equally_likely_codes_and_falls():
     assert rows[-1]["loss"] < 0.8 * np.log(CODES)
 
 
+@pytest.mark.slow
 def test_a_token_depends_on_coarser_maps_and_its_class_alone():
     """Change the tokens of one map: the probabilities of it and of coarser ones stay."""
     task, state, _ = trained_a_little()
@@ -107,6 +108,7 @@ def test_a_token_depends_on_coarser_maps_and_its_class_alone():
         assert np.all(np.abs(nats[row, end:] - nats[0, end:]) > 1e-6)
 
 
+@pytest.mark.slow
 def test_samples_depend_on_their_own_index_and_their_film_is_that_of_sums_of_maps():
     task, state, _ = trained_a_little()
     options = inputs()
@@ -118,6 +120,7 @@ def test_samples_depend_on_their_own_index_and_their_film_is_that_of_sums_of_map
     assert np.abs(images[0] - images[2]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_greedy_samples_are_the_most_likely_tokens_of_guided_logits():
     """The uncached network agrees on these tokens, with scales 1, 1.5 and 2 of the three maps."""
     task, state, _ = trained_a_little()

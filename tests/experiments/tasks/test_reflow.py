@@ -109,6 +109,7 @@ def test_the_loss_is_flow_matching_between_the_two_of_a_pair(pairs):
     np.testing.assert_allclose(metrics["loss"], jnp.mean((output - (noise - x)) ** 2), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_reflow_teaches_the_next_and_is_distilled_to_one_jump(teacher, pairs):
     config, _ = pairs
     first = teacher.parent / "first"

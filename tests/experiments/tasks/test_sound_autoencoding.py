@@ -117,6 +117,7 @@ def test_before_its_start_the_discriminator_stays_and_counts_nothing():
     assert not same(after.autoencoder.params, state.autoencoder.params)
 
 
+@pytest.mark.slow
 def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
     """The discriminator starts after the interruption."""
     this = made("codec")

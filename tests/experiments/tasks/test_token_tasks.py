@@ -62,6 +62,7 @@ def test_the_first_loss_is_that_of_equally_likely_codes(choice, tokenizer):
         assert np.mean(losses[-3:]) < 0.9 * np.log(VOCABULARY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_samples_depend_on_their_own_index_and_their_film_ends_in_them(choice, tokenizer):
     task, config, state, _ = trained_a_little(choice, tokenizer)
