@@ -51,8 +51,14 @@ SIZE = flags.DEFINE_string(
     None,
     "HEIGHTxWIDTH of what a transformer makes, if not what it was trained at: 768x1344.",
 )
-COUNT = flags.DEFINE_integer("count", 10, "Samples per class.", lower_bound=1)
+COUNT = flags.DEFINE_integer(
+    "count",
+    None,
+    "Samples per class or prompt, 10 if not given; in all, of a run without classes and prompts.",
+    lower_bound=1,
+)
 flags.adopt_module_key_flags(sampling_flags)
+PER_ROW = 10
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -81,10 +87,15 @@ def main() -> None:
             rows = labels_of_classes(CLASSES.value, num_rows, class_names)
         elif PROMPT.value:
             rows = np.arange(num_rows)
-        labels = np.repeat(rows.astype(np.int32), COUNT.value)
-        labels, per_row = without_repetitions(run.task, labels, COUNT.value)
-        samples = run.sample(labels)
         names = run.task.condition.row_names(class_names)
+        if COUNT.value and not names:
+            count = min(COUNT.value, getattr(run.task, "num_originals", COUNT.value))
+            labels, per_row = np.zeros(count, np.int32), min(count, PER_ROW)
+        else:
+            per_row = COUNT.value or PER_ROW
+            labels = np.repeat(rows.astype(np.int32), per_row)
+            labels, per_row = without_repetitions(run.task, labels, per_row)
+        samples = run.sample(labels)
         save_samples(out, run.task.space, samples, labels, per_row, names)
     sampling = run.config.sampling
     how = run.task.describe_sampling(sampling) | {

@@ -25,7 +25,10 @@ LEAST = {
     "width": 1,
     "depth": 1,
     "num_heads": 1,
+    "rank": 1,
+    "learning_rate": 0,
 }
+PROBABILITIES = ("conditioning_dropout", "dropout", "dropout_rate")
 SEEDS = 2**32  # JAX's keys drop higher bits, so two seeds would give the same key
 
 
@@ -33,7 +36,7 @@ def check_numbers(config: Any) -> None:
     """Check the numbers of a config.
 
     Raises:
-        ValueError: a number is not finite, a seed or a count is out of range.
+        ValueError: a number is not finite, or out of range, as a seed, a count or a probability.
     """
     for name, value in flatten(config.to_dict()):
         for number in value if isinstance(value, list | tuple) else [value]:
@@ -46,5 +49,7 @@ def check_numbers(config: Any) -> None:
         least = 1 if name.startswith("regularizers.") else LEAST.get(last)
         if last in LEAST and isinstance(value, int | float) and value < least:
             raise ValueError(f"config.{name} is {value}; it must be at least {least}")
+        if last in PROBABILITIES and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise ValueError(f"config.{name} is {value}; it is a probability, from 0 to 1")
         if last == "seed" and value >= SEEDS:
             raise ValueError(f"config.{name} is {value}; it must be below {SEEDS}")

@@ -129,6 +129,9 @@ def _joining_in_time() -> Iterator[None]:
 
 
 REQUIRED = re.compile(r"Flag --(\w+) must have a value other than None")
+# What Python says of a number that is none.
+NO_INTEGER = re.compile(r"invalid literal for int\(\).*")
+NO_NUMBER = re.compile(r"could not convert string to float.*")
 
 
 def _mark_required() -> None:
@@ -165,8 +168,12 @@ def run_program(main: Callable[..., None]) -> None:
             if missing := REQUIRED.search(str(error)):
                 name = missing[1]
                 sys.exit(f"error: --{name} is missing. {flags.FLAGS[name].help}")
-            sys.exit(f"error: {str(error).rpartition('ValueError: ')[2].strip()}\nSee --help.")
-        except (AttributeError, KeyError):  # how ml_collections reports a field of no part
+            text = str(error).rpartition("ValueError: ")[2].strip()
+            text = NO_INTEGER.sub("it must be an integer", text)
+            text = NO_NUMBER.sub("it must be a number", text)
+            sys.exit(f"error: {text}\nSee --help.")
+        # How ml_collections reports a field of no part, or a field of a file that is not there.
+        except (AttributeError, KeyError, OSError):
             with user_errors():
                 unknown = describe_unknown_flag(argv)
             if unknown is None:  # a fault of the config file

@@ -285,9 +285,12 @@ def _naming_the_last_good(checkpoints: Checkpoints) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         checkpoints.wait()
+        step = checkpoints.latest()
+        last = f"the last good checkpoint is that of step {step}"
+        last = "there is no checkpoint yet" if step is None else last
         raise NonFiniteError(
-            f"{error}. Nothing is saved from here on; the last good checkpoint is that of step "
-            f"{checkpoints.latest()}. Lower the learning rate, clip gradients, or look at the data."
+            f"{error}. Nothing is saved from here on; {last}. Lower the learning rate, clip "
+            "gradients, or look at the data."
         ) from error
 
 

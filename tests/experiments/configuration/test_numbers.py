@@ -1,6 +1,6 @@
 import pytest
 
-from configs import digits_gan
+from configs import digits_flow, digits_gan
 from experiments.configuration.numbers import check_numbers
 
 
@@ -23,6 +23,10 @@ from experiments.configuration.numbers import check_numbers
         ({"checkpoint.every": -5}, "config.checkpoint.every is -5; it must be at least 0"),
         ({"checkpoint.keep": 0}, "config.checkpoint.keep is 0; it must be at least 1"),
         ({"num_steps": 0}, "config.num_steps is 0; it must be at least 1"),
+        (
+            {"optimizer.generator.learning_rate": -1.0},
+            "generator.learning_rate is -1.0; it must be at least 0",
+        ),
         ({"regularizers.r1.every": 0}, "config.regularizers.r1.every is 0; it must be at least 1"),
     ],
 )
@@ -30,6 +34,21 @@ def test_numbers_that_cannot_be_meant(changes, words):
     config = digits_gan.get_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=words):
+        check_numbers(config)
+
+
+@pytest.mark.parametrize("probability", [1.5, -0.1])
+def test_probabilities_are_from_zero_to_one(probability):
+    config = digits_flow.get_config()
+    config.conditioning_dropout = probability
+    with pytest.raises(ValueError, match=f"dropout is {probability}; it is a probability"):
+        check_numbers(config)
+
+
+def test_an_adapter_has_a_rank_of_one_at_least():
+    config = digits_flow.get_config()
+    config.adapters = dict(source="runs/digits_flow", rank=0)
+    with pytest.raises(ValueError, match="config.adapters.rank is 0; it must be at least 1"):
         check_numbers(config)
 
 

@@ -88,10 +88,22 @@ def test_a_damaged_image_is_a_warning_without_the_place_in_the_code(tmp_path):
     assert re.match(r"warning: folder \(\w+\): skipped 1 of \d+ files: damaged\.png", line)
 
 
-def test_a_missing_config_file_is_named_in_full(tmp_path):
-    result = run("train", "--config=configs/digit_flow.py", f"--workdir={tmp_path / 'run'}")
+@pytest.mark.parametrize("overrides", [[], ["--config.num_steps=100"]])
+def test_a_missing_config_file_is_named_in_full(tmp_path, overrides):
+    flags = "--config=configs/digit_flow.py", f"--workdir={tmp_path / 'run'}"
+    result = run("train", *flags, *overrides)
     path, nearest = ROOT / "configs/digit_flow.py", ROOT / "configs/digits_flow.py"
     message = f"error: --config names {path}, and there is no such file; did you mean {nearest}?\n"
+    assert (result.returncode, result.stderr) == (1, message)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"), [("batch_size", "an integer"), ("sampling.guidance_scale", "a number")]
+)
+def test_a_word_in_place_of_a_number_is_named(tmp_path, flag, words):
+    flags = "--config=configs/digits_flow.py", f"--workdir={tmp_path / 'run'}"
+    result = run("train", *flags, f"--config.{flag}=many")
+    message = f"error: flag --config.{flag}=many: it must be {words}\nSee --help.\n"
     assert (result.returncode, result.stderr) == (1, message)
 
 
