@@ -251,10 +251,10 @@ def write_report(workdir: str | Path) -> Path:
         FileNotFoundError: `workdir` holds no run.
     """
     run = read_run(workdir)
-    name = run.config["experiment"]
+    name = run.folder.name
     header = [
         element("h1", name),
-        element("p", f"A run of genjax in {run.folder.name}", class_="lead"),
+        element("p", _origin(run), class_="lead"),
         facts(
             {
                 "steps": run.progress,
@@ -276,8 +276,20 @@ def write_report(workdir: str | Path) -> Path:
     )
     body.append(section("Config and environment", box("tables", *fields)))
     path = Path(workdir) / "report.html"
-    path.write_text(page(f"{name} · {run.folder.name}", header, body), encoding="utf-8")
+    title = " · ".join(dict.fromkeys((name, run.config["experiment"])))
+    path.write_text(page(title, header, body), encoding="utf-8")
     return path
+
+
+def _origin(run: RunRecord) -> str:
+    """Return the run's config, its data set, and the weights that training started from."""
+    parts = [f"Config {run.config['experiment']}"]
+    if data := run.config.get("data.name"):
+        folder = run.config.get("data.directory")
+        parts.append(f"data set {data} ({folder})" if folder else f"data set {data}")
+    if source := run.environment.get("init_from"):
+        parts.append(f"started from {source}")
+    return ", ".join(parts)
 
 
 def _state(run: RunRecord) -> list[Html]:

@@ -153,6 +153,25 @@ def test_report_of_a_finished_run(tmp_path):
     assert "Not evaluated yet" not in page.text
 
 
+def edit_record(folder, **facts):
+    """Add to a run's config the entry `config`, and the other facts beside the config."""
+    record = json.loads((folder / "config.json").read_text())
+    record["config"] |= facts.pop("config", {})
+    (folder / "config.json").write_text(json.dumps(record | facts))
+
+
+def test_the_title_is_the_runs_folder_and_below_it_is_where_the_run_comes_from(tmp_path):
+    run = make_run(tmp_path / "my_run")
+    edit_record(run, init_from=None)
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "".join(text for kind, text in page.texts if kind in ("h1", "wbr")) == "my_run"
+    assert ("title", "my_run · flow <b>&") in page.texts
+    assert "Config flow <b>&" in page.text and "started from" not in page.text
+    edit_record(run, config=dict(data=dict(name="folder", directory="cats")), init_from="runs/a")
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "Config flow <b>&, data set folder (cats), started from runs/a" in text
+
+
 def test_alarms_and_the_logits_are_shown(tmp_path):
     folder = make_run(tmp_path / "run", REPORT | dict(alarms=["Mode collapse: 3 of 25 modes."]))
     (folder / "logits").mkdir()
