@@ -22,6 +22,7 @@ from experiments.pages.html import (
     legend,
     page,
     picture,
+    printed,
     section,
     table,
 )
@@ -29,6 +30,7 @@ from experiments.pages.report import (
     BETTER,
     QUALITY,
     SPEED,
+    UNBIASED,
     RunRecord,
     few_examples,
     heading,
@@ -54,16 +56,17 @@ def _read(folders: Sequence[str | Path]) -> dict[str, RunRecord]:
 
 
 def best(name: str, values: Sequence[float | None]) -> set[int]:
-    """Return the positions of the best of a figure's values.
+    """Return the positions of the best of a figure's values, as the page prints the values.
 
-    There is none if all are equal, if only one was measured, or if the figure measures no quality.
+    There is none if all are printed alike, if only one was measured, or if the figure measures no
+    quality. An unbiased distance below 0 is 0 within its noise, and counts as 0.
     """
     distance = {
         "higher": lambda value: -value,
-        "lower": lambda value: value,
-        "1": lambda value: abs(value - 1),
+        "lower": lambda value: max(value, 0.0) if name in UNBIASED else value,
+        "1": lambda value: round(abs(value - 1), 9),  # 1.1 is as good as 0.9
     }
-    measured = {i: value for i, value in enumerate(values) if value is not None}
+    measured = {i: printed(value) for i, value in enumerate(values) if value is not None}
     if name not in QUALITY or not measured:
         return set()
     ranks = {i: distance[QUALITY[name]](value) for i, value in measured.items()}

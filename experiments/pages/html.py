@@ -129,6 +129,11 @@ def show(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def printed(value: float) -> float:
+    """Return a number as a reader of the page sees it: `show` rounds floats."""
+    return float(show(value).replace(",", ""))
+
+
 def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
     """Return a whole document.
 

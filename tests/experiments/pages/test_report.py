@@ -417,6 +417,15 @@ def test_comparison(tmp_path):
         ("steps_per_second", [10.0, 20.0], set()),  # says nothing of quality
         ("goodput", [0.5, 0.9], set()),
         ("precision", [None, None], set()),
+        ("frechet_distance", [1.23456, 1.23458], set()),  # both are printed as 1.235
+        ("frechet_distance", [1.23456, 1.23458, 2.0], {0, 1}),
+        ("frechet_distance", [12345.1, 12345.3], set()),
+        ("density", [0.9, 1.1], set()),
+        ("density", [0.9, 1.1, 2.0], {0, 1}),
+        ("kernel_distance", [-0.003156, -0.003081], set()),  # both are 0 within their noise
+        ("kid", [-0.003156, -0.003081, 0.01], {0, 1}),
+        ("kernel_distance", [0.003, 0.002], {1}),
+        ("log_spectral_distance", [-1.0, -2.0], {1}),  # is not clipped
     ],
 )
 def test_the_best_is_by_the_figures_direction(name, values, expected):
