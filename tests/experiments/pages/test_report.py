@@ -290,14 +290,40 @@ def test_a_browser_plays_sounds_and_clips_with_sound(tmp_path):
 
 def test_an_autoencoder_shows_originals_beside_reconstructions(tmp_path):
     run = make_run(tmp_path / "run")
-    record = json.loads((run / "config.json").read_text())
-    record["config"]["reconstruction"] = {"name": "l1"}
-    (run / "config.json").write_text(json.dumps(record))
+    edit_record(run, config=dict(reconstruction=dict(name="l1")))
     (run / "reconstructions").mkdir()
     save_grid(run / "reconstructions/step_000300.png", np.zeros((2, 8, 8, 3), np.uint8), 1)
     page = check(write_report(run).read_text(encoding="utf-8"), pictures=7, charts=2)
     assert headings(page)[:2] == ["Reconstructions", "Originals and reconstructions"]
     assert "Reconstructionsafter training" in page.text and "Originalsheld out" in page.text
+
+
+@pytest.mark.parametrize(
+    "report, config, name",
+    [
+        ({}, {}, "samples"),
+        ({}, {"reconstruction": {"name": "l1"}}, "reconstructions"),
+        ({"sampler": "reconstruction of held-out examples"}, {}, "reconstructions"),
+    ],
+)
+def test_columns_say_whether_figures_are_of_samples_or_reconstructions(
+    tmp_path, report, config, name
+):
+    run = make_run(tmp_path / "run", REPORT | report)
+    edit_record(run, config=config)
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert ["", name, "real examples"] in page.rows
+    assert headings(page)[0] == name.capitalize()
+
+
+def test_guidance_is_shown_for_conditional_runs_alone(tmp_path):
+    guided = REPORT | dict(guidance_scale=1.5, guidance_interval=[0.25, 0.75])
+    for condition in ("Classes", "Unconditional"):
+        folder = make_run(tmp_path / condition, guided)
+        edit_record(folder, config=dict(condition=dict(name=condition)))
+        text = write_report(folder).read_text(encoding="utf-8")
+        shown = [f"guidance {word}" in text for word in ("scale", "interval")]
+        assert shown == [condition == "Classes"] * 2
 
 
 def test_ways_of_inversion_are_rows_of_one_table(tmp_path):
