@@ -16,6 +16,7 @@ from experiments.launch.runtime import run_program, user_errors
 from experiments.pages.html import (
     Html,
     box,
+    breakable,
     chart,
     element,
     fold,
@@ -123,7 +124,9 @@ def _differences(caption: str, entries: Mapping[str, Mapping[str, Any]]) -> Html
     fields = dict.fromkeys(field for fields in entries.values() for field in fields)
     rows = [(field, *(given.get(field, "–") for given in entries.values())) for field in fields]
     rows = [
-        (field, *values) for field, *values in rows if any(value != values[0] for value in values)
+        (field, *(element("td", breakable(value)) for value in values))
+        for field, *values in rows
+        if any(value != values[0] for value in values)
     ]
     return (
         table(caption, ("", *entries), rows)
@@ -181,7 +184,7 @@ def comparison(folders: Sequence[str | Path]) -> str:
     runs = _read(folders)
     title = f"{len(runs)} runs compared"
     experiments = ", ".join(dict.fromkeys(run.config["experiment"] for run in runs.values()))
-    header = [element("h1", title), element("p", experiments, class_="lead")]
+    header = [element("h1", title), element("p", breakable(experiments), class_="lead")]
     notes = [
         element(
             "p", f"{name} is not evaluated yet: it has logged {run.progress} steps.", class_="note"

@@ -10,6 +10,7 @@ from experiments.pages.html import (
     PLAYED,
     Html,
     box,
+    breakable,
     chart,
     element,
     facts,
@@ -265,8 +266,8 @@ def write_report(workdir: str | Path) -> Path:
     run = read_run(workdir)
     name = run.folder.name
     header = [
-        element("h1", name),
-        element("p", _origin(run), class_="lead"),
+        element("h1", breakable(name)),
+        element("p", breakable(_origin(run)), class_="lead"),
         facts(
             {
                 "steps": run.progress,
