@@ -205,14 +205,12 @@ def table(
     if not rows:
         return Html()
     cell = lambda value, make: value if isinstance(value, Html) else make(value)
-    head = lambda value, scope: element("th", breakable(value), scope=scope)
-    heads = [head(name, "col") if name else element("td") for name in header]
+    column = lambda value: element("th", breakable(value), scope="col")
+    row = lambda value: element("th", breakable(value), scope="row")
+    entry = lambda value: element("td", value)
+    heads = [column(name) if name else element("td") for name in header]
     lines = [
-        element(
-            "tr",
-            cell(first, lambda value: head(value, "row")),
-            *(cell(value, lambda value: element("td", value)) for value in rest),
-        )
+        element("tr", cell(first, row), *(cell(value, entry) for value in rest))
         for first, *rest in rows
     ]
     content = element(
