@@ -16,12 +16,14 @@ from experiments.launch.runtime import run_program, user_errors
 from experiments.pages.html import (
     Html,
     box,
+    breakable,
     chart,
     element,
     fold,
     legend,
     page,
     picture,
+    printed,
     section,
     table,
 )
@@ -29,6 +31,7 @@ from experiments.pages.report import (
     BETTER,
     QUALITY,
     SPEED,
+    UNBIASED,
     RunRecord,
     few_examples,
     heading,
@@ -54,16 +57,17 @@ def _read(folders: Sequence[str | Path]) -> dict[str, RunRecord]:
 
 
 def best(name: str, values: Sequence[float | None]) -> set[int]:
-    """Return the positions of the best of a figure's values.
+    """Return the positions of the best of a figure's values, as the page prints the values.
 
-    There is none if all are equal, if only one was measured, or if the figure measures no quality.
+    There is none if all are printed alike, if only one was measured, or if the figure measures no
+    quality. An unbiased distance below 0 is 0 within its noise, and counts as 0.
     """
     distance = {
         "higher": lambda value: -value,
-        "lower": lambda value: value,
-        "1": lambda value: abs(value - 1),
+        "lower": lambda value: max(value, 0.0) if name in UNBIASED else value,
+        "1": lambda value: round(abs(value - 1), 9),  # 1.1 is as good as 0.9
     }
-    measured = {i: value for i, value in enumerate(values) if value is not None}
+    measured = {i: printed(value) for i, value in enumerate(values) if value is not None}
     if name not in QUALITY or not measured:
         return set()
     ranks = {i: distance[QUALITY[name]](value) for i, value in measured.items()}
@@ -120,7 +124,9 @@ def _differences(caption: str, entries: Mapping[str, Mapping[str, Any]]) -> Html
     fields = dict.fromkeys(field for fields in entries.values() for field in fields)
     rows = [(field, *(given.get(field, "–") for given in entries.values())) for field in fields]
     rows = [
-        (field, *values) for field, *values in rows if any(value != values[0] for value in values)
+        (field, *(element("td", breakable(value)) for value in values))
+        for field, *values in rows
+        if any(value != values[0] for value in values)
     ]
     return (
         table(caption, ("", *entries), rows)
@@ -178,7 +184,7 @@ def comparison(folders: Sequence[str | Path]) -> str:
     runs = _read(folders)
     title = f"{len(runs)} runs compared"
     experiments = ", ".join(dict.fromkeys(run.config["experiment"] for run in runs.values()))
-    header = [element("h1", title), element("p", experiments, class_="lead")]
+    header = [element("h1", title), element("p", breakable(experiments), class_="lead")]
     notes = [
         element(
             "p", f"{name} is not evaluated yet: it has logged {run.progress} steps.", class_="note"

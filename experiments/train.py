@@ -298,6 +298,7 @@ class Preparation(NamedTuple):
     Attributes:
         update: the task's, packed, which has been traced.
         initialize: changes the first state of a run that starts.
+        warned: whether few held-out examples have been warned of.
     """
 
     experiment: Experiment
@@ -308,6 +309,7 @@ class Preparation(NamedTuple):
     checkpoints: Checkpoints
     explosions: Explosions | None
     writers: tuple[Callable[[Path, int], Stream], ...]
+    warned: bool
 
 
 def writers_by(config: Any) -> tuple[Callable[[Path, int], Stream], ...]:
@@ -416,7 +418,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)
     check_retention(config, experiment.measures)
-    check_held_out(experiment)
+    warned = check_held_out(experiment)
     writers = writers_by(config)
     task = experiment.task
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
@@ -451,7 +453,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     )
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
     inputs = experiment, mesh, batches, update, initialize
-    return Preparation(*inputs, checkpoints, explosions, writers)
+    return Preparation(*inputs, checkpoints, explosions, writers, warned)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
@@ -496,7 +498,7 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
     )
     report = recorder.finish(state, config.num_steps)
     if jax.process_index() == 0:
-        print_report(report)
+        print_report(report, prepared.warned)
         if name := config.checkpoint.get("keep_best"):
             best = prepared.checkpoints.best()
             where = "not measured at any" if best is None else f"step {best}"

@@ -10,8 +10,10 @@ from experiments.launch.experiment import Experiment
 from genjax.data import Dataset
 
 
-def check_held_out(experiment: Experiment) -> None:
+def check_held_out(experiment: Experiment) -> bool:
     """Check that there are enough held-out examples for the measures; warn if they are few.
+
+    Return whether they are few, so that the report need not warn again.
 
     A measure needs as many as its `least_held_out` says, none if it has no such attribute. Its
     `count_held_out(dataset)`, if it has one, says how many there are for it.
@@ -25,7 +27,7 @@ def check_held_out(experiment: Experiment) -> None:
         if (least := getattr(measure.evaluator, "least_held_out", 0))
     ]
     if not needs:
-        return
+        return False
     data, dataset = experiment.data, _open(experiment.data)
     title = f"{data.name} ({data.held_out_split})"
     for measure, least in needs:
@@ -47,6 +49,7 @@ def check_held_out(experiment: Experiment) -> None:
     )
     if compared < FEW and jax.process_index() == 0:
         print(f"warning: {describe_few(title, compared)}", file=sys.stderr, flush=True)
+    return compared < FEW
 
 
 def _count(dataset: Dataset) -> int:

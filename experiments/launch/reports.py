@@ -51,11 +51,16 @@ def alarms(task: Any, figures: dict[str, Any], workdir: str | Path, step: int) -
     return list(task.alarms(metrics))
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Print a report: first its alarms, and how uncertain figures of few examples are."""
+def print_report(report: dict[str, Any], warned: bool = False) -> None:
+    """Print a report: first its alarms, and how uncertain figures of few examples are.
+
+    Args:
+        warned: whether this program has warned of few examples already.
+    """
     for sentence in report.get("alarms", ()):
         print(f"  ALARM: {sentence}")
-    if (count := compared_examples(report)) is not None and count < FEW:
+    count = compared_examples(report)
+    if not warned and count is not None and count < FEW:
         print(f"  warning: {describe_few('the held-out split', count)}")
     for name, value in report.items():
         if name != "alarms" and not name.startswith(PROTOCOL):  # long; the page has a fold of it

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -57,10 +58,11 @@ td { overflow-wrap: anywhere; min-width: 5.5rem }
 tbody th { color: var(--ink); font-size: inherit }
 .tables { display: flex; flex-wrap: wrap; gap: 0 4rem }
 .figures td { padding: .4rem .8rem; text-align: right; white-space: nowrap; overflow-wrap: normal }
-.figures thead th:not(:first-child) { padding: .4rem .8rem; text-align: right;
-  overflow-wrap: anywhere }
+.figures thead th:not(:first-child) { padding: .4rem .8rem; text-align: right }
 .figures tbody th { min-width: 9.5rem }
 @media (max-width: 30rem) {
+  th, td { padding-right: .5rem }
+  td { min-width: 4.8rem }
   .figures td, .figures thead th:not(:first-child) {
     padding: .4rem 0 .4rem .7rem; min-width: 4.5rem }
   .figures tbody th { min-width: 6.5rem; padding-right: .5rem }
@@ -129,6 +131,16 @@ def show(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def breakable(value: Any) -> Html:
+    """Return a value whose lines may end after underscores, and after points between words."""
+    return Html(re.sub(r"(?<=[_.])(?=[A-Za-z])", "<wbr>", escape(show(value))))
+
+
+def printed(value: float) -> float:
+    """Return a number as a reader of the page sees it: `show` rounds floats."""
+    return float(show(value).replace(",", ""))
+
+
 def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
     """Return a whole document.
 
@@ -192,12 +204,13 @@ def table(
     rows = list(rows)
     if not rows:
         return Html()
-    cell = lambda kind, value, **more: (
-        value if isinstance(value, Html) else element(kind, value, **more)
-    )
-    heads = [element("th", name, scope="col") if name else element("td") for name in header]
+    cell = lambda value, make: value if isinstance(value, Html) else make(value)
+    column = lambda value: element("th", breakable(value), scope="col")
+    row = lambda value: element("th", breakable(value), scope="row")
+    entry = lambda value: element("td", value)
+    heads = [column(name) if name else element("td") for name in header]
     lines = [
-        element("tr", cell("th", first, scope="row"), *(cell("td", value) for value in rest))
+        element("tr", cell(first, row), *(cell(value, entry) for value in rest))
         for first, *rest in rows
     ]
     content = element(
@@ -235,7 +248,7 @@ def picture(path: Path, caption: str, alt: str, detail: str = "") -> Html:
     text = f"{alt}. Rows: {'; '.join(rows)}" if rows else alt
     return element(
         "figure",
-        element("figcaption", caption, element("span", detail)),
+        element("figcaption", breakable(caption), element("span", detail)),
         element("img", src=source, alt=text, width=width, height=height),
     )
 

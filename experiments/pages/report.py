@@ -10,6 +10,7 @@ from experiments.pages.html import (
     PLAYED,
     Html,
     box,
+    breakable,
     chart,
     element,
     facts,
@@ -92,6 +93,10 @@ QUALITY = {
     "paddle_error": "lower",
     "word_accuracy": "higher",
 }
+GUIDANCE = {"guidance_scale", "guidance_interval"}
+RECONSTRUCTION = "reconstruction of held-out examples"  # a report's sampler
+# Distances whose estimate is unbiased, so that those of equal distributions scatter around 0.
+UNBIASED = {"kernel_distance", "kid", "clean_kid", "pytorch_kid", "kd_dinov2"}
 SPEED = {"steps_per_second": "higher", "goodput": "higher"}
 BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured
 FILMS = {
@@ -144,7 +149,7 @@ class RunRecord:
     Attributes:
         config: values by dotted names, `optimizer.learning_rate`.
         environment: device, versions of the libraries and git commit, by dotted names.
-        report: empty until the run is evaluated.
+        report: empty until the run is evaluated; without guidance if the run is unconditional.
         curves: by name, points (step, value).
     """
 
@@ -163,7 +168,7 @@ class RunRecord:
     @property
     def reconstructs(self) -> bool:
         """Whether the run's samples are reconstructions of held-out examples."""
-        return "reconstruction.name" in self.config
+        return "reconstruction.name" in self.config or self.report.get("sampler") == RECONSTRUCTION
 
 
 def read_run(workdir: str | Path) -> RunRecord:
@@ -185,15 +190,23 @@ def read_run(workdir: str | Path) -> RunRecord:
     rows = read_metrics(folder / "metrics.jsonl")
     names = dict.fromkeys(name for row in rows for name in row if name not in HIDDEN)
     record.pop("class_names", None)  # the labels of sample sheets show them
+    config = dict(flatten(record.pop("config")))
     return RunRecord(
         folder=folder.resolve(),
-        config=dict(flatten(record.pop("config"))),
+        config=config,
         environment=dict(flatten(record)),
-        report=read_json(report) if report.exists() else {},
+        report=_without_unused(read_json(report), config) if report.exists() else {},
         curves={name: [(row["step"], row[name]) for row in rows if name in row] for name in names},
         step=max((row["step"] for row in rows), default=0),
         seconds=max((row["seconds"] for row in rows), default=0.0),
     )
+
+
+def _without_unused(report: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return a report without its guidance if the network has no condition to be guided by."""
+    if config.get("condition.name") != "Unconditional":
+        return report
+    return {name: value for name, value in report.items() if name not in GUIDANCE}
 
 
 def duration(seconds: float) -> str:
@@ -251,10 +264,10 @@ def write_report(workdir: str | Path) -> Path:
         FileNotFoundError: `workdir` holds no run.
     """
     run = read_run(workdir)
-    name = run.config["experiment"]
+    name = run.folder.name
     header = [
-        element("h1", name),
-        element("p", f"A run of genjax in {run.folder.name}", class_="lead"),
+        element("h1", breakable(name)),
+        element("p", breakable(_origin(run)), class_="lead"),
         facts(
             {
                 "steps": run.progress,
@@ -267,7 +280,7 @@ def write_report(workdir: str | Path) -> Path:
     body = [*_state(run), _samples(run)]
     shown = ("few_steps", "reconstructions", "inversions", "completions", "held_out_prompts")
     body += [_measured_picture(run, name) for name in shown]
-    figures = few_examples(run), _figures(run.report)
+    figures = few_examples(run), _figures(run)
     body += [section("Figures", *figures), _measured_picture(run, "logits")]
     body += [_curves(run), _samples_over_time(run)]
     fields = (
@@ -276,8 +289,20 @@ def write_report(workdir: str | Path) -> Path:
     )
     body.append(section("Config and environment", box("tables", *fields)))
     path = Path(workdir) / "report.html"
-    path.write_text(page(f"{name} · {run.folder.name}", header, body), encoding="utf-8")
+    title = " · ".join(dict.fromkeys((name, run.config["experiment"])))
+    path.write_text(page(title, header, body), encoding="utf-8")
     return path
+
+
+def _origin(run: RunRecord) -> str:
+    """Return the run's config, its data set, and the weights that training started from."""
+    parts = [f"Config {run.config['experiment']}"]
+    if data := run.config.get("data.name"):
+        folder = run.config.get("data.directory")
+        parts.append(f"data set {data} ({folder})" if folder else f"data set {data}")
+    if source := run.environment.get("init_from"):
+        parts.append(f"started from {source}")
+    return ", ".join(parts)
 
 
 def _state(run: RunRecord) -> list[Html]:
@@ -333,8 +358,9 @@ def few_examples(run: RunRecord) -> Html:
     return element("p", f"{text[0].upper()}{text[1:]}.", class_="note")
 
 
-def _figures(report: dict[str, Any]) -> Html:
+def _figures(run: RunRecord) -> Html:
     """Return tables of the figures, of how they were measured, and of the report's dictionaries."""
+    report = run.report
     others = {
         "class_accuracy": "classifier_accuracy",
         **{
@@ -345,7 +371,8 @@ def _figures(report: dict[str, Any]) -> Html:
     references = {name: others.get(name, f"{name}_train") for name in QUALITY}
     measured = [name for name in QUALITY if name in report]
     compared = any(references[name] in report for name in measured)
-    header = ("", "samples", "real images") if compared else ("", "samples")
+    header = ("", "reconstructions" if run.reconstructs else "samples", "real examples")
+    header = header if compared else header[:2]
     figures = [
         (heading(name), *(report.get(each, "") for each in (name, references[name])))[: len(header)]
         for name in measured

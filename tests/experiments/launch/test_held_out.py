@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from configs import digits_flow
+from experiments import train
 from experiments.evaluation.few_examples import describe_few
 from experiments.evaluation.prompts import PromptMatch
 from experiments.launch.experiment import Experiment, Measure
 from experiments.launch.held_out import check_held_out
 from genjax.data import Dataset, InMemory
+from tests.experiments.small_digits import small_config
 
 
 def experiment(split, measured=True):
@@ -23,15 +25,26 @@ def experiment(split, measured=True):
 
 @pytest.mark.parametrize(("split", "count"), [("test[:6]", 6), ("test[:199]", 199)])
 def test_few_held_out_examples_are_warned_of(split, count, capsys):
-    check_held_out(experiment(split))
+    assert check_held_out(experiment(split))
     message = capsys.readouterr().err
     assert message.startswith(f"warning: measures compare with only {count} examples of digits")
     assert message.count("\n") == 1
 
 
+def test_a_training_warns_of_few_held_out_examples_once(tmp_path, capsys):
+    config = small_config(num_steps=2)
+    config.optimizer.warmup = 0.5
+    config.data.held_out_split = "test[:20]"
+    config.evaluation.num_samples = 20
+    train.run(config, tmp_path / "run")
+    printed = "".join(capsys.readouterr())
+    assert "  num_samples " in printed  # the report is printed too
+    assert printed.count("measures compare with only 20 examples") == 1
+
+
 def test_enough_examples_are_not_warned_of(capsys):
-    check_held_out(experiment("test[:200]"))
-    check_held_out(experiment("test[:4]", measured=False))
+    assert not check_held_out(experiment("test[:200]"))
+    assert not check_held_out(experiment("test[:4]", measured=False))
     assert capsys.readouterr().err == ""
 
 

@@ -31,6 +31,8 @@ def test_figures_of_few_examples_are_printed_with_their_uncertainty(capsys):
     warning, *figures = capsys.readouterr().out.splitlines()
     assert warning.startswith("  warning: measures compare with only 100") and "±10" in warning
     assert len(figures) == 2
+    print_report({"precision": 0.5, "samples_per_distance": 100}, warned=True)
+    assert capsys.readouterr().out.splitlines() == figures
     print_report({"precision": 0.5, "samples_per_distance": 200})
     assert "warning" not in capsys.readouterr().out
 

@@ -85,7 +85,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
-        if tag not in ("img", "meta", "link"):
+        if tag not in ("img", "meta", "link", "wbr"):
             self._open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -151,6 +151,25 @@ def test_report_of_a_finished_run(tmp_path):
     for words in ("300 of 300", "15.0 s", "1 × cpu", "step 100", "step 300"):
         assert words in page.text
     assert "Not evaluated yet" not in page.text
+
+
+def edit_record(folder, **facts):
+    """Add to a run's config the entry `config`, and the other facts beside the config."""
+    record = json.loads((folder / "config.json").read_text())
+    record["config"] |= facts.pop("config", {})
+    (folder / "config.json").write_text(json.dumps(record | facts))
+
+
+def test_the_title_is_the_runs_folder_and_below_it_is_where_the_run_comes_from(tmp_path):
+    run = make_run(tmp_path / "my_run")
+    edit_record(run, init_from=None)
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "".join(text for kind, text in page.texts if kind == "h1") == "my_run"
+    assert ("title", "my_run · flow <b>&") in page.texts
+    assert "Config flow <b>&" in page.text and "started from" not in page.text
+    edit_record(run, config=dict(data=dict(name="folder", directory="cats")), init_from="runs/a")
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "Config flow <b>&, data set folder (cats), started from runs/a" in text
 
 
 def test_alarms_and_the_logits_are_shown(tmp_path):
@@ -271,14 +290,40 @@ def test_a_browser_plays_sounds_and_clips_with_sound(tmp_path):
 
 def test_an_autoencoder_shows_originals_beside_reconstructions(tmp_path):
     run = make_run(tmp_path / "run")
-    record = json.loads((run / "config.json").read_text())
-    record["config"]["reconstruction"] = {"name": "l1"}
-    (run / "config.json").write_text(json.dumps(record))
+    edit_record(run, config=dict(reconstruction=dict(name="l1")))
     (run / "reconstructions").mkdir()
     save_grid(run / "reconstructions/step_000300.png", np.zeros((2, 8, 8, 3), np.uint8), 1)
     page = check(write_report(run).read_text(encoding="utf-8"), pictures=7, charts=2)
     assert headings(page)[:2] == ["Reconstructions", "Originals and reconstructions"]
     assert "Reconstructionsafter training" in page.text and "Originalsheld out" in page.text
+
+
+@pytest.mark.parametrize(
+    "report, config, name",
+    [
+        ({}, {}, "samples"),
+        ({}, {"reconstruction": {"name": "l1"}}, "reconstructions"),
+        ({"sampler": "reconstruction of held-out examples"}, {}, "reconstructions"),
+    ],
+)
+def test_columns_say_whether_figures_are_of_samples_or_reconstructions(
+    tmp_path, report, config, name
+):
+    run = make_run(tmp_path / "run", REPORT | report)
+    edit_record(run, config=config)
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert ["", name, "real examples"] in page.rows
+    assert headings(page)[0] == name.capitalize()
+
+
+def test_guidance_is_shown_for_conditional_runs_alone(tmp_path):
+    guided = REPORT | dict(guidance_scale=1.5, guidance_interval=[0.25, 0.75])
+    for condition in ("Classes", "Unconditional"):
+        folder = make_run(tmp_path / condition, guided)
+        edit_record(folder, config=dict(condition=dict(name=condition)))
+        text = write_report(folder).read_text(encoding="utf-8")
+        shown = [f"guidance {word}" in text for word in ("scale", "interval")]
+        assert shown == [condition == "Classes"] * 2
 
 
 def test_ways_of_inversion_are_rows_of_one_table(tmp_path):
@@ -398,6 +443,15 @@ def test_comparison(tmp_path):
         ("steps_per_second", [10.0, 20.0], set()),  # says nothing of quality
         ("goodput", [0.5, 0.9], set()),
         ("precision", [None, None], set()),
+        ("frechet_distance", [1.23456, 1.23458], set()),  # both are printed as 1.235
+        ("frechet_distance", [1.23456, 1.23458, 2.0], {0, 1}),
+        ("frechet_distance", [12345.1, 12345.3], set()),
+        ("density", [0.9, 1.1], set()),
+        ("density", [0.9, 1.1, 2.0], {0, 1}),
+        ("kernel_distance", [-0.003156, -0.003081], set()),  # both are 0 within their noise
+        ("kid", [-0.003156, -0.003081, 0.01], {0, 1}),
+        ("kernel_distance", [0.003, 0.002], {1}),
+        ("log_spectral_distance", [-1.0, -2.0], {1}),  # is not clipped
     ],
 )
 def test_the_best_is_by_the_figures_direction(name, values, expected):
@@ -575,6 +629,28 @@ def test_a_browser_shows_everything_and_asks_for_nothing(
         assert browser.complaints == []
         assert browser.requests[0] == pages[name].as_uri()
         assert all(request.startswith("data:") for request in browser.requests[1:])
+
+
+@needs_chromium
+def test_a_narrow_comparison_of_three_runs_fits_and_breaks_names_at_underscores(tmp_path):
+    names = "emoji_latent_flow", "emoji_latent_flow_on_the_fly", "emoji_tokens_autoregression"
+    runs = [make_run(tmp_path / name, learning_rate=i + 1.0) for i, name in enumerate(names)]
+    for folder in runs:
+        edit_record(folder, config=dict(experiment=folder.name))
+    (tmp_path / "compare.html").write_text(comparison(runs), encoding="utf-8")
+    with Browser(tmp_path / "profile", width=400) as browser:
+        browser.open((tmp_path / "compare.html").as_uri())
+        hidden = browser.evaluate(
+            "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+        )
+        assert hidden == [0, 0]
+        # A word between underscores has one rectangle for each of its lines.
+        lines = browser.evaluate(
+            "[...document.querySelectorAll('thead th')].flatMap(th => [...th.childNodes])"
+            ".filter(n => n.nodeType == 3).map(n => { const r = document.createRange();"
+            "r.selectNodeContents(n); return r.getClientRects().length })"
+        )
+        assert len(lines) > 2 * 3 and set(lines) == {1}
 
 
 @needs_chromium
