@@ -31,6 +31,7 @@ def test_few_held_out_examples_are_warned_of(split, count, capsys):
     assert message.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_training_warns_of_few_held_out_examples_once(tmp_path, capsys):
     config = small_config(num_steps=2)
     config.optimizer.warmup = 0.5
