@@ -478,6 +478,8 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
     print(
         f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True
     )
+    if adapters := getattr(task, "adapters", None):
+        print(adapters.describe(), flush=True)
     state = train(
         task,
         prepared.batches.iterate,

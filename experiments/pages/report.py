@@ -300,7 +300,7 @@ def _origin(run: RunRecord) -> str:
     if data := run.config.get("data.name"):
         folder = run.config.get("data.directory")
         parts.append(f"data set {data} ({folder})" if folder else f"data set {data}")
-    if source := run.environment.get("init_from"):
+    if source := run.environment.get("init_from") or run.config.get("adapters.source"):
         parts.append(f"started from {source}")
     return ", ".join(parts)
 

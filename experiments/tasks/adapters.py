@@ -74,6 +74,16 @@ class Adapters:
         """
         return init_lora(key, params, self.rank, re.compile(self.select).search)
 
+    def describe(self) -> str:
+        """Return how many parameters are trained, and beside which."""
+        params = self.load()
+        trained = jax.eval_shape(lambda key: self.init(key, params), jax.random.key(0))
+        count = lambda tree: f"{sum(a.size for a in jax.tree.leaves(tree)):,}"
+        return (
+            f"adapters of rank {self.rank}: {count(trained)} parameters are trained, and "
+            f"{count(params)} of {self.source} stay"
+        )
+
     def apply(self, params: PyTree, adapters: PyTree) -> PyTree:
         """Return the parameters of the adapted network."""
         return apply_lora(params, adapters, self.scale)

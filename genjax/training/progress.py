@@ -29,16 +29,16 @@ def _short(losses: Mapping[str, float]) -> str:
 
 def _rate(rate: float) -> str:
     """Return a rate with one decimal; slow ones with two digits, since 0.0 says nothing."""
-    return f"{rate:.1f}" if rate >= 1 or not rate else f"{rate:.2g}"
+    return f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
 
 
 class ProgressBar:
     """A bar that shows what is done, how much of it, the rate, losses and the remaining time.
 
     On a terminal it is a bar. Elsewhere it is a line every ten seconds, and one at the end of
-    training. The first update takes long, since it compiles; the rate of later ones counts from
-    there. Work within other work, such as sampling while a network trains, takes the bar's place,
-    and its time does not count in the other's rate.
+    training. The first update takes long, since it compiles. It shows no rate, and the rate of
+    later ones counts from there. Work within other work, such as sampling while a network trains,
+    takes the bar's place, and its time does not count in the other's rate.
 
     Args:
         label: what is being done: "training", "sampling".
@@ -65,7 +65,7 @@ class ProgressBar:
             disable=not self._terminal,
             transient=label != "training",
         )
-        fields = dict(rate=_rate(0.0), losses="", remaining="…")
+        fields = dict(rate="…", losses="", remaining="…")
         self._task = self._bar.add_task("", total=total, completed=start, **fields)
 
     def __enter__(self) -> "ProgressBar":
@@ -90,22 +90,23 @@ class ProgressBar:
         self._losses = losses or self._losses
         now = time.monotonic()
         rate = (done - self._start) / max(now - self._began, 1e-9)
-        remaining = f"{(self._total - done) / max(rate, 1e-9):.0f} s"
+        shown_rate, remaining = _rate(rate), f"{(self._total - done) / max(rate, 1e-9):.0f} s"
         if not self._compiled:
-            remaining = remaining if done == self._total else "…"
+            if done < self._total:
+                shown_rate = remaining = "…"
             self._compiled, self._start, self._began = True, done, now
         ends = done == self._total and (self._terminal or self._label == "training")
         if now - self._shown < (TERMINAL_SECONDS if self._terminal else LINE_SECONDS) and not ends:
             return
         self._shown = now
         if self._terminal:
-            fields = dict(rate=_rate(rate), losses=_short(self._losses), remaining=remaining)
+            fields = dict(rate=shown_rate, losses=_short(self._losses), remaining=remaining)
             with outliving_readers(sys.stderr):
                 self._bar.update(self._task, completed=done, refresh=True, **fields)
         else:
             shown = [
                 f"{self._label} {done}/{self._total} {self._unit}",
-                f"{_rate(rate)} {self._unit}/s",
+                f"{shown_rate} {self._unit}/s",
             ]
             shown += [f"{name} {value:.4f}" for name, value in self._losses.items()]
             say("  ".join([*shown, f"remaining {remaining}"]), sys.stderr)
