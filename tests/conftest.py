@@ -86,7 +86,7 @@ def pytest_runtest_protocol(item, nextitem):
     began = used_cpu_seconds()
     result = yield
     file_ends = nextitem is None or nextitem.path != item.path
-    if memory_now() > (1.2 if file_ends else 1.45):
+    if memory_now() > (1.5 if file_ends else 1.75):
         jax.clear_caches()  # compiled programs stay in memory otherwise: 5 GiB in the end
         gc.collect()
         with contextlib.suppress(AttributeError, OSError):  # glibc alone
