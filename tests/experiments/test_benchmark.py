@@ -110,6 +110,7 @@ def test_a_row_holds_its_measures(row):
     json.dumps(row)
 
 
+@pytest.mark.slow
 def test_of_a_known_device_there_is_a_share_and_a_bound(config, monkeypatch):
     """The device's products are slow enough to be the largest term of the bound.
 
@@ -123,6 +124,7 @@ def test_of_a_known_device_there_is_a_share_and_a_bound(config, monkeypatch):
     assert row["breakdown"]["categories"]["products"]["operations"] == 2 * row["multiply_adds"]
 
 
+@pytest.mark.slow
 def test_the_bound_is_the_planners(config, monkeypatch):
     """By memory here: what products move, and the state, read and written."""
     monkeypatch.setattr("experiments.benchmark.device_of", DEVICES.__getitem__)

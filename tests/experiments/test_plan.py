@@ -86,6 +86,7 @@ def test_attention_is_that_of_the_device_planned_for(of_dit_xl):
     assert [each["form"] for each in found["attention"]] == ["plain"]
 
 
+@pytest.mark.slow
 def test_a_kernel_stores_no_weights(monkeypatch):
     """Without a kernel, a step stores float32 weights of attention and their bfloat16 copies.
 
@@ -109,6 +110,7 @@ def test_only_what_is_compiled_has_a_breakdown():
         plan(imagenet256_latent_flow.get_config(), {"data": 8}, "h100", by_operation=True)
 
 
+@pytest.mark.slow
 def test_a_plan_of_sampling():
     config = imagenet256_latent_flow.get_config()
     config.sampling.update(sampler=dict(name="euler"), num_steps=50, guidance_scale=1.5)
@@ -179,6 +181,7 @@ def test_what_does_not_fit_is_told_what_to_do():
     assert not any(sentence.startswith("It does not fit") for sentence in advice(found))
 
 
+@pytest.mark.slow
 def test_a_plan_of_text_to_video():
     """Wan's 14 billion parameters with 75,600 tokens fit on H100s, and wait for arithmetic.
 

@@ -317,6 +317,7 @@ def test_a_run_resumes_and_is_sampled_with_flags(tokenizer, tmp_path):
     assert refused.returncode == 1 and "the vocabulary's 3 tokens; got 4" in refused.stderr
 
 
+@pytest.mark.slow
 def test_codes_on_disk_are_those_of_the_step(tokenizer, tmp_path):
     """They are of emoji and their mirror images. A step on them has the loss of one on images."""
     config = small_config("vq_transformer", tokenizer)
