@@ -58,7 +58,7 @@ COUNT = flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.adopt_module_key_flags(sampling_flags)
-PER_ROW = 10
+PER_ROW = 10  # pictures, where --count does not say it
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

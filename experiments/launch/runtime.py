@@ -129,7 +129,7 @@ def _joining_in_time() -> Iterator[None]:
 
 
 REQUIRED = re.compile(r"Flag --(\w+) must have a value other than None")
-# What Python says of a number that is none.
+# Python's words for text that is not a number.
 NO_INTEGER = re.compile(r"invalid literal for int\(\).*")
 NO_NUMBER = re.compile(r"could not convert string to float.*")
 

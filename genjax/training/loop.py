@@ -285,9 +285,9 @@ def _naming_the_last_good(checkpoints: Checkpoints) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         checkpoints.wait()
-        step = checkpoints.latest()
-        last = f"the last good checkpoint is that of step {step}"
-        last = "there is no checkpoint yet" if step is None else last
+        last = "there is no checkpoint yet"
+        if (step := checkpoints.latest()) is not None:
+            last = f"the last good checkpoint is that of step {step}"
         raise NonFiniteError(
             f"{error}. Nothing is saved from here on; {last}. Lower the learning rate, clip "
             "gradients, or look at the data."
