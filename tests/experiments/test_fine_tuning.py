@@ -140,14 +140,14 @@ def test_adapters_of_published_weights_are_all_that_is_trained(base_run, tmp_pat
         "--config.adapters.rank=2",
         "--config.num_steps=40",
     ]
-    result = succeed(
+    printed = succeed(
         "train",
         *CONSTANT,
         *flags,
         f"--workdir={tmp_path}/lora",
         "--config.optimizer.learning_rate=0.01",
     )
-    assert "adapters of rank 2: 256 parameters are trained" in result.stdout
+    assert "adapters of rank 2: 256 parameters are trained" in printed
     page = (tmp_path / "lora/report.html").read_text()
     assert f"started from {tmp_path}/published" in page.replace("<wbr>", "")
     tuned, source = Run(tmp_path / "lora"), Run(base_run)
