@@ -18,6 +18,7 @@ from genjax.diffusion.targets import Prediction
 from genjax.diffusion.times import Law
 from genjax.distillation.draws import draw_times
 
+SMALLEST = 1e-4  # error of a teacher that counts; without noise it has none
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
 Denoiser = Callable[[Batch, Times], Prediction]
@@ -65,7 +66,8 @@ def distribution_matching_loss(
     g, teacher = score_difference(real, fake, process, x_t, t)
     axes = range(1, x.ndim)
     if normalize:
-        g = g / jnp.mean(jnp.abs(x - teacher.clean), axis=axes, keepdims=True)
+        error = jnp.mean(jnp.abs(x - teacher.clean), axis=axes, keepdims=True)
+        g = g / jnp.maximum(error, SMALLEST)
     loss = jnp.mean(jnp.square(samples - jax.lax.stop_gradient(x - g)), axis=axes) / 2
     return loss, t
 

@@ -73,6 +73,14 @@ def test_the_gradient_vanishes_where_the_student_has_the_data(float64):
     np.testing.assert_array_equal(loss, 0)
 
 
+def test_without_noise_the_teacher_has_no_error_and_nothing_moves():
+    x = jax.random.normal(KEY, (8, 3))
+    loss, _ = dm.distribution_matching_loss(
+        KEY, x, exact_denoiser(FLOW), fake_denoiser(FLOW), process=FLOW, times=constant(0.0)
+    )
+    np.testing.assert_allclose(loss, 0, atol=1e-5)  # rounding over the least error, squared
+
+
 def test_each_examples_gradient_is_in_units_of_the_teachers_error():
     """½‖x − sg(x − g)‖² has the gradient g/dimension, g = (x̂_fake − x̂_real)/mean|x − x̂_real|."""
     x, z = jax.random.normal(KEY, (2, 5, 3))
