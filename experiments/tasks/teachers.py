@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -34,21 +35,26 @@ class Teacher:
     def run(self) -> Run:
         return _open(self.folder)
 
-    def check(self, process: diffusion.Process, space: Space, data_name: str) -> None:
+    def check(
+        self, process: diffusion.Process, space: Space, data_name: str, network: nn.Module
+    ) -> None:
         """Check that the run teaches what the student learns.
 
         Raises:
-            ValueError: the run is no diffusion run, or it has another shape or data set; or the
-                student's process has noise levels that the run's process does not reach.
+            ValueError: the run is no diffusion run, or it has another shape, data set or scale of
+                times, with which its parameters give other answers; or the student's process has
+                noise levels that the run's process does not reach.
         """
         task = self.run.task
         if not isinstance(task, Diffusion):
             raise ValueError(
                 f"the teacher {self.folder} is a run of a {type(task).__name__}, not of Diffusion"
             )
+        time_scales = [getattr(each, "time_scale", None) for each in (self.run.network, network)]
         pairs = {
             "shape": (task.space.shape, space.shape),
             "data set": (self.run.config.data.name, data_name),
+            "model.time_scale": time_scales,
         }
         for name, (theirs, own) in pairs.items():
             if theirs != own:

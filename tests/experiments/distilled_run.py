@@ -40,6 +40,8 @@ def teacher_config():
 def student_config(method: str, teacher: str | None = None, **changes):
     config = narrow(digits_distillation.get_config(method), **changes)
     config.teacher = teacher
+    if teacher:
+        config.model.time_scale = 1000.0  # the teacher's
     return config
 
 

@@ -22,6 +22,7 @@ from genjax.diffusion import targets, times
 from genjax.distillation import flow_maps, halving, pairs
 
 NETWORK = dict(patch_size=4, width=16, depth=1, num_heads=2, unroll=1)
+TIME_SCALE = 1000.0  # the teacher's
 
 
 def small(config, **changes):
@@ -44,6 +45,8 @@ def teacher(tmp_path_factory):
 def student(method, teacher=None, **changes):
     config = small(digits_distillation.get_config(method), **changes)
     config.teacher = teacher
+    if teacher:
+        config.model.time_scale = TIME_SCALE
     if method.endswith("Halving"):
         config.method.stages = 2
     return config.lock()  # as the program gets it
@@ -292,6 +295,10 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
     config = student("Lagrangian", teacher)
     config.data.name = "fashion_mnist"
     with pytest.raises(ValueError, match="has the data set digits, the student fashion_mnist"):
+        build(config)
+    config = student("ContinuousDistillation", teacher)
+    config.model.time_scale = 1.0
+    with pytest.raises(ValueError, match="has the model.time_scale 1000.0, the student 1.0; train"):
         build(config)
     config = student("MeanFlow")
     config.sampling.guidance_scale = 2.0
