@@ -8,8 +8,8 @@ The first command measures how many steps the budget allows, and prints the seco
 
 These choices see the name, encoded by MiniLM:
 - flow and latent_flow: emoji_text on pixels and on latents.
-- token_autoregression, masked_tokens, next_scale, masked_autoregression and masked_diffusion: the
-  choices of emoji_tokens with _text.
+- token_autoregression, masked_tokens, next_scale, masked_autoregression, masked_diffusion and
+  uniform_diffusion: the choices of emoji_tokens with _text.
 - mean_flow: one step, learned from data.
 - consistency: four steps, learned from runs/emoji_families_latent_flow.
 
@@ -120,6 +120,7 @@ FAMILIES = {
     "gan": lambda: emoji_gan.get_config("diffaugment"),
     "autoregression": lambda: _on_emoji(fashion_autoregression.get_config("pixelcnn")),
     "masked_diffusion": lambda: _tokens("masked_diffusion"),
+    "uniform_diffusion": lambda: _tokens("uniform_diffusion"),
     "flow": lambda: emoji_text.get_config("cross_attention,pixels"),
     "unet": _unet,
     "latent_flow": _latent_flow,
