@@ -25,6 +25,8 @@ import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jaxtyping import Array, Float, Int, Key, Real
 
+from genjax.nn.fir import filter_axis, resample_axis
+
 Number = float | int | Real[Array, ""]
 Image = Float[Array, "height width channels"]
 
@@ -362,25 +364,9 @@ def _resample(
     image: Image, taps: np.ndarray, up: int = 1, down: int = 1, padding: tuple[int, int] = (0, 0)
 ) -> Float[Array, "new_height new_width channels"]:
     """Insert zeros, filter both axes by taps of sum 1, and keep every `down`-th pixel."""
-    weights = taps / taps.sum() * up
     for axis in (0, 1):
-        ends = [(0, 0, 0)] * 3
-        ends[axis] = (padding[0], padding[1] + up - 1, up - 1)
-        image = jax.lax.pad(image, jnp.zeros((), image.dtype), ends)
-        image = _convolved(image, weights, axis, down)
+        image = resample_axis(image, taps / taps.sum() * up, axis, up, down, padding)
     return image
-
-
-def _convolved(
-    image: Image, weights: np.ndarray | Float[Array, " taps"], axis: int, down: int = 1
-) -> Float[Array, "new_height new_width channels"]:
-    """Convolve one axis, where the filter fits, as a sum of moved images."""
-    taps = len(weights)
-    count = (image.shape[axis] - taps) // down + 1
-    moved = lambda start: jax.lax.slice_in_dim(
-        image, start, start + (count - 1) * down + 1, down, axis
-    )
-    return sum(moved(i) * jnp.asarray(weights[taps - 1 - i], image.dtype) for i in range(taps))
 
 
 def _recolor(image: Image, color: Float[Array, "4 4"]) -> Image:
@@ -412,7 +398,8 @@ def _amplify(image: Image, gains: Float[Array, " bands"]) -> Image:
     for axis in (0, 1):
         ends = [(0, 0)] * 3
         ends[axis] = (reach, reach)
-        image = _convolved(jnp.pad(image, ends, mode="reflect"), weights[::-1], axis)
+        padded = jnp.pad(image, ends, mode="reflect")
+        image = filter_axis(padded, weights[::-1], axis, up=1, down=1, padding=(0, 0))
     return image
 
 

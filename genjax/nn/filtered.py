@@ -11,7 +11,7 @@ import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jaxtyping import Array, Float
 
-from genjax.nn.fir import filter_axis
+from genjax.nn.fir import resample_axis
 
 
 @functools.cache
@@ -76,32 +76,10 @@ def filtered_leaky_relu(
 
 
 def _resample(x: Array, weights: np.ndarray, up: int, down: int, padding: tuple[int, int]) -> Array:
-    """Apply `_resample_axis` to height and width."""
+    """Apply `fir.resample_axis` to height and width."""
     for axis in (1, 2):
-        x = _resample_axis(x, weights, axis, up, down, padding)
+        x = resample_axis(x, weights, axis, up, down, padding)
     return x
-
-
-def _resample_axis(
-    x: Array, weights: np.ndarray, axis: int, up: int, down: int, padding: tuple[int, int]
-) -> Array:
-    """Return `filter_axis`, whose derivative is the same sum with reversed weights.
-
-    XLA's CPU backend takes many times as long for the derivative that it finds itself.
-    """
-
-    @jax.custom_vjp
-    def apply(x):
-        return filter_axis(x, weights, axis, up, down, padding)
-
-    def backward(_, cotangent):
-        before = len(weights) - 1 - padding[0]
-        length = (x.shape[axis] - 1) * up + len(weights)
-        ends = before, length - before - cotangent.shape[axis] * down
-        return (_resample_axis(cotangent, weights[::-1], axis, down, up, ends),)
-
-    apply.defvjp(lambda x: (apply(x), None), backward)
-    return apply(x)
 
 
 def _filter_downsample(x: Array, taps: np.ndarray, down: int) -> Array:
