@@ -111,8 +111,8 @@ BUILT_BY = "experiments.configuration.runs.build"
 def free_to_differ(config: Any) -> tuple[str, ...]:
     """Return the fields that may change when a run is resumed.
 
-    With constant learning rates its length may change, too.
-    A warm-up or an end of the decay that is a fraction of the run would change with the length.
+    With constant learning rates its length may change, too. A warm-up or an end of the decay that
+    is a fraction of the run would change with the length, and so would a student's schedules.
     """
     optimizers = (
         [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
@@ -120,7 +120,8 @@ def free_to_differ(config: Any) -> tuple[str, ...]:
     lengths = [each.get(name) for each in optimizers for name in ("warmup", "decay")]
     whole = all(length is None or length == 0 or length >= 1 for length in lengths)
     constant = all(each.schedule == "constant" for each in optimizers)
-    return (*FREE_TO_DIFFER, "num_steps") if constant and whole else FREE_TO_DIFFER
+    longer = constant and whole and "method" not in config
+    return (*FREE_TO_DIFFER, "num_steps") if longer else FREE_TO_DIFFER
 
 
 class Recorder:
@@ -408,12 +409,23 @@ def recording_attention(update: Callable) -> tuple[Callable, set[Choice]]:
     return recorded, choices
 
 
+def check_length(workdir: Path, num_steps: int) -> None:
+    """Raise ValueError if a run is already beyond its new end."""
+    newest = max(saved_steps(workdir / "checkpoints"), default=0)
+    if newest > num_steps:
+        raise ValueError(
+            f"the run in {workdir} is at step {newest}, beyond config.num_steps={num_steps}; take "
+            "a larger number, or another --workdir"
+        )
+
+
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     """Resolve a config, check that it can be trained in a folder, and record it there.
 
     Raises:
         ValueError, OSError, ImportError: it cannot; the message says what to change.
     """
+    check_length(workdir, config.num_steps)
     scores = scores_by(config.checkpoint.get("keep_best"), workdir)
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)

@@ -4,7 +4,6 @@ A classifier tells whether they are right. Distances of pixels tell the rest.
 """
 
 import functools
-import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -54,8 +53,10 @@ def compare_with_training(
     """Return distances and coverage of samples to held-out features, and of training features.
 
     The training features' figures end in `_train`: a perfect model would reach them. At most
-    `GROUPS` groups, each as large as the held-out set, are averaged.
+    `GROUPS` groups, each as large as the held-out set, are averaged. If there are more held-out
+    than training features, the first of them are compared.
     """
+    unseen = unseen[: len(real)]
     measured = {
         "": compare(samples, unseen),
         "_train": compare(real[: GROUPS * len(unseen)], unseen),
@@ -70,7 +71,8 @@ class Reference:
     Features are pixels in [−1, 1]. Images of more than `SIDE` pixels a side are first averaged over
     squares of pixels. If the data have several classes, the classifier is a support vector machine
     fitted to at most `CLASSIFIER_IMAGES` training images. Nearest neighbours are found among at
-    most `TRAIN_IMAGES` images. Larger sets are cut by a draw with a fixed seed.
+    most `TRAIN_IMAGES` images. Larger sets are cut by a draw with a fixed seed. Held-out images are
+    no more than training images, since distances compare equal numbers.
 
     Attributes:
         real, unseen: features of training and of held-out images.
@@ -84,7 +86,8 @@ class Reference:
 
         self.datasets = data.train(), data.held_out()
         train, held_out = (dataset.source for dataset in self.datasets)
-        train_rows, held_out_rows = draw(len(train), TRAIN_IMAGES), draw(len(held_out), count)
+        train_rows = draw(len(train), TRAIN_IMAGES)
+        held_out_rows = draw(len(held_out), min(count, len(train)))
         self.real, self.train_labels = _features(train, train_rows)
         self.unseen, held_out_labels = _features(held_out, held_out_rows)
         cut = train_rows[: len(held_out_rows)]
@@ -132,18 +135,28 @@ def image_reference(data: Data, count: int) -> Reference:
 
 
 def reduction(height: int, width: int) -> int:
-    """Return the side of the squares of pixels that `pixel_features` averages."""
+    """Return the side of the squares of pixels that `pixel_features` averages.
+
+    At most `SIDE` of them fill a side. A common divisor of both sides is taken if it is less than
+    twice the least side that does so, and else that least side.
+    """
     least = -(-max(height, width) // SIDE)
-    return next(f for f in itertools.count(least) if height % f == width % f == 0)
+    divisors = (f for f in range(least, 2 * least) if height % f == width % f == 0)
+    return next(divisors, least)
 
 
 def pixel_features(images: np.ndarray) -> np.ndarray:
     """Return pixels in [−1, 1], `[images features]`.
 
-    Squares of pixels are averaged, so that no side is longer than `SIDE`.
+    Squares of pixels are averaged, so that no side is longer than `SIDE`. Where squares do not fill
+    a side, its border is left out.
     """
-    factor = reduction(*images.shape[1:3])
-    small = reduce(to_float(images), "n (h f) (w g) c -> n h w c", "mean", f=factor, g=factor)
+    height, width = images.shape[1:3]
+    factor = reduction(height, width)
+    top, left = height % factor // 2, width % factor // 2
+    rows, columns = height // factor * factor, width // factor * factor
+    whole = to_float(images[:, top : top + rows, left : left + columns])
+    small = reduce(whole, "n (h f) (w g) c -> n h w c", "mean", f=factor, g=factor)
     return small.reshape(len(images), -1)
 
 

@@ -266,9 +266,7 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
             f"config.teacher names {folder}, which has no run; train the teacher first"
         )
     teacher = Teacher(folder)
-    teacher.check(
-        fields["objective"].process, fields["space"], config.data.name, fields["network"]
-    )
+    teacher.check(fields["objective"].process, fields["space"], config.data.name, fields["network"])
     if getattr(teacher.run.network, "takes_guidance", False) and not method.needs_pairs:
         raise ValueError(
             f"the teacher {folder} takes a guidance scale, which {name} does not give it; take "

@@ -90,11 +90,11 @@ def keep_usual(
     """Return the same as `keep_finite`, but also leave out a step that explodes.
 
     An exploding value is remembered as the limit that it exceeds, so that it does not hide the
-    next.
+    next. A mean of nothing, such as a penalty's between its steps, is NaN, which does not explode.
     """
     values = jnp.stack([metrics[name] for name in explosions.metrics])
     limits = explosions.limits(old.recent)
-    usual = all_finite((new, metrics.table)) & jnp.all(values <= limits)
+    usual = all_finite((new, metrics.table)) & ~jnp.any(values > limits)
     recent = old.recent.at[new.step % WINDOW].set(jnp.minimum(values, limits))
     new, metrics = _keep(usual, old.state, new, metrics)
     return Watched(new, recent), metrics

@@ -125,6 +125,16 @@ def test_a_source_that_fits_nowhere_is_an_error_before_any_compute(base_run, tmp
     assert not (tmp_path / "a/checkpoints").exists()
 
 
+def test_a_run_is_not_made_shorter_than_it_is(base_run, tmp_path):
+    """Its learning rate is constant, so the length is free; what is recorded stays."""
+    shutil.copytree(base_run, tmp_path / "a")
+    record = (tmp_path / "a/config.json").read_bytes()
+    result = run("train", *CONSTANT, "--config.num_steps=10", f"--workdir={tmp_path}/a")
+    assert result.returncode == 1
+    assert "is at step 20, beyond config.num_steps=10; take a larger number" in result.stderr
+    assert (tmp_path / "a/config.json").read_bytes() == record
+
+
 def test_a_kill_in_the_first_save_does_not_change_where_a_run_starts_from(tmp_path):
     """No checkpoint is whole yet, so the source is read again: here it shows by its absence."""
     (tmp_path / "a/checkpoints/00000010.unsealed").mkdir(parents=True)

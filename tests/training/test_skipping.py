@@ -10,8 +10,8 @@ from toy import Line, State, batches
 
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, Explosions, NonFiniteError, Plugin, train
-from genjax.training.log import read_metrics
-from genjax.training.skipping import WINDOW
+from genjax.training.log import Mean, Metrics, read_metrics
+from genjax.training.skipping import WINDOW, Watched, keep_usual
 
 EXPLOSIONS = Explosions(("loss", "norm"), 6.0)
 
@@ -89,6 +89,18 @@ def test_what_is_usual_survives_a_stop_to_the_last_bit(whole, tmp_path):
     np.testing.assert_array_equal(state.slope, whole[0].slope)
     skipped = [row["skipped_steps"] for row in read_metrics(tmp_path / "metrics.jsonl")]
     assert skipped[-1] == 5
+
+
+def test_a_mean_of_nothing_does_not_explode():
+    """As a penalty's between its steps. The next value still has its limit."""
+    explosions = Explosions(("penalty",), 6.0)
+    usual = np.random.default_rng(0).normal(1, 0.1, (WINDOW, 1)).astype(np.float32)
+    old = Watched(State(jnp.int32(5), jnp.float32(2)), jnp.asarray(usual))
+    new = State(jnp.int32(6), jnp.float32(3))
+    for total, count, slope in ((0.0, 0.0, 3), (4.0, 4.0, 3), (400.0, 4.0, 2)):
+        metrics = Metrics.pack({"penalty": Mean(jnp.float32(total), jnp.float32(count))})
+        kept, _ = keep_usual(old, new, metrics, explosions)
+        assert kept.state.slope == slope
 
 
 def test_too_many_explosions_stop_the_run(tmp_path):

@@ -151,6 +151,24 @@ def test_features_of_large_images_are_means_of_squares():
     assert evaluation.pixel_features(images[:, :66, :33]).shape == (3, 22 * 11 * 2)
 
 
+def test_borders_that_squares_do_not_fill_are_left_out():
+    """CelebA's 218×178 have no common divisor of 7 or more: 31×25 squares, a row and 3 columns."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 218, 178, 1), np.uint8)
+    features = evaluation.pixel_features(images).reshape(2, 31, 25, 1)
+    expected = images[1, 7:14, 8:15, 0].mean() / 127.5 - 1
+    np.testing.assert_allclose(features[1, 1, 1, 0], expected, rtol=1e-5)
+
+
+def test_few_training_images_are_compared_with_as_many_held_out(report_of):
+    splits = dict(train=striped(40, seed=0), test=striped(100, seed=1))
+    report = report_of(splits, striped(90, seed=2)["image"], 4)
+    assert (report["samples_per_distance"], report["groups"], report["groups_train"]) == (40, 2, 1)
+    features = [np.random.default_rng(i).normal(size=(n, 3)) for i, n in enumerate((50, 10, 30))]
+    samples, real, unseen = features
+    found = evaluation.compare_with_training(samples, real, unseen)
+    assert found == evaluation.compare_with_training(samples, real, unseen[:10])
+
+
 def test_images_without_classes(report_of):
     """As of a folder of pictures: nothing to classify, all else as with classes."""
     splits = {"train": striped(200, seed=0), "test": striped(80, seed=1)}
