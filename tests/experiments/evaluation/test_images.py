@@ -156,7 +156,7 @@ def test_borders_that_squares_do_not_fill_are_left_out():
     images = np.random.default_rng(0).integers(0, 256, (2, 218, 178, 1), np.uint8)
     features = evaluation.pixel_features(images).reshape(2, 31, 25, 1)
     expected = images[1, 7:14, 8:15, 0].mean() / 127.5 - 1
-    np.testing.assert_allclose(features[1, 1, 1, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(features[1, 1, 1, 0], expected, atol=1e-6)
 
 
 def test_few_training_images_are_compared_with_as_many_held_out(report_of):
