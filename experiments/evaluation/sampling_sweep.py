@@ -1,5 +1,6 @@
 """The quality of a run's samples by how they are made."""
 
+import collections
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -130,26 +131,31 @@ def posthoc_state(run: Run, width: float) -> Any:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Return how samples were made, then class accuracy, if there is one, and Fréchet distance."""
+    """Return the run, how it was sampled, class accuracy if there is one, and Fréchet distance."""
     figures = [f"{record[name]:.3f}" for name in FIGURES if name in record]
-    return "{experiment} {sampler} {num_steps}: ".format(**record) + " ".join(figures)
+    return "{workdir} {sampler} {num_steps}: ".format(**record) + " ".join(figures)
 
 
 def markdown(records: list[dict]) -> str:
     """Return a table of Fréchet distance / class accuracy, or of Fréchet distance alone.
 
-    It has a row per run and sampler and a column per number of steps.
+    It has a row per run and sampler and a column per number of steps. Runs of one experiment, such
+    as those of several seeds, also have the names of their folders.
     """
     numbers = sorted({record["num_steps"] for record in records})
-    cells = {(r["experiment"], r["sampler"], r["num_steps"]): r for r in records}
-    rows = dict.fromkeys((r["experiment"], r["sampler"]) for r in records)
+    cells = {(r["workdir"], r["sampler"], r["num_steps"]): r for r in records}
+    rows = dict.fromkeys((r["workdir"], r["sampler"]) for r in records)
+    experiments = {r["workdir"]: r["experiment"] for r in records}
+    repeated = collections.Counter(experiments.values())
     lines = [
         "| run | sampler | " + " | ".join(f"{n} steps" for n in numbers) + " |",
         "|---" * (2 + len(numbers)) + "|",
     ]
-    for run, sampler in rows:
-        values = [cells.get((run, sampler, n)) for n in numbers]
+    for folder, sampler in rows:
+        values = [cells.get((folder, sampler, n)) for n in numbers]
         shown = [cell(record) if record else "" for record in values]
+        name = experiments[folder]
+        run = f"{name} ({folder})" if repeated[name] > 1 else name
         lines.append("| " + " | ".join([run, sampler, *shown]) + " |")
     return "\n".join(lines)
 

@@ -16,6 +16,10 @@ from experiments.evaluation.sampling_sweep import (
 )
 from genjax.data import load_dataset
 
+RECORD = dict(
+    workdir="runs/a", experiment="flow", sampler="euler", num_steps=5, frechet_distance=1.25
+)
+
 
 @pytest.mark.parametrize(
     ("condition", "labels", "expected"),
@@ -47,7 +51,17 @@ def test_the_table_has_accuracy_where_there_is_one(accuracy):
 
 
 def test_figures_without_class_accuracy_are_shown():
-    record = dict(experiment="a", sampler="euler", num_steps=5, frechet_distance=1.25)
-    assert describe(record) == "a euler 5: 1.250"
-    assert describe(record | {"class_accuracy": 0.5}) == "a euler 5: 0.500 1.250"
-    assert markdown([record]).splitlines()[-1] == "| a | euler | 1.25 |"
+    assert describe(RECORD) == "runs/a euler 5: 1.250"
+    assert describe(RECORD | {"class_accuracy": 0.5}) == "runs/a euler 5: 0.500 1.250"
+    assert markdown([RECORD]).splitlines()[-1] == "| flow | euler | 1.25 |"
+
+
+def test_runs_of_one_experiment_have_rows_of_their_own():
+    """As the runs of two seeds: the table names the experiment and the folder."""
+    other = RECORD | dict(workdir="runs/b", frechet_distance=1.5)
+    another = RECORD | dict(workdir="runs/c", experiment="v", frechet_distance=2.0)
+    assert markdown([RECORD, other, another]).splitlines()[2:] == [
+        "| flow (runs/a) | euler | 1.25 |",
+        "| flow (runs/b) | euler | 1.5 |",
+        "| v | euler | 2 |",
+    ]
