@@ -57,7 +57,8 @@ class Run:
         if build is None:
             if "built_by" not in record:
                 raise ValueError(
-                    f"{folder} is a run of an older genjax; open it by experiments.launch.opening"
+                    f"{folder} is a run of an older genjax, which does not name its `built_by`; "
+                    f"open it by experiments.configuration.runs.open_run({str(folder)!r})"
                 )
             build = parts.find(record.built_by, (), "built_by")
         self.task = build(self.config)
