@@ -21,7 +21,7 @@ from absl import flags
 from jaxtyping import Array
 
 from experiments.configuration.runs import check_diffusion, open_run
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import Data, labels_of
 from experiments.launch.runtime import run_program, user_errors
 from genjax import diffusion
 from genjax.data import to_float
@@ -52,7 +52,7 @@ def _held_out(config: Any, count: int, levels: Array) -> tuple[Array, Array]:
     chosen = source[np.random.default_rng(0).permutation(len(source))[:count]]
     width = 2 / (len(levels) - 1)
     nearest = jnp.round((to_float(chosen["image"]) + 1) / width)  # bytes round some levels
-    return levels[nearest.astype(int)], jnp.asarray(chosen["label"])
+    return levels[nearest.astype(int)], jnp.asarray(labels_of(chosen))
 
 
 def held_out_bits(

@@ -5,8 +5,8 @@
         --intervals=0:1,0.2:0.8 --out=a.json
 
 Measures class accuracy and Fréchet distance to held-out images, as `experiments.evaluate` does, and
-the network evaluations of a sample. The JSON file has a record for each combination, which says how
-the samples were made.
+the network evaluations of a sample. A run without classes has no class accuracy. The JSON file has
+a record for each combination, which says how the samples were made.
 
 The first command prints a Markdown table with a row per run and sampler. The second one finds the
 EMA width, guidance scale and guidance interval that are best for a run whose training stored
@@ -25,7 +25,14 @@ from absl import flags
 from experiments.configuration import kinds
 from experiments.configuration.options import named
 from experiments.configuration.runs import open_run
-from experiments.evaluation.sampling_sweep import check, describe_verdicts, measure, sweep_guidance
+from experiments.evaluation.sampling_sweep import (
+    check,
+    describe,
+    describe_verdicts,
+    markdown,
+    measure,
+    sweep_guidance,
+)
 from experiments.launch.runtime import run_program, user_errors
 from experiments.pages.heat_maps import draw_heat_maps
 from genjax.training.sampling import POSTHOC
@@ -72,8 +79,7 @@ def compare_samplers(*workdirs: str) -> None:
     for run, steps in itertools.product(runs, map(int, STEPS.value)):
         records.append(measure(run, run.state, NUM_SAMPLES.value, num_steps=steps))
         save(records)
-        line = "{experiment} {sampler} {num_steps}: {class_accuracy:.3f} {frechet_distance:.3f}"
-        print(line.format(**records[-1]), flush=True)
+        print(describe(records[-1]), flush=True)
     print(markdown(records))
 
 
@@ -110,28 +116,6 @@ def numbers(flag: flags.FlagHolder, texts: list[str] | None = None) -> list[floa
 
 def save(records: list[dict[str, Any]]) -> None:
     Path(OUT.value).write_text(json.dumps(records, indent=2) + "\n")
-
-
-def markdown(records: list[dict]) -> str:
-    """Return a table of Fréchet distance / class accuracy.
-
-    It has a row per run and sampler and a column per number of steps.
-    """
-    numbers = sorted({record["num_steps"] for record in records})
-    cells = {(r["experiment"], r["sampler"], r["num_steps"]): r for r in records}
-    rows = dict.fromkeys((r["experiment"], r["sampler"]) for r in records)
-    lines = [
-        "| run | sampler | " + " | ".join(f"{n} steps" for n in numbers) + " |",
-        "|---" * (2 + len(numbers)) + "|",
-    ]
-    for run, sampler in rows:
-        values = [cells.get((run, sampler, n)) for n in numbers]
-        share = lambda accuracy: "" if accuracy is None else f" / {accuracy:.1%}".replace("%", " %")
-        shown = [
-            f"{c['frechet_distance']:.3g}{share(c['class_accuracy'])}" if c else "" for c in values
-        ]
-        lines.append("| " + " | ".join([run, sampler, *shown]) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -58,9 +58,8 @@ def experiment(
             # Updates that explode are left out too: a metric is so many standard deviations above
             # its mean over the last 128 steps. 0 is off; OLMo takes 6.
             explosions=dict(deviations=0.0, metrics=watched),
-            profile_at=placeholder(
-                int
-            ),  # step after which five steps are traced into WORKDIR/profile
+            # step, 1 or later, after which five steps are traced into WORKDIR/profile
+            profile_at=placeholder(int),
             **fields,
         )
     )

@@ -19,6 +19,7 @@ LEAST = {
     "num_steps": 1,
     "batch_size": 1,
     "accumulation_steps": 1,
+    "profile_at": 1,  # the profile follows this step, and step 0 is none
     "per_class": 1,
     "num_samples": 1,
     "patch_size": 1,

@@ -40,6 +40,11 @@ class Context:
                 f"config.evaluation.labels is {self.labels!r}; take one of {', '.join(LABELS)}"
             )
 
+    @property
+    def class_conditional(self) -> bool:
+        """Whether the network is told a class of each sample, which it can show or not."""
+        return self.condition.num_classes > 0 and self.labels != "none"
+
     def draw_labels(self, training: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the classes of the samples, `[num_samples]`.
 

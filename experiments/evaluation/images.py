@@ -202,9 +202,8 @@ class Samples:
         labels = context.draw_labels(lambda: reference.train_labels)
         images = model.sample(labels)
         real, unseen, features = reference.real, reference.unseen, pixel_features(images)
-        conditional = context.condition.num_classes > 0 and context.labels != "none"
         return {
-            **(reference.accuracy(images, labels) if conditional else {}),
+            **(reference.accuracy(images, labels) if context.class_conditional else {}),
             **compare_with_training(features, real[draw(len(real), GROUPS * len(unseen))], unseen),
             "nearest_neighbour_ratio": float(
                 metrics.nearest_neighbour_ratio(features, real, unseen)

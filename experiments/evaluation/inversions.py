@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.images import draw
+from experiments.inputs.datasets import labels_of
 from genjax import adversarial
 from genjax.training.pictures import paired_grid
 
@@ -54,7 +55,7 @@ class Inversions:
         source = self.context.data.held_out().source
         chosen = source[draw(len(source), min(self.count, self.context.num_samples))]
         images = np.asarray(space.encode(chosen[self.context.data.feature]))
-        labels = jnp.asarray(chosen["label"]) if inverses.conditional else None
+        labels = jnp.asarray(labels_of(chosen)) if inverses.conditional else None
         generator, variables = inverses.generator, inverses.load()
         keys = jax.random.split(jax.random.key(0))
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 from PIL import Image
 
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import Data, labels_of
 from genjax import adversarial
 from genjax.data import to_float, to_uint8
 from genjax.diffusion import slerp
@@ -288,8 +288,11 @@ def _draw_inversions(
     num_steps: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """Save held-out images above those found in each space; return the mean distances."""
-    images, labels = to_float(held_out["image"]), jnp.asarray(held_out["label"])
+    """Save held-out images above those found in each space; return the mean distances.
+
+    Without labels in the data, the label of every image is 0.
+    """
+    images, labels = to_float(held_out["image"]), jnp.asarray(labels_of(held_out))
     rows, perceptual = [jnp.asarray(images)], lpips_variables(task.space.shape)
     report: dict[str, Any] = {}
     for space in there:

@@ -1,5 +1,6 @@
 """The quality of a run's samples by how they are made."""
 
+import collections
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from genjax.training.workdir import Config, device_name
 
 SWEPT = "swept"  # the name of every post-hoc average in the state, so that all share one program
 CHECK_SEEDS = 3  # other seeds than the sweep's, so that the best is not the luckiest
+FIGURES = ("class_accuracy", "frechet_distance")
 VERDICTS = ("best", "own", "worst")
 AXES = ("weights", "guidance_scale", "guidance_interval")
 
@@ -42,6 +44,8 @@ def check(run: Run) -> None:
 def measure(run: Run, state: Any, num_samples: int, **changes: Any) -> dict[str, Any]:
     """Return the record of the samples of a state: how they were made, and their measures.
 
+    The record has a `class_accuracy` if the network and the data have classes.
+
     Args:
         changes: values of fields of `config.sampling` that differ from the run's.
     """
@@ -53,7 +57,10 @@ def measure(run: Run, state: Any, num_samples: int, **changes: Any) -> dict[str,
     classes = context.draw_labels(lambda: reference.train_labels)
     began = time.perf_counter()
     images = sample(task, state, classes, sampling)
-    seconds, features = time.perf_counter() - began, pixel_features(images)
+    seconds = time.perf_counter() - began
+    figures = compare(pixel_features(images), reference.unseen)
+    if context.class_conditional:
+        figures |= reference.accuracy(images, classes)
     return {
         "workdir": str(run.folder),
         "experiment": config.experiment,
@@ -67,8 +74,7 @@ def measure(run: Run, state: Any, num_samples: int, **changes: Any) -> dict[str,
         "weights": sampling.weights,
         "seed": sampling.seed,
         "num_samples": len(images),
-        "class_accuracy": reference.accuracy(images, classes).get("class_accuracy"),
-        "frechet_distance": compare(features, reference.unseen)["frechet_distance"],
+        **{name: figures[name] for name in FIGURES if name in figures},
         "seconds": round(seconds, 2),
         "device": device_name(),
     }
@@ -124,16 +130,52 @@ def posthoc_state(run: Run, width: float) -> Any:
     return run.state.replace(averages=run.state.averages | {SWEPT: average})
 
 
+def describe(record: dict[str, Any]) -> str:
+    """Return the run, how it was sampled, class accuracy if there is one, and Fréchet distance."""
+    figures = [f"{record[name]:.3f}" for name in FIGURES if name in record]
+    return "{workdir} {sampler} {num_steps}: ".format(**record) + " ".join(figures)
+
+
+def markdown(records: list[dict]) -> str:
+    """Return a table of Fréchet distance / class accuracy, or of Fréchet distance alone.
+
+    It has a row per run and sampler and a column per number of steps. Runs of one experiment, such
+    as those of several seeds, also have the names of their folders.
+    """
+    numbers = sorted({record["num_steps"] for record in records})
+    cells = {(r["workdir"], r["sampler"], r["num_steps"]): r for r in records}
+    rows = dict.fromkeys((r["workdir"], r["sampler"]) for r in records)
+    experiments = {r["workdir"]: r["experiment"] for r in records}
+    repeated = collections.Counter(experiments.values())
+    lines = [
+        "| run | sampler | " + " | ".join(f"{n} steps" for n in numbers) + " |",
+        "|---" * (2 + len(numbers)) + "|",
+    ]
+    for folder, sampler in rows:
+        values = [cells.get((folder, sampler, n)) for n in numbers]
+        shown = [cell(record) if record else "" for record in values]
+        name = experiments[folder]
+        run = f"{name} ({folder})" if repeated[name] > 1 else name
+        lines.append("| " + " | ".join([run, sampler, *shown]) + " |")
+    return "\n".join(lines)
+
+
+def cell(record: dict[str, Any]) -> str:
+    """Return Fréchet distance / class accuracy of a record, such as "0.85 / 99.0 %"."""
+    accuracy = f" / {100 * record['class_accuracy']:.1f} %" if "class_accuracy" in record else ""
+    return f"{record['frechet_distance']:.3g}{accuracy}"
+
+
 def describe_verdicts(records: Sequence[dict[str, Any]]) -> str:
     """Return a table of the three combinations that were measured again, and what they cost.
 
     The cost is a combination's mean Fréchet distance over the best one's. Intervals are of 95 %
-    over seeds.
+    over seeds. The column of accuracy is left out of a run without classes.
     """
-    lines = [
-        "| combination | weights | guidance | Fréchet distance | accuracy | cost |",
-        "|---|---|---|---|---|---|",
-    ]
+    classified = all("class_accuracy" in record for record in records)
+    header = ["combination", "weights", "guidance", "Fréchet distance"]
+    header += ["accuracy", "cost"] if classified else ["cost"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     groups = {
         verdict: [record for record in records if record.get("verdict") == verdict]
         for verdict in VERDICTS
@@ -147,15 +189,14 @@ def describe_verdicts(records: Sequence[dict[str, Any]]) -> str:
         guidance = f"{group[0]['guidance_scale']:g}"
         if interval := group[0].get("guidance_interval"):
             guidance += f" in ({interval[0]:g}, {interval[1]:g}]"
-        accuracies = [record["class_accuracy"] for record in group]
-        accuracy = "" if None in accuracies else f"{100 * np.mean(accuracies):.1f} %"
         cells = [
             verdict,
             group[0]["weights"],
             guidance,
             f"{distances[verdict].mean():.3g} ({low:.3g} to {high:.3g})",
-            accuracy,
-            f"{distances[verdict].mean() / distances['best'].mean():.2f}",
         ]
+        if classified:
+            cells.append(f"{100 * np.mean([each['class_accuracy'] for each in group]):.1f} %")
+        cells.append(f"{distances[verdict].mean() / distances['best'].mean():.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """A config's data: splits to look at, and the batches to train on."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,12 @@ class Data:
     def shown(self) -> np.ndarray:
         """The first hundred held-out examples, of which pictures are made."""
         return self.held_out().source[:100][self.feature]
+
+
+def labels_of(examples: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the labels of examples, `[examples]`; they are 0 if the data have none."""
+    count = len(next(iter(examples.values())))
+    return examples.get("label", np.zeros(count, np.int32))
 
 
 def abstract_batch(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
 
 from experiments.configuration import kinds
 from experiments.inputs.autoencoders import encode
@@ -74,8 +75,7 @@ class EncodedData:
                 "space.directory"
             )
         self.folder = Path(space.directory)
-        of_space = {name: config.space.get(name) for name in ("run", "weights", "published")}
-        self.origin = {"space": of_space, "data": dict(config.data)}
+        self.origin = origin_of(config)
         check_origin(self.folder, self.origin)
         self.splits = {data.train_split: data.train(), data.held_out_split: data.held_out()}
         flips = {data.train_split: config.data.flip, data.held_out_split: False}
@@ -102,6 +102,12 @@ class EncodedData:
         if not self.are_codes:
             moments = moments_of(self.folder, train_split, self.counts[train_split], self.shape)
         summarize(self.folder, train_split, self.splits, self.counts, self.shape, moments)
+
+
+def origin_of(config: ConfigDict) -> dict[str, Any]:
+    """Return what decides the latents of a config: the autoencoder, and the data."""
+    of_space = {name: config.space.get(name) for name in ("run", "weights", "published")}
+    return {"space": of_space, "data": config.data.to_dict()}
 
 
 def write(config: Any) -> Path:

@@ -40,7 +40,7 @@ class Batches:
             position in the stream).
         image_shape: (height, width, channels) or, for videos, (time, height, width, channels) that
             the network takes. If given, the shape is checked here.
-        rows: this process's rows of each batch (`genjax.training.process_rows`); by default all.
+        rows: this process's rows of each batch (`genjax.devices.process_rows`); by default all.
         shuffle: False keeps the stored order in every epoch.
 
     Raises:

@@ -57,7 +57,8 @@ class Run:
         if build is None:
             if "built_by" not in record:
                 raise ValueError(
-                    f"{folder} is a run of an older genjax; open it by experiments.launch.opening"
+                    f"{folder} is a run of an older genjax, which does not name its `built_by`; "
+                    f"open it by experiments.configuration.runs.open_run({str(folder)!r})"
                 )
             build = parts.find(record.built_by, (), "built_by")
         self.task = build(self.config)
@@ -146,14 +147,22 @@ class Run:
                 guidance_scale.
 
         Raises:
-            ValueError: both labels and prompts are given; a label is none of the run's; or
-                `config.sampling` has no such field.
+            ValueError: both labels and prompts are given; a label is none of the run's;
+                `config.sampling` has no such field; or `weights` are other weights than those that
+                the run is opened with.
         """
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
         if unknown := sorted(sampling.keys() - self.config.sampling.keys()):
             raise ValueError(
                 f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
+            )
+        opened = self.config.sampling.weights
+        if (weights := sampling.get("weights", opened)) != opened:
+            raise ValueError(
+                f"weights={weights!r} are not restored: {self.folder} is opened with the weights "
+                f"{opened!r}. Open the run anew by experiments.configuration.runs.open_run("
+                f"{str(self.folder)!r}, weights={weights!r})"
             )
         task = self.task if prompts is None else self.task.with_prompts(prompts)
         if labels is None:

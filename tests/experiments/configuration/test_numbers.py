@@ -22,6 +22,7 @@ from experiments.configuration.numbers import check_numbers
         ),
         ({"checkpoint.every": -5}, "config.checkpoint.every is -5; it must be at least 0"),
         ({"checkpoint.keep": 0}, "config.checkpoint.keep is 0; it must be at least 1"),
+        ({"profile_at": 0}, "config.profile_at is 0; it must be at least 1"),
         ({"num_steps": 0}, "config.num_steps is 0; it must be at least 1"),
         (
             {"optimizer.generator.learning_rate": -1.0},
@@ -56,6 +57,13 @@ def test_zero_is_off_for_intervals():
     config = digits_gan.get_config()
     off = dict.fromkeys(("checkpoint.every", "sampling.every", "evaluation.every", "log_every"), 0)
     config.update_from_flattened_dict(off | {"snapshot_every": 0, "seed": 2**32 - 1})
+    check_numbers(config)
+
+
+def test_the_first_step_that_a_profile_may_follow():
+    config = digits_flow.get_config()
+    check_numbers(config)  # without a profile
+    config.profile_at = 1
     check_numbers(config)
 
 

@@ -9,7 +9,7 @@ from experiments.evaluation import images as evaluation
 from experiments.evaluation.context import Context
 from experiments.evaluation.few_steps import FewSteps
 from experiments.evaluation.images import Samples
-from experiments.inputs.conditions import Classes
+from experiments.inputs.conditions import Classes, Unconditional
 from genjax.data import Dataset, InMemory, load_dataset, to_float
 
 
@@ -137,6 +137,19 @@ def test_few_steps_are_measured_as_samples_are():
         assert report[f"{name}_at_4"] == of_samples[name]
     assert report["class_accuracy_at_1"] == 0.25 and report["recall_at_1"] < 0.1
     assert len(report) == 6
+
+
+@pytest.mark.parametrize(
+    ("condition", "labels"), [(Unconditional(), "balanced"), (Classes(4), "none")]
+)
+def test_few_steps_have_no_class_accuracy_without_classes(condition, labels):
+    """The data have classes, but nobody told the network which one to draw."""
+    images = striped(40, seed=2)["image"]
+    context = Context(
+        Splits(dict(train=striped(80, 0), test=striped(40, 1)), 4), None, condition, 40, labels
+    )
+    report = FewSteps(context, num_steps=(4,))(SimpleNamespace(sample=lambda *_, **__: images))
+    assert report.keys() == {"frechet_distance_at_4", "recall_at_4"}
 
 
 def test_features_of_large_images_are_means_of_squares():

@@ -147,6 +147,25 @@ def test_inversion_finds_the_least_squares_of_a_linear_generator():
     assert np.all(distances["_start"] > distances[""]) and distances.keys() == {"", "_start"}
 
 
+def test_images_without_labels_are_inverted(tmp_path):
+    """As those of a folder of faces, on which a generator without classes is trained."""
+    space = latent_space.Space(
+        "z",
+        lambda z, labels: z.reshape(-1, 4, 4, 1) + labels.reshape(-1, 1, 1, 1),
+        lambda key, labels: jax.random.normal(key, (len(labels), 16)),
+        adversarial.lerp,
+    )
+    task, images = SimpleNamespace(space=Pixels((4, 4, 1))), np.zeros((2, 4, 4, 1), np.uint8)
+    inputs = task, [space], jax.random.key(0)
+    report, labelled = (
+        latent_space._draw_inversions(*inputs, held_out, num_steps=1, folder=tmp_path)
+        for held_out in ({"image": images}, {"image": images, "label": np.zeros(2, np.int32)})
+    )
+    assert report == labelled and report["held_out_images"] == 2
+    with Image.open(tmp_path / "inversion.png") as picture:
+        assert read_rows(picture) == ["held out", "found in Z"]
+
+
 @pytest.mark.slow
 def test_inversion_by_lpips_too_comes_nearer_by_it():
     """And is farther in pixels than the least squares, of which there are no nearer."""

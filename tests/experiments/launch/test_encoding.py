@@ -1,0 +1,30 @@
+"""What the folder of a config's latents says of its origin."""
+
+import json
+
+import pytest
+
+from configs import emoji_latent_flow, text_to_audio
+from experiments.launch.encoding import origin_of
+from genjax.data.sets.latents import ORIGIN, check_origin, write_origin
+
+
+def test_nested_fields_of_data_are_part_of_the_origin(tmp_path):
+    config = text_to_audio.get_config()
+    write_origin(tmp_path, origin_of(config))
+    assert json.loads((tmp_path / ORIGIN).read_text())["data"]["options"]["sample_rate"] == 44_100
+    check_origin(tmp_path, origin_of(config))
+    config.data.options.channels = 1
+    with pytest.raises(ValueError, match="take another folder"):
+        check_origin(tmp_path, origin_of(config))
+
+
+def test_origins_without_nested_fields_are_as_before(tmp_path):
+    """Folders of latents outlive the version of genjax that wrote them."""
+    config = emoji_latent_flow.get_config()
+    before = {
+        "space": {"run": "runs/emoji_autoencoder", "weights": "ema", "published": None},
+        "data": dict(config.data),
+    }
+    (tmp_path / ORIGIN).write_text(json.dumps(before, indent=2))
+    check_origin(tmp_path, origin_of(config))
