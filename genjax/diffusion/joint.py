@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.guidance import blend, check_conditioning, predict_jointly
-from genjax.diffusion.losses import Weighting, simple_loss
+from genjax.diffusion.losses import Weighting, at_counted_times, simple_loss
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target
 from genjax.diffusion.times import Law, independent
@@ -115,8 +115,13 @@ def joint_loss(
 
         return law
 
+    def counted(functions: PyTree[Callable] | None) -> dict[str, Callable | None]:
+        each = jax.tree.broadcast(functions, x, is_leaf=lambda a: a is None)
+        ignored = {name: given[name][:, None] | known[name] for name in known} or given
+        return {name: each[name] and at_counted_times(each[name], ignored[name]) for name in x}
+
     laws, draws = {name: law_of(name) for name in x}, {name: variates for name in x}
-    options = dict(process=process, target=target, weighting=weighting)
+    options = dict(process=process, target=counted(target), weighting=counted(weighting))
     options |= dict(times=laws, variates=draws, time_axes=2 if known else 1)
     losses, t = simple_loss(key, apply, x, *conditioning, **options)
     if known:
