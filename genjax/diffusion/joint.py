@@ -74,7 +74,7 @@ def joint_loss(
     process: dict[str, Process],
     target: PyTree[Target],
     times: dict[str, Law],
-    variates: Callable = independent,
+    variates: PyTree[Callable] = independent,
     weighting: PyTree[Weighting] | None = None,
     clean_share: float = 0.2,
     noise_share: float = 0.1,
@@ -92,6 +92,7 @@ def joint_loss(
         apply: the network, called with trees of inputs and of times `[batch]`, or of times
             `[batch rows]` if there is a known part.
         x: the modalities by name; `process` and `times` have the same names.
+        variates: a function, with which every modality draws on its own, or one for each modality.
         clean_share: share of examples in which a modality is clean. It has no loss there.
         noise_share: share of examples in which a modality is pure noise.
         continued_share: share of examples whose first rows are clean. These rows have no loss.
@@ -120,7 +121,7 @@ def joint_loss(
         ignored = {name: given[name][:, None] | known[name] for name in known} or given
         return {name: each[name] and at_counted_times(each[name], ignored[name]) for name in x}
 
-    laws, draws = {name: law_of(name) for name in x}, {name: variates for name in x}
+    laws, draws = {name: law_of(name) for name in x}, jax.tree.broadcast(variates, x)
     options = dict(process=process, target=counted(target), weighting=counted(weighting))
     options |= dict(times=laws, variates=draws, time_axes=2 if known else 1)
     losses, t = simple_loss(key, apply, x, *conditioning, **options)

@@ -11,7 +11,7 @@ from mixtures import quick_jit
 from genjax import diffusion
 from genjax.diffusion import Prediction, RectifiedFlow, VariancePreservingCosine
 from genjax.diffusion.targets import clean, score, velocity
-from genjax.diffusion.times import uniform
+from genjax.diffusion.times import independent, stratified, uniform
 from genjax.diffusion.weightings import bounded_velocity, min_snr
 
 PROCESS = {"sound": VariancePreservingCosine(), "video": RectifiedFlow()}
@@ -232,6 +232,23 @@ def test_given_parts_do_not_spoil_gradients(target, weighting, known_part):
     value, slope = jax.value_and_grad(loss)(0.5)
     assert np.isfinite(value) and np.isfinite(slope) and slope != 0
     assert all(np.any(t == 0) for t in seen[0].values())
+
+
+def test_each_modality_draws_its_times_with_its_own_function():
+    """Stratified times of 64 examples lie in 64 parts of the domain, one in each."""
+    seen, flow = {}, {name: RectifiedFlow() for name in NAMES}
+
+    def apply(x_t, t):
+        seen.update(t)
+        return x_t
+
+    x = {"sound": jnp.zeros((64, 8, 1)), "video": jnp.zeros((64, 4, 1))}
+    options = dict(process=flow, target=velocity, times={name: uniform for name in NAMES})
+    options |= dict(variates={"sound": independent, "video": stratified})
+    shares = dict(clean_share=0.0, noise_share=0.0)
+    diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
+    parts = {name: np.unique(np.floor(np.asarray(t) * 64)) for name, t in seen.items()}
+    assert len(parts["video"]) == 64 and len(parts["sound"]) < 50
 
 
 def test_windows_wait_where_they_continue():

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.configuration.runs import build
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data, training_batches
+from experiments.tasks.joint_objective import JointObjective
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, Mean
 from genjax.training.sampling import mesh_of, sample, sampling_program
@@ -174,6 +176,24 @@ def test_sampling_is_planned_without_loading_anything(folder, monkeypatch):
     samples = jax.eval_shape(task.generate, state, KEY, labels, labels, *inputs)
     shapes = {"video": (3, *small_sounding.VIDEO), "sound": (3, *small_sounding.SOUND)}
     assert {name: a.shape for name, a in samples.items()} == shapes
+
+
+def test_modalities_draw_their_times_in_their_own_ways(folder):
+    """Stratified times of 64 examples lie in 64 parts of the domain, one in each."""
+    config, seen = small_sounding.config(folder), {}
+    config.loss.update(clean_share=0.0, noise_share=0.0)
+    config.modalities.video.times = dict(name="uniform", variates="stratified")
+    config.modalities.sound.times = dict(name="uniform")
+
+    def apply(x_t, t, condition):
+        seen.update(t)
+        return x_t
+
+    x = {"sound": jnp.zeros((64, 8, 1)), "video": jnp.zeros((64, 4, 1))}
+    null = jnp.zeros((), int)
+    JointObjective.from_config(config)(KEY, apply, x, jnp.zeros(64, int), null)
+    parts = {name: np.unique(np.floor(np.asarray(t) * 64)) for name, t in seen.items()}
+    assert len(parts["video"]) == 64 and len(parts["sound"]) < 50
 
 
 @pytest.mark.parametrize(
