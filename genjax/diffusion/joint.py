@@ -6,6 +6,7 @@ the conditional laws and the marginal laws. In a conditional law the given modal
 clean end. In a marginal law the other modality is pure noise.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -137,11 +138,11 @@ def known_rows(part: float, rows: int) -> Bool[np.ndarray, " rows"]:
     Raises:
         ValueError: they are no whole number, none or all.
     """
-    count = part * rows
-    if count != round(count) or not 0 < count < rows:
+    count = round(part * rows)
+    if not math.isclose(count, part * rows) or not 0 < count < rows:
         raise ValueError(
-            f"the known part {part:g} of {rows} rows is {count:g} rows: choose a part that gives "
-            f"a whole number from 1 to {rows - 1}"
+            f"the known part {part:g} of {rows} rows is {part * rows:g} rows: choose a part that "
+            f"gives a whole number from 1 to {rows - 1}"
         )
     return np.arange(rows) < count
 

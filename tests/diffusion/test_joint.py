@@ -10,6 +10,7 @@ from mixtures import quick_jit
 
 from genjax import diffusion
 from genjax.diffusion import Prediction, RectifiedFlow, VariancePreservingCosine
+from genjax.diffusion.joint import known_rows
 from genjax.diffusion.targets import clean, score, velocity
 from genjax.diffusion.times import independent, stratified, uniform
 from genjax.diffusion.weightings import bounded_velocity, min_snr
@@ -249,6 +250,14 @@ def test_each_modality_draws_its_times_with_its_own_function():
     diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
     parts = {name: np.unique(np.floor(np.asarray(t) * 64)) for name, t in seen.items()}
     assert len(parts["video"]) == 64 and len(parts["sound"]) < 50
+
+
+def test_known_rows_of_parts_that_floats_cannot_hold():
+    """0.28·25 is 7.000000000000001, and 0.29·100 is 28.999999999999996."""
+    for part, rows, count in ((0.28, 25, 7), (0.29, 100, 29)):
+        np.testing.assert_array_equal(known_rows(part, rows), np.arange(rows) < count)
+    with pytest.raises(ValueError, match=r"0\.3 of 25 rows is 7\.5 rows"):
+        known_rows(0.3, 25)
 
 
 def test_windows_wait_where_they_continue():
