@@ -134,6 +134,14 @@ class CausalVideo(Diffusion):
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         own = {name: sampling[name] for name in ("history_scale", "frames")}
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often the network is evaluated: each new frame is sampled, then remembered.
+
+        All given frames are remembered at once.
+        """
+        new = sampling.frames - len(sampling.given)
+        return new * (super().num_evaluations(sampling) + 1) + bool(sampling.given)
+
         return super().describe_sampling(sampling) | own | {"given": list(sampling.given)}
 
 
