@@ -89,7 +89,8 @@ class JointDiffusion(Diffusion):
         return self.network.init(key, x, t, self.condition.example())["params"]
 
     def _examples(self, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree) -> PyTree:
-        return self.space.encode(of_features(batch), frozen)
+        x = self.space.encode(of_features(batch), frozen)
+        return x | {"video": self._dequantized(x["video"], key)}
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         return *self._inputs(sampling), *self.frozen()

@@ -178,6 +178,18 @@ def test_sampling_is_planned_without_loading_anything(folder, monkeypatch):
     assert {name: a.shape for name, a in samples.items()} == shapes
 
 
+def test_noise_within_levels_is_added_to_pixels_alone(folder):
+    """Two of 17 levels are an eighth apart, so pixels move by up to a sixteenth."""
+    config, clips = small_sounding.config(folder), small_sounding.load("test").source[:]
+    batch = {name: jnp.asarray(a) for name, a in clips.items()}
+    plain = build(config)._examples(batch, KEY, None)
+    config.data.dequantize_levels = 17
+    noisy = build(config)._examples(batch, KEY, None)
+    np.testing.assert_array_equal(noisy["sound"], plain["sound"])
+    moved = np.abs(noisy["video"] - plain["video"])
+    assert 0.05 < moved.max() < 0.0626
+
+
 def test_modalities_draw_their_times_in_their_own_ways(folder):
     """Stratified times of 64 examples lie in 64 parts of the domain, one in each."""
     config, seen = small_sounding.config(folder), {}
