@@ -230,13 +230,19 @@ def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, 
         ("causal", {"loss.time_axes": 1}, "config.loss.time_axes to 2"),
         ("causal", {"sampling.given": (1,)}, "in order, at most 5"),
         ("causal", {"sampling.given": (0, 1), "sampling.frames": 2}, "in order, at most 1"),
+        (
+            "causal",
+            {"sampling.guidance_interval": (0.2, 0.8)},
+            "CausalVideo guides at all times: leave it out",
+        ),
     ],
 )
 def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, message, tmp_path):
     config = small(moving_digits_video.get_config(choice), tmp_path)
     if "condition.name" in changes:
         del config.condition.rows
-    config.update_from_flattened_dict(changes)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)
 

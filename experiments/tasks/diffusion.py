@@ -54,6 +54,15 @@ def interval_of(sampling: Any) -> tuple[float, float] | None:
     return interval and tuple(interval)
 
 
+def check_no_interval(sampling: Any, task: str) -> None:
+    """Raise ValueError if `sampling` limits guidance to an interval, which a task does not do."""
+    if interval := interval_of(sampling):
+        raise ValueError(
+            f"config.sampling.guidance_interval is {interval}, but {task} guides at all times: "
+            "leave it out"
+        )
+
+
 def guidance_of(sampling: Any) -> Scale:
     """Return the guidance scale of `sampling`, with the ends of its interval if there is one.
 

@@ -215,13 +215,15 @@ def test_modalities_draw_their_times_in_their_own_ways(folder):
         ({"sampling.given": ("sound", "video")}, "name some but not all of sound, video"),
         ({"condition.name": "CaptionedClips"}, "no clips with sound"),
         ({"model.sound_patch": 5}, "do not divide into patches of 5×1×1"),
+        ({"sampling.guidance_interval": (0.2, 0.8)}, "JointDiffusion guides at all times"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message, folder):
     config = small_sounding.config(folder)
     if "condition.name" in changes:
         del config.condition.sound_shape
-    config.update_from_flattened_dict(changes)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)
 
