@@ -1,6 +1,7 @@
 """The configs of video: a step and samples of each at toy size."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data, training_batches
 from experiments.launch import encoding
 from experiments.launch.experiment import Experiment
+from experiments.tasks.causal_video import CausalVideo
 from genjax.data import to_float, to_uint8
 from genjax.devices import make_mesh
 from genjax.training.sampling import mesh_of, sample, sampling_program
@@ -180,6 +182,34 @@ def test_causal_video_continues_clips_beyond_their_length(tmp_path):
     np.testing.assert_array_equal(state_by_frame[-1], other)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "given", "evaluations"),
+    [("euler", (), 4 * (2 + 1)), ("euler", (0, 1), 2 * (2 + 1) + 1), ("heun", (), 4 * (4 + 1))],
+)
+def test_evaluations_of_a_roll_out_are_the_calls_of_its_network(
+    sampler, given, evaluations, tmp_path
+):
+    """Four frames in two steps each; the network is a stand-in that counts its calls."""
+    calls = []
+
+    class Counted(CausalVideo):
+        def _apply(self, params, frozen):
+            def extend(frames, t, condition, cache, method):
+                jax.debug.callback(lambda: calls.append(1))
+                return frames, cache
+
+            return extend
+
+    config = small(moving_digits_video.get_config("causal"), tmp_path)
+    config.sampling.update(given=given, frames=4)
+    config.sampling.sampler.name = sampler
+    task, labels = Counted(**vars(build(config))), jnp.arange(2)
+    inputs = task.sampling_inputs(config.sampling)
+    jax.block_until_ready(task.solve({}, jax.random.key(0), labels, labels, *inputs))
+    jax.effects_barrier()
+    assert task.num_evaluations(config.sampling) == len(calls) == evaluations
+
+
 @pytest.mark.parametrize(("choice", "frames"), [("image_to_video", 17), ("causal", 33)])
 def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, monkeypatch):
     config = small(moving_digits_video.get_config(choice), tmp_path)
@@ -200,13 +230,19 @@ def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, 
         ("causal", {"loss.time_axes": 1}, "config.loss.time_axes to 2"),
         ("causal", {"sampling.given": (1,)}, "in order, at most 5"),
         ("causal", {"sampling.given": (0, 1), "sampling.frames": 2}, "in order, at most 1"),
+        (
+            "causal",
+            {"sampling.guidance_interval": (0.2, 0.8)},
+            "CausalVideo guides at all times: leave it out",
+        ),
     ],
 )
 def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, message, tmp_path):
     config = small(moving_digits_video.get_config(choice), tmp_path)
     if "condition.name" in changes:
         del config.condition.rows
-    config.update_from_flattened_dict(changes)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)
 

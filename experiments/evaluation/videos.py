@@ -206,7 +206,8 @@ class MovingDigits:
     pixels along the exact flow of the movements found, in units of the whole grey scale.
     `speed_distance` is the Kolmogorov–Smirnov distance of the laws of speeds, and `speed_p_value`
     is the p-value of the test. The test finds distances of `speed_detectable` with a probability of
-    0.9 or more. `…_real` is the same measure of as many held-out clips, by the same tracker.
+    0.9 or more. `…_real` is the same measure of as many held-out clips, by the same tracker. Of
+    samples longer than the data's clips, the first frames are measured.
     """
 
     context: Context
@@ -225,7 +226,8 @@ class MovingDigits:
     def __call__(self, model: Model) -> dict[str, Any]:
         data, count = self.context.data, self.context.num_samples
         real = real_videos(data, count)
-        videos = sample_videos(self.context, model)
+        # Rolled out samples are longer than the data's clips.
+        videos = sample_videos(self.context, model)[:, :NUM_FRAMES]
         found, found_real = [track(video) for video in videos], _real_tracks(data, count)
         asked = real.captions if hasattr(self.context.condition, "prompts") else None
         measured = _describe(videos, found, asked)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.tasks.diffusion import Diffusion
+from experiments.tasks.diffusion import Diffusion, check_no_interval
 from experiments.tasks.frame_completion import check_clips
 from genjax import diffusion
 from genjax.diffusion.rollout import Rolled
@@ -44,7 +44,8 @@ class CausalVideo(Diffusion):
 
         Raises:
             ValueError: as of `Diffusion`; the network is not causal, the loss has one time for a
-                clip, the condition has no clips, or no frame is left to sample.
+                clip, the condition has no clips, no frame is left to sample, or guidance has an
+                interval.
         """
         fields = super().fields(config)
         check_clips(fields["condition"])
@@ -58,6 +59,7 @@ class CausalVideo(Diffusion):
                 "a roll-out needs noise for each frame: set config.loss.time_axes to 2"
             )
         check_given(config.sampling, fields["space"].shape[0])
+        check_no_interval(config.sampling, cls.__name__)
         return fields
 
     def sampling_inputs(self, sampling: Any) -> tuple:
@@ -131,6 +133,14 @@ class CausalVideo(Diffusion):
         )
         parts = 2 if guidance.history_scale is None else 3
         return rolled, self.network.empty_cache(parts * len(labels), *shape[:3])
+
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often the network is evaluated: each new frame is sampled, then remembered.
+
+        All given frames are remembered at once.
+        """
+        new = sampling.frames - len(sampling.given)
+        return new * (super().num_evaluations(sampling) + 1) + bool(sampling.given)
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         own = {name: sampling[name] for name in ("history_scale", "frames")}

@@ -54,6 +54,15 @@ def interval_of(sampling: Any) -> tuple[float, float] | None:
     return interval and tuple(interval)
 
 
+def check_no_interval(sampling: Any, task: str) -> None:
+    """Raise ValueError if `sampling` limits guidance to an interval, which a task does not do."""
+    if interval := interval_of(sampling):
+        raise ValueError(
+            f"config.sampling.guidance_interval is {interval}, but {task} guides at all times: "
+            "leave it out"
+        )
+
+
 def guidance_of(sampling: Any) -> Scale:
     """Return the guidance scale of `sampling`, with the ends of its interval if there is one.
 
@@ -303,11 +312,14 @@ class Diffusion:
 
     def _examples(self, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree) -> Array:
         """Return what the network sees of a batch, before noise."""
-        x = self.space.encode(batch[self.space.feature], frozen)
-        if self.dequantize_levels:
-            width = 2 / (self.dequantize_levels - 1)
-            x = diffusion.dequantize(jax.random.fold_in(key, 3), x, width)
-        return x
+        return self._dequantized(self.space.encode(batch[self.space.feature], frozen), key)
+
+    def _dequantized(self, x: Array, key: Key[Array, ""]) -> Array:
+        """Return pixels with uniform noise within their levels, if the task adds it."""
+        if not self.dequantize_levels:
+            return x
+        width = 2 / (self.dequantize_levels - 1)
+        return diffusion.dequantize(jax.random.fold_in(key, 3), x, width)
 
     def generate(
         self,

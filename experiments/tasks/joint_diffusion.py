@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.inputs.played_clips import PlayedClips
 from experiments.inputs.sound_and_video import SoundingClips, of_features
-from experiments.tasks.diffusion import Diffusion, time_grid
+from experiments.tasks.diffusion import Diffusion, check_no_interval, time_grid
 from experiments.tasks.joint_objective import JointObjective
 from experiments.tasks.shapes import first_output
 from genjax import diffusion
@@ -39,7 +39,8 @@ class JointDiffusion(Diffusion):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`, or the condition has no clips with sound.
+            ValueError: as of `Diffusion`, the condition has no clips with sound, or guidance has
+                an interval.
         """
         fields = super().fields(config) | {"objective": JointObjective.from_config(config)}
         if not isinstance(fields["condition"], SoundingClips | PlayedClips):
@@ -48,6 +49,7 @@ class JointDiffusion(Diffusion):
                 "with sound to take a modality of: set config.condition.name=SoundingClips, or "
                 "PlayedClips for clips of a game"
             )
+        check_no_interval(config.sampling, cls.__name__)
         return fields
 
     @classmethod
@@ -89,7 +91,8 @@ class JointDiffusion(Diffusion):
         return self.network.init(key, x, t, self.condition.example())["params"]
 
     def _examples(self, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree) -> PyTree:
-        return self.space.encode(of_features(batch), frozen)
+        x = self.space.encode(of_features(batch), frozen)
+        return x | {"video": self._dequantized(x["video"], key)}
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         return *self._inputs(sampling), *self.frozen()

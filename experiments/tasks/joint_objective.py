@@ -53,14 +53,9 @@ class JointObjective:
         """Return the mean loss, and sums and counts of each modality's by parts of its time."""
         dropout_key, loss_key = jax.random.split(key)
         condition = diffusion.drop_conditioning(dropout_key, condition, null, self.dropout_rate)
-        losses, t, given = self.loss(
-            loss_key,
-            apply,
-            x,
-            condition,
-            variates=self.parts[0][1].variates,
-            **{each: self.of_each(each) for each in ("process", "target", "times", "weighting")},
-        )
+        fields = ("process", "target", "times", "variates", "weighting")
+        by_modality = {field: self.of_each(field) for field in fields}
+        losses, t, given = self.loss(loss_key, apply, x, condition, **by_modality)
         sums, counts = diffusion.sums_by_time(self.process, losses, t, TIME_BINS)
         # A modality that is given has no loss, and the time of the first part.
         counts = jax.tree.map(lambda count, given: count.at[0].add(-given.sum()), counts, given)

@@ -40,18 +40,23 @@ def griffin_lim(
     """
     magnitudes = jnp.asarray(magnitudes, jnp.float32)
     form = dict(n_fft=n_fft, hop=hop, window=window, padding=padding)
-    invert = functools.partial(istft, **form, length=length)
+    count, whole = magnitudes.shape[1], None
+    if length is not None:
+        # A waveform cut shorter than its frames would have fewer of them, so cut it at the end.
+        before = n_fft // 2 if padding is None else padding
+        whole = max(length, hop * (count - 1) + n_fft - 2 * before)
+    invert = functools.partial(istft, **form)
     transform = functools.partial(stft, **form, pad_mode=pad_mode)
 
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         phases, last = carry
-        rebuilt = transform(invert(magnitudes * phases))[:, : magnitudes.shape[1]]
+        rebuilt = transform(invert(magnitudes * phases, length=whole))[:, :count]
         ahead = rebuilt - MOMENTUM / (1 + MOMENTUM) * last
         return (ahead / (jnp.abs(ahead) + TINY), rebuilt), None
 
     zeros = jnp.zeros_like(magnitudes, jnp.complex64)
     (phases, _), _ = jax.lax.scan(step, (zeros + 1, zeros), length=num_steps)
-    return invert(magnitudes * phases)
+    return invert(magnitudes * phases, length=length)
 
 
 def from_mel_bands(

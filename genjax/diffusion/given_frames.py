@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from genjax.diffusion.losses import Weighting, simple_loss
+from genjax.diffusion.losses import Weighting, at_counted_times, simple_loss
 from genjax.diffusion.processes import Process
 from genjax.diffusion.targets import Target
 from genjax.diffusion.times import Law, independent
@@ -76,6 +76,8 @@ def given_frames_loss(
     def law(process, u):
         return jnp.where(mask, process.clean_end, times(process, u[:, :1]))
 
+    target = at_counted_times(target, mask)
+    weighting = weighting and at_counted_times(weighting, mask)
     options = dict(process=process, target=target, variates=variates, weighting=weighting)
     losses, t = simple_loss(key, apply, x, *conditioning, times=law, time_axes=2, **options)
     mean = jnp.mean(losses, axis=1, where=~mask)

@@ -6,6 +6,7 @@ the conditional laws and the marginal laws. In a conditional law the given modal
 clean end. In a marginal law the other modality is pure noise.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.guidance import blend, check_conditioning, predict_jointly
-from genjax.diffusion.losses import Weighting, simple_loss
+from genjax.diffusion.losses import Weighting, at_counted_times, simple_loss
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target
 from genjax.diffusion.times import Law, independent
@@ -74,7 +75,7 @@ def joint_loss(
     process: dict[str, Process],
     target: PyTree[Target],
     times: dict[str, Law],
-    variates: Callable = independent,
+    variates: PyTree[Callable] = independent,
     weighting: PyTree[Weighting] | None = None,
     clean_share: float = 0.2,
     noise_share: float = 0.1,
@@ -92,6 +93,7 @@ def joint_loss(
         apply: the network, called with trees of inputs and of times `[batch]`, or of times
             `[batch rows]` if there is a known part.
         x: the modalities by name; `process` and `times` have the same names.
+        variates: a function, with which every modality draws on its own, or one for each modality.
         clean_share: share of examples in which a modality is clean. It has no loss there.
         noise_share: share of examples in which a modality is pure noise.
         continued_share: share of examples whose first rows are clean. These rows have no loss.
@@ -115,8 +117,13 @@ def joint_loss(
 
         return law
 
-    laws, draws = {name: law_of(name) for name in x}, {name: variates for name in x}
-    options = dict(process=process, target=target, weighting=weighting)
+    def counted(functions: PyTree[Callable] | None) -> dict[str, Callable | None]:
+        each = jax.tree.broadcast(functions, x, is_leaf=lambda a: a is None)
+        ignored = {name: given[name][:, None] | known[name] for name in known} or given
+        return {name: each[name] and at_counted_times(each[name], ignored[name]) for name in x}
+
+    laws, draws = {name: law_of(name) for name in x}, jax.tree.broadcast(variates, x)
+    options = dict(process=process, target=counted(target), weighting=counted(weighting))
     options |= dict(times=laws, variates=draws, time_axes=2 if known else 1)
     losses, t = simple_loss(key, apply, x, *conditioning, **options)
     if known:
@@ -131,11 +138,11 @@ def known_rows(part: float, rows: int) -> Bool[np.ndarray, " rows"]:
     Raises:
         ValueError: they are no whole number, none or all.
     """
-    count = part * rows
-    if count != round(count) or not 0 < count < rows:
+    count = round(part * rows)
+    if not math.isclose(count, part * rows) or not 0 < count < rows:
         raise ValueError(
-            f"the known part {part:g} of {rows} rows is {count:g} rows: choose a part that gives "
-            f"a whole number from 1 to {rows - 1}"
+            f"the known part {part:g} of {rows} rows is {part * rows:g} rows: choose a part that "
+            f"gives a whole number from 1 to {rows - 1}"
         )
     return np.arange(rows) < count
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.processes import Process, corrupt, expand
 from genjax.diffusion.targets import Target, combine, network_inputs, split_variance
@@ -71,6 +71,20 @@ def _direction(a, b, like):
     # A network whose output starts at 0 would have an infinite gradient without the constant.
     unit = lambda a: a * jax.lax.rsqrt(jnp.sum(jnp.square(a), axis=-1, keepdims=True) + 1e-4)
     return _mean(1 - jnp.sum(unit(a) * unit(b), axis=-1), like)
+
+
+def at_counted_times(function: Callable, ignored: Bool[Array, " batch *times"]) -> Callable:
+    """Make a target or a weighting that takes the middle of the domain where a loss is ignored.
+
+    A given part has the time of the clean end, where targets and weightings may be infinite. A loss
+    that is masked afterwards would then have the gradient 0·∞.
+    """
+
+    def counted(process: Process, *arguments):
+        *others, t = arguments
+        return function(process, *others, jnp.where(ignored, sum(process.domain) / 2, t))
+
+    return counted
 
 
 def simple_loss(

@@ -157,7 +157,9 @@ def _factors(
     a, b = (np.asarray(tensors[f"{layer}.lora_{factor}.weight"], np.float32) for factor in "AB")
     if f"{layer}.alpha" in tensors:
         scaling = float(tensors[f"{layer}.alpha"]) / len(a)
-    return a.T, b.T * (scaling or (1.0 if alpha is None else alpha / len(a)))
+    if scaling is None:
+        scaling = 1.0 if alpha is None else alpha / len(a)
+    return a.T, b.T * scaling
 
 
 def _stack(pairs: dict[int, tuple], num_layers: int, stacked: bool) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from genjax.audio import from_mel_bands, griffin_lim, log_mel_spectrogram, mel_filters, stft
 
@@ -21,6 +22,16 @@ def test_magnitudes_are_approached():
 
     start, end = convergence(0), convergence(60)
     assert start > 0.3 and end < 0.1
+
+
+@pytest.mark.parametrize("length", [2047, 2016, 1500])
+def test_a_shorter_sound_is_the_beginning_of_the_whole(length):
+    waveform = np.random.default_rng(0).normal(size=(1, 2048, 1))
+    magnitudes = jnp.abs(stft(waveform, N_FFT, HOP))
+    whole = griffin_lim(magnitudes, N_FFT, HOP, num_steps=4)
+    shorter = griffin_lim(magnitudes, N_FFT, HOP, num_steps=4, length=length)
+    assert whole.shape == (1, 2048, 1)
+    np.testing.assert_allclose(shorter, whole[:, :length], atol=1e-5)
 
 
 def test_silence():

@@ -9,7 +9,8 @@ import pytest
 
 from genjax import diffusion
 from genjax.diffusion import times
-from genjax.diffusion.targets import velocity
+from genjax.diffusion.targets import clean, score, velocity
+from genjax.diffusion.weightings import bounded_velocity, min_snr
 
 FLOW = diffusion.RectifiedFlow()
 RANDOM = np.random.default_rng(0)
@@ -38,6 +39,25 @@ def test_given_frames_are_clean_at_time_0_and_the_loss_is_of_the_others():
         z = (x_t[i, others] - (1 - t[i]) * x[i, others]) / t[i]
         # division by t, at least 1/200 here, enlarges float32's rounding
         np.testing.assert_allclose(losses[i], np.mean((z - x[i, others]) ** 2), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("target", "weighting"), [(clean, bounded_velocity), (score, None), (score, min_snr)]
+)
+def test_given_frames_do_not_spoil_gradients(target, weighting):
+    """At time 0 the clean target's weights and the score are infinite, and no loss counts them."""
+    seen, options = [], dict(process=FLOW, target=target, times=times.uniform, weighting=weighting)
+
+    def loss(scale):
+        def apply(x_t, t):
+            seen.append(t)
+            return scale * x_t
+
+        return diffusion.given_frames_loss(jax.random.key(0), apply, CLIPS, **options)[0].mean()
+
+    value, slope = jax.value_and_grad(loss)(0.5)
+    assert np.isfinite(value) and np.isfinite(slope) and slope != 0
+    assert np.all(seen[0][:, 0] == 0)
 
 
 def test_samplers_keep_given_frames_and_fill_in_the_others():

@@ -10,8 +10,10 @@ from mixtures import quick_jit
 
 from genjax import diffusion
 from genjax.diffusion import Prediction, RectifiedFlow, VariancePreservingCosine
-from genjax.diffusion.targets import velocity
-from genjax.diffusion.times import uniform
+from genjax.diffusion.joint import known_rows
+from genjax.diffusion.targets import clean, score, velocity
+from genjax.diffusion.times import independent, stratified, uniform
+from genjax.diffusion.weightings import bounded_velocity, min_snr
 
 PROCESS = {"sound": VariancePreservingCosine(), "video": RectifiedFlow()}
 NAMES = tuple(PROCESS)
@@ -205,6 +207,57 @@ def test_the_known_rows_of_continued_clips_are_clean_and_have_no_loss():
     # If no modality is alone, the first rows of both are known.
     both = ~(lost["sound"] | lost["video"] | given["sound"] | given["video"])
     np.testing.assert_array_equal(continued["sound"][both], continued["video"][both])
+
+
+@pytest.mark.parametrize("known_part", [0.0, 0.25])
+@pytest.mark.parametrize(
+    ("target", "weighting"),
+    [(clean, {"sound": None, "video": bounded_velocity}), (score, None), (score, min_snr)],
+)
+def test_given_parts_do_not_spoil_gradients(target, weighting, known_part):
+    """At time 0 the clean target's weights and the score are infinite, and no loss counts them."""
+    flow, seen = {name: RectifiedFlow() for name in NAMES}, []
+    x = {"sound": jnp.ones((16, 8, 1)), "video": jnp.ones((16, 4, 2))}
+    options = dict(process=flow, target=target, weighting=weighting)
+    options |= dict(times={name: uniform for name in NAMES}, known_part=known_part)
+    shares = dict(clean_share=0.5, noise_share=0.0, continued_share=0.5 if known_part else 0.0)
+
+    def loss(scale):
+        def apply(x_t, t):
+            seen.append(t)
+            return jax.tree.map(lambda a: scale * a, x_t)
+
+        found = diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
+        return sum(jax.tree.leaves(jax.tree.map(jnp.mean, found.losses)))
+
+    value, slope = jax.value_and_grad(loss)(0.5)
+    assert np.isfinite(value) and np.isfinite(slope) and slope != 0
+    assert all(np.any(t == 0) for t in seen[0].values())
+
+
+def test_each_modality_draws_its_times_with_its_own_function():
+    """Stratified times of 64 examples lie in 64 parts of the domain, one in each."""
+    seen, flow = {}, {name: RectifiedFlow() for name in NAMES}
+
+    def apply(x_t, t):
+        seen.update(t)
+        return x_t
+
+    x = {"sound": jnp.zeros((64, 8, 1)), "video": jnp.zeros((64, 4, 1))}
+    options = dict(process=flow, target=velocity, times={name: uniform for name in NAMES})
+    options |= dict(variates={"sound": independent, "video": stratified})
+    shares = dict(clean_share=0.0, noise_share=0.0)
+    diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
+    parts = {name: np.unique(np.floor(np.asarray(t) * 64)) for name, t in seen.items()}
+    assert len(parts["video"]) == 64 and len(parts["sound"]) < 50
+
+
+def test_known_rows_of_parts_that_floats_cannot_hold():
+    """0.28·25 is 7.000000000000001, and 0.29·100 is 28.999999999999996."""
+    for part, rows, count in ((0.28, 25, 7), (0.29, 100, 29)):
+        np.testing.assert_array_equal(known_rows(part, rows), np.arange(rows) < count)
+    with pytest.raises(ValueError, match=r"0\.3 of 25 rows is 7\.5 rows"):
+        known_rows(0.3, 25)
 
 
 def test_windows_wait_where_they_continue():

@@ -137,6 +137,13 @@ def test_alpha_of_the_caller_and_names_of_both_libraries(load, prefix):
     )
 
 
+def test_an_alpha_of_zero_switches_a_layer_off(load):
+    tensors = factors("context_embedder", 2, 5, 6)
+    alpha = {"transformer.context_embedder.alpha": np.asarray(0.0, np.float32)}
+    for adapters in (load(tensors | alpha), load(tensors | alpha, alpha=8.0)):
+        np.testing.assert_array_equal(adapters["params/text_embedding/kernel"]["up"], 0)
+
+
 def test_alpha_of_the_header(load):
     settings = {"transformer.r": 2, "transformer.lora_alpha": 1, "transformer.rank_pattern": {}}
     header = {"lora_adapter_metadata": json.dumps(settings)}

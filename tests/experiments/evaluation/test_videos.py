@@ -79,6 +79,14 @@ def test_moving_digits_of_a_perfect_model(real, tracked_once):
     assert model.asked == [None]
 
 
+def test_moving_digits_of_longer_samples_are_those_of_their_first_frames(tracked_once):
+    """Samples that are rolled out are 33 frames long, and the data's clips 17."""
+    few = context("test[:2]")
+    held_out = real_videos(few.data, 100)
+    longer = StandIn(held_out, lambda clips: np.concatenate([clips, clips[:, :-1]], axis=1))
+    assert MovingDigits(few)(longer) == MovingDigits(few)(StandIn(held_out))
+
+
 def test_motion_of_equal_and_of_frozen_clips():
     held_out = real_videos(data("test[:200]", "train[:200]"), 200)
     condition = SimpleNamespace(num_classes=0)

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.configuration.runs import build
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data, training_batches
+from experiments.tasks.joint_objective import JointObjective
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, Mean
 from genjax.training.sampling import mesh_of, sample, sampling_program
@@ -176,6 +178,36 @@ def test_sampling_is_planned_without_loading_anything(folder, monkeypatch):
     assert {name: a.shape for name, a in samples.items()} == shapes
 
 
+def test_noise_within_levels_is_added_to_pixels_alone(folder):
+    """Two of 17 levels are an eighth apart, so pixels move by up to a sixteenth."""
+    config, clips = small_sounding.config(folder), small_sounding.load("test").source[:]
+    batch = {name: jnp.asarray(a) for name, a in clips.items()}
+    plain = build(config)._examples(batch, KEY, None)
+    config.data.dequantize_levels = 17
+    noisy = build(config)._examples(batch, KEY, None)
+    np.testing.assert_array_equal(noisy["sound"], plain["sound"])
+    moved = np.abs(noisy["video"] - plain["video"])
+    assert 0.05 < moved.max() < 0.0626
+
+
+def test_modalities_draw_their_times_in_their_own_ways(folder):
+    """Stratified times of 64 examples lie in 64 parts of the domain, one in each."""
+    config, seen = small_sounding.config(folder), {}
+    config.loss.update(clean_share=0.0, noise_share=0.0)
+    config.modalities.video.times = dict(name="uniform", variates="stratified")
+    config.modalities.sound.times = dict(name="uniform")
+
+    def apply(x_t, t, condition):
+        seen.update(t)
+        return x_t
+
+    x = {"sound": jnp.zeros((64, 8, 1)), "video": jnp.zeros((64, 4, 1))}
+    null = jnp.zeros((), int)
+    JointObjective.from_config(config)(KEY, apply, x, jnp.zeros(64, int), null)
+    parts = {name: np.unique(np.floor(np.asarray(t) * 64)) for name, t in seen.items()}
+    assert len(parts["video"]) == 64 and len(parts["sound"]) < 50
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -183,13 +215,15 @@ def test_sampling_is_planned_without_loading_anything(folder, monkeypatch):
         ({"sampling.given": ("sound", "video")}, "name some but not all of sound, video"),
         ({"condition.name": "CaptionedClips"}, "no clips with sound"),
         ({"model.sound_patch": 5}, "do not divide into patches of 5×1×1"),
+        ({"sampling.guidance_interval": (0.2, 0.8)}, "JointDiffusion guides at all times"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message, folder):
     config = small_sounding.config(folder)
     if "condition.name" in changes:
         del config.condition.sound_shape
-    config.update_from_flattened_dict(changes)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)
 
