@@ -594,6 +594,16 @@ def test_pairs_of_a_straight_flow_are_straight():
     np.testing.assert_allclose(bent, np.mean(np.asarray(grid[:-1]) ** 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("process", [FLOW, EDM(), TRIG], ids=lambda p: type(p).__name__)
+def test_a_distilled_reflow_jumps_from_what_its_teacher_started_from(process, float64):
+    """The pairs' noise has deviation 1, the process' noise the deviation sigma."""
+    z = jax.random.normal(KEY, (6, 3), jnp.float64)
+    end, start = jnp.full(6, process.domain[1]), jnp.full(6, process.clean_end)
+    x = exact_map(process)(process.sigma(end)[:, None] * z, end, start)
+    loss = straightening.distilled_reflow_loss(exact_map(process), x, z, process=process)
+    np.testing.assert_allclose(loss, 0, atol=1e-20)
+
+
 def test_distances_are_their_formulas():
     d = jnp.array([[3.0, 4.0], [0.0, 0.0]])
     np.testing.assert_allclose(distances.squared(d), [12.5, 0])
