@@ -31,6 +31,7 @@ from genjax.diffusion import (
     TrigFlow,
     TrigFlowPreconditioning,
     VariancePreservingCosine,
+    VariancePreservingLinear,
     targets,
     times,
 )
@@ -418,6 +419,44 @@ def test_consistency_trainings_bias_is_of_the_size_of_the_step(float64):
         gradients.append(mean_gradient(loss)[0])
         np.testing.assert_allclose(gradients[-1], predicted, rtol=1e-9)
     assert 3 < gradients[0] / gradients[1] < 5
+
+
+@pytest.mark.parametrize(
+    ("process", "target", "t", "r"),
+    [
+        (FLOW, targets.clean, 0.5, 0.0),
+        (EDM(), targets.edm, 0.5, 0.0),
+        (EDM(), targets.edm, 0.0025, 0.001),  # r lies before the domain, so it counts as 0
+        (VariancePreservingLinear(domain=(1e-3, 1.0)), targets.velocity, 0.5, 0.0),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_jump_from_the_clean_end_is_the_identity(process, target, t, r, float64):
+    """The goal is x at the clean end, by hand, where target or network time have no value."""
+    x, z = jax.random.normal(KEY, (2, 6, 3), jnp.float64)
+    network = lambda x, t, s: jnp.sin(x) + (t + s)[:, None]
+    student = flow_maps.flow_map(network, process, target)
+    start, t_ = jnp.full(6, process.clean_end), jnp.full(6, t)
+    own = student(process.corrupt(x, z, t_), t_, start)
+    for teacher in (None, lambda x_t, t, r: process.corrupt(x, z, r)):
+        loss, _ = consistency.consistency_loss(
+            KEY, student, x, process=process, pairs=at(t, r), teacher=teacher, noise=z
+        )
+        goal = process.corrupt(x, z, start)
+        np.testing.assert_allclose(loss, squared(own - goal), rtol=1e-9)
+
+
+def test_heuns_step_is_ddims_where_it_does_not_exist(float64):
+    """From noise alone, and to the clean end, where this denoiser is singular."""
+
+    def denoiser(x, t):
+        p = exact_denoiser(FLOW)(x, t)
+        return targets.recover(FLOW, targets.clean, x, p.clean, t)
+
+    x, t, r = jnp.ones((3, 2)), jnp.array([1.0, 0.5, 0.8]), jnp.array([0.9, 0.0, 0.6])
+    first, second = (consistency.solver_step(denoiser, FLOW, order)(x, t, r) for order in (1, 2))
+    np.testing.assert_array_equal(first[:2], second[:2])
+    assert jnp.all(jnp.abs(first[2] - second[2]) > 1e-4)
 
 
 @pytest.mark.parametrize("order", [1, 2])
