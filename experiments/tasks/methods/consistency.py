@@ -219,7 +219,7 @@ class ContinuousConsistency(Method):
     """`continuous_consistency.continuous_consistency_loss`, of a guided teacher or of the data.
 
     Attributes:
-        warmup: share of the training until the tangent is whole.
+        warmup: share of the training until the tangent is whole; 0 is none.
     """
 
     warmup: float = 0.25
@@ -239,5 +239,5 @@ class ContinuousConsistency(Method):
             times=student.times,
             teacher=teacher if student.teacher else None,
             target=student.output_target(targets.velocity),
-            warmup=jnp.minimum(student.progress / self.warmup, 1.0),
+            warmup=student.warmup(self.warmup),
         )

@@ -223,7 +223,7 @@ class RCM(MatchingMethod):
         consistency, matching: weights of the two losses, as in the published code. Its match has
             no factor ½, so its weight of 1 is 2 here.
         mean, deviation: of log(sigma/alpha) where the consistency loss is taken.
-        warmup: share of the training until the tangent is whole.
+        warmup: share of the training until the tangent is whole; 0 is none.
     """
 
     critic_updates: int = 5
@@ -251,7 +251,7 @@ class RCM(MatchingMethod):
             process=UNIT_TRIGFLOW,
             times=functools.partial(log_normal_sigma, mean=self.mean, deviation=self.deviation),
             teacher=as_trigflow(guided),
-            warmup=jnp.minimum(student.progress / self.warmup, 1.0),
+            warmup=student.warmup(self.warmup),
             tangent_rule=regularized_consistency.tangent,
         )
         samples = student.simulated(sample_key, x, self.steps)

@@ -69,6 +69,10 @@ class Student:
     def guided_velocity(self, x_t: Array, t: Array, scale: float) -> Array:
         return self.guided_teacher(scale)(x_t, t).velocity(self.process, t)
 
+    def warmup(self, share: float) -> Float[Array, ""] | float:
+        """Return how much of a warm-up, the first `share` of the training, is done, up to 1."""
+        return jnp.minimum(self.progress / share, 1.0) if share else 1.0
+
     def flow_loss(self, key: Key[Array, ""], x: Array, scale: float) -> Float[Array, " batch"]:
         """Return the loss at s = t: on the guided teacher's output, or on the data without one."""
         options = dict(process=self.process, target=self.target, times=self.times)

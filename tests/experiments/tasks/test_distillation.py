@@ -16,6 +16,7 @@ from experiments import train
 from experiments.configuration import kinds
 from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import transfer
+from experiments.tasks.methods import Student
 from experiments.tasks.methods import consistency as consistency_methods
 from genjax import diffusion
 from genjax.diffusion import targets, times
@@ -253,6 +254,31 @@ def test_guided_halving_first_learns_the_teacher_at_every_scale(teacher):
     _, metrics = jax.jit(task.update)(state, batch(), key, *frozen)
     _, others = jax.jit(same.update)(same.optimization.first_state(params), batch(), key, *frozen)
     np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-6)
+
+
+def test_a_warm_up_of_no_length_is_over_at_the_first_step():
+    """The loss at the start is that of the other warm-up at its end."""
+    x, labels = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
+
+    def loss(warmup, progress):
+        student = Student(
+            network=lambda x, t, _: jnp.sin(x) * (1 + t)[:, None],
+            averaged=None,
+            condition=labels,
+            null=0,
+            told=labels,
+            dropped=labels > 0,
+            process=diffusion.TrigFlow(),
+            target=targets.velocity,
+            times=times.log_normal_sigma,
+            teacher=None,
+            progress=jnp.float32(progress),
+        )
+        method = consistency_methods.ContinuousConsistency(warmup=warmup)
+        return method(jax.random.key(0), student, x)[0]
+
+    np.testing.assert_array_equal(loss(0.0, 0.0), loss(0.25, 0.25))
+    assert jnp.all(jnp.abs(loss(0.25, 0.0) - loss(0.0, 0.0)) > 1e-5)
 
 
 def test_a_consistency_students_grid_has_the_quantiles_of_its_law():
