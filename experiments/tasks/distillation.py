@@ -50,10 +50,12 @@ class Distillation(Diffusion):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`; a teacher or pairs are missing or not wanted, or do not
-                fit; the sampling's guidance scale is not 1 and the network does not take one.
+            ValueError: as of `Diffusion`; the method is for another process or target; a teacher
+                or pairs are missing or not wanted, or do not fit; the sampling's guidance scale is
+                not 1 and the network does not take one.
         """
         method, fields = kinds.METHOD.bind(config.method, "method"), super().fields(config)
+        _check_process(method, fields["objective"], config.method.name, "config.")
         teacher = _teacher(config, method, fields)
         fields |= dict(
             method=method,
@@ -205,6 +207,23 @@ def _with_stages(optimization: Optimization, config: Any, method: Method) -> Opt
     return replace(optimization, averages=(*optimization.averages, kept))
 
 
+def _check_process(method: Method, objective: Objective, name: str, owner: str) -> None:
+    """Raise ValueError if a method is for another process or target than those of an objective."""
+    process, target = objective.process, objective.target
+    wanted = method.needs_process
+    if wanted and not isinstance(process, wanted):
+        raise ValueError(
+            f"{owner}process is {type(process).__name__}, but {name} is for {wanted.__name__} "
+            "alone: take that process, or another method"
+        )
+    wanted = method.needs_target
+    if wanted and target.func is not wanted:
+        raise ValueError(
+            f"{owner}target is {target.func.__name__}, but a network of {name} predicts "
+            f"{wanted.__name__}: take that target, or another method"
+        )
+
+
 def _objective(own: Objective, theirs: Objective) -> Objective:
     """Return a student's objective on its own process, with its network used as the teacher's is.
 
@@ -267,6 +286,8 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
         )
     teacher = Teacher(folder)
     teacher.check(fields["objective"].process, fields["space"], config.data.name, fields["network"])
+    if method.needs_target:
+        _check_process(method, teacher.run.task.objective, name, f"the teacher {folder}'s ")
     if getattr(teacher.run.network, "takes_guidance", False) and not method.needs_pairs:
         raise ValueError(
             f"the teacher {folder} takes a guidance scale, which {name} does not give it; take "

@@ -12,6 +12,7 @@ from jaxtyping import Array, Key, PyTree
 from experiments.tasks.methods.student import Losses, Method, Student
 from genjax import diffusion
 from genjax.diffusion import targets
+from genjax.diffusion.processes import TrigFlow
 from genjax.distillation import consistency, continuous_consistency, distances, pairs
 
 
@@ -226,6 +227,7 @@ class ContinuousConsistency(Method):
     guidance_scale: float = 1.0
     takes_end_time = False
     needs_teacher = None
+    needs_process = TrigFlow
     forward_mode = True
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:

@@ -91,6 +91,9 @@ class Method:
         takes_end_time: the network takes the end of its jump.
         takes_guidance: the network takes the guidance scale.
         needs_teacher: None if either will do.
+        needs_process: the class of processes that the loss holds for; None if it holds for all.
+        needs_target: what the loss takes the network's output for, the teacher's too. None if the
+            loss reads `config.target`.
         forward_mode: the loss takes forward-mode derivatives of the network.
         needs_pairs: the data are pairs of noise and the sample that the teacher made of it. The
             loss does not call the teacher itself.
@@ -101,6 +104,8 @@ class Method:
     takes_end_time: ClassVar[bool] = True
     takes_guidance: ClassVar[bool] = False
     needs_teacher: ClassVar[bool | None] = False
+    needs_process: ClassVar[type | None] = None
+    needs_target: ClassVar[Callable | None] = None
     forward_mode: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
     has_stages: ClassVar[bool] = False

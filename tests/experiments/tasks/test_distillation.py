@@ -295,6 +295,32 @@ def test_a_consistency_students_grid_has_the_quantiles_of_its_law():
     np.testing.assert_allclose(consistency_methods.quantiles(flow, 5), grid, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("MeanFlow", dict(process=dict(name="TrigFlow")), "process is TrigFlow, but MeanFlow is"),
+        (
+            "Shortcut",
+            dict(process=dict(name="Shifted", base=dict(name="RectifiedFlow"), shift=3.0)),
+            "config.process is Shifted, but Shortcut is for RectifiedFlow alone: take",
+        ),
+        ("ImprovedMeanFlow", dict(target=dict(name="v")), "config.target is v, but a network of"),
+        ("GuidedMeanFlow", dict(target=dict(name="clean")), "GuidedMeanFlow predicts velocity"),
+        (
+            "ContinuousConsistency",
+            dict(process=dict(name="RectifiedFlow")),
+            "config.process is RectifiedFlow, but ContinuousConsistency is for TrigFlow alone",
+        ),
+    ],
+)
+def test_a_method_of_one_process_and_target_refuses_others(method, changes, message):
+    """The loss would train as if for its own, and the samples would be made by the config's."""
+    config = digits_distillation.get_config(method)
+    config.update(changes)
+    with pytest.raises(ValueError, match=message):
+        build(config)
+
+
 def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
     with pytest.raises(ValueError, match="Lagrangian needs a teacher: set config.teacher"):
         build(student("Lagrangian"))

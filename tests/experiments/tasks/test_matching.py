@@ -14,7 +14,8 @@ from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
 from experiments.tasks.methods.matching import RCM, Game
-from genjax.diffusion import RectifiedFlow, TrigFlow, predict, targets, times
+from experiments.tasks.teachers import Teacher
+from genjax.diffusion import RectifiedFlow, predict, targets, times
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
 from tests.experiments.small_digits import MLP
@@ -171,9 +172,20 @@ def test_the_head_reads_the_tokens_after_each_block():
         jax.eval_shape(read(mlp), shapes)
 
 
-def test_rcm_takes_rectified_flow_alone():
-    with pytest.raises(ValueError, match="config.process is TrigFlow, but RCM takes a teacher and"):
-        RCM()(jax.random.key(0), SimpleNamespace(process=TrigFlow()), None)
+def test_rcm_takes_rectified_flow_alone(teacher, monkeypatch):
+    config = student("RCM", teacher)
+    config.process = dict(name="TrigFlow")
+    with pytest.raises(
+        ValueError, match="config.process is TrigFlow, but RCM is for RectifiedFlow"
+    ):
+        build(config)
+    of_data = build(small(digits_flow.get_config(), target=dict(name="clean")))
+    run = SimpleNamespace(task=of_data, network=of_data.network, config=config)
+    monkeypatch.setattr(Teacher, "run", property(lambda _: run))
+    config = student("RCM", teacher)
+    config.process.domain = [0.01, 1.0]  # so that the teacher's target may be another
+    with pytest.raises(ValueError, match="run's target is clean, but a network of RCM predicts"):
+        build(config)
 
 
 def test_rcms_warm_up_of_no_length_is_over_at_the_first_step():
