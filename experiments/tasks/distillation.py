@@ -209,7 +209,7 @@ def _with_stages(optimization: Optimization, config: Any, method: Method) -> Opt
 
 def _check_process(method: Method, objective: Objective, name: str, owner: str) -> None:
     """Raise ValueError if a method is for another process or target than those of an objective."""
-    process, target = objective.process, objective.target
+    process, target = objective.process, getattr(objective.target, "func", objective.target)
     wanted = method.needs_process
     if wanted and not isinstance(process, wanted):
         raise ValueError(
@@ -217,9 +217,9 @@ def _check_process(method: Method, objective: Objective, name: str, owner: str) 
             "alone: take that process, or another method"
         )
     wanted = method.needs_target
-    if wanted and target.func is not wanted:
+    if wanted and target is not wanted:
         raise ValueError(
-            f"{owner}target is {target.func.__name__}, but a network of {name} predicts "
+            f"{owner}target is {target.__name__}, but a network of {name} predicts "
             f"{wanted.__name__}: take that target, or another method"
         )
 
@@ -285,7 +285,7 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
             f"config.teacher names {folder}, which has no run; train the teacher first"
         )
     teacher = Teacher(folder)
-    teacher.check(fields["objective"].process, fields["space"], config.data.name, fields["network"])
+    teacher.check(fields, config.data.name, method.needs_pairs)
     if method.needs_target:
         _check_process(method, teacher.run.task.objective, name, f"the teacher {folder}'s ")
     if getattr(teacher.run.network, "takes_guidance", False) and not method.needs_pairs:

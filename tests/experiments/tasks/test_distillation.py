@@ -201,12 +201,14 @@ def test_a_student_of_another_process_starts_with_its_teachers_answers(teacher):
 
 
 @pytest.mark.slow
-def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teacher):
+def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teacher, tmp_path):
     """Four steps in two stages; the loss of the second by hand, of three places instead of six.
 
     The target is x̂ here, the velocity in the other tests.
     """
-    config = student("Halving", teacher, num_steps=4, target=dict(name="clean"))
+    clean = dict(target=dict(name="clean"))
+    teacher = retold(teacher, tmp_path / "clean", small(digits_flow.get_config(), **clean))
+    config = student("Halving", teacher, num_steps=4, **clean)
     with config.unlocked():
         config.method.update(num_steps=6, guidance_scale=1.0)
     config.conditioning_dropout = 0.0
@@ -348,6 +350,17 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
     config.data.name = "fashion_mnist"
     with pytest.raises(ValueError, match="has the data set digits, the student fashion_mnist"):
         build(config)
+    config = student("Lagrangian", teacher)
+    config.condition = dict(name="Unconditional")
+    with pytest.raises(ValueError, match=r"condition Classes\(10\), the student Unconditional"):
+        build(config)
+    with pytest.raises(ValueError, match="has the target velocity, the student v; train a teacher"):
+        build(student("Lagrangian", teacher, target=dict(name="v")))
+    build(
+        student(
+            "ContinuousDistillation", teacher, target=dict(name="v"), model=dict(time_scale=1000.0)
+        )
+    )
     config = student("ContinuousDistillation", teacher)
     config.model.time_scale = 1.0
     with pytest.raises(ValueError, match="has the model.time_scale 1000.0, the student 1.0; train"):
