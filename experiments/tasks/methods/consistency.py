@@ -142,6 +142,14 @@ class ImprovedConsistencyTraining(Method):
     huber: float = 0.00054
     takes_end_time = False
 
+    def __post_init__(self):
+        """Raise ValueError if the grid would have fewer steps at the end, or none."""
+        if not 1 <= self.first <= self.last:
+            raise ValueError(
+                f"config.method has a grid of first={self.first} and last={self.last} steps; take "
+                "at least 1, and a last number that is not smaller"
+            )
+
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         parts = 2**20  # of the training, whose share is all that a method knows
         done = (student.progress * parts).astype(int)

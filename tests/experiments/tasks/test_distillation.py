@@ -346,6 +346,8 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
         build(config)
     with pytest.raises(ValueError, match="num_steps is 6, which cannot be halved 2 times"):
         kinds.METHOD.bind(dict(name="Halving", num_steps=6, stages=3), "method")
+    with pytest.raises(ValueError, match="a grid of first=10 and last=5 steps; take at least 1"):
+        kinds.METHOD.bind(dict(name="ImprovedConsistencyTraining", last=5), "method")
     config = student("Lagrangian", teacher)
     config.data.name = "fashion_mnist"
     with pytest.raises(ValueError, match="has the data set digits, the student fashion_mnist"):
