@@ -50,12 +50,13 @@ class Distillation(Diffusion):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`; the method is for another process or target; a teacher
-                or pairs are missing or not wanted, or do not fit; the sampling's guidance scale is
-                not 1 and the network does not take one.
+            ValueError: as of `Diffusion`; the method is for another process or target, or does not
+                read a field that is set; a teacher or pairs are missing or not wanted, or do not
+                fit; the sampling's guidance scale is not 1 and the network does not take one.
         """
         method, fields = kinds.METHOD.bind(config.method, "method"), super().fields(config)
         _check_process(method, fields["objective"], config.method.name, "config.")
+        _check_read(method, config)
         teacher = _teacher(config, method, fields)
         fields |= dict(
             method=method,
@@ -222,6 +223,22 @@ def _check_process(method: Method, objective: Objective, name: str, owner: str) 
             f"{owner}target is {target.__name__}, but a network of {name} predicts "
             f"{wanted.__name__}: take that target, or another method"
         )
+
+
+def _check_read(method: Method, config: Any) -> None:
+    """Raise ValueError if a field of the objective is set that the method's loss does not read."""
+    read = {
+        "loss": (dict(config.loss), dict(name="simple_loss")),
+        "times.variates": (config.times.get("variates", "independent"), "independent"),
+    }
+    if not method.reads_weighting:
+        read["weighting"] = dict(config.weighting), dict(name="uniform")
+    for name, (given, usual) in read.items():
+        if given != usual:
+            raise ValueError(
+                f"config.{name} is {given}, but the loss of {config.method.name} does not read "
+                f"it: set it to {usual}, or take another method"
+            )
 
 
 def _objective(own: Objective, theirs: Objective) -> Objective:

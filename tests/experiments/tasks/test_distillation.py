@@ -323,6 +323,33 @@ def test_a_method_of_one_process_and_target_refuses_others(method, changes, mess
         build(config)
 
 
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("MeanFlow", dict(loss=dict(direction_weight=1.0))),
+        ("Shortcut", dict(loss=dict(importance_corrected=True))),
+        ("Drift", dict(times=dict(variates="stratified"))),
+        ("Consistency", dict(weighting=dict(name="min_snr"))),
+        ("DistilledReflow", dict(weighting=dict(name="min_snr"))),
+    ],
+)
+def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
+    config = digits_distillation.get_config(method)
+    for field, value in changes.items():
+        config[field] = dict(config[field]) | value
+    with pytest.raises(ValueError, match=f"{field}.* is .*, but the loss of {method} does not"):
+        build(config)
+
+
+def test_halving_and_reflow_read_the_weighting():
+    for method in ("Halving", "GuidedHalving", "Reflow"):
+        config = digits_distillation.get_config(method)
+        config.weighting = dict(name="min_snr")
+        config.teacher = None
+        with pytest.raises(ValueError, match=f"{method} needs a teacher"):  # the next check
+            build(config)
+
+
 def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
     with pytest.raises(ValueError, match="Lagrangian needs a teacher: set config.teacher"):
         build(student("Lagrangian"))
