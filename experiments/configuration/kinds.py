@@ -409,11 +409,14 @@ class DiscreteLoss(Protocol):
 
 
 class Method(Protocol):
-    """`method(key, student, x)`: losses and times; its attributes say what the network takes."""
+    """`method(key, student, x)`: losses and times; its attributes say what it needs."""
 
     takes_end_time: bool
     takes_guidance: bool
     needs_teacher: bool | None
+    needs_process: type | None
+    needs_target: Callable | None
+    reads_weighting: bool
     forward_mode: bool
     needs_pairs: bool
     has_stages: bool

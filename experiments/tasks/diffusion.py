@@ -79,11 +79,13 @@ def evaluation_times(
 ) -> PyTree[Array]:
     """Return the times at which a sampler, bound to its options, evaluates the network.
 
-    A sampler without a table of coefficients gives only the times of the grid.
+    A sampler without a table of coefficients gives only the times of the grid. The last of them
+    counts if the sampler has `evaluation_times`, as `adaptive` does.
     """
     table = getattr(sampler.func, "table", None)
+    of_grid = getattr(sampler.func, "evaluation_times", lambda process, times: times[:-1])
     evaluated = lambda process, times: (
-        table(process, times, **sampler.keywords).times if table else times[:-1]
+        table(process, times, **sampler.keywords).times if table else of_grid(process, times)
     )
     return jax.tree.map(evaluated, process, times)
 

@@ -50,10 +50,13 @@ class Distillation(Diffusion):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`; a teacher or pairs are missing or not wanted, or do not
+            ValueError: as of `Diffusion`; the method is for another process or target, or does not
+                read a field that is set; a teacher or pairs are missing or not wanted, or do not
                 fit; the sampling's guidance scale is not 1 and the network does not take one.
         """
         method, fields = kinds.METHOD.bind(config.method, "method"), super().fields(config)
+        _check_process(method, fields["objective"], config.method.name, "config.")
+        _check_read(method, config)
         teacher = _teacher(config, method, fields)
         fields |= dict(
             method=method,
@@ -205,6 +208,39 @@ def _with_stages(optimization: Optimization, config: Any, method: Method) -> Opt
     return replace(optimization, averages=(*optimization.averages, kept))
 
 
+def _check_process(method: Method, objective: Objective, name: str, owner: str) -> None:
+    """Raise ValueError if a method is for another process or target than those of an objective."""
+    process, target = objective.process, getattr(objective.target, "func", objective.target)
+    wanted = method.needs_process
+    if wanted and not isinstance(process, wanted):
+        raise ValueError(
+            f"{owner}process is {type(process).__name__}, but {name} is for {wanted.__name__} "
+            "alone: take that process, or another method"
+        )
+    wanted = method.needs_target
+    if wanted and target is not wanted:
+        raise ValueError(
+            f"{owner}target is {target.__name__}, but a network of {name} predicts "
+            f"{wanted.__name__}: take that target, or another method"
+        )
+
+
+def _check_read(method: Method, config: Any) -> None:
+    """Raise ValueError if a field of the objective is set that the method's loss does not read."""
+    read = {
+        "loss": (dict(config.loss), dict(name="simple_loss")),
+        "times.variates": (config.times.get("variates", "independent"), "independent"),
+    }
+    if not method.reads_weighting:
+        read["weighting"] = dict(config.weighting), dict(name="uniform")
+    for name, (given, usual) in read.items():
+        if given != usual:
+            raise ValueError(
+                f"config.{name} is {given}, but the loss of {config.method.name} does not read "
+                f"it: set it to {usual}, or take another method"
+            )
+
+
 def _objective(own: Objective, theirs: Objective) -> Objective:
     """Return a student's objective on its own process, with its network used as the teacher's is.
 
@@ -266,7 +302,9 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
             f"config.teacher names {folder}, which has no run; train the teacher first"
         )
     teacher = Teacher(folder)
-    teacher.check(fields["objective"].process, fields["space"], config.data.name, fields["network"])
+    teacher.check(fields, config.data.name, method.needs_pairs)
+    if method.needs_target:
+        _check_process(method, teacher.run.task.objective, name, f"the teacher {folder}'s ")
     if getattr(teacher.run.network, "takes_guidance", False) and not method.needs_pairs:
         raise ValueError(
             f"the teacher {folder} takes a guidance scale, which {name} does not give it; take "

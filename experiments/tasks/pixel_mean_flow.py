@@ -49,6 +49,7 @@ class PixelMeanFlow(GuidedMeanFlow):
     latest: float = 0.8
     crop: int = 224
     smallest: ClassVar[float] = 0.05
+    needs_target = staticmethod(targets.clean)
 
     def answers(self, student: Student) -> Callable:
         clean = super().answers(student)
@@ -82,15 +83,9 @@ class PixelDistillation(Distillation):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Distillation.fields`; the target is not clean data; or the images are
-                too small for LPIPS.
+            ValueError: as of `Distillation.fields`; or the images are too small for LPIPS.
         """
         fields = super().fields(config)
-        if fields["objective"].target.func is not targets.clean:
-            raise ValueError(
-                f"config.target is {config.target.name}, but the network of pixel mean flow "
-                "predicts data: set it to clean"
-            )
         smallest = min(fields["space"].shape[:2])
         if fields["method"].perceptual and smallest < 16:
             raise ValueError(

@@ -5,17 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from experiments.configuration.options import described
 from experiments.configuration.runs import open_run
 from experiments.inputs.autoencoders import on_host
+from experiments.inputs.conditions import Unconditional
 from experiments.tasks.diffusion import Diffusion
 from genjax import diffusion
 from genjax.pipelines import Run
-from genjax.training.task import Space
+from genjax.training.task import Condition
 
 # The fields of config.sampling that decide a sample.
 SOLVING = ("sampler", "grid", "num_steps", "guidance_scale", "weights", "seed")
@@ -35,27 +36,36 @@ class Teacher:
     def run(self) -> Run:
         return _open(self.folder)
 
-    def check(
-        self, process: diffusion.Process, space: Space, data_name: str, network: nn.Module
-    ) -> None:
+    def check(self, fields: Mapping[str, Any], data_name: str, by_pairs: bool = False) -> None:
         """Check that the run teaches what the student learns.
 
+        Args:
+            fields: of the student's task.
+            by_pairs: the student learns from pairs. It may then ignore their conditions.
+
         Raises:
-            ValueError: the run is no diffusion run, or it has another shape, data set or scale of
-                times, with which its parameters give other answers; or the student's process has
-                noise levels that the run's process does not reach.
+            ValueError: the run is no diffusion run, or it has another shape, data set, condition
+                or scale of times, with which its parameters give other answers; it has the
+                student's process and another target; or the student's process has noise levels
+                that the run's process does not reach.
         """
         task = self.run.task
         if not isinstance(task, Diffusion):
             raise ValueError(
                 f"the teacher {self.folder} is a run of a {type(task).__name__}, not of Diffusion"
             )
-        time_scales = [getattr(each, "time_scale", None) for each in (self.run.network, network)]
+        objective, process = fields["objective"], fields["objective"].process
+        networks = self.run.network, fields["network"]
         pairs = {
-            "shape": (task.space.shape, space.shape),
+            "shape": (task.space.shape, fields["space"].shape),
             "data set": (self.run.config.data.name, data_name),
-            "model.time_scale": time_scales,
+            "model.time_scale": [getattr(each, "time_scale", None) for each in networks],
         }
+        if not (by_pairs and isinstance(fields["condition"], Unconditional)):
+            pairs["condition"] = [_kind(each) for each in (task.condition, fields["condition"])]
+        if process == task.process:
+            # Of another process the teacher's target is taken: the student starts as the teacher.
+            pairs["target"] = [_called(each.target) for each in (task.objective, objective)]
         for name, (theirs, own) in pairs.items():
             if theirs != own:
                 raise ValueError(
@@ -114,6 +124,18 @@ class Teacher:
             "sampling": {name: run.config.sampling[name] for name in SOLVING},
             "count": fields["count"],
         }
+
+
+def _kind(condition: Condition) -> str:
+    """Return what the network sees of a condition. Sample sheets may have other rows."""
+    encoder = getattr(condition, "encoder", None)
+    shapes = [list(a.shape[1:]) for a in jax.tree.leaves(jax.eval_shape(condition.example))]
+    detail = condition.num_classes or (encoder and f"{encoder}, {shapes}") or shapes
+    return f"{type(condition).__name__}({detail})"
+
+
+def _called(target: functools.partial) -> str:
+    return described(dict(name=target.func.__name__) | target.keywords)
 
 
 def _log_snrs(process: diffusion.Process) -> tuple[float, float]:

@@ -36,12 +36,13 @@ def rescaled(
 ) -> Data:
     """Return phi·y·std(c)/std(y) + (1 − phi)·y for another rule's y (Lin et al. 2024, section 3.4).
 
-    Deviations are per example, over all other axes. The authors rescale what their network
-    predicts, which is v.
+    Deviations are per example, over all other axes. The result is y where std(y) = 0. The
+    authors rescale what their network predicts, which is v.
     """
     y = rule(c, u, s)
     axes = tuple(range(1, y.ndim))
-    ratio = jnp.std(c, axes, keepdims=True) / jnp.std(y, axes, keepdims=True)
+    own, of_y = (jnp.std(a, axes, keepdims=True) for a in (c, y))
+    ratio = jnp.where(of_y == 0, 1, own / jnp.where(of_y == 0, 1, of_y))
     return phi * ratio * y + (1 - phi) * y
 
 

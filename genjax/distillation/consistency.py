@@ -18,6 +18,7 @@ No derivative is taken. A student that only ever jumps to the clean end does not
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process, expand
@@ -46,9 +47,11 @@ def consistency_loss(
 ) -> tuple[Times, Times]:
     """Compute w(t, r)·d(X(x_t, t, e), sg X⁻(x_r, r, e)) (see the table of this module).
 
+    A jump from the clean end to the clean end is the identity. No network is evaluated for it.
+
     Args:
         student: `(x_t, t, s, *conditioning)`, its parameters bound (`flow_maps`).
-        pairs: the law of (t, r).
+        pairs: the law of (t, r). An r before the process' domain stands for the clean end.
         teacher: `(x_t, t, r) -> x_r`, one step of a solver (`solver_step`), its conditioning bound.
             If None, x_r has the data and noise of x_t, which is unbiased for r → t.
         target_student: X⁻, with averaged or otherwise older parameters; the student itself if None.
@@ -60,13 +63,18 @@ def consistency_loss(
     """
     pair_key, noise_key, end_key = jax.random.split(key, 3)
     t, r = pairs(pair_key, process, len(x))
+    start = process.clean_end
+    at_start = (r <= start) | (r < process.domain[0])
+    r = jnp.where(at_start, start, r)
     z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
     x_t = process.corrupt(x, z, t)
     x_r = process.corrupt(x, z, r) if teacher is None else teacher(x_t, t, r)
-    start = process.clean_end
     share = jax.random.uniform(end_key, t.shape) if anywhere else 0.0
     end = start + share * (r - start)
-    goal = (student if target_student is None else target_student)(x_r, r, end, *conditioning)
+    older = student if target_student is None else target_student
+    # A target can be singular at the clean end, so the examples there are evaluated at t instead.
+    goal = older(x_r, jnp.where(at_start, t, r), end, *conditioning)
+    goal = jnp.where(expand(at_start, x_r), x_r, goal)
     loss = distance(student(x_t, t, end, *conditioning) - jax.lax.stop_gradient(goal))
     return loss if weighting is None else weighting(t, r) * loss, t
 
@@ -82,8 +90,9 @@ def solver_step(
     """Return one step `(x_t, t, r) -> x_r` of the probability-flow ODE, each example at its times.
 
     Order 1 is DDIM's step, which latent consistency models take; order 2 is Heun's in sigma/alpha,
-    which consistency distillation takes (Song et al. 2023, section 4). Heun's step divides by
-    alpha(t), so it cannot start where no data is left.
+    which consistency distillation takes (Song et al. 2023, section 4). Where Heun's step does not
+    exist, order 2 takes DDIM's step too. Heun's step divides by alpha(t), which is 0 where no data
+    is left. Heun's step also evaluates the denoiser at r, which can be singular at the clean end.
 
     Raises:
         ValueError: another order.
@@ -96,8 +105,11 @@ def solver_step(
         x_r = process.corrupt(first.clean, first.noise, r)
         if order == 1:
             return x_r
-        mean = (first.noise + denoiser(x_r, r).noise) / 2
-        alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
-        return process.corrupt((x_t - sigma * mean) / alpha, mean, r)
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        only_ddim = (alpha == 0) | (r <= process.clean_end)
+        mean = (first.noise + denoiser(x_r, jnp.where(only_ddim, t, r)).noise) / 2
+        alpha, sigma = expand(jnp.where(only_ddim, 1, alpha), x_t), expand(sigma, x_t)
+        heun = process.corrupt((x_t - sigma * mean) / alpha, mean, r)
+        return jnp.where(expand(only_ddim, x_r), x_r, heun)
 
     return step

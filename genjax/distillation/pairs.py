@@ -70,11 +70,12 @@ def consistency_steps(
     """Return the number of steps of the grid at a training step (Song & Dhariwal 2024, eq. 11).
 
     The number doubles from `first` to `last` in equal parts of `num_steps` training steps. The
-    paper's N is one more: the number of times.
+    last part has `last` steps, also where that is less than twice as many. The paper's N is one
+    more: the number of times.
     """
-    part = num_steps // (int(math.log2(last // first)) + 1)
-    doublings = jnp.minimum(step // part, int(math.log2(last // first)))
-    return jnp.minimum(first * 2**doublings, last)
+    doublings = (-(-last // first) - 1).bit_length()  # until first·2^doublings ≥ last
+    part = num_steps // (doublings + 1)
+    return jnp.minimum(first * 2 ** jnp.minimum(step // part, doublings), last)
 
 
 def easy(

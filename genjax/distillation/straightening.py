@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from genjax.diffusion.processes import Process
+from genjax.diffusion.processes import Process, expand
 from genjax.distillation.distances import Distance, squared
 
 Batch = Float[Array, " batch *shape"]
@@ -53,9 +53,11 @@ def distilled_reflow_loss(
 ) -> Float[Array, " batch"]:
     """Compute the distance of one jump from noise z to the data x that the teacher made of z.
 
-    (Liu et al. 2023, section 2.2, "distillation".) The network is `flow_maps.flow_map`, or
+    (Liu et al. 2023, section 2.2, "distillation".) z has deviation 1. The jump starts from sigma·z
+    at the noise end, where the teacher started too. The network is `flow_maps.flow_map`, or
     `flow_maps.ddim_map` of the flow itself.
     """
     end = jnp.full(x.shape[:1], process.domain[1])
     start = jnp.full(x.shape[:1], process.clean_end)
-    return distance(flow_map(z, end, start, *conditioning) - x)
+    noise = expand(process.sigma(end), z) * z
+    return distance(flow_map(noise, end, start, *conditioning) - x)

@@ -43,6 +43,13 @@ def test_each_rule_against_plain_numpy(float64):
             np.testing.assert_allclose(result[i].ravel(), value, rtol=1e-12, atol=1e-12)
 
 
+def test_an_answer_without_deviation_is_not_rescaled():
+    """A constant y has no deviation to correct, nor has a sample of one number."""
+    for c, u in ((jnp.ones((2, 4)), jnp.full((2, 4), 0.5)), (jnp.ones((2, 1)), jnp.zeros((2, 1)))):
+        expected = classifier_free(c, u, 2.0)
+        np.testing.assert_array_equal(rescaled(c, u, 2.0, phi=0.5), expected)
+
+
 def test_low_and_high_frequencies_have_scales_of_their_own(float64):
     """Away from the border, a shift of all pixels is low and a chessboard high.
 

@@ -31,6 +31,7 @@ from genjax.diffusion import (
     TrigFlow,
     TrigFlowPreconditioning,
     VariancePreservingCosine,
+    VariancePreservingLinear,
     targets,
     times,
 )
@@ -420,6 +421,44 @@ def test_consistency_trainings_bias_is_of_the_size_of_the_step(float64):
     assert 3 < gradients[0] / gradients[1] < 5
 
 
+@pytest.mark.parametrize(
+    ("process", "target", "t", "r"),
+    [
+        (FLOW, targets.clean, 0.5, 0.0),
+        (EDM(), targets.edm, 0.5, 0.0),
+        (EDM(), targets.edm, 0.0025, 0.001),  # r lies before the domain, so it counts as 0
+        (VariancePreservingLinear(domain=(1e-3, 1.0)), targets.velocity, 0.5, 0.0),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_jump_from_the_clean_end_is_the_identity(process, target, t, r, float64):
+    """The goal is x at the clean end, by hand, where target or network time have no value."""
+    x, z = jax.random.normal(KEY, (2, 6, 3), jnp.float64)
+    network = lambda x, t, s: jnp.sin(x) + (t + s)[:, None]
+    student = flow_maps.flow_map(network, process, target)
+    start, t_ = jnp.full(6, process.clean_end), jnp.full(6, t)
+    own = student(process.corrupt(x, z, t_), t_, start)
+    for teacher in (None, lambda x_t, t, r: process.corrupt(x, z, r)):
+        loss, _ = consistency.consistency_loss(
+            KEY, student, x, process=process, pairs=at(t, r), teacher=teacher, noise=z
+        )
+        goal = process.corrupt(x, z, start)
+        np.testing.assert_allclose(loss, squared(own - goal), rtol=1e-9)
+
+
+def test_heuns_step_is_ddims_where_it_does_not_exist(float64):
+    """From noise alone, and to the clean end, where this denoiser is singular."""
+
+    def denoiser(x, t):
+        p = exact_denoiser(FLOW)(x, t)
+        return targets.recover(FLOW, targets.clean, x, p.clean, t)
+
+    x, t, r = jnp.ones((3, 2)), jnp.array([1.0, 0.5, 0.8]), jnp.array([0.9, 0.0, 0.6])
+    first, second = (consistency.solver_step(denoiser, FLOW, order)(x, t, r) for order in (1, 2))
+    np.testing.assert_array_equal(first[:2], second[:2])
+    assert jnp.all(jnp.abs(first[2] - second[2]) > 1e-4)
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_teachers_steps_have_their_order(order, float64):
     """The error of one step falls as its length to the power order + 1."""
@@ -592,6 +631,16 @@ def test_pairs_of_a_straight_flow_are_straight():
     assert straightening.straightness(straight, x, z, path, grid).max() < 1e-12
     bent = straightening.straightness(lambda x_t, t: z - x + t[:, None], x, z, path, grid)
     np.testing.assert_allclose(bent, np.mean(np.asarray(grid[:-1]) ** 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("process", [FLOW, EDM(), TRIG], ids=lambda p: type(p).__name__)
+def test_a_distilled_reflow_jumps_from_what_its_teacher_started_from(process, float64):
+    """The pairs' noise has deviation 1, the process' noise the deviation sigma."""
+    z = jax.random.normal(KEY, (6, 3), jnp.float64)
+    end, start = jnp.full(6, process.domain[1]), jnp.full(6, process.clean_end)
+    x = exact_map(process)(process.sigma(end)[:, None] * z, end, start)
+    loss = straightening.distilled_reflow_loss(exact_map(process), x, z, process=process)
+    np.testing.assert_allclose(loss, 0, atol=1e-20)
 
 
 def test_distances_are_their_formulas():

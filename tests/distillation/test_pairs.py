@@ -44,6 +44,15 @@ def test_ict_doubles_every_fifty_thousand_of_four_hundred_thousand_steps():
     assert found == [11, 11, 21, 161, 641, 1281, 1281]
 
 
+def test_a_curriculum_ends_with_its_last_steps_whatever_their_ratio():
+    at = lambda first, last: [
+        int(pairs.consistency_steps(step, 400, first, last)) for step in (0, 99, 100, 200, 399)
+    ]
+    assert at(3, 20) == [3, 3, 6, 12, 20]
+    assert at(20, 100)[-1] == at(2, 100)[-1] == 100
+    assert at(7, 7) == [7, 7, 7, 7, 7]
+
+
 def test_ict_draws_steps_by_the_normal_law_of_log_sigma():
     """Weights by SciPy's normal distribution; drawn shares by chi-square, p > 1e-3."""
     grid = diffusion.karras_grid(EDM(), 8)[:-1]  # without the last time, 0

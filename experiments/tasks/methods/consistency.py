@@ -12,6 +12,7 @@ from jaxtyping import Array, Key, PyTree
 from experiments.tasks.methods.student import Losses, Method, Student
 from genjax import diffusion
 from genjax.diffusion import targets
+from genjax.diffusion.processes import TrigFlow
 from genjax.distillation import consistency, continuous_consistency, distances, pairs
 
 
@@ -141,6 +142,14 @@ class ImprovedConsistencyTraining(Method):
     huber: float = 0.00054
     takes_end_time = False
 
+    def __post_init__(self):
+        """Raise ValueError if the grid would have fewer steps at the end, or none."""
+        if not 1 <= self.first <= self.last:
+            raise ValueError(
+                f"config.method has a grid of first={self.first} and last={self.last} steps; take "
+                "at least 1, and a last number that is not smaller"
+            )
+
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         parts = 2**20  # of the training, whose share is all that a method knows
         done = (student.progress * parts).astype(int)
@@ -219,13 +228,14 @@ class ContinuousConsistency(Method):
     """`continuous_consistency.continuous_consistency_loss`, of a guided teacher or of the data.
 
     Attributes:
-        warmup: share of the training until the tangent is whole.
+        warmup: share of the training until the tangent is whole; 0 is none.
     """
 
     warmup: float = 0.25
     guidance_scale: float = 1.0
     takes_end_time = False
     needs_teacher = None
+    needs_process = TrigFlow
     forward_mode = True
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
@@ -239,5 +249,5 @@ class ContinuousConsistency(Method):
             times=student.times,
             teacher=teacher if student.teacher else None,
             target=student.output_target(targets.velocity),
-            warmup=jnp.minimum(student.progress / self.warmup, 1.0),
+            warmup=student.warmup(self.warmup),
         )

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from experiments.tasks.methods.student import Losses, Method, Student
-from genjax.diffusion.processes import expand
+from genjax.diffusion import targets
+from genjax.diffusion.processes import RectifiedFlow, expand
 from genjax.distillation import distances, flow_map_matching, mean_flow, pairs, shortcut
 
 
@@ -27,6 +28,8 @@ class MeanFlow(Method):
     guidance_scale: float = 1.0
     mixing: float = 0.0
     power: float = 1.0
+    needs_process = RectifiedFlow
+    needs_target = staticmethod(targets.velocity)
     forward_mode = True
     loss = staticmethod(mean_flow.mean_flow_loss)
 
@@ -71,6 +74,8 @@ class Shortcut(Method):
     share: float = 0.25
     largest: float = 4.0
     guidance_scale: float = 1.0
+    needs_process = RectifiedFlow
+    needs_target = staticmethod(targets.velocity)
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         averaged = lambda x, t, s, c: student.averaged(x, t, c, end_time=s)

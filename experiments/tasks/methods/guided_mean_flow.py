@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from experiments.tasks.methods.student import Losses, Method, Student
+from genjax.diffusion import targets
+from genjax.diffusion.processes import RectifiedFlow
 from genjax.distillation import distances, mean_flow, pairs
 
 
@@ -28,6 +30,8 @@ class GuidedMeanFlow(Method):
     power: float = 1.0
     smallest: ClassVar[float] = 0.0
     takes_guidance = True
+    needs_process = RectifiedFlow
+    needs_target = staticmethod(targets.velocity)
     forward_mode = True
 
     def answers(self, student: Student) -> Callable:

@@ -59,6 +59,7 @@ class Halving(Method):
     takes_end_time = False
     needs_teacher = True
     has_stages = True
+    reads_weighting = True
 
     def __post_init__(self):
         """Raise ValueError if the steps cannot be halved as often."""
@@ -89,6 +90,7 @@ class GuidedHalving(GuidanceDistillation):
     num_steps: int = 32
     stages: int = 7
     has_stages = True
+    reads_weighting = True
 
     def __post_init__(self):
         """Raise ValueError if the steps cannot be halved as often."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 from experiments.tasks.methods.student import Losses, Method, Student
 from genjax import diffusion
 from genjax.adversarial.objectives import Objective, hinge, non_saturating
+from genjax.diffusion import targets
 from genjax.diffusion.preconditioning import TrigFlowPreconditioning
 from genjax.diffusion.processes import RectifiedFlow, TrigFlow
 from genjax.diffusion.targets import Prediction
@@ -216,14 +217,14 @@ class LADD(MatchingMethod):
 class RCM(MatchingMethod):
     """Continuous consistency with the match of distributions (Zheng et al. 2025, rCM).
 
-    The process is the teacher's rectified flow, its target the velocity. The consistency loss sees
-    the networks as those of TrigFlow (`as_trigflow`).
+    Teacher and student predict the velocity of rectified flow. The consistency loss sees the
+    networks as those of TrigFlow (`as_trigflow`).
 
     Attributes:
         consistency, matching: weights of the two losses, as in the published code. Its match has
             no factor ½, so its weight of 1 is 2 here.
         mean, deviation: of log(sigma/alpha) where the consistency loss is taken.
-        warmup: share of the training until the tangent is whole.
+        warmup: share of the training until the tangent is whole; 0 is none.
     """
 
     critic_updates: int = 5
@@ -232,15 +233,11 @@ class RCM(MatchingMethod):
     mean: float = 0.7
     deviation: float = 1.6
     warmup: float = 0.1
+    needs_process = RectifiedFlow
+    needs_target = staticmethod(targets.velocity)
     forward_mode = True
 
     def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
-        """Return losses and times; raise ValueError if the process is no rectified flow."""
-        if not isinstance(student.process, RectifiedFlow):
-            raise ValueError(
-                f"config.process is {type(student.process).__name__}, but RCM takes a teacher and "
-                "student of RectifiedFlow; take such a teacher, or another method"
-            )
         sample_key, match_key, key = jax.random.split(key, 3)
         guided = lambda x_t, t: student.guided_velocity(x_t, t, self.guidance_scale)
         loss, t = continuous_consistency_loss(
@@ -251,7 +248,7 @@ class RCM(MatchingMethod):
             process=UNIT_TRIGFLOW,
             times=functools.partial(log_normal_sigma, mean=self.mean, deviation=self.deviation),
             teacher=as_trigflow(guided),
-            warmup=jnp.minimum(student.progress / self.warmup, 1.0),
+            warmup=student.warmup(self.warmup),
             tangent_rule=regularized_consistency.tangent,
         )
         samples = student.simulated(sample_key, x, self.steps)

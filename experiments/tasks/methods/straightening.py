@@ -20,6 +20,7 @@ class Reflow(Method):
     takes_end_time = False
     needs_teacher = True
     needs_pairs = True
+    reads_weighting = True
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         return diffusion.simple_loss(
@@ -38,6 +39,8 @@ class Reflow(Method):
 @dataclass(frozen=True, kw_only=True)
 class DistilledReflow(Reflow):
     """`straightening.distilled_reflow_loss`: one jump from noise to what the teacher made of it."""
+
+    reads_weighting = False
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         jump = self.flow_map(student.network, student.process, student.target)

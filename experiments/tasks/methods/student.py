@@ -69,6 +69,10 @@ class Student:
     def guided_velocity(self, x_t: Array, t: Array, scale: float) -> Array:
         return self.guided_teacher(scale)(x_t, t).velocity(self.process, t)
 
+    def warmup(self, share: float) -> Float[Array, ""] | float:
+        """Return how much of a warm-up, the first `share` of the training, is done, up to 1."""
+        return jnp.minimum(self.progress / share, 1.0) if share else 1.0
+
     def flow_loss(self, key: Key[Array, ""], x: Array, scale: float) -> Float[Array, " batch"]:
         """Return the loss at s = t: on the guided teacher's output, or on the data without one."""
         options = dict(process=self.process, target=self.target, times=self.times)
@@ -87,6 +91,10 @@ class Method:
         takes_end_time: the network takes the end of its jump.
         takes_guidance: the network takes the guidance scale.
         needs_teacher: None if either will do.
+        needs_process: the class of processes that the loss holds for; None if it holds for all.
+        needs_target: what the loss takes the network's output for, the teacher's too. None if the
+            loss reads `config.target`.
+        reads_weighting: the loss has the weight of `config.weighting`.
         forward_mode: the loss takes forward-mode derivatives of the network.
         needs_pairs: the data are pairs of noise and the sample that the teacher made of it. The
             loss does not call the teacher itself.
@@ -97,6 +105,9 @@ class Method:
     takes_end_time: ClassVar[bool] = True
     takes_guidance: ClassVar[bool] = False
     needs_teacher: ClassVar[bool | None] = False
+    needs_process: ClassVar[type | None] = None
+    needs_target: ClassVar[Callable | None] = None
+    reads_weighting: ClassVar[bool] = False
     forward_mode: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
     has_stages: ClassVar[bool] = False

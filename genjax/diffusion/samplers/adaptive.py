@@ -131,3 +131,7 @@ def adaptive(
         states = jax.tree.map(lambda states, end: states.at[-1].set(end), states, ends)
     states = states if trajectory else jax.tree.map(lambda states: states[-1], states)
     return jax.tree.map(lambda states, noise: states.astype(noise.dtype), states, noise)
+
+
+# Known times of evaluations: the grid's last time is among them, because steps end there.
+adaptive.evaluation_times = lambda process, times: clip(times, *process.domain)

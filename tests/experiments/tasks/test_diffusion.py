@@ -97,6 +97,11 @@ def test_an_argument_that_a_function_does_not_take_is_named():
         build(small_config(times=times))
     with pytest.raises(ValueError, match="noise is singular at t = 1 of RectifiedFlow: alpha = 0"):
         build(small_config(target=dict(name="noise")))
+    clean, adaptive = dict(target=dict(name="clean")), dict(sampler=dict(name="adaptive"))
+    build(small_config(**clean))
+    build(small_config(sampling=adaptive))
+    with pytest.raises(ValueError, match="clean is singular at t = 0 of RectifiedFlow: alpha = 1"):
+        build(small_config(**clean, sampling=adaptive))
     message = "config.process.beta is set, which RectifiedFlow does not take; it takes domain"
     with pytest.raises(ValueError, match=message):
         build(small_config(process=dict(name="RectifiedFlow", beta=2.0)))

@@ -16,6 +16,7 @@ from experiments import train
 from experiments.configuration import kinds
 from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import transfer
+from experiments.tasks.methods import Student
 from experiments.tasks.methods import consistency as consistency_methods
 from genjax import diffusion
 from genjax.diffusion import targets, times
@@ -200,12 +201,14 @@ def test_a_student_of_another_process_starts_with_its_teachers_answers(teacher):
 
 
 @pytest.mark.slow
-def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teacher):
+def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teacher, tmp_path):
     """Four steps in two stages; the loss of the second by hand, of three places instead of six.
 
     The target is x̂ here, the velocity in the other tests.
     """
-    config = student("Halving", teacher, num_steps=4, target=dict(name="clean"))
+    clean = dict(target=dict(name="clean"))
+    teacher = retold(teacher, tmp_path / "clean", small(digits_flow.get_config(), **clean))
+    config = student("Halving", teacher, num_steps=4, **clean)
     with config.unlocked():
         config.method.update(num_steps=6, guidance_scale=1.0)
     config.conditioning_dropout = 0.0
@@ -255,6 +258,31 @@ def test_guided_halving_first_learns_the_teacher_at_every_scale(teacher):
     np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-6)
 
 
+def test_a_warm_up_of_no_length_is_over_at_the_first_step():
+    """The loss at the start is that of the other warm-up at its end."""
+    x, labels = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
+
+    def loss(warmup, progress):
+        student = Student(
+            network=lambda x, t, _: jnp.sin(x) * (1 + t)[:, None],
+            averaged=None,
+            condition=labels,
+            null=0,
+            told=labels,
+            dropped=labels > 0,
+            process=diffusion.TrigFlow(),
+            target=targets.velocity,
+            times=times.log_normal_sigma,
+            teacher=None,
+            progress=jnp.float32(progress),
+        )
+        method = consistency_methods.ContinuousConsistency(warmup=warmup)
+        return method(jax.random.key(0), student, x)[0]
+
+    np.testing.assert_array_equal(loss(0.0, 0.0), loss(0.25, 0.25))
+    assert jnp.all(jnp.abs(loss(0.25, 0.0) - loss(0.0, 0.0)) > 1e-5)
+
+
 def test_a_consistency_students_grid_has_the_quantiles_of_its_law():
     """iCT's grid of 40 of 1,280 steps: Karras et al.'s grid, then the start of the domain."""
     student = SimpleNamespace(times=times.karras, process=diffusion.EDM())
@@ -267,6 +295,59 @@ def test_a_consistency_students_grid_has_the_quantiles_of_its_law():
     flow = SimpleNamespace(times=times.uniform, process=diffusion.RectifiedFlow())
     grid = diffusion.uniform_grid(flow.process, 5)
     np.testing.assert_allclose(consistency_methods.quantiles(flow, 5), grid, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("MeanFlow", dict(process=dict(name="TrigFlow")), "process is TrigFlow, but MeanFlow is"),
+        (
+            "Shortcut",
+            dict(process=dict(name="Shifted", base=dict(name="RectifiedFlow"), shift=3.0)),
+            "config.process is Shifted, but Shortcut is for RectifiedFlow alone: take",
+        ),
+        ("ImprovedMeanFlow", dict(target=dict(name="v")), "config.target is v, but a network of"),
+        ("GuidedMeanFlow", dict(target=dict(name="clean")), "GuidedMeanFlow predicts velocity"),
+        (
+            "ContinuousConsistency",
+            dict(process=dict(name="RectifiedFlow")),
+            "config.process is RectifiedFlow, but ContinuousConsistency is for TrigFlow alone",
+        ),
+    ],
+)
+def test_a_method_of_one_process_and_target_refuses_others(method, changes, message):
+    """The loss would train as if for its own, and the samples would be made by the config's."""
+    config = digits_distillation.get_config(method)
+    config.update(changes)
+    with pytest.raises(ValueError, match=message):
+        build(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("MeanFlow", dict(loss=dict(direction_weight=1.0))),
+        ("Shortcut", dict(loss=dict(importance_corrected=True))),
+        ("Drift", dict(times=dict(variates="stratified"))),
+        ("Consistency", dict(weighting=dict(name="min_snr"))),
+        ("DistilledReflow", dict(weighting=dict(name="min_snr"))),
+    ],
+)
+def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
+    config = digits_distillation.get_config(method)
+    for field, value in changes.items():
+        config[field] = dict(config[field]) | value
+    with pytest.raises(ValueError, match=f"{field}.* is .*, but the loss of {method} does not"):
+        build(config)
+
+
+def test_halving_and_reflow_read_the_weighting():
+    for method in ("Halving", "GuidedHalving", "Reflow"):
+        config = digits_distillation.get_config(method)
+        config.weighting = dict(name="min_snr")
+        config.teacher = None
+        with pytest.raises(ValueError, match=f"{method} needs a teacher"):  # the next check
+            build(config)
 
 
 def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
@@ -292,10 +373,23 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
         build(config)
     with pytest.raises(ValueError, match="num_steps is 6, which cannot be halved 2 times"):
         kinds.METHOD.bind(dict(name="Halving", num_steps=6, stages=3), "method")
+    with pytest.raises(ValueError, match="a grid of first=10 and last=5 steps; take at least 1"):
+        kinds.METHOD.bind(dict(name="ImprovedConsistencyTraining", last=5), "method")
     config = student("Lagrangian", teacher)
     config.data.name = "fashion_mnist"
     with pytest.raises(ValueError, match="has the data set digits, the student fashion_mnist"):
         build(config)
+    config = student("Lagrangian", teacher)
+    config.condition = dict(name="Unconditional")
+    with pytest.raises(ValueError, match=r"condition Classes\(10\), the student Unconditional"):
+        build(config)
+    with pytest.raises(ValueError, match="has the target velocity, the student v; train a teacher"):
+        build(student("Lagrangian", teacher, target=dict(name="v")))
+    build(
+        student(
+            "ContinuousDistillation", teacher, target=dict(name="v"), model=dict(time_scale=1000.0)
+        )
+    )
     config = student("ContinuousDistillation", teacher)
     config.model.time_scale = 1.0
     with pytest.raises(ValueError, match="has the model.time_scale 1000.0, the student 1.0; train"):

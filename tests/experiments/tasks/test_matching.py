@@ -13,13 +13,16 @@ from experiments import train
 from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
-from experiments.tasks.methods.matching import RCM
-from genjax.diffusion import TrigFlow
+from experiments.tasks.methods.matching import RCM, Game
+from experiments.tasks.teachers import Teacher
+from genjax.diffusion import RectifiedFlow, predict, targets, times
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
 from tests.experiments.small_digits import MLP
 
 NETWORK = dict(patch_size=4, width=16, depth=2, num_heads=2, unroll=1)
+
+FLOW = RectifiedFlow()
 
 
 def small(config, **changes):
@@ -169,9 +172,45 @@ def test_the_head_reads_the_tokens_after_each_block():
         jax.eval_shape(read(mlp), shapes)
 
 
-def test_rcm_takes_rectified_flow_alone():
-    with pytest.raises(ValueError, match="config.process is TrigFlow, but RCM takes a teacher and"):
-        RCM()(jax.random.key(0), SimpleNamespace(process=TrigFlow()), None)
+def test_rcm_takes_rectified_flow_alone(teacher, monkeypatch):
+    config = student("RCM", teacher)
+    config.process = dict(name="TrigFlow")
+    with pytest.raises(
+        ValueError, match="config.process is TrigFlow, but RCM is for RectifiedFlow"
+    ):
+        build(config)
+    of_data = build(small(digits_flow.get_config(), target=dict(name="clean")))
+    run = SimpleNamespace(task=of_data, network=of_data.network, config=config)
+    monkeypatch.setattr(Teacher, "run", property(lambda _: run))
+    config = student("RCM", teacher)
+    config.process.domain = [0.01, 1.0]  # so that the teacher's target may be another
+    with pytest.raises(ValueError, match="run's target is clean, but a network of RCM predicts"):
+        build(config)
+
+
+def test_rcms_warm_up_of_no_length_is_over_at_the_first_step():
+    x, labels = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
+    network = lambda x, t, _: jnp.sin(x) * (1 + t)[:, None]
+
+    def loss(warmup, progress):
+        game = Game(
+            network=network,
+            averaged=None,
+            condition=labels,
+            null=0,
+            told=labels,
+            dropped=labels > 0,
+            process=FLOW,
+            target=targets.velocity,
+            times=times.uniform,
+            teacher=predict(lambda x, t, _: 0.5 * x, FLOW, targets.velocity),
+            progress=jnp.float32(progress),
+            fake=network,
+            judge=None,
+        )
+        return RCM(warmup=warmup)(jax.random.key(0), game, x)[0]
+
+    np.testing.assert_array_equal(loss(0.0, 0.0), loss(0.1, 0.1))
 
 
 @pytest.mark.slow

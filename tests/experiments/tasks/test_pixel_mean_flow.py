@@ -136,5 +136,7 @@ def test_what_does_not_fit_is_said_before_any_compute():
         build(config)
     config = digits_distillation.get_config("PixelMeanFlow")
     config.target.name = "velocity"
-    with pytest.raises(ValueError, match="config.target is velocity, but the network of pixel"):
+    with pytest.raises(
+        ValueError, match="config.target is velocity, but a network of PixelMeanFlow predicts clean"
+    ):
         build(config)
