@@ -25,7 +25,7 @@ import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jaxtyping import Array, Float, Int, Key, Real
 
-from genjax.nn.fir import filter_axis, resample_axis
+from genjax.filters import filter_axis, resample_axis
 
 Number = float | int | Real[Array, ""]
 Image = Float[Array, "height width channels"]

@@ -11,7 +11,7 @@ import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jaxtyping import Array, Float
 
-from genjax.nn.fir import resample_axis
+from genjax.filters import resample_axis
 
 
 @functools.cache
@@ -76,7 +76,7 @@ def filtered_leaky_relu(
 
 
 def _resample(x: Array, weights: np.ndarray, up: int, down: int, padding: tuple[int, int]) -> Array:
-    """Apply `fir.resample_axis` to height and width."""
+    """Apply `resample_axis` to height and width."""
     for axis in (1, 2):
         x = resample_axis(x, weights, axis, up, down, padding)
     return x
