@@ -144,6 +144,15 @@ def test_steps_map_the_marginal_of_one_token_to_that_of_the_next_time(sampler, p
     np.testing.assert_allclose(before @ step, after, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_steps", [10, 20, 25])
+def test_remasking_ends_without_masks(num_steps):
+    """In float32, for numbers of steps whose last time was rounded so that masks remained."""
+    t, s = diffusion.uniform_grid(MASKED, num_steps)[-2:]
+    log_p = jnp.full((1, 1, VOCABULARY), -jnp.log(VOCABULARY))
+    step = discrete.remasking.step(MASKED, log_p, jnp.asarray([[MASKED.mask]]), t, s)[0, 0]
+    np.testing.assert_allclose(step, [1 / VOCABULARY] * VOCABULARY + [0], rtol=1e-6)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("eta", [0.0, 2.0])
 def test_flow_has_the_published_rates_of_masks(eta):
