@@ -56,13 +56,17 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Geometric:
-    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD)."""
+    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD), and (1, 0) at t = 0.
+
+    The schedule jumps at 0, since b is never 0. So a sampler's last step removes all noise, as the
+    authors' does.
+    """
 
     least: float = 1e-4
     most: float = 20.0
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
-        integral = self.least ** (1 - t) * self.most**t
+        integral = jnp.where(t > 0, self.least ** (1 - t) * self.most**t, 0)
         return jnp.exp(-integral), -jnp.expm1(-integral)
 
 

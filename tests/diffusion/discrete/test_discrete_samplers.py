@@ -231,6 +231,37 @@ def test_first_hitting_keeps_given_tokens():
     assert np.all(samples[:, 1] == 3) and samples.max() < VOCABULARY
 
 
+JUMP = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.Geometric(least=0.5))
+
+
+@pytest.mark.parametrize(
+    "name", ["ancestral", "tau_leaping", "flow", "remasking", "confident", "entropy_bounded"]
+)
+def test_no_mask_is_left_by_a_schedule_that_starts_with_noise(name):
+    """Right after the clean end 39 % of its tokens are masks. The last step removes them."""
+    keys = KEYS[:64]
+    denoiser = discrete.predict(
+        lambda x_t, t: jnp.zeros((*x_t.shape, VOCABULARY)), JUMP, discrete.clean
+    )
+    sampler = jax.jit(
+        lambda times: getattr(discrete, name)(
+            denoiser, JUMP, JUMP.prior(keys, (8,)), times, keys=keys
+        )
+    )
+    assert sampler(diffusion.uniform_grid(JUMP, 2)).max() < VOCABULARY
+
+
+def test_first_hitting_evaluates_masks_after_the_jump():
+    """At the clean end itself a mask would be impossible, and the network not heard."""
+    logits = jnp.where(jnp.arange(VOCABULARY) == 3, 50.0, 0.0)
+    denoiser = discrete.predict(
+        lambda x_t, t: jnp.broadcast_to(logits, (*x_t.shape, VOCABULARY)), JUMP, discrete.clean
+    )
+    noise = JUMP.prior(KEYS[:64], (8,))
+    samples = jax.jit(lambda: discrete.first_hitting(denoiser, JUMP, noise, keys=KEYS[:64]))()
+    assert np.all(samples == 3)
+
+
 def logits_of(seed, length=16, vocabulary=11):
     return 3 * jax.random.normal(jax.random.key(seed), (length, vocabulary))
 
