@@ -198,7 +198,8 @@ class DiscreteProcess(Process):
 
     def noise_rate(self, t: Time) -> Time:
         """Return −alpha'/alpha, the rate at which a token is replaced as time rises."""
-        return self.sigma_prime(t) / self.alpha(t)
+        # The derivative of `Cosine` at the noise end is rounded below 0, and alpha there is tiny.
+        return jnp.maximum(self.sigma_prime(t), 0) / self.alpha(t)
 
     def reverse_rates(
         self, log_p: Probabilities, x_t: Tokens, t: Float[Array, " *times"]

@@ -144,6 +144,22 @@ def test_steps_map_the_marginal_of_one_token_to_that_of_the_next_time(sampler, p
     np.testing.assert_allclose(before @ step, after, atol=1e-12)
 
 
+def test_tau_leaping_starts_from_every_schedule(kind, schedule):
+    """In float32, at t = 1: noise stays noise, but for the masks that are unmasked until 7/8."""
+    process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
+    states, t, s = jnp.arange(process.num_states)[None], jnp.asarray(1.0), jnp.asarray(0.875)
+    log_p = discrete.leave_one_out(process, jnp.zeros((*states.shape, VOCABULARY)), states, t[None])
+    step = discrete.tau_leaping.step(process, log_p, states, t, s)[0]
+    assert step.min() >= 0
+    np.testing.assert_allclose(step.sum(-1), 1, rtol=1e-5)
+    after = process.noise_law @ step
+    masked = 1.0
+    if kind is discrete.Masked:
+        masked = jnp.exp(-0.125 * process.sigma_prime(t) / process.sigma(t))
+    expected = masked * process.noise_law[:VOCABULARY] + (1 - masked) / VOCABULARY
+    np.testing.assert_allclose(after[:VOCABULARY], expected, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("num_steps", [10, 20, 25])
 def test_remasking_ends_without_masks(num_steps):
     """In float32, for numbers of steps whose last time was rounded so that masks remained."""
