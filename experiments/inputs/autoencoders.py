@@ -30,6 +30,15 @@ def decode(network: nn.Module, variables: PyTree, latents: Float[Array, " batch 
     return network.apply(variables, latents, method="decode")
 
 
+def trim(decoded: Float[Array, " batch *shape"], data_shape: tuple[int, ...]) -> Array:
+    """Cut the time of decoded video and sound to that of the data; images stay as they are.
+
+    A last latent frame may stand for more frames than the data have left.
+    """
+    has_time = len(data_shape) in (2, 4)
+    return decoded[:, : data_shape[0]] if has_time else decoded
+
+
 @functools.cache
 def _shapes(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[PyTree, tuple[int, ...]]:
     """Return the variables in shapes, and the shape of the latents of one example."""
