@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configuration.runs import open_run
 from genjax import pretrained
-from genjax.data.sets.latents import read_summary
+from genjax.data.sets.latents import read_summary, standard_moments
 
 MOMENTS = ("latent_mean", "latent_deviation")  # in the report of an autoencoder's run
 
@@ -121,7 +120,7 @@ class FrozenAutoencoder:
             moments = [report[name] for name in MOMENTS]
         else:
             moments = self.network.latent_mean, self.network.latent_deviation
-        mean, deviation = (np.asarray(values, np.float32) for values in moments)
+        mean, deviation = standard_moments(*moments)
         return {"variables": self.variables(), "mean": mean, "deviation": deviation}
 
     def abstract(self, data_shape: tuple[int, ...]) -> PyTree:
