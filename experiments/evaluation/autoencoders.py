@@ -119,6 +119,16 @@ def as_frames(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, *x.shape[-3:])
 
 
+def latent_moments(latents: np.ndarray) -> dict[str, list[float]]:
+    """Return the mean and the deviation of each channel of latents, to six significant digits.
+
+    Networks on latents standardize by these values. So a small deviation is not rounded to 0.
+    """
+    statistics = metrics.channel_statistics([latents])
+    moments = {"latent_mean": statistics.mean, "latent_deviation": statistics.deviation}
+    return {name: [float(f"{value:.6g}") for value in each] for name, each in moments.items()}
+
+
 @dataclass(frozen=True)
 class Reconstructions:
     """Measure the distance of reconstructions to held-out examples, and statistics of latents.
@@ -145,7 +155,6 @@ class Reconstructions:
         x, y = as_frames(reference.examples), as_frames(decoded)
         perceptual = in_batches(lambda *pair: _lpips()(reference.lpips, *map(to_float, pair)), x, y)
         detail = [metrics.high_frequency_energy(to_float(images)).mean() for images in (y, x)]
-        statistics = metrics.channel_statistics([latents])
         report = {
             "psnr": float(metrics.psnr(y, x).mean()),
             "ssim": float(metrics.ssim(y, x).mean()),
@@ -153,8 +162,7 @@ class Reconstructions:
             "fd_vgg16": reference.distance(decoded),
             "fd_vgg16_train": reference.floor,
             "detail_kept": float(detail[0] / detail[1]),
-            "latent_mean": [round(float(value), 4) for value in statistics.mean],
-            "latent_deviation": [round(float(value), 4) for value in statistics.deviation],
+            **latent_moments(latents),
             "num_samples": len(reference.examples),
             "reconstructions": paired_grid({"original": x[:50], "reconstruction": y[:50]}),
             **model.how,

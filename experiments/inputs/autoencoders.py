@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configuration.runs import open_run
 from genjax import pretrained
-from genjax.data.sets.latents import read_summary
+from genjax.data.sets.latents import read_summary, standard_moments
 
 MOMENTS = ("latent_mean", "latent_deviation")  # in the report of an autoencoder's run
 
@@ -28,6 +27,15 @@ def decode(network: nn.Module, variables: PyTree, latents: Float[Array, " batch 
     if hasattr(network, "quantize"):
         latents = network.apply(variables, latents, method="quantize").latents
     return network.apply(variables, latents, method="decode")
+
+
+def trim(decoded: Float[Array, " batch *shape"], data_shape: tuple[int, ...]) -> Array:
+    """Cut the time of decoded video and sound to that of the data; images stay as they are.
+
+    A last latent frame may stand for more frames than the data have left.
+    """
+    has_time = len(data_shape) in (2, 4)
+    return decoded[:, : data_shape[0]] if has_time else decoded
 
 
 @functools.cache
@@ -112,7 +120,7 @@ class FrozenAutoencoder:
             moments = [report[name] for name in MOMENTS]
         else:
             moments = self.network.latent_mean, self.network.latent_deviation
-        mean, deviation = (np.asarray(values, np.float32) for values in moments)
+        mean, deviation = standard_moments(*moments)
         return {"variables": self.variables(), "mean": mean, "deviation": deviation}
 
     def abstract(self, data_shape: tuple[int, ...]) -> PyTree:

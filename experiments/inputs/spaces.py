@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, PyTree
 from PIL import Image
 
-from experiments.inputs.autoencoders import FrozenAutoencoder
+from experiments.inputs.autoencoders import FrozenAutoencoder, trim
 from genjax.data import sound_to_float, sound_to_int16, to_float, to_uint8
 from genjax.nn import TokenLayout
 from genjax.training.pictures import image_grid, scatter, spectrograms
@@ -259,7 +259,14 @@ class Latents:
         return jax.lax.stop_gradient(encoded)
 
     def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
-        return self.autoencoder.decode(frozen["autoencoder"], samples)
+        """Return data of latents.
+
+        Video and sound are cut to the length of the data. Samples with more or fewer latent frames
+        than `shape` are decoded whole.
+        """
+        decoded = self.autoencoder.decode(frozen["autoencoder"], samples)
+        own_length = samples.shape[1] == self.shape[0]
+        return trim(decoded, self.data_shape) if own_length else decoded
 
     def to_data(self, decoded: Array) -> Array:
         return self.data.to_data(decoded)
@@ -357,8 +364,8 @@ class Tokens:
             return decoded
         axes = len(self.data_shape) - 1
         hidden = masked.reshape(*masked.shape[: 1 + axes], -1).any(axis=-1)
-        for axis, side, count in zip(range(axes), self.data_shape, self.shape, strict=False):
+        for axis, side, count in zip(range(axes), decoded.shape[1:], self.shape, strict=False):
             hidden = jnp.repeat(hidden, side // count, axis=1 + axis)
-        return jnp.where(hidden[..., None], 0, decoded)
+        return trim(jnp.where(hidden[..., None], 0, decoded), self.data_shape)
 
     to_data, picture = Latents.to_data, Latents.picture

@@ -284,10 +284,6 @@ class Autoencoder:
         metrics["learning_rate_of_discriminator"] = adversary.schedule(own_step)
         return weight * value, by_images + weight * by_adversary, metrics
 
-    def _trim(self, decoded):
-        """Cut time to that of the data, since a last latent frame may stand for more."""
-        return decoded[:, : self.space.shape[0]] if _has_time(self.space.shape) else decoded
-
     def _judge(self, params, kept, x):
         """Return logits and features of all parts, and what the discriminator keeps.
 
@@ -356,7 +352,8 @@ class Autoencoder:
     def decode(
         self, variables: PyTree, latents: Float[Array, " batch *latent_shape"]
     ) -> Float[Array, " batch *shape"]:
-        return self._trim(autoencoders.decode(self.network, variables, latents))
+        decoded = autoencoders.decode(self.network, variables, latents)
+        return autoencoders.trim(decoded, self.space.shape)
 
     def generate(
         self,
@@ -485,7 +482,7 @@ def reconstruct(network, params, variables, x, key, train=False):
     apply = lambda *args, method, **options: network.apply(
         variables | {"params": params}, *args, method=method, **options
     )
-    trim = lambda decoded: decoded[:, : x.shape[1]] if _has_time(x.shape[1:]) else decoded
+    trim = functools.partial(autoencoders.trim, data_shape=x.shape[1:])
     kept = {name: value for name, value in variables.items() if name != "params"}
     encoded = apply(x, method="encode")
     if isinstance(encoded, tuple):
@@ -521,11 +518,6 @@ def _autoencode(task: Autoencoder, mesh: Mesh) -> Callable:
         return task.space.to_data(task.decode(variables, z)), z, indices
 
     return jax.jit(autoencode, out_shardings=replicated(mesh))
-
-
-def _has_time(shape: tuple[int, ...]) -> bool:
-    """Return whether an example's first axis is time: of video and sound, not of images."""
-    return len(shape) in (2, 4)
 
 
 def _frames(x: Float[Array, " batch *shape"]) -> Float[Array, " frames *frame_shape"]:

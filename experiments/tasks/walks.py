@@ -15,8 +15,11 @@ def latent_walk(
 ) -> Float[Array, " frames batch *shape"]:
     """Return images along a walk from stop to stop, which ends at the last.
 
+    Each example walks by itself, so a frame does not depend on the batch.
+
     Args:
         images: from latents to images.
         interpolation: `genjax.diffusion.slerp` or `genjax.adversarial.lerp`.
     """
-    return jax.lax.map(images, adversarial.walk(stops, STEPS, interpolation))
+    walk = lambda stops: adversarial.walk(stops, STEPS, interpolation)
+    return jax.lax.map(images, jax.vmap(walk, in_axes=1, out_axes=1)(stops))

@@ -89,14 +89,14 @@ def keep_top_k(logits: Logits, k: int) -> Logits:
 def keep_top_p(logits: Logits, p: float | Float[Array, ""]) -> Logits:
     """Keep the fewest most likely tokens that together have probability `p` or more.
 
-    Holtzman et al. 2020, "The curious case of neural text degeneration", section 3.1.
+    Where some of several equally likely tokens suffice, the first of them are kept. Holtzman et
+    al. 2020, "The curious case of neural text degeneration", section 3.1.
     """
     indices = jnp.argsort(logits, axis=-1, descending=True)
     ordered = jnp.take_along_axis(logits, indices, axis=-1)
     probabilities = jax.nn.softmax(ordered)
     kept = jnp.cumsum(probabilities, axis=-1) - probabilities < p
-    least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
-    return _kept(logits, indices, kept, least)
+    return _kept(logits, indices, kept, jnp.asarray(jnp.inf))
 
 
 def _kept(logits: Logits, indices: Array, kept: Array | bool, least: Array) -> Logits:

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genjax.autoregression import check_sampling, filtered, guide, guided, keep_min_p, pair, sample
+from genjax.autoregression import (
+    check_sampling,
+    filtered,
+    guide,
+    guided,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    pair,
+    sample,
+)
 
 VOCABULARY = 11
 LOGITS = 2 * jnp.asarray(np.random.default_rng(0).standard_normal((4, VOCABULARY), np.float32))
@@ -53,6 +63,15 @@ def test_the_most_likely_token_is_kept_where_the_threshold_is_rounded_above_it()
     """As it may be at min_p = 1, because XLA may compute logits twice with different rounding."""
     kept = jnp.isfinite(keep_min_p(LOGITS, 1 + 1e-6))
     np.testing.assert_array_equal(kept, np.arange(VOCABULARY) == LOGITS.argmax(-1)[:, None])
+
+
+def test_top_p_keeps_the_fewest_of_equally_likely_tokens_and_top_k_all():
+    """0.4 + 0.2 of {0.2, 0.2, 0.4, 0.2} reach 0.5; the first of the equal tokens is kept."""
+    logits = jnp.log(jnp.asarray([[0.2, 0.2, 0.4, 0.2]]))
+    kept = lambda logits: np.flatnonzero(np.isfinite(logits)).tolist()
+    assert kept(keep_top_p(logits, 0.5)) == [0, 2]
+    assert kept(keep_top_p(jnp.zeros((1, 8)), 0.5)) == [0, 1, 2, 3]
+    assert kept(keep_top_k(logits, 2)) == [0, 1, 2, 3]
 
 
 def test_guidance_is_one_call_on_pairs():

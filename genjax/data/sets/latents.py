@@ -101,6 +101,17 @@ class LatentRecords:
         return {"image": latent, "label": label}
 
 
+def standard_moments(
+    mean: Sequence[float], deviation: Sequence[float]
+) -> tuple[Float[np.ndarray, " channels"], Float[np.ndarray, " channels"]]:
+    """Return the moments by which latents are standardized, in float32.
+
+    A channel that never changes has a deviation of 0. It is divided by 1, and so it becomes 0.
+    """
+    deviation = np.asarray(deviation, np.float32)
+    return np.asarray(mean, np.float32), np.where(deviation == 0, np.float32(1), deviation)
+
+
 def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
     """Raise ValueError if a folder's `origin.json` exists and differs from `origin`."""
     path = Path(folder) / ORIGIN
@@ -199,7 +210,7 @@ def load_latents(split: str, data_dir: str | os.PathLike | None, *, preload_byte
         start += count
     moments = None
     if "mean" in summary:
-        moments = tuple(np.asarray(summary[name], np.float32) for name in ("mean", "deviation"))
+        moments = standard_moments(summary["mean"], summary["deviation"])
     # A data set may have been encoded in part, under a name such as "train[:80%]".
     rows = members[split]() if split in members else np.concatenate(take(split, members))
     records = LatentRecords(paths, summary["shape"], moments, rows)

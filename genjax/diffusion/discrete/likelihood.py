@@ -14,6 +14,8 @@ from genjax.diffusion.discrete.targets import Denoiser
 from genjax.diffusion.likelihood import Bound
 from genjax.diffusion.times import Law, uniform
 
+JUST_AFTER_CLEAN = 2.0**-100  # a time at which only a schedule that jumps has noise
+
 
 def _total(each):
     return jnp.sum(each, range(1, each.ndim))
@@ -68,8 +70,9 @@ def continuous_bound(
     """Compute the bound of infinitely many steps, the integral of `divergence_rate` over t.
 
     Its expectation is the same for every law of times, and for `Masked` for every schedule. It is
-    −log p(x) exactly, if the denoiser is. The prior term is as in `discrete_bound`. If the domain
-    starts after the clean end, the reconstruction term is −log p(x | x_t) there.
+    −log p(x) exactly, if the denoiser is. The prior term is as in `discrete_bound`. The
+    reconstruction term is −log p(x | x_t) at the domain's start. It is 0 unless the domain starts
+    after the clean end, or the schedule jumps there as `Geometric` does.
 
     Args:
         denoiser: `(x_t, t) -> log p(x | x_t)`.
@@ -91,9 +94,12 @@ def continuous_bound(
 
     zeros = jnp.zeros(len(x))
     diffusion, _ = jax.lax.scan(add, zeros, jnp.arange(num_times))
-    reconstruction = zeros
-    if first > process.clean_end:
-        t = jnp.full(len(x), first)
+    t = jnp.full(len(x), max(first, JUST_AFTER_CLEAN))
+
+    def reconstruct():
         x_t = process.corrupt(jax.random.fold_in(key, num_times), x, t)
-        reconstruction = _total(cross_entropy(denoiser(x_t, t), x))
+        return _total(cross_entropy(denoiser(x_t, t), x)).astype(zeros.dtype)
+
+    has_noise = (first > process.clean_end) | (process.sigma(t[0]) > 1e-6)
+    reconstruction = jax.lax.cond(has_noise, reconstruct, lambda: zeros)
     return Bound(_prior(process, x, jnp.asarray(last, zeros.dtype)), diffusion, reconstruction)

@@ -41,7 +41,8 @@ def _times(key, x, process, law, variates, block_length):
             f"blocks of {block_length} tokens divide sequences [batch length]; got x of shape "
             f"{x.shape}; change block_length or the sequence"
         )
-    u = variates(key, shape)
+    # At u = 0 the gradient of the bound of uniform noise would be NaN.
+    u = jnp.maximum(variates(key, shape), 2.0**-24)
     t, slope = jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
     return t, slope, t if block_length is None else jnp.repeat(t, block_length, 1)
 

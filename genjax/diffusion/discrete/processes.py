@@ -56,13 +56,17 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Geometric:
-    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD)."""
+    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD), and (1, 0) at t = 0.
+
+    The schedule jumps at 0, since b is never 0. So a sampler's last step removes all noise, as the
+    authors' does.
+    """
 
     least: float = 1e-4
     most: float = 20.0
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
-        integral = self.least ** (1 - t) * self.most**t
+        integral = jnp.where(t > 0, self.least ** (1 - t) * self.most**t, 0)
         return jnp.exp(-integral), -jnp.expm1(-integral)
 
 
@@ -194,7 +198,8 @@ class DiscreteProcess(Process):
 
     def noise_rate(self, t: Time) -> Time:
         """Return −alpha'/alpha, the rate at which a token is replaced as time rises."""
-        return self.sigma_prime(t) / self.alpha(t)
+        # The derivative of `Cosine` at the noise end is rounded below 0, and alpha there is tiny.
+        return jnp.maximum(self.sigma_prime(t), 0) / self.alpha(t)
 
     def reverse_rates(
         self, log_p: Probabilities, x_t: Tokens, t: Float[Array, " *times"]

@@ -72,6 +72,16 @@ def test_codes_come_back_as_they_are(tmp_path, preload_bytes):
     assert read["image"].dtype == batch["image"].dtype == np.int32
 
 
+def test_a_channel_that_never_changes_is_0(tmp_path, latents):
+    latents[..., 1] = 0.25
+    write(tmp_path, latents)
+    mean, deviation = summarize(tmp_path, latents)
+    read = load_dataset("latents", "train", tmp_path, preload_bytes=0).source[:]["image"]
+    assert deviation[1] == 0 and mean[1] == 0.25
+    np.testing.assert_array_equal(read[..., 1], 0)
+    np.testing.assert_allclose(read[..., 0].std(), 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("preload_bytes", [0, 2**20])
 def test_what_was_written_comes_back_standardized(tmp_path, latents, preload_bytes):
     assert write(tmp_path, latents) == [4, 4, 2, 4, 4, 2]

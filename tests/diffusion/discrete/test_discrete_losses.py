@@ -80,7 +80,7 @@ def test_masked_bound_is_the_mean_over_orders_and_does_not_depend_on_the_schedul
     Its bound is the mean of −log p over the six orders (Hoogeboom et al. 2022).
     """
     if schedule == discrete.Geometric():
-        pytest.skip("it starts with 0.9999 of the tokens; see its test below")
+        pytest.skip("it jumps to 0.9999 of the tokens at the clean end; see its tests below")
     process = discrete.Masked(vocabulary_size=VOCABULARY, schedule=schedule)
     network = table_network()
     log_p = lambda x_t: jax.nn.log_softmax(network(x_t, None))
@@ -100,8 +100,8 @@ def test_constant_logits_cost_log_of_the_vocabulary_for_every_schedule(kind, sch
     process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
     denoiser = discrete.predict(CONSTANT, process, discrete.leave_one_out)
     bound = expected_bound(process, denoiser)
-    # What the schedule's ends leave out: geometric runs from alpha = 0.9999 to 2e-9.
-    ends = [float(process.sigma(jnp.asarray(t))) for t in (0.0, 1.0)]
+    # What the schedule's ends leave out: after 0, geometric runs from alpha = 0.9999 to 2e-9.
+    ends = [float(process.sigma(jnp.asarray(t))) for t in (1e-12, 1.0)]
     if kind is discrete.Masked:
         expected = LENGTH * math.log(VOCABULARY) * (ends[1] - ends[0])
         np.testing.assert_allclose(bound, expected, rtol=1e-6)
@@ -257,6 +257,35 @@ def test_a_domain_that_ends_early_adds_prior_and_reconstruction():
     # The model draws the tokens of the last step independently: that is looser, but not by much.
     assert -4 * excess.std() / len(x) ** 0.5 < excess.mean() < 0.3
     assert bound.reconstruction.mean() > 0.1
+
+
+def test_a_schedule_that_jumps_at_the_clean_end_adds_reconstruction(kind):
+    """Constant logits cost log 5 a token; 39 % of the tokens are noise right after the jump."""
+    process = kind(vocabulary_size=VOCABULARY, schedule=discrete.Geometric(least=0.5))
+    denoiser = discrete.predict(CONSTANT, process, discrete.leave_one_out)
+    bound = jax.jit(
+        lambda key: discrete.continuous_bound(key, denoiser, process, drawn(4000, 9), num_times=8)
+    )(jax.random.key(9))
+    total = bound.diffusion + bound.reconstruction
+    error = total.std() / 4000**0.5
+    assert abs(total.mean() - LENGTH * math.log(VOCABULARY)) < 4 * error < 0.15
+    assert bound.reconstruction.mean() > 1
+
+
+def test_gradients_are_finite_at_the_clean_end(kind, schedule):
+    process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
+    gradient = jax.grad(
+        lambda logits: discrete.bound_loss(
+            jax.random.key(0),
+            lambda x_t, t: logits,
+            OUTCOMES,
+            process=process,
+            target=discrete.leave_one_out,
+            times=diffusion.uniform,
+            variates=lambda key, shape: jnp.zeros(shape),
+        )[0].sum()
+    )(jnp.zeros((*OUTCOMES.shape, VOCABULARY)))
+    assert jnp.all(jnp.isfinite(gradient))
 
 
 def test_simple_loss_is_the_weighted_cross_entropy():

@@ -49,6 +49,7 @@ def test_alpha_and_sigma_of_schedules(schedule):
     """They sum to 1 and are precise at both ends, where float32 would lose one of them."""
     t = jnp.linspace(0, 1, 101)
     alpha, sigma = schedule(t)
+    np.testing.assert_allclose([alpha[0], sigma[0]], [1, 0], rtol=1e-15)
     np.testing.assert_allclose(alpha + sigma, 1, atol=1e-15)
     assert np.all(np.diff(sigma) > 0)
     near = jnp.asarray([1e-6, 1 - 1e-6])
@@ -65,15 +66,14 @@ def test_published_schedules_at_a_half():
     np.testing.assert_allclose(discrete.Cosine()(half)[0], 1 - np.cos(np.pi / 4), rtol=1e-12)
     np.testing.assert_allclose(discrete.Polynomial()(half)[0], 0.75)
     np.testing.assert_allclose(discrete.Geometric()(half)[0], np.exp(-((1e-4 * 20) ** 0.5)))
+    first = jnp.asarray(1e-12)  # The clean end itself has no noise; see its test above.
+    np.testing.assert_allclose(discrete.Geometric()(first)[1], 1e-4, rtol=1e-4)
 
 
 def test_marginals_are_matrix_exponentials(kind, schedule):
     process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
     kernel = transition(process, 0.0, T)[:VOCABULARY]
     x, t = jnp.arange(VOCABULARY)[None], jnp.asarray([T])
-    # geometric keeps 0.99990 at t = 0: its matrix exponential starts there
-    start = float(process.alpha(jnp.asarray(0.0)))
-    kernel = start * kernel + (1 - start) * noise_of(process)
     np.testing.assert_allclose(process.marginal(x, t)[0], kernel, atol=1e-12)
     states = jnp.arange(process.num_states)[None]
     np.testing.assert_allclose(process.likelihood(states, t)[0], kernel.T, atol=1e-12)
@@ -120,9 +120,8 @@ def test_scores_and_reverse_rates_are_those_of_the_chain(kind, schedule):
     """The rate of a jump at a place is the forward rate back times the ratio of the marginals."""
     process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
     states, law = states_of(process), None
-    start = float(process.alpha(jnp.asarray(0.0)))
     rates = generator(process)
-    kernel = start * transition(process, 0.0, T) + (1 - start) * noise_of(process)
+    kernel = transition(process, 0.0, T)
     law = (LAW[:, None] * kernel[SEQUENCES[:, None, :], states[None, :, :]].prod(-1)).sum(0)
     slope = jax.grad(lambda t: -jnp.log(process.alpha(t)))(T)
     t = jnp.full(len(states), T)

@@ -144,6 +144,31 @@ def test_steps_map_the_marginal_of_one_token_to_that_of_the_next_time(sampler, p
     np.testing.assert_allclose(before @ step, after, atol=1e-12)
 
 
+def test_tau_leaping_starts_from_every_schedule(kind, schedule):
+    """In float32, at t = 1: noise stays noise, but for the masks that are unmasked until 7/8."""
+    process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
+    states, t, s = jnp.arange(process.num_states)[None], jnp.asarray(1.0), jnp.asarray(0.875)
+    log_p = discrete.leave_one_out(process, jnp.zeros((*states.shape, VOCABULARY)), states, t[None])
+    step = discrete.tau_leaping.step(process, log_p, states, t, s)[0]
+    assert step.min() >= 0
+    np.testing.assert_allclose(step.sum(-1), 1, rtol=1e-5)
+    after = process.noise_law @ step
+    masked = 1.0
+    if kind is discrete.Masked:
+        masked = jnp.exp(-0.125 * process.sigma_prime(t) / process.sigma(t))
+    expected = masked * process.noise_law[:VOCABULARY] + (1 - masked) / VOCABULARY
+    np.testing.assert_allclose(after[:VOCABULARY], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [10, 20, 25])
+def test_remasking_ends_without_masks(num_steps):
+    """In float32, for numbers of steps whose last time was rounded so that masks remained."""
+    t, s = diffusion.uniform_grid(MASKED, num_steps)[-2:]
+    log_p = jnp.full((1, 1, VOCABULARY), -jnp.log(VOCABULARY))
+    step = discrete.remasking.step(MASKED, log_p, jnp.asarray([[MASKED.mask]]), t, s)[0, 0]
+    np.testing.assert_allclose(step, [1 / VOCABULARY] * VOCABULARY + [0], rtol=1e-6)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("eta", [0.0, 2.0])
 def test_flow_has_the_published_rates_of_masks(eta):
@@ -220,6 +245,37 @@ def test_first_hitting_keeps_given_tokens():
         lambda: discrete.first_hitting(exact_by_state(MASKED), MASKED, noise, keys=KEYS[:64])
     )()
     assert np.all(samples[:, 1] == 3) and samples.max() < VOCABULARY
+
+
+JUMP = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.Geometric(least=0.5))
+
+
+@pytest.mark.parametrize(
+    "name", ["ancestral", "tau_leaping", "flow", "remasking", "confident", "entropy_bounded"]
+)
+def test_no_mask_is_left_by_a_schedule_that_starts_with_noise(name):
+    """Right after the clean end 39 % of its tokens are masks. The last step removes them."""
+    keys = KEYS[:64]
+    denoiser = discrete.predict(
+        lambda x_t, t: jnp.zeros((*x_t.shape, VOCABULARY)), JUMP, discrete.clean
+    )
+    sampler = jax.jit(
+        lambda times: getattr(discrete, name)(
+            denoiser, JUMP, JUMP.prior(keys, (8,)), times, keys=keys
+        )
+    )
+    assert sampler(diffusion.uniform_grid(JUMP, 2)).max() < VOCABULARY
+
+
+def test_first_hitting_evaluates_masks_after_the_jump():
+    """At the clean end itself a mask would be impossible, and the network not heard."""
+    logits = jnp.where(jnp.arange(VOCABULARY) == 3, 50.0, 0.0)
+    denoiser = discrete.predict(
+        lambda x_t, t: jnp.broadcast_to(logits, (*x_t.shape, VOCABULARY)), JUMP, discrete.clean
+    )
+    noise = JUMP.prior(KEYS[:64], (8,))
+    samples = jax.jit(lambda: discrete.first_hitting(denoiser, JUMP, noise, keys=KEYS[:64]))()
+    assert np.all(samples == 3)
 
 
 def logits_of(seed, length=16, vocabulary=11):

@@ -1,12 +1,17 @@
 """Levels of pixels, and tokens of a frozen autoencoder, and the way back from them."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from experiments.configuration import kinds
+from experiments.inputs.autoencoders import FrozenAutoencoder
+from experiments.inputs.spaces import Latents, Pixels, Tokens, Waveforms
 from genjax import pretrained
 from genjax.data import to_float
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -75,3 +80,45 @@ def test_levels_are_the_values_of_bytes_and_decode_to_them(levels):
     encoded = jax.jit(space.encode)(stored)
     np.testing.assert_array_equal(encoded.ravel(), values)
     np.testing.assert_array_equal(space.to_data(space.decode(encoded)), stored)
+
+
+class EveryFourth(nn.Module):
+    """Latents are every fourth frame or sample, and codes whether they are positive."""
+
+    factor: int = 4
+
+    @property
+    def quantizer(self):
+        return SimpleNamespace(num_codes=2)
+
+    def encode(self, x):
+        return x[:, ::4]
+
+    def decode(self, latents):
+        return jnp.repeat(latents, 4, axis=1)
+
+    def decode_indices(self, indices):
+        return self.decode(2.0 * indices[..., None] - 1)
+
+
+@pytest.mark.parametrize("shape", [(17, 8, 8, 3), (18, 1)], ids=["video", "sound"])
+def test_decoded_latents_have_the_time_of_the_data(shape):
+    """17 frames have five latent frames, which decode to 20; two more latents stay eight more."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *shape)), jnp.float32)
+    autoencoder = FrozenAutoencoder(EveryFourth(), None, "ema", "published", None)
+    data = (Waveforms if len(shape) == 2 else Pixels)(shape)
+    space = Latents((5, *shape[1:]), data, "video", autoencoder, None)
+    frozen = {"autoencoder": {"variables": {}, "mean": 0.5, "deviation": 2.0}}
+    latents = (x[:, ::4] - 0.5) / 2
+    decoded = space.decode(latents, frozen)
+    expected = jnp.repeat(x[:, ::4], 4, 1)[:, : shape[0]]
+    np.testing.assert_allclose(decoded, expected, rtol=1e-5, atol=1e-6)
+    longer = space.decode(jnp.concatenate([latents, latents[:, :2]], 1), frozen)
+    assert longer.shape == (2, 28, *shape[1:])
+
+
+def test_decoded_codes_have_the_time_of_the_data_and_masked_ones_are_silent():
+    autoencoder = FrozenAutoencoder(EveryFourth(), None, "ema", "published", None)
+    space = Tokens((5,), Waveforms((18, 1)), "audio", autoencoder, 2)
+    decoded = space.decode(jnp.asarray([[1, 2, 0, 1, 2]]), {"tokenizer": {}})
+    np.testing.assert_array_equal(decoded[0, :, 0], np.repeat([1, 0, -1, 1, 0], 4)[:18])

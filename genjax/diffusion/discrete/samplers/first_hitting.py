@@ -37,7 +37,8 @@ def first_hitting(
     u = jnp.where(flat == process.mask, process.sigma(jnp.asarray(process.domain[1])) * u, -1)
     order = jnp.argsort(-u, axis=1)  # what is given comes last, and stays
     hit = jnp.maximum(jnp.take_along_axis(u, order, 1), 2.0**-24)
-    times = process.time_of(1 - hit, hit)
+    # A schedule that jumps at the clean end may unmask at t = 0, where masks are impossible.
+    times = jnp.maximum(process.time_of(1 - hit, hit), 2.0**-24)
 
     def unmask(x, row):
         number, place, t = row
