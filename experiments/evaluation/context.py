@@ -42,7 +42,7 @@ class Context:
 
     @property
     def class_conditional(self) -> bool:
-        """Whether the network is told a class of each sample, which it can show or not."""
+        """Whether the network gets a class for each sample, so that the sample may be right."""
         return self.condition.num_classes > 0 and self.labels != "none"
 
     def draw_labels(self, training: Callable[[], np.ndarray]) -> np.ndarray:

@@ -206,8 +206,8 @@ class MovingDigits:
     pixels along the exact flow of the movements found, in units of the whole grey scale.
     `speed_distance` is the Kolmogorov–Smirnov distance of the laws of speeds, and `speed_p_value`
     is the p-value of the test. The test finds distances of `speed_detectable` with a probability of
-    0.9 or more. `…_real` is the same measure of as many held-out clips, by the same tracker. Of
-    samples longer than the data's clips, the first frames are measured.
+    0.9 or more. `…_real` is the same measure of as many held-out clips, by the same tracker. If
+    samples are longer than the data's clips, their first frames are measured.
     """
 
     context: Context

@@ -64,7 +64,7 @@ class Teacher:
         if not (by_pairs and isinstance(fields["condition"], Unconditional)):
             pairs["condition"] = [_kind(each) for each in (task.condition, fields["condition"])]
         if process == task.process:
-            # Of another process the teacher's target is taken: the student starts as the teacher.
+            # A student of another process takes the teacher's target, and so starts as it.
             pairs["target"] = [_called(each.target) for each in (task.objective, objective)]
         for name, (theirs, own) in pairs.items():
             if theirs != own:
