@@ -11,7 +11,7 @@ memorize them. The choice is what it sees:
   et al. 2020).
 
 3,000 steps on one busy CPU core took 24 to 33 minutes, and 53 with ada. These are the figures after
-1,500 and 3,000 steps. r_v says how far held-out logits are from training ones (0 is equal):
+1,500 and 3,000 steps. r_v says how far held-out logits are from training ones (0 is equal).
 
 choice  penalties  FD-VGG16   r_v         right on training, held-out images, at the end
 none    0.3        195, 190   0.10, 0.21  0.59, 0.53

@@ -1,4 +1,4 @@
-"""What a run says that cannot be opened or sampled as it is asked."""
+"""Errors of runs that cannot be opened, or not sampled as asked."""
 
 import json
 import pydoc

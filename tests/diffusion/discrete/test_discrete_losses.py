@@ -100,7 +100,7 @@ def test_constant_logits_cost_log_of_the_vocabulary_for_every_schedule(kind, sch
     process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
     denoiser = discrete.predict(CONSTANT, process, discrete.leave_one_out)
     bound = expected_bound(process, denoiser)
-    # What the schedule's ends leave out: after 0, geometric runs from alpha = 0.9999 to 2e-9.
+    # The schedule's ends leave a part out: after 0, geometric's alpha runs from 0.9999 to 2e-9.
     ends = [float(process.sigma(jnp.asarray(t))) for t in (1e-12, 1.0)]
     if kind is discrete.Masked:
         expected = LENGTH * math.log(VOCABULARY) * (ends[1] - ends[0])

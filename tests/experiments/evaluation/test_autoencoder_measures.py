@@ -6,7 +6,7 @@ from experiments.evaluation.autoencoders import latent_moments
 
 
 def test_small_deviations_of_latents_keep_their_digits():
-    """Of a channel that has collapsed, and of one that has not; as a report's JSON has them."""
+    """A collapsed channel and another keep their deviations in a report's JSON."""
     latents = np.random.default_rng(0).standard_normal((500, 2, 2, 2), np.float32)
     latents = latents * np.float32([2e-5, 3.0]) + np.float32([1e-5, -2.0])
     moments = json.loads(json.dumps(latent_moments(latents)))

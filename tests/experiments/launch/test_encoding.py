@@ -1,4 +1,4 @@
-"""What the folder of a config's latents says of its origin."""
+"""The folder of a config's latents records their origin."""
 
 import json
 
