@@ -409,13 +409,18 @@ def recording_attention(update: Callable) -> tuple[Callable, set[Choice]]:
     return recorded, choices
 
 
-def check_length(workdir: Path, num_steps: int) -> None:
-    """Raise ValueError if a run is already beyond its new end."""
+def check_length(workdir: Path, num_steps: int, profile_at: int | None) -> None:
+    """Raise ValueError if a run is already beyond its new end, or ends before its profile."""
     newest = max(saved_steps(workdir / "checkpoints"), default=0)
     if newest > num_steps:
         raise ValueError(
             f"the run in {workdir} is at step {newest}, beyond config.num_steps={num_steps}; take "
             "a larger number, or another --workdir"
+        )
+    if profile_at is not None and profile_at >= num_steps:
+        raise ValueError(
+            f"config.profile_at={profile_at} traces the steps after it; take one below "
+            f"config.num_steps={num_steps}"
         )
 
 
@@ -425,7 +430,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     Raises:
         ValueError, OSError, ImportError: it cannot; the message says what to change.
     """
-    check_length(workdir, config.num_steps)
+    check_length(workdir, config.num_steps, config.profile_at)
     scores = scores_by(config.checkpoint.get("keep_best"), workdir)
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from experiments.evaluation.context import Context, Model, in_batches
+from experiments.inputs.datasets import labels_of
 from genjax.data import to_uint8
 from genjax.metrics import equivariance
 
@@ -103,7 +104,7 @@ class Equivariance:
 
     def __call__(self, model: Model) -> dict[str, Any]:
         context, side = self.context, self.context.data.image_shape[0]
-        labels = context.draw_labels(lambda: context.data.train().source[:]["label"])
+        labels = context.draw_labels(lambda: labels_of(context.data.train().source[:]))
         random = np.random.default_rng(0)
         errors: dict[str, list[tuple[float, int]]] = {}
         for rows in np.array_split(np.arange(len(labels)), self.draws):

@@ -14,7 +14,7 @@ from experiments.evaluation.autoencoders import vgg16_protocol
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
 from experiments.evaluation.tracking import Track, follows, track
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import Data, labels_of
 from genjax import metrics
 from genjax.data import to_float
 from genjax.data.sets.moving_digits import NUM_FRAMES, SIDE, optical_flow
@@ -65,7 +65,7 @@ def sample_videos(context: Context, model: Model) -> Videos:
     if hasattr(context.condition, "prompts"):
         samples = model.sample(np.arange(count), real.captions)
     else:
-        labels = context.draw_labels(lambda: context.data.train().source[:]["label"])
+        labels = context.draw_labels(lambda: labels_of(context.data.train().source[:]))
         samples = model.sample(labels[:count])
     return samples["video"] if isinstance(samples, dict) else samples
 

@@ -238,6 +238,10 @@ WRONG = {
         ["--config.explosions.deviations=6.", "--config.explosions.metrics=('loss','norm')"],
         "config.explosions.metrics has norm; the metrics of a step are learning_rate, loss",
     ),
+    "a profile after the end": (
+        ["--config.profile_at=40"],
+        "config.profile_at=40 traces the steps after it; take one below config.num_steps=40",
+    ),
     "warm-up": (
         ["--config.optimizer.warmup=50"],
         "config.optimizer.warmup is 50 steps, and must be at least 0 and fewer than "

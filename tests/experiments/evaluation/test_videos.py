@@ -1,5 +1,6 @@
 """Evaluators of videos, with samples that are real clips or wrong in one known way."""
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -95,6 +96,8 @@ def test_motion_of_equal_and_of_frozen_clips():
     differences = np.abs(np.diff(held_out.held_out.astype(float), axis=1)).mean()
     assert equal["motion"] == pytest.approx(differences, rel=1e-12)
     assert equal["motion_real"] == equal["motion"] and equal["motion_distance"] == 0
+    without_labels = dataclasses.replace(unconditional, labels="training")
+    assert Motion(without_labels)(StandIn(held_out)) == equal
     frozen = lambda clips: np.repeat(clips[:, :1], 17, axis=1)
     still = Motion(unconditional)(StandIn(held_out, frozen))
     assert still["motion"] == 0 and still["motion_distance"] == 1
