@@ -47,9 +47,9 @@ def load_dataset(
         name: one of
             - a module of `genjax.data.sets`, whose `load_NAME` makes the set: `digits`, `emoji`,
               `moving_digits`, `sounding_digits`, `grid_of_gaussians` and `ring_of_gaussians` need
-              no network; `spoken_digits` needs espeak-ng, and `atari` ale-py; `folder` reads your
-              own image files, `clips` your own videos, and `sound_folder` your own sounds;
-              `spoken_stamps` reads a folder of Tux Paint's stamps;
+              no network; `spoken_digits` needs espeak-ng, `notes` FluidSynth, and `atari` ale-py;
+              `folder` reads your own image files, `clips` your own videos, and `sound_folder` your
+              own sounds; `spoken_stamps` reads a folder of Tux Paint's stamps;
               `animated_emoji/32` and `clips/32` have 32 pixels instead of 64;
             - a dotted path of a function `(split, data_dir) -> Dataset`: "my_package.flowers.load";
             - any tensorflow-datasets name, `name[/config][:version]`.

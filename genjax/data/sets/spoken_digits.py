@@ -3,21 +3,19 @@
 `speak` says any other text in the same voices.
 """
 
-import hashlib
 import io
 import itertools
-import os
 import shutil
 import subprocess
 import wave
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int16
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
+from genjax.data.made import made_once
 from genjax.data.sounds import resample, to_int16
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -115,20 +113,14 @@ def _program() -> str:
 def _spoken(sample_rate: int, length: int) -> Int16[np.ndarray, "utterances samples 1"]:
     """Return all utterances, from the cache if they were made before by this espeak-ng."""
     version = subprocess.run([_program(), "--version"], capture_output=True).stdout
-    description = repr((version, UTTERANCES, sample_rate, length))
-    digest = hashlib.sha256(description.encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
-    cache = folder / f"spoken-digits-{digest[:16]}.npy"
-    if not cache.exists():
+
+    def make() -> np.ndarray:
         with ThreadPoolExecutor(num_threads()) as pool:
             parts = pool.map(lambda each: _padded(each, sample_rate, length), UTTERANCES)
-            audio = np.stack(list(parts))
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = cache.with_suffix(f".{os.getpid()}")
-        with open(unfinished, "wb") as file:  # given a path, NumPy would add a suffix
-            np.save(file, audio)
-        unfinished.replace(cache)
-    return np.load(cache)
+            return np.stack(list(parts))
+
+    description = repr((version, UTTERANCES, sample_rate, length))
+    return made_once("spoken-digits", description, make)
 
 
 def _padded(utterance: Utterance, sample_rate: int, length: int) -> Int16[np.ndarray, "samples 1"]:
