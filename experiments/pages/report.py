@@ -92,6 +92,7 @@ QUALITY = {
     "false_rate": "lower",
     "paddle_error": "lower",
     "word_accuracy": "higher",
+    "pitch_accuracy": "higher",
 }
 GUIDANCE = {"guidance_scale", "guidance_interval"}
 RECONSTRUCTION = "reconstruction of held-out examples"  # a report's sampler

@@ -1,0 +1,114 @@
+"""Whether samples have the pitches of their notes' names, by CREPE."""
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int16
+
+from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.sounds import check_sounds
+from experiments.evaluation.videos import real_videos, sample_videos
+from genjax.data import sound_to_float
+from genjax.data.sets.notes import NAMES
+from genjax.models.encoders.crepe import CREPE, crepe_pitches
+from genjax.pretrained import crepe
+
+BATCH = 8  # sounds that are heard at once
+SURE = 0.5  # probability from which a frame has a pitch, as in CREPE's paper
+OCTAVE = len(NAMES)
+
+Sounds = Int16[np.ndarray, "sounds samples channels"]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _hear(
+    module: CREPE, variables: Any, sounds: Int16[Array, "batch samples channels"], rate: int
+) -> tuple[Float[Array, "batch frames"], Float[Array, "batch frames"]]:
+    return crepe_pitches(module, variables, sound_to_float(sounds), rate)
+
+
+def pitches_heard(
+    sounds: Sounds, sample_rate: int, module: CREPE, variables: Any
+) -> Float[np.ndarray, " sounds"]:
+    """Return the median pitch of each sound, on MIDI's scale of semitones; NaN if none is heard.
+
+    Args:
+        sample_rate: of the sounds, in Hz.
+        module, variables: as of `genjax.pretrained.crepe.load`.
+    """
+    hear = lambda batch: _hear(module, variables, batch, sample_rate)
+    hertz, sure = in_batches(hear, sounds, size=BATCH)
+    semitones = 69 + 12 * np.log2(hertz / 440)
+    return np.array(
+        [
+            np.median(pitch[at]) if (at := probability >= SURE).any() else np.nan
+            for pitch, probability in zip(semitones, sure, strict=True)
+        ]
+    )
+
+
+def pitch_named(caption: str) -> int:
+    """Return the pitch of MIDI that a caption of the data set `notes` names.
+
+    Raises:
+        ValueError: the caption names no pitch.
+    """
+    names = "|".join(sorted(NAMES, key=len, reverse=True))
+    found = re.search(rf"\b({names}) (\d)\b", caption)
+    if found is None:
+        raise ValueError(
+            f"the caption {caption!r} names no pitch: expected for example 'C sharp 4 on the "
+            "violin'"
+        )
+    return NAMES.index(found[1]) + OCTAVE * (int(found[2]) + 1)
+
+
+@dataclass(frozen=True)
+class NotePitches:
+    """Measure how often CREPE hears the pitch that a sample's caption names.
+
+    The prompts are held-out captions. `pitch_accuracy` is the share of samples whose median pitch
+    lies within half a semitone of the named one. `pitch_accuracy_chance` is the mean accuracy of
+    the same answers in all orders, and `pitch_accuracy_real` that of held-out recordings. In
+    0.3 s of each of 155 notes of the data set, the tiny CREPE hears 98.7 % right.
+
+    Attributes:
+        crepe: weights of the tiny CREPE, which `genjax.pretrained.crepe.load` reads.
+    """
+
+    context: Context
+    crepe: str
+    needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = 2
+
+    def __post_init__(self):
+        """Check data, condition and weights before any training.
+
+        Raises:
+            ValueError, FileNotFoundError: the data are no sounds, the network takes no prompts, or
+                as of `crepe.load`.
+        """
+        check_sounds("NotePitches", self.context.data)
+        if not hasattr(self.context.condition, "prompts"):
+            raise ValueError(
+                "config.evaluation.measures has NotePitches, which needs a network of prompts: set "
+                "config.condition.name=Prompts"
+            )
+        crepe.load(self.crepe)
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        real = real_videos(self.context.data, self.context.num_samples)
+        played = {"": sample_videos(self.context, model), "_real": real.held_out}
+        asked, report = np.array([pitch_named(each) for each in real.captions]), {}
+        network = crepe.load(self.crepe)
+        for suffix, sounds in played.items():
+            heard = pitches_heard(sounds, self.context.space.sample_rate, *network)
+            right = lambda asked, heard=heard: np.abs(heard - asked) <= 0.5
+            report[f"pitch_accuracy{suffix}"] = float(np.mean(right(asked)))
+            if not suffix:
+                report["pitch_accuracy_chance"] = float(np.mean(right(asked[:, None])))
+        return report | {"num_samples": len(asked), **model.how}
