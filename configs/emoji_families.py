@@ -29,9 +29,8 @@ scales_tokenizer makes runs/emoji_families_scales_tokenizer for next_scale.
 Each network makes a picture for each of 384 training names and each of 384 held-out names, and
 PromptMatch measures these pictures. A picture of a category or of nothing is scored by the name,
 too. Training draws no sheets and measures nothing, so that the budget goes into steps.
-docs/results/families.md has the scores of gan, latent_flow, token_autoregression, masked_tokens,
-masked_diffusion and next_scale after ten minutes on one CPU core. The other choices have not been
-run to the end.
+docs/results/families.md has the scores after ten minutes on one CPU core. flow, unet,
+autoregression, drifting and uniform_diffusion have not been run to the end.
 """
 
 from ml_collections import ConfigDict
