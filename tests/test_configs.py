@@ -26,6 +26,7 @@ from experiments.tasks import adapters, autoencoding
 from genjax import parts
 from genjax.devices import make_mesh
 from genjax.metrics.lpips import LPIPS
+from genjax.pretrained import crepe
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.placement import abstract_frozen
@@ -204,9 +205,13 @@ def load(name):
 
 @pytest.fixture(autouse=True)
 def nothing_to_load(monkeypatch):
-    """Set LPIPS' weights and encoded text to 0; let an autoencoder repeat some of the pixels."""
+    """Set LPIPS' weights and encoded text to 0, and CREPE's aside.
+
+    An autoencoder repeats some of the pixels.
+    """
     monkeypatch.setattr(autoencoding, "load_lpips", empty_lpips)
     monkeypatch.setattr(Prompts, "frozen", no_prompts)
+    monkeypatch.setattr(crepe, "load", lambda path: None)
     networks = kinds.DIFFUSION_NETWORK.places
     monkeypatch.setattr(adapters, "_source", lambda name: (parts.find(name, networks, "")(), None))
 

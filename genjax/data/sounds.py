@@ -175,6 +175,14 @@ def resample(
     return resample_poly(samples, sample_rate // divisor, rate // divisor)
 
 
+def fit_int16(
+    samples: Float[np.ndarray, "samples channels"], rate: int, sample_rate: int, length: int
+) -> Int16[np.ndarray, "length channels"]:
+    """Return sound at another rate as 16-bit samples, cut to a length or followed by silence."""
+    sound = to_int16(resample(samples, rate, sample_rate))[:length]
+    return np.pad(sound, ((0, length - len(sound)), (0, 0)))
+
+
 def to_int16(
     samples: Float[np.ndarray, "samples channels"],
 ) -> Int16[np.ndarray, "samples channels"]:

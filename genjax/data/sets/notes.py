@@ -19,7 +19,7 @@ from jaxtyping import Int16
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
 from genjax.data.made import made_once
-from genjax.data.sounds import resample, to_int16
+from genjax.data.sounds import fit_int16, to_int16
 
 SOUND_FONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")  # of Debian's timgm6mb-soundfont
 INSTRUMENTS = {  # programs of General MIDI, from 0
@@ -170,9 +170,11 @@ def _played(
     version = subprocess.run([_program(), "--version"], capture_output=True).stdout
     font = hashlib.sha256(sound_font.read_bytes()).hexdigest() if sound_font.is_file() else ""
 
+    length = round(seconds * sample_rate)
+
     def of_instrument(notes: list[Note]) -> np.ndarray:
         sounds = play(notes, seconds, sound_font) / 2**15
-        return np.stack([to_int16(resample(sound, RATE, sample_rate)) for sound in sounds])
+        return np.stack([fit_int16(sound, RATE, sample_rate, length) for sound in sounds])
 
     def make() -> np.ndarray:
         parts = [list(each) for _, each in itertools.groupby(NOTES, lambda note: note.instrument)]

