@@ -18,7 +18,7 @@ from genjax.models.encoders.crepe import CREPE, crepe_pitches
 from genjax.pretrained import crepe
 
 BATCH = 8  # sounds that are heard at once
-SURE = 0.5  # probability from which a frame has a pitch, as in CREPE's paper
+SURE = 0.5  # probability of the likeliest bin, from which a frame counts
 OCTAVE = len(NAMES)
 
 Sounds = Int16[np.ndarray, "sounds samples channels"]
