@@ -181,7 +181,7 @@ def _played(
         with ThreadPoolExecutor(num_threads()) as pool:
             return np.concatenate(list(pool.map(of_instrument, parts)))
 
-    return made_once("notes", repr((version, font, NOTES, sample_rate, seconds)), make)
+    return made_once("notes", repr((version, font, NOTES, sample_rate, length, seconds)), make)
 
 
 def _midi(program: int, notes: Sequence[Note], period: int, held: float) -> bytes:
