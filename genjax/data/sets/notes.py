@@ -77,8 +77,8 @@ def load_notes(
     it. `label` is the pitch, 0 for the lowest. The captions of an example are ("C sharp 4 on the
     violin", "violin, C sharp 4").
 
-    Of the 30 notes of each pitch three are in the split `test` and the others are in `train`,
-    chosen by the SHA-256 of the note. All 1,080 are made at first use, within seconds. They are
+    Three of the 30 notes of each pitch are in the split `test`, and the others are in `train`. The
+    SHA-256 of a note decides. All 1,080 are made at first use, within half a minute. They are
     kept in `genjax` in `$XDG_CACHE_HOME`, else in `~/.cache`.
 
     Args:
