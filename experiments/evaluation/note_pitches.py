@@ -1,7 +1,6 @@
 """Whether samples have the pitches of their notes' names, by CREPE."""
 
 import functools
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +12,12 @@ from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.sounds import check_sounds
 from experiments.evaluation.videos import real_videos, sample_videos
 from genjax.data import sound_to_float
-from genjax.data.sets.notes import NAMES
+from genjax.data.sets.notes import parse_pitch
 from genjax.models.encoders.crepe import CREPE, crepe_pitches
 from genjax.pretrained import crepe
 
 BATCH = 8  # sounds that are heard at once
 SURE = 0.5  # probability of the likeliest bin, from which a frame counts
-OCTAVE = len(NAMES)
 
 Sounds = Int16[np.ndarray, "sounds samples channels"]
 
@@ -49,22 +47,6 @@ def pitches_heard(
             for pitch, probability in zip(semitones, sure, strict=True)
         ]
     )
-
-
-def pitch_named(caption: str) -> int:
-    """Return the pitch of MIDI that a caption of the data set `notes` names.
-
-    Raises:
-        ValueError: the caption names no pitch.
-    """
-    names = "|".join(sorted(NAMES, key=len, reverse=True))
-    found = re.search(rf"\b({names}) (\d)\b", caption)
-    if found is None:
-        raise ValueError(
-            f"the caption {caption!r} names no pitch: expected for example 'C sharp 4 on the "
-            "violin'"
-        )
-    return NAMES.index(found[1]) + OCTAVE * (int(found[2]) + 1)
 
 
 @dataclass(frozen=True)
@@ -103,7 +85,7 @@ class NotePitches:
     def __call__(self, model: Model) -> dict[str, Any]:
         real = real_videos(self.context.data, self.context.num_samples)
         played = {"": sample_videos(self.context, model), "_real": real.held_out}
-        asked, report = np.array([pitch_named(each) for each in real.captions]), {}
+        asked, report = np.array([parse_pitch(each) for each in real.captions]), {}
         network = crepe.load(self.crepe)
         for suffix, sounds in played.items():
             heard = pitches_heard(sounds, self.context.space.sample_rate, *network)

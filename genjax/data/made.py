@@ -1,31 +1,54 @@
-"""Arrays that a program makes once, and that a cache keeps."""
+"""Arrays that other programs make once, and that a cache keeps."""
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 
-def made_once(name: str, description: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return an array of the cache, or make it and keep it there.
+def find_program(program: str, dataset: str, packages: str, formula: str) -> str:
+    """Return the path of a program that makes a data set.
+
+    Args:
+        packages: Debian's packages.
+        formula: Homebrew's.
+
+    Raises:
+        FileNotFoundError: the program is not installed.
+    """
+    path = shutil.which(program)
+    if path is None:
+        raise FileNotFoundError(
+            f"dataset {dataset!r} is made by {program}, which is not installed: apt-get install "
+            f"{packages}, or brew install {formula}"
+        )
+    return path
+
+
+def made_once(
+    name: str, description: str, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return arrays of the cache, or make them and keep them there.
 
     The cache is `genjax` in `$XDG_CACHE_HOME`, else in `~/.cache`. A process that is killed leaves
-    no half array.
+    no half file.
 
     Args:
         name: begins the file's name.
-        description: of all that the array depends on. Another description is another array.
+        description: of all that the arrays depend on. Another description is another file.
     """
     digest = hashlib.sha256(description.encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
-    path = folder / f"{name}-{digest[:16]}.npy"
+    path = folder / f"{name}-{digest[:16]}.npz"
     if not path.exists():
-        array = make()
+        made = make()
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
         with open(unfinished, "wb") as file:  # given a path, NumPy would add a suffix
-            np.save(file, array)
+            np.savez_compressed(file, **made)
         unfinished.replace(path)
-    return np.load(path)
+    with np.load(path) as arrays:
+        return dict(arrays)

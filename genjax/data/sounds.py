@@ -82,10 +82,8 @@ def decode(
         samples = samples.mean(axis=1, keepdims=True).repeat(channels, axis=1)
     if sound.rate != sample_rate:
         kinds.append(f"{sound.rate} to {sample_rate} Hz")
-        resampled = resample(samples, sound.rate, sample_rate)
-        length = length or round(len(samples) * sample_rate / sound.rate)
-        samples = np.pad(resampled[:length], ((0, max(0, length - len(resampled))), (0, 0)))
-    return to_int16(samples), tuple(kinds)
+    length = length or round(len(samples) * sample_rate / sound.rate)
+    return fit_int16(samples, sound.rate, sample_rate, length), tuple(kinds)
 
 
 def read(

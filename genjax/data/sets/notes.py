@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import math
 import os
-import shutil
+import re
 import struct
 import subprocess
 import tempfile
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
-from genjax.data.made import made_once
+from genjax.data.made import find_program, made_once
 from genjax.data.sounds import fit_int16, to_int16
 
 SOUND_FONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")  # of Debian's timgm6mb-soundfont
@@ -58,7 +58,7 @@ class Note(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the pitch: "C sharp 4", where C 4 is 60 of MIDI."""
-        return f"{NAMES[self.pitch % 12]} {self.pitch // 12 - 1}"
+        return f"{NAMES[self.pitch % len(NAMES)]} {self.pitch // len(NAMES) - 1}"
 
 
 NOTES = [Note(*each) for each in itertools.product(INSTRUMENTS, PITCHES, VELOCITIES)]
@@ -110,6 +110,22 @@ def load_notes(
     )
 
 
+def parse_pitch(caption: str) -> int:
+    """Return the pitch of MIDI that a caption of this data set names: inverts `Note.name`.
+
+    Raises:
+        ValueError: the caption names no pitch.
+    """
+    names = "|".join(sorted(NAMES, key=len, reverse=True))
+    found = re.search(rf"\b({names}) (\d)\b", caption)
+    if found is None:
+        raise ValueError(
+            f"the caption {caption!r} names no pitch: expected for example 'C sharp 4 on the "
+            "violin'"
+        )
+    return NAMES.index(found[1]) + len(NAMES) * (int(found[2]) + 1)
+
+
 def play(
     notes: Sequence[Note], seconds: float, sound_font: str | os.PathLike = SOUND_FONT
 ) -> Int16[np.ndarray, "notes samples 1"]:
@@ -154,13 +170,7 @@ def play(
 
 
 def _program() -> str:
-    program = shutil.which("fluidsynth")
-    if program is None:
-        raise FileNotFoundError(
-            "dataset 'notes' is played by FluidSynth, which is not installed: apt-get install "
-            "fluidsynth timgm6mb-soundfont, or brew install fluid-synth"
-        )
-    return program
+    return find_program("fluidsynth", "notes", "fluidsynth timgm6mb-soundfont", "fluid-synth")
 
 
 def _played(
@@ -176,12 +186,13 @@ def _played(
         sounds = play(notes, seconds, sound_font) / 2**15
         return np.stack([fit_int16(sound, RATE, sample_rate, length) for sound in sounds])
 
-    def make() -> np.ndarray:
+    def make() -> dict[str, np.ndarray]:
         parts = [list(each) for _, each in itertools.groupby(NOTES, lambda note: note.instrument)]
         with ThreadPoolExecutor(num_threads()) as pool:
-            return np.concatenate(list(pool.map(of_instrument, parts)))
+            return {"audio": np.concatenate(list(pool.map(of_instrument, parts)))}
 
-    return made_once("notes", repr((version, font, NOTES, sample_rate, length, seconds)), make)
+    description = repr((version, font, NOTES, sample_rate, length, seconds))
+    return made_once("notes", description, make)["audio"]
 
 
 def _midi(program: int, notes: Sequence[Note], period: int, held: float) -> bytes:

@@ -5,7 +5,6 @@
 
 import io
 import itertools
-import shutil
 import subprocess
 import wave
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
-from genjax.data.made import made_once
+from genjax.data.made import find_program, made_once
 from genjax.data.sounds import fit_int16
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -101,26 +100,20 @@ def speak(utterance: Utterance) -> tuple[Int16[np.ndarray, "samples 1"], int]:
 
 
 def _program() -> str:
-    program = shutil.which("espeak-ng")
-    if program is None:
-        raise FileNotFoundError(
-            "dataset 'spoken_digits' is made by espeak-ng, which is not installed: apt-get install "
-            "espeak-ng, or brew install espeak-ng"
-        )
-    return program
+    return find_program("espeak-ng", "spoken_digits", "espeak-ng", "espeak-ng")
 
 
 def _spoken(sample_rate: int, length: int) -> Int16[np.ndarray, "utterances samples 1"]:
     """Return all utterances, from the cache if they were made before by this espeak-ng."""
     version = subprocess.run([_program(), "--version"], capture_output=True).stdout
 
-    def make() -> np.ndarray:
+    def make() -> dict[str, np.ndarray]:
         with ThreadPoolExecutor(num_threads()) as pool:
             parts = pool.map(lambda each: _padded(each, sample_rate, length), UTTERANCES)
-            return np.stack(list(parts))
+            return {"audio": np.stack(list(parts))}
 
     description = repr((version, UTTERANCES, sample_rate, length))
-    return made_once("spoken-digits", description, make)
+    return made_once("spoken-digits", description, make)["audio"]
 
 
 def _padded(utterance: Utterance, sample_rate: int, length: int) -> Int16[np.ndarray, "samples 1"]:

@@ -8,7 +8,7 @@ import pytest
 
 from genjax.data import Batches, load_dataset
 from genjax.data.sets import notes as module
-from genjax.data.sets.notes import INSTRUMENTS, NOTES, RATE, Note, play
+from genjax.data.sets.notes import INSTRUMENTS, NOTES, PITCHES, RATE, Note, parse_pitch, play
 from genjax.data.sounds import resample, to_int16
 
 needs_fluidsynth = pytest.mark.skipif(
@@ -36,7 +36,7 @@ def test_shapes_splits_and_captions(few, tmp_path):
     sounds = both.source[:]["audio"]
     assert load_dataset("notes", seconds=0.768).image_shape == (12_288, 1)
     assert len(sounds) == len(few) == 44 and len({each.tobytes() for each in sounds}) == 44
-    assert {path.suffix for path in (tmp_path / "genjax").iterdir()} == {".npy"}
+    assert {path.suffix for path in (tmp_path / "genjax").iterdir()} == {".npz"}
     first = few[0]
     [index] = [
         i for i, each in enumerate(both.captions) if each == ("C 3 on the piano", "piano, C 3")
@@ -72,6 +72,16 @@ def test_pitches_and_strengths(instrument):
     soft, loud = play([Note(instrument, 60, velocity) for velocity in (50, 110)], 0.6) / 2**15
     assert 1.5 * np.abs(soft).max() < np.abs(loud).max() < 1
     np.testing.assert_array_equal(sounds[0], play([Note(instrument, 48, 110)], 0.6)[0])
+
+
+def test_names_of_pitches():
+    for pitch in PITCHES:
+        for instrument in INSTRUMENTS:
+            name = Note(instrument, pitch, 0).name
+            assert parse_pitch(f"{name} on the {instrument}") == pitch
+            assert parse_pitch(f"{instrument}, {name}") == pitch
+    with pytest.raises(ValueError, match="'a flute' names no pitch"):
+        parse_pitch("a flute")
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def test_shapes_splits_and_transcripts(few, tmp_path):
         sound = to_int16(resample(samples / 2**15, rate, 8000))
         expected = np.pad(sound, ((0, 8000), (0, 0)))[:8000]
         assert texts[expected.tobytes()] == utterance.text
-    assert [path.suffix for path in (tmp_path / "genjax").iterdir()] == [".npy"]
+    assert [path.suffix for path in (tmp_path / "genjax").iterdir()] == [".npz"]
     batch = Batches(train, 4, seed=0, image_shape=(8000, 1))[0]
     assert set(batch) == {"audio", "label", "index"}
     with pytest.raises(ValueError, match="Unknown split 'valid'"):

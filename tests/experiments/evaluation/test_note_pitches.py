@@ -8,12 +8,12 @@ import pytest
 from experiments.evaluation import note_pitches as module
 from experiments.evaluation import videos
 from experiments.evaluation.context import Context
-from experiments.evaluation.note_pitches import NotePitches, pitch_named
+from experiments.evaluation.note_pitches import NotePitches
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Waveforms
 from experiments.pages.report import QUALITY
 from genjax.data import Dataset, InMemory
-from genjax.data.sets.notes import INSTRUMENTS, PITCHES, Note
+from genjax.data.sets.notes import Note
 
 DATA = Data("digits", "train", "test", None, (16_000, 1), feature="audio")
 ASKED = (48, 60, 61, 72)
@@ -63,16 +63,6 @@ def test_a_pitch_is_right_within_half_a_semitone():
     assert report["pitch_accuracy_chance"] == 4 / 16
     assert measured([48.6, 48, 61, 84])["pitch_accuracy"] == 0.25  # an octave is wrong, too
     assert measured(ASKED, quiet=[1])["pitch_accuracy"] == 0.75  # nothing is heard
-
-
-def test_names_of_pitches():
-    for pitch in PITCHES:
-        for instrument in INSTRUMENTS:
-            name = Note(instrument, pitch, 0).name
-            assert pitch_named(f"{name} on the {instrument}") == pitch
-            assert pitch_named(f"{instrument}, {name}") == pitch
-    with pytest.raises(ValueError, match="'a flute' names no pitch"):
-        pitch_named("a flute")
 
 
 def test_what_cannot_be_heard_is_said_before_training():
