@@ -263,6 +263,7 @@ def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, messag
 def test_text_to_video_takes_a_step_with_an_encoder_without_pooled(tmp_path):
     """As Wan's: states of tokens alone. Other numbers of features are refused."""
     config = small(text_to_video.get_config("wan_1b"), tmp_path)
+    config.data.options = {}  # the squares have none
     config.model = dict(name="Wan", width=16, depth=1, num_heads=2, mlp_features=16)
     config.condition.update(encoder=f"{__name__}.states", length=8, pooled_features=0)
     task, _, batch = step(config)
@@ -273,6 +274,21 @@ def test_text_to_video_takes_a_step_with_an_encoder_without_pooled(tmp_path):
     config.condition.update(pooled_features=5, directory=f"{tmp_path}/others")
     with pytest.raises(ValueError, match=rf"\({WIDTH}, 0\), and config.condition has \({WIDTH}, 5"):
         build(config).frozen()
+
+
+@pytest.mark.parametrize("choice", ["wan_14b", "moviegen_30b"])
+def test_clips_of_a_folder_have_the_shape_of_the_config(choice, tmp_path):
+    """The first of the frames, from a clip of another size; the number of frames is read off."""
+    pytest.importorskip("av")
+    from tests.data.sets.test_clips import write
+
+    write(tmp_path / "train/a.mkv", np.zeros((2, 36, 48, 3), np.uint8), [0.0, 0.1])
+    config = text_to_video.get_config(choice)
+    config.data.directory = str(tmp_path)
+    frames, *shape = config.data.image_shape
+    assert config.data.options.num_frames == frames
+    config.data.options.num_frames = 1
+    assert Data.from_config(config).train().image_shape == (1, *shape)
 
 
 def test_movie_gen_sees_the_published_number_of_tokens():
