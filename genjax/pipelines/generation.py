@@ -1,6 +1,5 @@
 """Pictures and videos from prompts or classes, by a diffusion network in latent space."""
 
-import functools
 import math
 import operator
 import os
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float, Key, PyTree, UInt8
 
 from genjax import diffusion
 from genjax.data import to_float, to_uint8
-from genjax.nn.causal import apply_chunks
+from genjax.nn.chunking import decode_chunked
 from genjax.pipelines.experts import Experts
 from genjax.pipelines.frames import CleanFrame, FrameChannels
 
@@ -38,15 +37,15 @@ class Pipeline:
     Args:
         network: `apply(variables, x, t, condition, …)`, on latents: a module, or `Experts`.
         autoencoder: has `factor`, `latent_mean`, `latent_deviation`, `encode` and `decode`; for
-            videos `temporal_factor` and `decoder_causal` too.
+            videos `temporal_factor` too. `decode_chunked` decodes, so memory does not grow with the
+            length of videos with a `decoder_causal`.
         variables: those of the two, as `network` and `autoencoder`.
         condition: maps prompts, or class labels, to the network's condition.
         empty: the prompt, or label, to guide away from without a negative prompt.
         process, target, sampler: of `genjax.diffusion`.
         grid: `(num_steps, tokens) -> times`, where tokens is the number of image tokens.
         size: the default (height, width) of pictures, in pixels.
-        frames: the default number of frames of a video; None if the system makes pictures. A causal
-            decoder decodes latents frame by frame, so memory does not grow with their number.
+        frames: the default number of frames of a video; None if the system makes pictures.
         given_frames: how the network takes a video's first and last frame, an object of
             `genjax.pipelines.frames`; None if it takes prompts alone.
         num_steps: the default number of steps.
@@ -246,10 +245,7 @@ class Pipeline:
 
     def _decoded(self, variables, latents) -> UInt8[Array, "batch *frames height width 3"]:
         latents = latents * self.deviation + self.mean
-        if self.frames is not None and self.autoencoder.decoder_causal:
-            chunked = functools.partial(apply_chunks, method="decode", convert=to_uint8)
-            return chunked(self.autoencoder, variables, latents)
-        return to_uint8(self.autoencoder.apply(variables, latents, method="decode"))
+        return decode_chunked(self.autoencoder, variables, latents, convert=to_uint8)
 
     def _placed(self, tree: PyTree) -> PyTree:
         return tree if self.sharding is None else jax.device_put(tree, self.sharding)

@@ -1,16 +1,13 @@
 """Sounds from prompts, by a diffusion network in latent space."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from genjax.nn.windows import apply_windows
+from genjax.nn.chunking import decode_chunked
 from genjax.pipelines.generation import Pipeline, _check_counts, _keys
-
-WINDOW = 128  # latent frames that are decoded at once, besides the margins
 
 
 class TimedPrompt(NamedTuple):
@@ -98,7 +95,4 @@ class SoundPipeline(Pipeline):
     def _decoded(
         self, variables: Any, latents: Float[Array, "batch frames channels"]
     ) -> Float[Array, "batch samples audio_channels"]:
-        decode = functools.partial(self.autoencoder.apply, variables, method="decode")
-        margin, scale = self.autoencoder.decoder_margin, self.autoencoder.factor
-        latents = latents * self.deviation + self.mean
-        return apply_windows(decode, latents, size=WINDOW, margin=margin, scale=scale)
+        return decode_chunked(self.autoencoder, variables, latents * self.deviation + self.mean)
