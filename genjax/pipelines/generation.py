@@ -143,7 +143,7 @@ class Pipeline:
                 scale have no effect.
         """
         pictures = dict(images=images, last_images=last_images, known=known)
-        batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts, **pictures)
+        batch = self._checked_count(prompts, negative_prompts, seeds=seeds, **pictures)
         size = self._checked_size(size, images, known)
         frames = self._checked_frames(frames)
         self._check_given_frames(frames, strength, **pictures)
@@ -158,6 +158,30 @@ class Pipeline:
         given = self._encoded_images(frames, **pictures)
         latents = self._denoise(self.variables["network"], keys, noise, *conditions, times, *given)
         return np.asarray(self._decode(self.variables["autoencoder"], latents))
+
+    def _checked_count(
+        self, prompts: Sequence[Any], negative_prompts: Sequence[Any] | None, **given: Any
+    ) -> int:
+        """Return the number of pictures.
+
+        Raises:
+            ValueError: an argument has another number, there are no prompts, or prompts are no list
+                of texts, or of labels, as the system takes them.
+        """
+        conditions = dict(prompts=prompts, negative_prompts=negative_prompts)
+        for name, each in conditions.items():
+            if not isinstance(self.empty, int):
+                check_texts(name, [] if each is None else each)
+            elif each is not None and any(isinstance(label, str) for label in each):
+                raise ValueError(f"{name} is {each!r}; this system takes a list of class labels")
+        for name, each in (conditions | given).items():
+            if each is not None and len(each) != len(prompts):
+                raise ValueError(
+                    f"{len(prompts)} prompts and {len(each)} {name}: give one for each picture"
+                )
+        if not len(prompts):
+            raise ValueError("prompts is empty; give a prompt or a label for each picture")
+        return len(prompts)
 
     def _encoded_images(
         self,
@@ -391,25 +415,16 @@ class Pipeline:
         return height, width
 
 
-def _check_counts(prompts: Sequence[Any], **given: Any) -> int:
-    """Return the number of pictures.
-
-    Raises:
-        ValueError: an argument has another number, is a string instead of a list, or there are no
-            prompts.
-    """
-    for name, each in dict(prompts=prompts, **given).items():
-        if isinstance(each, str):
-            raise ValueError(
-                f"{name} is the string {each!r}; expected a list of strings, one for each picture"
-            )
-        if each is not None and len(each) != len(prompts):
-            raise ValueError(
-                f"{len(prompts)} prompts and {len(each)} {name}: give one for each picture"
-            )
-    if not len(prompts):
-        raise ValueError("prompts is empty; give a prompt or a label for each picture")
-    return len(prompts)
+def check_texts(name: str, texts: Sequence[Any]) -> None:
+    """Raise ValueError unless an argument is a list of strings."""
+    if isinstance(texts, str):
+        raise ValueError(
+            f"{name} is the string {texts!r}; expected a list of strings, one for each sample"
+        )
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(
+            f"{name} has {wrong[0]!r}; expected a list of strings, one for each sample"
+        )
 
 
 def _keys(seeds: Sequence[int]) -> Key[Array, " batch"]:

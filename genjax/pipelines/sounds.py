@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.nn.chunking import decode_chunked
-from genjax.pipelines.generation import Pipeline, _check_counts, _keys
+from genjax.pipelines.generation import Pipeline, _keys
 
 
 class TimedPrompt(NamedTuple):
@@ -67,7 +67,7 @@ class SoundPipeline(Pipeline):
             ValueError: an argument has another number, shape, type or range than described here, or
                 negative prompts have no effect.
         """
-        batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts)
+        batch = self._checked_count(prompts, negative_prompts, seeds=seeds)
         longest = self.size[0] / self.autoencoder.sample_rate
         end = longest if end is None else end
         if not 0 <= start < end <= longest:

@@ -16,7 +16,7 @@ from genjax.diffusion.processes import prior
 from genjax.diffusion.targets import Prediction, clean, recover
 from genjax.models.transformers.ltx2 import LATENTS_PER_SECOND, STREAMS
 from genjax.nn.chunking import decode_chunked
-from genjax.pipelines.generation import Pipeline, _check_counts, _keys
+from genjax.pipelines.generation import Pipeline, _keys
 
 Scale = float | Mapping[str, float]
 Latents = dict[str, Float[Array | np.ndarray, "batch ..."]]
@@ -186,7 +186,7 @@ class VideoSoundPipeline(Pipeline):
             ValueError: an argument has another number, shape or range than described here; or
                 negative prompts have no effect.
         """
-        batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts)
+        batch = self._checked_count(prompts, negative_prompts, seeds=seeds)
         rate = frame_rate or self.frame_rate
         shapes = self._shapes(size, frames, rate)
         times = self._times(num_steps, shapes["video"], None) if times is None else _checked(times)

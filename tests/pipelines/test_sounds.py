@@ -114,6 +114,12 @@ def test_sounds_are_decoded_in_windows(pipeline, pair, monkeypatch):
     assert {*lengths[1:]} == {16 + 2 * pipeline.autoencoder.decoder_margin}
 
 
+def test_the_unconditional_sound_is_no_prompt(pipeline):
+    """In its own call the annotations refuse it too, where they are checked."""
+    with pytest.raises(ValueError, match="prompts has None; expected a list of strings"):
+        pipeline._checked_count([None], None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
