@@ -53,7 +53,6 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.batch_size = 16
     config.condition = dict(
         name="PlayedClips",
-        sound_shape=SOUND,
         num_actions=ACTIONS if choice == "actions" else 0,
         frames=40,  # of held-out clips, and of the longest samples
         num_clips=64,

@@ -46,7 +46,6 @@ def get_config(choice: str = "ltx_2_3") -> ConfigDict:
         features=4096 + 2048 if gated else 2 * 3840,  # of the connectors' texts together
         pooled_features=0,
         first_caption=1.0,
-        sound_shape=SOUND,
         prompts=PROMPTS,
     )
     config.model = dict(

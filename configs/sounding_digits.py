@@ -74,7 +74,6 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
         features=384,  # of a token's state
         pooled_features=384,
         first_caption=1.0,  # probability of a clip's first caption
-        sound_shape=SOUND,
         prompts=PROMPTS,
     )
     config.conditioning_dropout = 0.1

@@ -2,12 +2,13 @@
 
 python -m experiments.train --config=configs/text_to_video.py:wan_14b --config.mesh.context=8 \
     --config.condition.encoder=SYSTEM --config.space.published=SYSTEM/vae \
-    --config.space.directory=LATENTS --workdir=runs/text_to_video
+    --config.space.directory=LATENTS --config.data.directory=CLIPS --workdir=runs/text_to_video
 
 Two choices are Wan 2.1's networks (Wan team 2025) on 81 frames of 720×1280 pixels, 75,600 tokens.
 The third has Movie Gen's depth, width and heads (Polyak et al. 2024), and 256 frames of 768×768
-pixels, 73,728 tokens. SYSTEM is a folder of Wan 2.1 as diffusers saves it. LATENTS is a folder that
-`python -m experiments.encode` has written. Not yet run, so there is no score.
+pixels, 73,728 tokens. CLIPS is a folder of captioned clips (docs/guides/own_data.md), which are
+read at 16 frames a second. SYSTEM is a folder of Wan 2.1 as diffusers saves it. LATENTS is a folder
+that `python -m experiments.encode` has written. Not yet run, so there is no score.
 
 `python -m experiments.plan --config=configs/text_to_video.py:CHOICE --mesh=MESH --device=DEVICE`
 plans a training step with 64 clips (memory of v5p by its compiler, libtpu 0.0.42):
@@ -59,9 +60,11 @@ def get_config(choice: str = "wan_14b") -> ConfigDict:
     )
     config.model = dict(name="wan_1_3b" if choice == "wan_1b" else "wan_14b")
     if choice == "moviegen_30b":
-        config.data.image_shape = (256, 768, 768, 3)
+        config.data.image_shape = (256, 768, 768, 3)  # 16 seconds
         config.space.shape = (32, 96, 96, 16)  # 73,728 patches
         config.model = dict(MOVIE_GEN)
+    frames, height, width, _ = config.data.image_shape
+    config.data.options = dict(size=(height, width), num_frames=frames, frames_per_second=16.0)
     config.model.update(dtype="bfloat16", remat_policy="nothing_saveable")
     config.conditioning_dropout = 0.1
     config.times.shift = 5.0  # for 720 rows, as in Wan's sampling

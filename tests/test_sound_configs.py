@@ -92,7 +92,7 @@ def test_ltx_2_takes_a_step_on_latents_and_samples(choice, tmp_path, monkeypatch
     monkeypatch.setattr(Prompts, "_encode", states)
     config = sound_and_video.get_config(choice)
     config.data.update(name=f"{__name__}.load", image_shape=(2, 2, 4, 4), sound_shape=(5, 4))
-    config.condition.update(length=3, features=features, sound_shape=(5, 4))
+    config.condition.update(length=3, features=features)
     config.condition.update(directory=f"{tmp_path}/prompts", encoder="words")
     config.model.update(depth=2, num_heads=2, **widths)
     config.batch_size, config.optimizer.warmup, config.averages.ema.steps = 4, 0.0, 1.0

@@ -8,37 +8,50 @@ import pytest
 from configs import animated_emoji_video, moving_digits_video, text_to_video
 from experiments.configuration.runs import build
 from experiments.evaluation.context import Model
-from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data, training_batches
 from experiments.launch import encoding
 from experiments.launch.experiment import Experiment
 from experiments.tasks.causal_video import CausalVideo
 from genjax.data import to_float, to_uint8
 from genjax.devices import make_mesh
+from genjax.nn import Text
 from genjax.training.sampling import mesh_of, sample, sampling_program
 from tests.experiments import small_video
 
 WIDTH = 6  # features of a word
 
 
-def words(prompts: list[str]) -> list[dict]:
-    """Encode each word as numbers that depend on its letters."""
-    rows = []
-    for prompt in prompts:
-        sums = [sum(map(ord, word)) for word in prompt.split()] or [0]
-        tokens = np.sin(np.outer(sums, np.arange(1.0, WIDTH + 1))).astype(np.float32)
-        rows.append({"tokens": tokens, "pooled": tokens.mean(0)})
-    return rows
+def states(length):
+    """Return an encoder of words, as numbers that depend on their letters, without `pooled`."""
+
+    def encode(prompts: list[str]) -> Text:
+        tokens, mask = np.zeros((len(prompts), length, WIDTH), np.float32), []
+        for row, prompt in zip(tokens, prompts, strict=True):
+            sums = [sum(map(ord, word)) for word in prompt.split()] or [0]
+            row[: len(sums)] = np.sin(np.outer(sums, np.arange(1.0, WIDTH + 1)))
+            mask.append(np.arange(length) < len(sums))
+        return Text(tokens, mask=np.stack(mask))
+
+    return encode
+
+
+def pooled_states(length):
+    """Return the encoder with a `pooled`, the first word."""
+
+    def encode(prompts: list[str]) -> Text:
+        text = states(length)(prompts)
+        return text.replace(pooled=text.tokens[:, 0])
+
+    return encode
 
 
 @pytest.fixture(autouse=True)
 def nothing_published(monkeypatch):
     small_video.use_block_means(monkeypatch)
-    monkeypatch.setattr(Prompts, "_encode", lambda self, prompts: words(prompts))
 
 
 def small(config, folder, latents=None):
-    config.condition.update(directory=f"{folder}/prompts", encoder="words")
+    config.condition.update(directory=f"{folder}/prompts", encoder=f"{__name__}.pooled_states")
     config.condition.update(features=WIDTH, pooled_features=WIDTH)
     return small_video.narrow(config, latents)
 
@@ -247,6 +260,37 @@ def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, messag
         config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)
+
+
+def test_text_to_video_takes_a_step_with_an_encoder_without_pooled(tmp_path):
+    """As Wan's: states of tokens alone. Other numbers of features are refused."""
+    config = small(text_to_video.get_config("wan_1b"), tmp_path)
+    config.data.options = {}  # the squares have none
+    config.model = dict(name="Wan", width=16, depth=1, num_heads=2, mlp_features=16)
+    config.condition.update(encoder=f"{__name__}.states", length=8, pooled_features=0)
+    task, _, batch = step(config)
+    assert batch["tokens"].shape == (4, 8, WIDTH) and batch["pooled"].shape == (4, 0)
+    (frozen,) = task.frozen()
+    prompts = frozen["prompts"]
+    assert prompts.mask.any() and prompts.pooled.shape == (len(prompts.tokens), 0)
+    config.condition.update(pooled_features=5, directory=f"{tmp_path}/others")
+    with pytest.raises(ValueError, match=rf"\({WIDTH}, 0\), and config.condition has \({WIDTH}, 5"):
+        build(config).frozen()
+
+
+@pytest.mark.parametrize("choice", ["wan_14b", "moviegen_30b"])
+def test_clips_of_a_folder_have_the_shape_of_the_config(choice, tmp_path):
+    """The first of the frames, from a clip of another size; the number of frames is read off."""
+    pytest.importorskip("av")
+    from tests.data.sets.test_clips import write
+
+    write(tmp_path / "train/a.mkv", np.zeros((2, 36, 48, 3), np.uint8), [0.0, 0.1])
+    config = text_to_video.get_config(choice)
+    config.data.directory = str(tmp_path)
+    frames, *shape = config.data.image_shape
+    assert config.data.options.num_frames == frames
+    config.data.options.num_frames = 1
+    assert Data.from_config(config).train().image_shape == (1, *shape)
 
 
 def test_movie_gen_sees_the_published_number_of_tokens():

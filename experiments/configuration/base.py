@@ -36,6 +36,7 @@ def experiment(
                     train_split="train",
                     held_out_split="test",
                     directory=placeholder(str),  # of the files, if not the usual one
+                    options=dict(),  # further arguments of the data set's loader
                     feature="image",  # or "video"
                     flip=False,  # mirror half of the images, left to right
                     resize=False,  # resize and crop images to image_shape as they are read

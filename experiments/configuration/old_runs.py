@@ -12,7 +12,7 @@ TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 def upgrade(config: Config) -> Config:
     """Return a recorded config in today's form; one that has it already is returned as it is."""
     new = config if "space" in config else _before_spaces(config)
-    return _dual_layers(_with_preconditioning(new))
+    return _sound_of_data(_dual_layers(_with_preconditioning(new)))
 
 
 def _with_preconditioning(config: Config) -> Config:
@@ -84,6 +84,15 @@ def _dual_layers(config: Config) -> Config:
         return config
     new = _plain(config)
     new["model"]["dual_layers"] = tuple(range(new["model"].pop("dual_depth")))
+    return _config(new)
+
+
+def _sound_of_data(config: Config) -> Config:
+    """Return a config whose condition takes the shape of sounds from the data."""
+    if "sound_shape" not in config.get("condition", {}):
+        return config
+    new = _plain(config)
+    del new["condition"]["sound_shape"]
     return _config(new)
 
 

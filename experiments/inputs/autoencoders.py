@@ -12,13 +12,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from experiments.configuration.runs import open_run
 from genjax import pretrained
 from genjax.data.sets.latents import read_summary, standard_moments
+from genjax.nn.chunking import decode_chunked, encode_chunked
 
 MOMENTS = ("latent_mean", "latent_deviation")  # in the report of an autoencoder's run
 
 
 def encode(network: nn.Module, variables: PyTree, x: Float[Array, " batch *shape"]) -> Array:
     """Return latents: the means of Gaussian ones, and quantized ones before quantization."""
-    encoded = network.apply(variables, x, method="encode")
+    encoded = encode_chunked(network, variables, x)
     return encoded[0] if isinstance(encoded, tuple) else encoded
 
 
@@ -26,7 +27,7 @@ def decode(network: nn.Module, variables: PyTree, latents: Float[Array, " batch 
     """Return data of latents, quantized first if the network quantizes."""
     if hasattr(network, "quantize"):
         latents = network.apply(variables, latents, method="quantize").latents
-    return network.apply(variables, latents, method="decode")
+    return decode_chunked(network, variables, latents)
 
 
 def trim(decoded: Float[Array, " batch *shape"], data_shape: tuple[int, ...]) -> Array:
@@ -164,7 +165,7 @@ class FrozenAutoencoder:
 
     def decode_codes(self, variables: PyTree, codes: Int[Array, " batch *grid"]) -> Array:
         """Return data of codes."""
-        return self.network.apply(variables, codes, method="decode_indices")
+        return decode_chunked(self.network, variables, codes, method="decode_indices")
 
 
 @functools.cache

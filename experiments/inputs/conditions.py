@@ -231,13 +231,14 @@ class Prompts:
         encoder: "minilm", a dotted path, or the folder of a published system with its text
             encoders.
         length: tokens of a prompt, filled with padding that is masked, or cut.
-        features, pooled_features: of a token's state, and of `pooled`.
+        features, pooled_features: of a token's state, and of `pooled`, 0 if the encoder has none.
         first_caption: probability that an example is trained with its first caption, its name.
         prompts: what labels 0, 1, … stand for: the rows of sample sheets.
         directory: of encoded prompts, if not the usual one.
 
     Raises:
-        ValueError: a prompt is empty, or has no tokens.
+        ValueError: a prompt is empty, or has no tokens; or, where prompts are encoded, the encoder
+            has other numbers of features.
     """
 
     encoder: str
@@ -357,9 +358,19 @@ class Prompts:
         filled = prompts + [""] * (BATCH - len(prompts))  # one shape, one program
         text = jax.device_get(_text_encoder(self.encoder, self.length)(filled))
         masks = np.ones(text.tokens.shape[:2], bool) if text.mask is None else text.mask
+        pooled = np.zeros((len(filled), 0), np.float32) if text.pooled is None else text.pooled
+        given, expected = (
+            (text.tokens.shape[-1], pooled.shape[-1]),
+            (self.features, self.pooled_features),
+        )
+        if given != expected:
+            raise ValueError(
+                f"{self.encoder} encodes features and pooled_features of {given}, and "
+                f"config.condition has {expected}: set --config.condition.features={given[0]} "
+                f"--config.condition.pooled_features={given[1]}"
+            )
         return [
-            {"tokens": text.tokens[i][masks[i]], "pooled": text.pooled[i]}
-            for i in range(len(prompts))
+            {"tokens": text.tokens[i][masks[i]], "pooled": pooled[i]} for i in range(len(prompts))
         ]
 
     def _stacked(self, prompts: Sequence[str]) -> Text:

@@ -38,6 +38,7 @@ class Data:
         buckets: arguments of `aspect_buckets` beside the area, which is that of `image_shape`, as
             pairs; None for batches of one size. Those of video also have `frames`, the lengths.
         options: further arguments of `load_dataset`, as pairs.
+        sound_shape: (samples, channels) of the sound of clips with sound; None for other data.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Data:
     resize: bool = False
     buckets: tuple[tuple[str, Any], ...] | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    sound_shape: tuple[int, int] | None = None
 
     @classmethod
     def from_config(cls, config: Any) -> "Data":
@@ -63,6 +65,7 @@ class Data:
             resize=bool(data.get("resize")),
             buckets=pairs(data.get("buckets")) or None,
             options=pairs(data.get("options")),
+            sound_shape=hashable(data.get("sound_shape")),
         )
 
     def stored(self, split: str) -> Dataset:
@@ -122,9 +125,9 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     proportions. The clips of a batch also share their length.
 
     Raises:
-        ValueError: as of `Batches` and `BucketedBatches`; or the examples have another shape than
-            the task's, or another number of classes than `config.condition`; or images are no
-            bytes.
+        ValueError: as of `Batches` and `BucketedBatches`; or the examples, or their sounds, have
+            another shape than the task's, or another number of classes than `config.condition`; or
+            images are no bytes.
     """
     data = Data.from_config(config)
     latents = getattr(task.space, "directory", None)
@@ -139,7 +142,7 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     if not bucketed:
         _check_shape(dataset, expected, data, resizable="resize" in config.data and not latents)
     if not latents:
-        _check_type(dataset, task.space)
+        _check_entries(dataset, task.space)
     _check_classes(dataset, task.condition)
     options = dict(
         transform=task.condition.transform(dataset), rows=process_rows(mesh, config.batch_size)
@@ -188,16 +191,32 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
     )
 
 
-def _check_type(dataset: Dataset, space: Any) -> None:
-    """Raise ValueError if examples are not of the integer type that the space turns into floats."""
-    expected = space.abstract_batch()[space.feature].dtype
-    given = dataset.source[0][space.feature].dtype
-    if np.issubdtype(expected, np.integer) and given != expected:
-        hint = ": of x in [0, 1], give np.round(255 * x).astype(np.uint8)"
-        raise ValueError(
-            f"the {space.feature} of {dataset.name} ({dataset.split}) is {given}, and it must be "
-            f"{expected}{hint if expected == np.uint8 else ''}"
-        )
+def _check_entries(dataset: Dataset, space: Any) -> None:
+    """Raise ValueError if examples lack what the space reads, or have it in another form.
+
+    Pictures must have the integer type that the space turns into floats; `_check_shape` checks
+    their shape. Sound beside them must have its shape too.
+    """
+    example, owner = dataset.source[0], f"{dataset.name} ({dataset.split})"
+    for name, expected in space.abstract_batch().items():
+        if name not in example:
+            raise ValueError(
+                f"examples of {owner} have {', '.join(example)} and no {name}, which config.space "
+                "reads: take another data set, or options of this one that add it"
+            )
+        given = example[name]
+        if np.issubdtype(expected.dtype, np.integer) and given.dtype != expected.dtype:
+            hint = ": of x in [0, 1], give np.round(255 * x).astype(np.uint8)"
+            raise ValueError(
+                f"the {name} of {owner} is {given.dtype}, and it must be {expected.dtype}"
+                f"{hint if expected.dtype == np.uint8 else ''}"
+            )
+        if name != space.feature and given.shape != expected.shape:
+            raise ValueError(
+                f"the {name} of {owner} has shape {given.shape}, the network takes "
+                f"{expected.shape}: set --config.data.sound_shape={','.join(map(str, given.shape))}"
+                ", and the network for it"
+            )
 
 
 def _check_classes(dataset: Dataset, condition: Any) -> None:

@@ -25,7 +25,6 @@ class PlayedClips:
 
     Attributes:
         data: a data set with `video`, `audio` and `action`, whose `num_frames` is an option.
-        sound_shape: of the sound of a clip that the network sees.
         num_actions: of the game, or 0 for a network without actions.
         frames: of the held-out clips.
         num_clips: how many held-out clips labels stand for.
@@ -33,7 +32,6 @@ class PlayedClips:
     """
 
     data: Data
-    sound_shape: tuple[int, ...]
     num_actions: int
     frames: int
     num_clips: int = 64
@@ -53,7 +51,7 @@ class PlayedClips:
     @property
     def frame_samples(self) -> int:
         """The samples of sound of a frame."""
-        return self.sound_shape[0] // self.window
+        return self.data.sound_shape[0] // self.window
 
     def _told(self, actions: Int[Array, "batch frames"]) -> PyTree:
         nothing = jnp.zeros(len(actions), int)
@@ -81,7 +79,7 @@ class PlayedClips:
     def clips(self, labels: Int[Array, " batch"], frozen: PyTree, first: int | Array = 0) -> Clips:
         """Return the window of the labels' clips that begins at frame `first`."""
         clips, samples = frozen["clips"], self.frame_samples
-        sound = _rows(clips["sound"][labels], first * samples, self.sound_shape[0])
+        sound = _rows(clips["sound"][labels], first * samples, self.data.sound_shape[0])
         return {"video": _rows(clips["video"][labels], first, self.window), "sound": sound}
 
     @functools.cached_property
@@ -97,7 +95,7 @@ class PlayedClips:
 
     def abstract_frozen(self) -> dict[str, PyTree]:
         rows = lambda shape, dtype: jax.ShapeDtypeStruct((self.num_clips, *shape), dtype)
-        sound = self.frames * self.frame_samples, *self.sound_shape[1:]
+        sound = self.frames * self.frame_samples, *self.data.sound_shape[1:]
         video = self.frames, *self.data.image_shape[1:]
         clips = dict(video=rows(video, jnp.uint8), sound=rows(sound, jnp.int16))
         return {"clips": clips | {"action": rows((self.frames,), jnp.int32)}}

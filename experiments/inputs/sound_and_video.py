@@ -139,13 +139,7 @@ def _envelopes(
 
 @dataclass(frozen=True)
 class SoundingClips(CaptionedClips):
-    """Prompts whose labels also stand for held-out clips with their sound.
-
-    Attributes:
-        sound_shape: of a clip's sound.
-    """
-
-    sound_shape: tuple[int, ...] = ()
+    """Prompts whose labels also stand for held-out clips with their sound."""
 
     def _own_clips(self) -> Clips:
         return of_features(self.data.held_out().source[self.own_rows()])
@@ -155,9 +149,8 @@ class SoundingClips(CaptionedClips):
 
     def abstract_frozen(self) -> dict[str, PyTree]:
         rows = lambda shape, dtype: jax.ShapeDtypeStruct((self.num_rows, *shape), dtype)
-        clips = dict(
-            video=rows(self.data.image_shape, jnp.uint8), sound=rows(self.sound_shape, jnp.int16)
-        )
+        video, sound = self.data.image_shape, self.data.sound_shape
+        clips = dict(video=rows(video, jnp.uint8), sound=rows(sound, jnp.int16))
         return super().abstract_frozen() | {"clips": clips}
 
     def real_examples(self, data: Any, labels: np.ndarray, names: Sequence[str]) -> RealExamples:

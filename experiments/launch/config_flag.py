@@ -36,9 +36,10 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
 
     A field may be new if it is a measure, such as
     `--config.evaluation.measures.vgg16=VGG16Distance`, an average, such as
-    `--config.averages.wide="{'name':'PowerFunction','width':0.1}"`, or an argument of a named part,
-    such as `--config.sampling.sampler.eta=1.0`. Whether the part takes the argument is checked
-    where the part is made.
+    `--config.averages.wide="{'name':'PowerFunction','width':0.1}"`, an argument of a named part,
+    such as `--config.sampling.sampler.eta=1.0`, or an option of the data set, such as
+    `--config.data.options.language=fr`. Whether the part or the data set takes the argument is
+    checked where it is made.
 
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.
@@ -89,7 +90,7 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     there = _get(original, parent) if parent else original
     known = there is not None and (name in there or not len(there))  # an empty part takes any field
     named = parent and "name" in (_get(config, parent) or ())
-    if known or named or parent in ("evaluation.measures", "averages"):
+    if known or named or parent in ("evaluation.measures", "averages", "data.options"):
         return
     raise ValueError(_describe_unknown(path, original))
 

@@ -107,7 +107,10 @@ class EncodedData:
 def origin_of(config: ConfigDict) -> dict[str, Any]:
     """Return what decides the latents of a config: the autoencoder, and the data."""
     of_space = {name: config.space.get(name) for name in ("run", "weights", "published")}
-    return {"space": of_space, "data": config.data.to_dict()}
+    data = config.data.to_dict()
+    if not data.get("options"):  # folders from before every config had options have no such entry
+        data.pop("options", None)
+    return {"space": of_space, "data": data}
 
 
 def write(config: Any) -> Path:

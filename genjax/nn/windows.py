@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, PyTree, Shaped
 
 
 def apply_windows(
     function: Callable[[Array], PyTree[Array]],
-    sequence: Float[Array, "batch time ..."],
+    sequence: Shaped[Array, "batch time ..."],
     *,
     size: int,
     margin: int,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from genjax.data import to_float
-from genjax.nn.causal import apply_chunks
+from genjax.nn.chunking import encode_chunked
 
 Images = UInt8[np.ndarray | Array, "batch height width 3"]
 Latents = Float[Array, "batch time rows columns channels"]
@@ -24,8 +24,7 @@ def _encoded(
     autoencoder: nn.Module, variables: PyTree, video: Float[Array, "batch frames height width 3"]
 ) -> Latents:
     """Return a video's normalized latents, computed chunk by chunk."""
-    chunk = autoencoder.temporal_factor
-    mean, _ = apply_chunks(autoencoder, variables, video, method="encode", size=chunk)
+    mean, _ = encode_chunked(autoencoder, variables, video)
     return (mean - jnp.array(autoencoder.latent_mean)) / jnp.array(autoencoder.latent_deviation)
 
 

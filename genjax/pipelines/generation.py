@@ -1,6 +1,5 @@
 """Pictures and videos from prompts or classes, by a diffusion network in latent space."""
 
-import functools
 import math
 import operator
 import os
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float, Key, PyTree, UInt8
 
 from genjax import diffusion
 from genjax.data import to_float, to_uint8
-from genjax.nn.causal import apply_chunks
+from genjax.nn.chunking import decode_chunked
 from genjax.pipelines.experts import Experts
 from genjax.pipelines.frames import CleanFrame, FrameChannels
 
@@ -38,15 +37,15 @@ class Pipeline:
     Args:
         network: `apply(variables, x, t, condition, …)`, on latents: a module, or `Experts`.
         autoencoder: has `factor`, `latent_mean`, `latent_deviation`, `encode` and `decode`; for
-            videos `temporal_factor` and `decoder_causal` too.
+            videos `temporal_factor` too. `decode_chunked` decodes, so memory does not grow with the
+            length of videos with a `decoder_causal`.
         variables: those of the two, as `network` and `autoencoder`.
         condition: maps prompts, or class labels, to the network's condition.
         empty: the prompt, or label, to guide away from without a negative prompt.
         process, target, sampler: of `genjax.diffusion`.
         grid: `(num_steps, tokens) -> times`, where tokens is the number of image tokens.
         size: the default (height, width) of pictures, in pixels.
-        frames: the default number of frames of a video; None if the system makes pictures. A causal
-            decoder decodes latents frame by frame, so memory does not grow with their number.
+        frames: the default number of frames of a video; None if the system makes pictures.
         given_frames: how the network takes a video's first and last frame, an object of
             `genjax.pipelines.frames`; None if it takes prompts alone.
         num_steps: the default number of steps.
@@ -144,7 +143,7 @@ class Pipeline:
                 scale have no effect.
         """
         pictures = dict(images=images, last_images=last_images, known=known)
-        batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts, **pictures)
+        batch = self._checked_count(prompts, negative_prompts, seeds=seeds, **pictures)
         size = self._checked_size(size, images, known)
         frames = self._checked_frames(frames)
         self._check_given_frames(frames, strength, **pictures)
@@ -159,6 +158,30 @@ class Pipeline:
         given = self._encoded_images(frames, **pictures)
         latents = self._denoise(self.variables["network"], keys, noise, *conditions, times, *given)
         return np.asarray(self._decode(self.variables["autoencoder"], latents))
+
+    def _checked_count(
+        self, prompts: Sequence[Any], negative_prompts: Sequence[Any] | None, **given: Any
+    ) -> int:
+        """Return the number of pictures.
+
+        Raises:
+            ValueError: an argument has another number, there are no prompts, or prompts are no list
+                of texts, or of labels, as the system takes them.
+        """
+        conditions = dict(prompts=prompts, negative_prompts=negative_prompts)
+        for name, each in conditions.items():
+            if not isinstance(self.empty, int):
+                check_texts(name, [] if each is None else each)
+            elif each is not None and any(isinstance(label, str) for label in each):
+                raise ValueError(f"{name} is {each!r}; this system takes a list of class labels")
+        for name, each in (conditions | given).items():
+            if each is not None and len(each) != len(prompts):
+                raise ValueError(
+                    f"{len(prompts)} prompts and {len(each)} {name}: give one for each picture"
+                )
+        if not len(prompts):
+            raise ValueError("prompts is empty; give a prompt or a label for each picture")
+        return len(prompts)
 
     def _encoded_images(
         self,
@@ -246,10 +269,7 @@ class Pipeline:
 
     def _decoded(self, variables, latents) -> UInt8[Array, "batch *frames height width 3"]:
         latents = latents * self.deviation + self.mean
-        if self.frames is not None and self.autoencoder.decoder_causal:
-            chunked = functools.partial(apply_chunks, method="decode", convert=to_uint8)
-            return chunked(self.autoencoder, variables, latents)
-        return to_uint8(self.autoencoder.apply(variables, latents, method="decode"))
+        return decode_chunked(self.autoencoder, variables, latents, convert=to_uint8)
 
     def _placed(self, tree: PyTree) -> PyTree:
         return tree if self.sharding is None else jax.device_put(tree, self.sharding)
@@ -395,25 +415,16 @@ class Pipeline:
         return height, width
 
 
-def _check_counts(prompts: Sequence[Any], **given: Any) -> int:
-    """Return the number of pictures.
-
-    Raises:
-        ValueError: an argument has another number, is a string instead of a list, or there are no
-            prompts.
-    """
-    for name, each in dict(prompts=prompts, **given).items():
-        if isinstance(each, str):
-            raise ValueError(
-                f"{name} is the string {each!r}; expected a list of strings, one for each picture"
-            )
-        if each is not None and len(each) != len(prompts):
-            raise ValueError(
-                f"{len(prompts)} prompts and {len(each)} {name}: give one for each picture"
-            )
-    if not len(prompts):
-        raise ValueError("prompts is empty; give a prompt or a label for each picture")
-    return len(prompts)
+def check_texts(name: str, texts: Sequence[Any]) -> None:
+    """Raise ValueError unless an argument is a list of strings."""
+    if isinstance(texts, str):
+        raise ValueError(
+            f"{name} is the string {texts!r}; expected a list of strings, one for each sample"
+        )
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(
+            f"{name} has {wrong[0]!r}; expected a list of strings, one for each sample"
+        )
 
 
 def _keys(seeds: Sequence[int]) -> Key[Array, " batch"]:

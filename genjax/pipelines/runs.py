@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from genjax import parts, pretrained
 from genjax.devices import make_mesh
+from genjax.pipelines.generation import check_texts
 from genjax.training import Checkpoints, Snapshots, abstract_state
 from genjax.training.checkpoints import damage
 from genjax.training.json_files import read_json
@@ -147,12 +148,14 @@ class Run:
                 guidance_scale.
 
         Raises:
-            ValueError: both labels and prompts are given; a label is none of the run's;
-                `config.sampling` has no such field; or `weights` are other weights than those that
-                the run is opened with.
+            ValueError: both labels and prompts are given; a label is none of the run's; prompts are
+                no list of strings; `config.sampling` has no such field; or `weights` are other
+                weights than those that the run is opened with.
         """
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
+        if prompts is not None:
+            check_texts("prompts", prompts)
         if unknown := sorted(sampling.keys() - self.config.sampling.keys()):
             raise ValueError(
                 f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"

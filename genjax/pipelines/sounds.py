@@ -1,16 +1,13 @@
 """Sounds from prompts, by a diffusion network in latent space."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from genjax.nn.windows import apply_windows
-from genjax.pipelines.generation import Pipeline, _check_counts, _keys
-
-WINDOW = 128  # latent frames that are decoded at once, besides the margins
+from genjax.nn.chunking import decode_chunked
+from genjax.pipelines.generation import Pipeline, _keys
 
 
 class TimedPrompt(NamedTuple):
@@ -70,7 +67,7 @@ class SoundPipeline(Pipeline):
             ValueError: an argument has another number, shape, type or range than described here, or
                 negative prompts have no effect.
         """
-        batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts)
+        batch = self._checked_count(prompts, negative_prompts, seeds=seeds)
         longest = self.size[0] / self.autoencoder.sample_rate
         end = longest if end is None else end
         if not 0 <= start < end <= longest:
@@ -98,7 +95,4 @@ class SoundPipeline(Pipeline):
     def _decoded(
         self, variables: Any, latents: Float[Array, "batch frames channels"]
     ) -> Float[Array, "batch samples audio_channels"]:
-        decode = functools.partial(self.autoencoder.apply, variables, method="decode")
-        margin, scale = self.autoencoder.decoder_margin, self.autoencoder.factor
-        latents = latents * self.deviation + self.mean
-        return apply_windows(decode, latents, size=WINDOW, margin=margin, scale=scale)
+        return decode_chunked(self.autoencoder, variables, latents * self.deviation + self.mean)

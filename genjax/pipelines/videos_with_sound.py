@@ -15,7 +15,8 @@ from genjax.diffusion.guidance_rules import rescaled
 from genjax.diffusion.processes import prior
 from genjax.diffusion.targets import Prediction, clean, recover
 from genjax.models.transformers.ltx2 import LATENTS_PER_SECOND, STREAMS
-from genjax.pipelines.generation import Pipeline, _check_counts, _keys
+from genjax.nn.chunking import decode_chunked
+from genjax.pipelines.generation import Pipeline, _keys
 
 Scale = float | Mapping[str, float]
 Latents = dict[str, Float[Array | np.ndarray, "batch ..."]]
@@ -109,7 +110,7 @@ class VideoSoundPipeline(Pipeline):
     Args:
         sound: autoencoder and vocoder of the sound, each with its variables. From latents
             `[batch length bins·channels]` the autoencoder makes spectrograms, and the vocoder
-            waveforms.
+            waveforms, both by `decode_chunked`, so memory does not grow with the length.
         frame_rate: the default number of frames per second.
         scales: the default scales.
         perturbed_blocks: the default blocks of the perturbation.
@@ -185,7 +186,7 @@ class VideoSoundPipeline(Pipeline):
             ValueError: an argument has another number, shape or range than described here; or
                 negative prompts have no effect.
         """
-        batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts)
+        batch = self._checked_count(prompts, negative_prompts, seeds=seeds)
         rate = frame_rate or self.frame_rate
         shapes = self._shapes(size, frames, rate)
         times = self._times(num_steps, shapes["video"], None) if times is None else _checked(times)
@@ -300,8 +301,8 @@ class VideoSoundPipeline(Pipeline):
         # A token has the bins of the first channel first.
         bins = self.audio_autoencoder.bins // self.audio_autoencoder.factor
         latents = latents.reshape(*latents.shape[:2], -1, bins).swapaxes(2, 3)
-        spectrogram = self.audio_autoencoder.apply(autoencoder, latents, method="decode")
-        return self.vocoder.apply(vocoder, spectrogram)
+        spectrogram = decode_chunked(self.audio_autoencoder, autoencoder, latents)
+        return decode_chunked(self.vocoder, vocoder, spectrogram, method="__call__")
 
 
 def _of_streams(scale: Scale) -> dict[str, float]:

@@ -35,7 +35,7 @@ def config(folder: str, choice: str = "samples"):
     """Return the narrow config of a choice; encoded prompts are kept in the folder."""
     config = sounding_digits.get_config(choice)
     config.data.update(name=f"{__name__}.load", image_shape=VIDEO, sound_shape=SOUND)
-    config.condition.update(directory=folder, encoder="words", sound_shape=SOUND, prompts=())
+    config.condition.update(directory=folder, encoder="words", prompts=())
     config.condition.update(features=WIDTH, pooled_features=WIDTH, rows=4)
     config.model.update(video_patch=(2, 4, 4), sound_patch=8, video_width=16, sound_width=12)
     config.model.update(depth=1, num_heads=2, unroll=1, frame_rate=4.0, sound_rate=32.0)

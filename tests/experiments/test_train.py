@@ -203,6 +203,10 @@ WRONG = {
     ),
     "not a flag": (["steps=3"], "steps=3 is not understood"),
     "unknown dataset": (["--config.data.name=digts"], "'digts'; the nearest names are digits"),
+    "option of the data": (
+        ["--config.data.options.colour=red"],
+        "dataset 'digits' takes no option 'colour'; it takes none",
+    ),
     "image shape": (
         ["--config.data.image_shape=(16,16,1)"],
         "have shape (8, 8, 1), the network takes (16, 16, 1)",

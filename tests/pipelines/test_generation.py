@@ -189,6 +189,7 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
     "prompts, options, message",
     [
         ("a cat", {}, "prompts is the string 'a cat'"),
+        ([3], {}, "prompts has 3; expected a list of strings"),
         (["a cat"], dict(seeds=[1, 2]), "1 prompts and 2 seeds"),
         (["a cat"], dict(negative_prompts=["a", "b"]), "1 prompts and 2 negative_prompts"),
         (["a cat"], dict(size=(16, 18)), "16×18 pixels do not divide into patches of 4"),

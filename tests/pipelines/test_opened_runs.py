@@ -38,3 +38,10 @@ def test_weights_that_are_not_restored_are_refused(folder, monkeypatch):
         run.sample(weights="params")
     assert f"open_run({str(folder)!r}, weights='params')" in str(raised.value)
     assert run.sample(weights="ema", seed=1) == [1]
+
+
+def test_a_prompt_alone_is_refused(folder):
+    """A string would be a list of its letters."""
+    run = Run(folder, build=lambda config: SimpleNamespace())
+    with pytest.raises(ValueError, match="prompts is the string 'seven'; expected a list"):
+        run.sample(prompts="seven")

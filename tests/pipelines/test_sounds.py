@@ -11,7 +11,7 @@ from genjax import pipelines
 from genjax.models.autoencoders.oobleck import AutoencoderOobleck
 from genjax.models.encoders.timed_text import TimedText
 from genjax.models.transformers.stable_audio_dit import StableAudioDiT
-from genjax.pipelines import sounds
+from genjax.nn import chunking
 from genjax.pipelines.schedules import cosine_dpm
 from tests import virtual_devices
 
@@ -105,12 +105,19 @@ def test_sounds_are_decoded_in_windows(pipeline, pair, monkeypatch):
     variables = pipeline.variables["autoencoder"]
     whole = jax.jit(pipeline._decoded)(variables, latents)
     lengths = []
-    monkeypatch.setattr(sounds, "WINDOW", 16)
+    monkeypatch.setattr(chunking, "PLACES", 16 * pipeline.autoencoder.factor)
     decode = AutoencoderOobleck.decode
     spy = lambda self, latents: lengths.append(latents.shape[1]) or decode(self, latents)
     monkeypatch.setattr(AutoencoderOobleck, "decode", spy)
     close(jax.jit(lambda *inputs: pipeline._decoded(*inputs))(variables, latents), whole)
-    assert {*lengths} == {16 + 2 * pipeline.autoencoder.decoder_margin}
+    # The shape of the whole is asked first.
+    assert {*lengths[1:]} == {16 + 2 * pipeline.autoencoder.decoder_margin}
+
+
+def test_the_unconditional_sound_is_no_prompt(pipeline):
+    """In its own call the annotations refuse it too, where they are checked."""
+    with pytest.raises(ValueError, match="prompts has None; expected a list of strings"):
+        pipeline._checked_count([None], None)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from genjax.data import to_float, to_uint8
 from genjax.diffusion import grids, samplers
 from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
 from genjax.models.transformers.wan import Wan
-from genjax.nn import Text
+from genjax.nn import Text, chunking
 from genjax.pipelines.experts import Experts
 from genjax.pipelines.frames import CleanFrame, FrameChannels
 from tests import virtual_devices
@@ -92,13 +92,17 @@ def test_a_video_depends_on_its_prompt_and_seed_alone(pipeline, videos):
     assert np.all(np.abs(others.astype(int) - videos).max((1, 2, 3, 4)) > 5)
 
 
-def test_frames_are_decoded_one_after_the_other_as_the_whole_video(pipeline):
+@pytest.fixture
+def frame_by_frame(monkeypatch):
+    monkeypatch.setattr(chunking, "PLACES", 1)
+
+
+def test_frames_are_decoded_one_after_the_other_as_the_whole_video(pipeline, frame_by_frame):
     latents = np.random.default_rng(1).standard_normal((1, *LATENTS), np.float32)
     variables = pipeline.variables["autoencoder"]
     decode = lambda x: pipeline.autoencoder.apply(variables, 0.5 * x + 0.2, method="decode")
-    difference = pipeline._decode(variables, latents).astype(int) - to_uint8(
-        jax.jit(decode)(latents)
-    )
+    chunked = jax.jit(lambda *inputs: pipeline._decoded(*inputs))  # compiled with these chunks
+    difference = chunked(variables, latents).astype(int) - to_uint8(jax.jit(decode)(latents))
     assert np.abs(difference).max() <= 1
     carried = [eqn for eqn in jax.make_jaxpr(pipeline._decoded)(variables, latents).eqns]
     assert [eqn.params["length"] for eqn in carried if eqn.primitive.name == "scan"] == [3]
@@ -115,7 +119,7 @@ def test_numbers_of_frames_are_checked(pipeline):
         pipeline(["a cat"], frames=5, noise=np.zeros((1, *LATENTS), np.float32))
 
 
-def test_memory_of_decoding_does_not_grow_with_the_number_of_frames(pipeline):
+def test_memory_of_decoding_does_not_grow_with_the_number_of_frames(pipeline, frame_by_frame):
     """It grows by the frames themselves, a byte a value, and at most a copy of them."""
     variables = pipeline.variables["autoencoder"]
 
@@ -126,7 +130,8 @@ def test_memory_of_decoding_does_not_grow_with_the_number_of_frames(pipeline):
 
     whole = lambda v, x: to_uint8(pipeline.autoencoder.apply(v, x, method="decode"))
     frames = 2 * (129 - 9) * SIZE[0] * SIZE[1] * 3
-    growth = [workspace(pipeline._decoded, n) for n in (9, 129)]
+    chunked = lambda *inputs: pipeline._decoded(*inputs)
+    growth = [workspace(chunked, n) for n in (9, 129)]
     assert growth[1] - growth[0] <= 1.5 * frames
     growth = [workspace(whole, n) for n in (9, 129)]
     assert growth[1] - growth[0] > 4 * frames

@@ -14,8 +14,10 @@ import pytest
 from genjax import diffusion
 from genjax.diffusion import grids, samplers
 from genjax.diffusion.targets import Prediction
+from genjax.models.autoencoders.autoencoder_ltx_audio import AutoencoderLTXAudio
+from genjax.models.autoencoders.vocoder_ltx import VocoderLTX
 from genjax.models.transformers.ltx2 import LTX2
-from genjax.nn import Text
+from genjax.nn import Text, chunking
 from genjax.pipelines.systems.ltx2 import DISTILLED_TIMES, SECOND_STAGE_TIMES
 from genjax.pipelines.videos_with_sound import Scales, VideoSoundPipeline, guide_away
 from tests import virtual_devices
@@ -114,6 +116,26 @@ def test_a_result_depends_on_its_prompt_and_seed_alone(pipeline):
     np.testing.assert_allclose(second.waveform[0], both.waveform[1], rtol=0, atol=1e-4)
     assert np.abs(second.frames[0].astype(int) - both.frames[1]).max() <= 1
     assert np.abs(both.waveform[0] - both.waveform[1]).max() > 0.1
+
+
+def test_sound_is_decoded_in_chunks_and_windows(pipeline, monkeypatch):
+    """With the networks of LTX-2, whose programs then have a loop each."""
+    sound = AutoencoderLTXAudio(1, 4, 3, 4, (1, 2), 1), VocoderLTX(1, 4, (2,), (4,), (3,), ((1,),))
+    monkeypatch.setattr(pipeline, "audio_autoencoder", sound[0])
+    monkeypatch.setattr(pipeline, "vocoder", sound[1])
+    key, spectrogram = jax.random.key(0), jax.ShapeDtypeStruct((1, 9, 4, 1), np.float32)
+    variables = [jax.eval_shape(module.init, key, spectrogram) for module in sound]
+    latents = jax.ShapeDtypeStruct((1, 99, 6), np.float32)
+
+    def loops():
+        decode = lambda *inputs: pipeline._decoded_sound(*inputs)
+        program = jax.make_jaxpr(decode)(variables, latents)
+        assert program.out_avals[0].shape == (1, 2 * 197, 1)
+        return [each.params["length"] for each in program.eqns if each.primitive.name == "scan"]
+
+    assert loops() == []
+    monkeypatch.setattr(chunking, "PLACES", 2 * 4 * 7)
+    assert loops() == [98 // 7, 8]  # of 197 frames, 28 at a time
 
 
 ON_DEVICES = """

@@ -2,18 +2,21 @@
 
 import bisect
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from genjax.data import sounds
+from genjax.data.buckets import resize_and_crop
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, take
 from genjax.data.images import PIXEL_LIMIT, Form, read_files
 from genjax.data.sets.folder import find_folder, read_layout
 from genjax.data.sounds import require_av
 from genjax.data.transforms import center_crop, compose, resize
 
+Size = int | tuple[int, int] | None
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 
@@ -21,8 +24,8 @@ def load_clips(
     split: str,
     data_dir: str | os.PathLike | None,
     *,
-    size: int = 64,
-    num_frames: int = 17,
+    size: Size = 64,
+    num_frames: int | None = 17,
     frames_per_second: float = 8.0,
     sample_rate: int | None = None,
     channels: int = 1,
@@ -35,8 +38,10 @@ def load_clips(
 
     A frame shows the middle of its interval of 1/frames_per_second seconds, counted from the file's
     first frame. So files of every frame rate, constant or variable, become clips of one rate. No
-    clip is looped or extended. Frames are resized and cropped to squares as `resize` and
-    `center_crop` do it. Transparent frames are laid over white. Stored rotations are ignored.
+    clip is looped or extended. Transparent frames lie over white. Stored rotations are ignored.
+
+    Clips of all frames, and frames as they are stored, may vary. `BucketedClips` makes batches of
+    them. A clip is read whole into memory, so cut long files into clips first.
 
     With a `sample_rate`, `audio` is the sound of the same seconds, int16 `[samples channels]`. Its
     first sample is that of the first frame's time. Where a file's sound begins later or ends
@@ -48,8 +53,9 @@ def load_clips(
 
     Args:
         data_dir: the folder that holds the clips.
-        size: the side of a frame, in pixels.
-        num_frames: the number of frames of each clip.
+        size: the side of squares, in pixels, made as `resize` and `center_crop` do it; or height
+            and width, made as `resize_and_crop` does it; or None for frames as they are stored.
+        num_frames: the number of frames of each clip; None for all frames of the file.
         frames_per_second: the frame rate of the clips.
         sample_rate: of the sound, in Hz; None for clips without sound.
         channels: of the sound, 1 or 2.
@@ -59,7 +65,8 @@ def load_clips(
         ImportError: PyAV is not installed.
         FileNotFoundError: the folder does not exist.
         ValueError: `data_dir` is missing, the split is unknown, no clip can be read, captions are
-            wrong as `load_folder` describes, or the clips do not last a whole number of samples.
+            wrong as `load_folder` describes, or clips with sound do not all last the same whole
+            number of samples.
     """
     require_av("clips")
     root = find_folder("clips", data_dir, "clips")
@@ -73,7 +80,11 @@ def load_clips(
 
 
 def _form(
-    size: int, num_frames: int, frames_per_second: float, sample_rate: int | None, channels: int
+    size: Size,
+    num_frames: int | None,
+    frames_per_second: float,
+    sample_rate: int | None,
+    channels: int,
 ) -> Form:
     """Return how files are read as clips, with sound if there is a sample rate."""
     options = size, num_frames, frames_per_second
@@ -91,8 +102,10 @@ def _form(
     return Form(dtypes, description, example)
 
 
-def _num_samples(num_frames: int, frames_per_second: float, sample_rate: int) -> int:
+def _num_samples(num_frames: int | None, frames_per_second: float, sample_rate: int) -> int:
     """Return the samples of a clip's sound; raise ValueError if they are no whole number."""
+    if num_frames is None:
+        raise ValueError("num_frames is None, and clips with sound have one length: set num_frames")
     samples = num_frames * sample_rate / frames_per_second
     if samples != round(samples):
         raise ValueError(
@@ -111,9 +124,9 @@ def first_time(path: str | os.PathLike) -> float:
 
 
 def decode(
-    path: str | os.PathLike, size: int, num_frames: int, frames_per_second: float
+    path: str | os.PathLike, size: Size, num_frames: int | None, frames_per_second: float
 ) -> np.ndarray:
-    """Return a file's first frames as bytes `[num_frames size size 3]`; see `load_clips`.
+    """Return a file's first frames as bytes `[frames height width 3]`; see `load_clips`.
 
     Raises:
         ValueError: the file holds no video, frames without times or too many pixels, or ends early.
@@ -121,8 +134,11 @@ def decode(
     """
     import av
 
-    squared, unused = compose(resize(size), center_crop(size)), np.random.default_rng(0)
-    middles = ((np.arange(num_frames) + 0.5) / frames_per_second).tolist()
+    resized = _resizer(size)
+    middle, places = (
+        lambda place: (place + 0.5) / frames_per_second,
+        range(num_frames or sys.maxsize),
+    )
     clip, end = [], 0.0
     with av.open(str(path)) as container:
         if not container.streams.video:
@@ -131,17 +147,26 @@ def decode(
         if stream.width * stream.height > PIXEL_LIMIT:
             raise ValueError(f"{stream.width}x{stream.height} pixels, more than {PIXEL_LIMIT}")
         for frame, end in _timed(container.decode(stream), stream):
-            if (due := bisect.bisect_left(middles, end)) > len(clip):
-                picture = squared({"image": _colours(frame)}, unused)["image"]
-                clip += [picture] * (due - len(clip))
+            if (due := bisect.bisect_left(places, end, key=middle)) > len(clip):
+                clip += [resized(_colours(frame))] * (due - len(clip))
             if len(clip) == num_frames:
                 break
-    if len(clip) < num_frames:
+    if len(clip) < (least := num_frames or 1):
         raise ValueError(
-            f"ends after {end:.2f} s, and frame {num_frames} is due until "
-            f"{num_frames / frames_per_second:.2f} s"
+            f"ends after {end:.2f} s, and frame {least} is due until "
+            f"{least / frames_per_second:.2f} s"
         )
     return np.stack(clip)
+
+
+def _resizer(size: Size) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that brings frames to a size, of `load_clips`."""
+    if size is None:
+        return lambda frame: frame
+    if isinstance(size, int):
+        square, unused = compose(resize(size), center_crop(size)), np.random.default_rng(0)
+        return lambda frame: square({"image": frame}, unused)["image"]
+    return lambda frame: resize_and_crop(frame, tuple(size))[0]
 
 
 def _timed(frames: Iterable, stream) -> Iterator[tuple]:

@@ -65,7 +65,7 @@ class Conv(nn.Module):
 
     Attributes:
         causal: whether no output depends on a later frame: then two copies precede the video.
-        strides: in time, height and width. Only those of 1 continue a chunk.
+        strides: in time, height and width.
         reflect: whether mirrored pixels surround a frame instead of zeros. A side then has 2 pixels
             or more.
     """
@@ -84,7 +84,9 @@ class Conv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.causal:
-            x = prepend_context(self, x, jnp.repeat(x[:, :1], 2, axis=1))
+            # Outputs are at frames 0, stride, …; those of a later chunk begin with its first one.
+            early = self.strides[0] - 1 if continues(self) else 0
+            x = prepend_context(self, x, jnp.repeat(x[:, :1], 2, axis=1))[:, early:]
         else:
             x = jnp.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
         padding = [(1, 1), (1, 1)]
@@ -157,12 +159,13 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Video) -> Changed:
-        x = jnp.concatenate([x[:, : self.strides[0] - 1], x], axis=1)
+        values = self.features // math.prod(self.strides)
+        conv = Conv(values, self.causal, self.dtype, self.param_dtype, name="conv")
+        early = 0 if continues(conv) else self.strides[0] - 1
+        x = jnp.concatenate([x[:, :early], x], axis=1)
         mean = _gathered(x, self.strides)
         mean = mean.reshape(*mean.shape[:-1], self.features, -1).mean(-1)
-        values = self.features // (self.strides[0] * self.strides[1] * self.strides[2])
-        x = Conv(values, self.causal, self.dtype, self.param_dtype, name="conv")(x)
-        return _gathered(x, self.strides) + mean
+        return _gathered(conv(x), self.strides) + mean
 
 
 class Upsample(nn.Module):
@@ -287,8 +290,8 @@ class Decoder(nn.Module):
 class AutoencoderLTX(nn.Module):
     """LTX-Video's autoencoder, whose defaults are the sizes of version 0.9.0's published weights.
 
-    With a causal decoder, `genjax.nn.causal.apply_chunks` decodes a video chunk by chunk. Any other
-    decoder sees later frames, so it decodes a video as a whole.
+    With a causal encoder or decoder, `genjax.nn.causal.apply_chunks` computes a video chunk by
+    chunk. Any other decoder sees later frames, so it decodes a video as a whole.
 
     Attributes:
         latent_channels: number of channels of the latents.
@@ -375,10 +378,11 @@ class AutoencoderLTX(nn.Module):
 
         Raises:
             ValueError: the sides are not multiples of `factor`, or the number of frames is not
-                1 + n·`temporal_factor`.
+                1 + n·`temporal_factor` (n·`temporal_factor` in a chunk after the first).
         """
         frames, height, width = video.shape[1:4]
-        if (frames - 1) % self.temporal_factor or height % self.factor or width % self.factor:
+        first = 0 if self.has_variable("cache", "encoder") else 1
+        if (frames - first) % self.temporal_factor or height % self.factor or width % self.factor:
             raise ValueError(
                 f"a video has 1 + n·{self.temporal_factor} frames and sides of n·{self.factor} "
                 f"pixels; got {frames} frames of {height}×{width}: crop or resize"

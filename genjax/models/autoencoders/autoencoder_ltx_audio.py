@@ -6,7 +6,7 @@ have 1 + n latent frames.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -172,6 +172,8 @@ class AutoencoderLTXAudio(nn.Module):
     latent_deviation: tuple[float, ...] = (1.0,)
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    encoder_causal: ClassVar[bool] = True
+    decoder_causal: ClassVar[bool] = True
 
     @property
     def factor(self) -> int:

@@ -9,7 +9,7 @@ autoencoder", section 3.2.
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -290,6 +290,8 @@ class AutoencoderWan(nn.Module):
     )
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    encoder_causal: ClassVar[bool] = True
+    decoder_causal: ClassVar[bool] = True
 
     @property
     def factor(self) -> int:
@@ -300,11 +302,6 @@ class AutoencoderWan(nn.Module):
     def temporal_factor(self) -> int:
         """Number of frames per latent frame after the first."""
         return 2 ** sum(self.temporal_downsample)
-
-    @property
-    def decoder_causal(self) -> bool:
-        """Whether `apply_chunks` decodes, because no frame depends on later latents."""
-        return True
 
     def setup(self):
         if len(self.temporal_downsample) != len(self.widths) - 1:

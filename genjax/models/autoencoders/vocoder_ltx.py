@@ -170,6 +170,25 @@ class VocoderLTX(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
+    @property
+    def factor(self) -> int:
+        """Samples of a frame."""
+        return math.prod(self.strides)
+
+    @property
+    def decoder_margin(self) -> int:
+        """Number of frames on each side of a frame that its samples depend on."""
+        snake = TAPS // 2 if self.slope is None else 0
+        blocks = zip(self.block_kernel_sizes, self.dilations, strict=True)
+        block = max(
+            sum(size // 2 * (dilation + 1) + 2 * snake for dilation in dilations)
+            for size, dilations in blocks
+        )
+        reach = 3 + snake  # in samples of the level; the last convolution has 7 taps
+        for size, stride in reversed([*zip(self.kernel_sizes, self.strides, strict=True)]):
+            reach = math.ceil((reach + block + (size - stride) // 2) / stride)
+        return reach + 3
+
     @nn.compact
     def __call__(
         self, spectrogram: Float[Array, "batch frames bins channels"]
@@ -245,6 +264,23 @@ class ExtendedVocoderLTX(nn.Module):
     def sample_rate(self) -> int:
         """The waveform's samples per second."""
         return self.extension.sample_rate
+
+    @property
+    def factor(self) -> int:
+        """Samples of a frame."""
+        return self.vocoder.factor * self.sample_rate // self.vocoder.sample_rate
+
+    @property
+    def decoder_margin(self) -> int | None:
+        """Number of frames on each side of a frame that its samples depend on.
+
+        None if a frame does not have whole hops, so that windows are not the whole.
+        """
+        if self.vocoder.factor % self.hop:
+            return None
+        # The filter of `upsample_waveform` reaches 7 samples far.
+        reach = max(7, self.extension.decoder_margin * self.hop + self.size - self.hop)
+        return self.vocoder.decoder_margin + math.ceil(reach / self.vocoder.factor)
 
     @nn.compact
     def __call__(

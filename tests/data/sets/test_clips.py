@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from genjax.data import Batches, load_clips, load_dataset
+from genjax.data import Batches, BucketedClips, load_clips, load_dataset
 from genjax.data.dataset import InMemory, OnDisk
 from genjax.data.sets.clips import decode
 
@@ -70,6 +70,41 @@ def test_frames_are_resized_and_cropped_in_the_middle(tmp_path):
     blocks = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3)).astype(np.uint8)
     write(tmp_path / "a.mkv", blocks.repeat(2, 1).repeat(2, 2), [0.0, 0.1, 0.2])
     np.testing.assert_array_equal(decode(tmp_path / "a.mkv", 8, 2, 10.0), blocks[:2, :, 2:10])
+
+
+def test_frames_have_the_height_and_width_asked_for_or_their_own(tmp_path):
+    """16×24 pixels to 4×12: halved to 8×12, and the middle rows are kept."""
+    blocks = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3)).astype(np.uint8)
+    stored = blocks.repeat(2, 1).repeat(2, 2)
+    write(tmp_path / "a.mkv", stored, [0.0, 0.1, 0.2])
+    half = decode(tmp_path / "a.mkv", (8, 12), 2, 10.0).astype(int)
+    assert np.abs(half[:, 2:6] - decode(tmp_path / "a.mkv", (4, 12), 2, 10.0)).max() == 0
+    assert np.corrcoef(half.ravel(), blocks[:2].ravel())[0, 1] > 0.9  # bicubic, over four pixels
+    # The last frame is shown for 1/25 of a second.
+    np.testing.assert_array_equal(decode(tmp_path / "a.mkv", None, None, 10.0), stored[:2])
+    assert len(decode(tmp_path / "a.mkv", None, None, 20.0)) == 5
+    with pytest.raises(ValueError, match="ends after 0.24 s, and frame 1 is due until 1.00 s"):
+        decode(tmp_path / "a.mkv", 8, None, 1.0)
+
+
+def test_buckets_take_varied_clips_of_a_folder(tmp_path):
+    """Three lengths and two proportions. The last frame of a file is too short to be seen."""
+    for place, (count, height, width) in enumerate([(12, 16, 24), (5, 24, 16), (2, 16, 24)] * 2):
+        frames = np.full((count, height, width, 3), 40 * place, np.uint8)
+        write(tmp_path / f"train/{place}.mkv", frames, np.arange(count) / 10)
+    options = dict(size=None, num_frames=None, frames_per_second=10.0)
+    dataset = load_clips("train", tmp_path, **options)
+    assert dataset.image_shape == (None, None, None, 3) and len(dataset.source) == 6
+    assert [len(dataset.source[row]["video"]) for row in range(3)] == [11, 4, 1]
+    buckets = [(length, *size) for length in (9, 4, 1) for size in ((8, 12), (12, 8))]
+    batches = BucketedClips(dataset, 2, 0, buckets=buckets)
+    assert {batches[step]["video"].shape[1:] for step in range(3)} == {
+        (9, 8, 12, 3),
+        (4, 12, 8, 3),
+        (1, 8, 12, 3),
+    }
+    with pytest.raises(ValueError, match="num_frames is None, and clips with sound have one"):
+        load_clips("train", tmp_path, **options, sample_rate=8000)
 
 
 def test_transparent_frames_lie_over_white(tmp_path):

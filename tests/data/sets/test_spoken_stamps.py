@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from genjax.data import load_dataset
 from tests.data.sets.test_sound_folder import sine, write
@@ -40,6 +41,22 @@ def test_names_are_captioned_in_their_language_and_stamps_lie_in_one_split(stamp
         assert sound.shape == (RATE // 4, 1) and sound.dtype == np.int16
         pitch = np.abs(np.fft.rfft(sound[:, 0])).argmax() / 0.25
         assert abs(pitch - (300 if text == "A thing." else 600)) <= 4
+
+
+def test_names_come_with_their_pictures(stamps):
+    """A half transparent red picture of 12×6 pixels, in the middle of a white square."""
+    for i in range(19):
+        colour = (255, 0, 0, 128) if i else (0, 0, 255, 255)
+        Image.new("RGBA", (12, 6), colour).save(stamps / f"kind{i % 2}/thing{i}.png")
+    options = dict(sample_rate=RATE, seconds=0.25, language="en", size=8)
+    dataset = load_dataset("spoken_stamps", "train+test", stamps, **options)
+    assert dataset.image_shape == (8, 8, 3) and len(dataset.source) == 19
+    assert dataset.skipped["kind1/thing19_desc.ogg"] == "there is no thing19.png"
+    examples = dataset.source[:]
+    assert examples["audio"].shape == (19, RATE // 4, 1)
+    assert np.all(examples["image"][:, [0, 1, 6, 7]] == 255)
+    colours = np.unique(examples["image"][:, 3, 4], axis=0)
+    np.testing.assert_array_equal(colours, [[0, 0, 255], [255, 127, 127]])
 
 
 def test_one_language_alone_and_what_is_missing(stamps, tmp_path):

@@ -71,3 +71,9 @@ def test_the_first_blocks_of_mmdit_with_a_second_attention_are_named():
     model = upgrade(recorded).model
     assert model == dict(name="mmdit.MMDiT", depth=4, dual_layers=(0, 1))
     assert upgrade(Config(space=Config(), model=model)).model == model
+
+
+def test_clips_have_the_shape_of_their_sounds_from_the_data():
+    data, condition = Config(sound_shape=(8, 1)), Config(name="SoundingClips", sound_shape=(8, 1))
+    new = upgrade(Config(space=Config(), data=data, condition=condition))
+    assert new.condition == dict(name="SoundingClips") and new.data == data

@@ -10,6 +10,7 @@ from experiments.configuration.runs import build
 from experiments.inputs.datasets import Data, training_batches
 from genjax.data import Dataset, InMemory
 from genjax.devices import make_mesh
+from tests.experiments import small_sounding
 
 
 def folder_of(tmp_path, sizes, classes=("",)):
@@ -98,6 +99,32 @@ def test_images_of_floats_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"the image of mine \(train\) is float64, .* be uint8: of"
     ):
+        batches_of(config)
+
+
+def load_silent(split):
+    return Dataset("silent", split, InMemory({"video": np.zeros((20, 4, 8, 8, 1), np.uint8)}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(sound_shape=(16, 1)),
+            r"the audio of squares \(train\) has shape \(32, 1\), the network takes \(16, 1\): set "
+            "--config.data.sound_shape=32,1,",
+        ),
+        (
+            dict(name=f"{__name__}.load_silent"),
+            r"examples of silent \(train\) have video and no audio, which config.space reads: take",
+        ),
+    ],
+    ids=["shape", "silent"],
+)
+def test_sounds_that_clips_do_not_have(tmp_path, changes, message):
+    config = small_sounding.config(str(tmp_path))
+    config.data.update(changes)
+    with pytest.raises(ValueError, match=message):
         batches_of(config)
 
 

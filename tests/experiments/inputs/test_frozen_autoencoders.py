@@ -1,10 +1,13 @@
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 from flax import linen as nn
 
 from experiments.inputs import autoencoders
 from experiments.inputs.autoencoders import FrozenAutoencoder
+from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
+from genjax.nn import chunking
 
 
 class Same(nn.Module):
@@ -29,3 +32,28 @@ def test_a_channel_that_never_changes_is_0_and_comes_back(monkeypatch):
     latents = autoencoder.encode(frozen, x)
     np.testing.assert_array_equal(latents, [[0, 2], [0, -1]])
     np.testing.assert_array_equal(autoencoder.decode(frozen, latents), x)
+
+
+def test_long_clips_are_encoded_and_decoded_in_chunks(monkeypatch):
+    """In programs with a loop over four latent frames; shorter ones have no loop."""
+    network = AutoencoderWan(2, widths=(4, 4), blocks=1, temporal_downsample=(True,))
+    autoencoder, shape = FrozenAutoencoder(network, "run", "ema", None, None), (9, 4, 4, 3)
+    frozen, x = autoencoder.abstract(shape), jax.ShapeDtypeStruct((1, *shape), np.float32)
+
+    def loops():
+        encode, decode = (
+            lambda *inputs: autoencoder.encode(*inputs),
+            lambda *inputs: autoencoder.decode(*inputs),
+        )
+        programs = (
+            jax.make_jaxpr(encode)(frozen, x),
+            jax.make_jaxpr(decode)(frozen, jax.eval_shape(encode, frozen, x)),
+        )
+        return [
+            [each.params["length"] for each in program.eqns if each.primitive.name == "scan"]
+            for program in programs
+        ]
+
+    assert loops() == [[], []]
+    monkeypatch.setattr(chunking, "PLACES", 1)
+    assert loops() == [[4], [4]]

@@ -220,8 +220,6 @@ def test_modalities_draw_their_times_in_their_own_ways(folder):
 )
 def test_what_does_not_fit_is_refused(changes, message, folder):
     config = small_sounding.config(folder)
-    if "condition.name" in changes:
-        del config.condition.sound_shape
     with config.unlocked():
         config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):

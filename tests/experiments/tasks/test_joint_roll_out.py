@@ -38,7 +38,7 @@ def made(choice="actions"):
     config.data.update(name=f"{__name__}.load", image_shape=(FRAMES, SIDE, SIDE, 1))
     config.data.update(sound_shape=(FRAMES * SAMPLES, 1), held_out_split="test")
     config.data.options = dict(num_frames=FRAMES)
-    config.condition.update(frames=LONG, num_clips=4, sound_shape=(FRAMES * SAMPLES, 1))
+    config.condition.update(frames=LONG, num_clips=4)
     config.condition.num_actions = 3 if choice == "actions" else 0
     config.model.update(video_patch=(1, 4, 4), sound_patch=4, video_width=16, sound_width=12)
     config.model.update(depth=1, num_heads=2, unroll=1, frame_rate=4.0, sound_rate=32.0)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,9 @@ from genjax.models.autoencoders.vocoder_ltx import (
     kaiser_low_pass,
     upsample_waveform,
 )
+from genjax.nn import chunking
+from genjax.nn.chunking import decode_chunked
+from genjax.nn.windows import apply_windows
 
 
 # Of FIELD's table.
@@ -58,6 +63,38 @@ def test_the_output_is_brought_into_its_range(final, bound):
     variables = jax.tree.map(lambda a: jnp.ones(a.shape), variables)
     waveform = module.apply(variables, spectrogram)
     assert waveform.shape == (1, 10, 1) and waveform.max() >= bound
+
+
+PLAIN = VocoderLTX(1, 8, (2, 3), (4, 5), (3, 5), ((1, 2), (1,)))
+SNAKES = VocoderLTX(1, 4, (4,), (6,), (3,), ((1,),), slope=None, final=None, sample_rate=10)
+EXTENDED = ExtendedVocoderLTX(
+    SNAKES, SNAKES.clone(strides=(4,), kernel_sizes=(8,), sample_rate=20), size=6, hop=2, bins=3
+)
+
+
+@pytest.mark.parametrize("module", [PLAIN, EXTENDED], ids=["plain", "extended"])
+def test_windows_are_the_whole(module, monkeypatch):
+    """With margins that are not much too wide: three frames less are too few."""
+    frames, random = 2 * module.decoder_margin + 12, np.random.default_rng(0)
+    spectrogram = random.standard_normal((1, frames, 3, 1), np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), spectrogram)
+    draw = lambda a: 0.4 * random.standard_normal(a.shape, np.float32)
+    variables = jax.tree.map(draw, shapes)
+    whole = jax.jit(module.apply)(variables, spectrogram)
+    assert whole.shape[1] == frames * module.factor
+    monkeypatch.setattr(chunking, "PLACES", 5 * module.factor)
+
+    @jax.jit
+    def in_windows(variables, spectrogram):
+        return decode_chunked(module, variables, spectrogram, method="__call__")
+
+    # The same float32 sums, in another order.
+    tolerance = dict(rtol=0, atol=1e-5 * np.abs(whole).max())
+    np.testing.assert_allclose(in_windows(variables, spectrogram), whole, **tolerance)
+    apply = functools.partial(module.apply, variables)
+    less = dict(size=5, margin=module.decoder_margin - 3, scale=module.factor)
+    narrower = jax.jit(functools.partial(apply_windows, apply, **less))(spectrogram)
+    assert np.abs(narrower - whole).max() > 2 * tolerance["atol"]
 
 
 def test_variables_of_bfloat16_give_a_waveform_of_float32():
