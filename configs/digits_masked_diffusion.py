@@ -12,6 +12,9 @@ have a Fréchet distance of 0.718.
 choice   seconds  bits per dimension  class accuracy  Fréchet distance
 masked   187      1.913 ± 0.016       0.961           1.377
 uniform  194      1.952 ± 0.021       0.954           1.490
+
+SEDD trains a network of scores by their entropy (Lou et al. 2024): `:uniform` with
+--config.loss.name=score_entropy_loss --config.target.name=score
 """
 
 from ml_collections import ConfigDict

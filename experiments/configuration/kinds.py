@@ -99,13 +99,8 @@ class Kind:
             parameters = _parameters(self.contract).values()
             positional = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
             named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
-            signature = inspect.signature(part)
-            wrapped = any(
-                each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()
-            )
             try:
-                if not wrapped:  # a wrapped function hides its arguments
-                    signature.bind(*positional, **named)
+                inspect.signature(part).bind(*positional, **named)
             except TypeError as error:
                 problem = f"cannot be called so: {error}"
         if problem:

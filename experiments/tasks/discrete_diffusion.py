@@ -86,12 +86,18 @@ class DiscreteDiffusion(Diffusion):
         """Return the task of a config.
 
         Raises:
-            ValueError: a part does not exist, the space has no tokens, or the network does not
-                return logits of them.
+            ValueError: a part does not exist, the space has no tokens, the network does not return
+                logits of them, or the loss or the sampler does not fit the other parts.
         """
         task = cls(**cls.fields(config))
         task._check_network()
-        continuous.time_grid(task.process, config.sampling)
+        grid = continuous.time_grid(task.process, config.sampling)
+        task._check_fit("loss", config.loss.name, task._loss_of_one)
+        task._check_fit(
+            "sampling.sampler",
+            config.sampling.sampler.name,
+            lambda *inputs: task._sample_of_one(*inputs, grid),
+        )
         return task
 
     @classmethod
@@ -138,6 +144,30 @@ class DiscreteDiffusion(Diffusion):
                 f"config.model names {type(self.network).__name__}, which returns {list(returned)} "
                 f"of tokens {[1, *self.space.shape]}; logits of every token are {list(expected)}"
             )
+
+    def _check_fit(self, field: str, name: str, apply: Callable) -> None:
+        """Raise ValueError if what a part computes of one example cannot be traced.
+
+        Args:
+            field, name: of the part in the config, for the error.
+            apply: called with the parameters, tokens and a condition, which are shapes.
+        """
+        params = jax.eval_shape(self._init_network, jax.random.key(0))
+        x = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.int32)
+        try:
+            jax.eval_shape(apply, params, x, jax.eval_shape(self.condition.example))
+        except Exception as error:  # whatever a part of the user's own raises
+            raise ValueError(
+                f"config.{field} names {name}, which does not fit the config's other parts: {error}"
+            ) from error
+
+    def _loss_of_one(self, params: PyTree, x: Array, condition: PyTree) -> Array:
+        apply = self._apply(params, None)
+        return self.objective(jax.random.key(0), apply, x, condition, condition)[0]
+
+    def _sample_of_one(self, params: PyTree, x: Array, condition: PyTree, grid: Array) -> Array:
+        denoiser = lambda x_t, t: self.denoiser(params)(x_t, t, condition)
+        return self.sampler(denoiser, self.process, x, grid, keys=jax.random.key(0)[None])
 
     def _init_network(self, key: Key[Array, ""]) -> PyTree:
         x, time = jnp.zeros((1, *self.space.shape), jnp.int32), jnp.zeros(1)

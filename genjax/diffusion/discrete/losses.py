@@ -16,7 +16,7 @@ from genjax.diffusion.discrete.processes import (
     Tokens,
     score_entropy,
 )
-from genjax.diffusion.discrete.targets import Target, predict
+from genjax.diffusion.discrete.targets import Target, predict, score
 from genjax.diffusion.processes import expand
 from genjax.diffusion.times import Law, independent
 
@@ -129,19 +129,29 @@ def score_entropy_loss(
     x: Tokens,
     *conditioning,
     process: DiscreteProcess,
+    target: Target = score,
     times: Law,
     variates: Callable = independent,
 ) -> tuple[Losses, Losses]:
     """Compute the denoising score entropy, the bound of a network that predicts log-scores.
 
-    Lou et al. 2024, SEDD. For sampling such a network has the target `targets.score`.
+    Lou et al. 2024, SEDD.
 
     Args:
         apply: returns the logarithms of the scores of all tokens, `[batch … V]`.
+        target: `targets.score`, since the loss compares scores.
         key, x, process, times, variates: as for `bound_loss`.
 
     Returns what `bound_loss` does.
+
+    Raises:
+        ValueError: the target is another one.
     """
+    if target is not score:
+        raise ValueError(
+            f"score_entropy_loss trains a network of scores, and the target is {target.__name__}; "
+            "take the target score, or the loss bound_loss"
+        )
     time_key, noise_key = jax.random.split(key)
     t, slope, _ = _times(time_key, x, process, times, variates, None)
     x_t = process.corrupt(noise_key, x, t)

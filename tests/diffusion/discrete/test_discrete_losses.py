@@ -178,7 +178,7 @@ def test_score_entropy_of_scores_is_the_bound_of_the_prediction(kind):
 
     options = dict(process=process, times=diffusion.uniform)
     key = jax.random.key(3)
-    entropy, t = discrete.score_entropy_loss(key, log_scores, x, **options)
+    entropy, t = discrete.score_entropy_loss(key, log_scores, x, target=discrete.score, **options)
     bound, _ = discrete.bound_loss(key, network, x, target=discrete.leave_one_out, **options)
     np.testing.assert_allclose(entropy, bound, rtol=1e-9, atol=1e-12)
     # The target `score` returns the prediction that the scores came from.

@@ -85,6 +85,20 @@ def test_samples_are_levels_and_start_from_noise(small):
     np.testing.assert_array_equal(alone[:, 0], states[:, 3])
 
 
+@pytest.mark.parametrize("choice", digits_masked_diffusion.CHOICES)
+def test_score_entropy_trains_a_network_of_scores(choice):
+    """A step can be traced; SEDD's loss has no meaning for logits of tokens."""
+    config = small_config(choice)
+    config.loss.name, config.target.name = "score_entropy_loss", "score"
+    task = build(config)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    _, metrics = jax.eval_shape(task.update, state, batch(), jax.random.key(1))
+    assert metrics["loss"].shape == ()
+    config.target.name = "clean"
+    with pytest.raises(ValueError, match=r"config.loss names .*the target is clean; take the targe"):
+        build(config)
+
+
 def test_what_does_not_fit_is_named():
     config = small_config("masked")
     config.space.name = "Pixels"
