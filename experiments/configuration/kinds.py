@@ -5,6 +5,7 @@ A config names a part by an object's name in one of the kind's places, or by a d
 checked where the config is read, so that a wrong part is one clear error before any compute.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -620,8 +621,8 @@ KINDS_BY_FIELD = {
     "condition": (CONDITION,),
     "prefix": (PREFIX,),
     "process": (PROCESS, DISCRETE_PROCESS),
-    "target": (TARGET,),
-    "loss": (LOSS,),
+    "target": (TARGET, DISCRETE_TARGET),
+    "loss": (LOSS, DISCRETE_LOSS),
     "weighting": (WEIGHTING,),
     "times": (LAW,),
     "sampling.sampler": (SAMPLER, DISCRETE_SAMPLER),
@@ -631,9 +632,13 @@ KINDS_BY_FIELD = {
 }
 
 
-def find_for_field(name: str, field: str) -> Any:
-    """Return the part that a field of `KINDS_BY_FIELD` names; raise ValueError if there is none."""
-    kinds = KINDS_BY_FIELD[field]
-    places = tuple(dict.fromkeys(place for kind in kinds for place in kind.places))
-    offered = lambda part: any(kind.offers(part) for kind in kinds)
-    return parts.find(name, places, f"config.{field}.name", offered)
+def parts_for_field(name: str, field: str) -> list[Any]:
+    """Return the parts that a name may mean in a field of `KINDS_BY_FIELD`, at most one of a kind.
+
+    A wrong name gives none. It is refused where the part is made, by the kind that the task wants.
+    """
+    found = []
+    for kind in KINDS_BY_FIELD[field]:
+        with contextlib.suppress(ValueError):
+            found.append(parts.find(name, kind.places, field))
+    return found

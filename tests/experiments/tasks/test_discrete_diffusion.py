@@ -95,7 +95,7 @@ def test_score_entropy_trains_a_network_of_scores(choice):
     _, metrics = jax.eval_shape(task.update, state, batch(), jax.random.key(1))
     assert metrics["loss"].shape == ()
     config.target.name = "clean"
-    with pytest.raises(ValueError, match=r"config.loss names .*the target is clean; take the targe"):
+    with pytest.raises(ValueError, match=r"config.loss names .*the target is clean; take"):
         build(config)
 
 
