@@ -64,7 +64,8 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     # Optional, so that no config needs to say that guidance acts at all times.
-    optional = {"guidance_interval"} if config.task == "Diffusion" else set()
+    has_interval = config.task in ("Diffusion", "DiscreteDiffusion")
+    optional = {"guidance_interval"} if has_interval else set()
     unknown = sorted(changes.keys() - config.sampling.keys() - optional)
     if prompts and "prompts" not in config.condition:
         unknown.append("prompts")
