@@ -1,6 +1,7 @@
 """Discrete diffusion over the levels of pixels, or over the tokens of a frozen autoencoder."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,13 @@ class Objective:
 
 @dataclass(frozen=True)
 class DiscreteDiffusion(Diffusion):
-    """A network trained to denoise the tokens that a space holds, with guidance on logits."""
+    """A network trained to denoise the tokens that a space holds, with guidance on logits.
+
+    Attributes:
+        temperature: of the tokens that are drawn; 0 takes the most likely ones.
+    """
+
+    temperature: float = 1.0
 
     sampler_kind = kinds.DISCRETE_SAMPLER
 
@@ -129,6 +136,7 @@ class DiscreteDiffusion(Diffusion):
             sampler=cls.sampler_kind.bind(config.sampling.sampler, "sampling.sampler"),
             flip=config.data.flip,
             dequantize_levels=None,
+            temperature=_temperature(config.sampling),
         )
 
     def _check_network(self) -> None:
@@ -158,7 +166,8 @@ class DiscreteDiffusion(Diffusion):
             jax.eval_shape(apply, params, x, jax.eval_shape(self.condition.example))
         except Exception as error:  # whatever a part of the user's own raises
             raise ValueError(
-                f"config.{field} names {name}, which does not fit the config's other parts: {error}"
+                f"config.{field} names {name}, which does not fit the config's other parts: "
+                f"{type(error).__name__}: {error}"
             ) from error
 
     def _loss_of_one(self, params: PyTree, x: Array, condition: PyTree) -> Array:
@@ -176,17 +185,28 @@ class DiscreteDiffusion(Diffusion):
     def sampled(
         self, params: PyTree, condition: PyTree, null: PyTree, guidance_scale: Any, frozen: PyTree
     ) -> Callable:
-        return discrete.guide(self.denoiser(params, frozen), condition, null, guidance_scale)
+        guided = discrete.guide(self.denoiser(params, frozen), condition, null, guidance_scale)
+        return guided if self.temperature == 1 else discrete.temper(guided, self.temperature)
 
     def denoiser(self, params: PyTree, frozen: PyTree = None) -> Callable:
         """Return `denoiser(x_t, t, condition)`, log p(x | x_t) by these parameters."""
         return discrete.predict(self._apply(params, frozen), self.process, self.objective.target)
 
+    def num_evaluations(self, sampling: Any) -> int:
+        length, grid = math.prod(self.space.shape), continuous.time_grid(self.process, sampling)
+        return discrete.num_evaluations(self.sampler, length, len(grid) - 1)
+
+    def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        tempered = {} if self.temperature == 1 else {"temperature": self.temperature}
+        return super().describe_sampling(sampling) | tempered
+
     def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
         """Return `bound(images, labels, indices)`, of log p(image | label), and `Diffusion`'s own.
 
-        It is in nats; images are bytes. Noise depends on the first index.
+        It is in nats; images are bytes. Noise depends on the first index. A `Path` has no bound.
         """
+        if isinstance(self.process, discrete.Path):
+            return super().functions(state, sampling)
         params, mesh = state.weights(sampling.weights), mesh_of(state)
 
         def bound(images, labels, indices):
@@ -194,6 +214,13 @@ class DiscreteDiffusion(Diffusion):
                 return _bound(self, mesh)(params, images, labels, indices, *self.frozen())
 
         return super().functions(state, sampling) | {"bound": bound}
+
+
+def _temperature(sampling: Any) -> float:
+    """Return the temperature of the tokens, which runs of earlier versions do not have."""
+    temperature = getattr(sampling, "temperature", 1.0)
+    discrete.guidance.check_temperature(temperature)
+    return temperature
 
 
 def _condition_fields(config: Any, condition: Any) -> dict[str, Any]:

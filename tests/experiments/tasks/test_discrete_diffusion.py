@@ -99,6 +99,66 @@ def test_score_entropy_trains_a_network_of_scores(choice):
         build(config)
 
 
+def sample(config, count=2):
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    labels = jnp.arange(count)
+    inputs = task.sampling_inputs(config.sampling)
+    return jax.jit(task.generate)(state, jax.random.key(2), labels, labels, *inputs)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "evaluations"),
+    [
+        (dict(name="first_hitting"), 64),
+        (dict(name="remasking", rate=dict(name="rescaled", eta=0.5)), 3),
+        (dict(name="remasking", rate="rescaled"), 3),
+        (dict(name="confident", quota=dict(name="in_total"), temperature=0.5), 3),
+        (dict(name="confident", quota="in_total"), 3),
+    ],
+    ids=str,
+)
+def test_samplers_are_named_with_their_options(sampler, evaluations):
+    """The number of evaluations is that of the sampler, and sampling can be traced."""
+    config = small_config("masked")
+    config.sampling.sampler = sampler
+    task = build(config)
+    assert task.num_evaluations(config.sampling) == evaluations
+    assert jax.eval_shape(lambda: sample(config)).shape == (2, 8, 8, 1)
+
+
+def test_a_path_of_several_noises_is_a_config():
+    """Masks with uniform tokens between: a step and samples can be traced, and it has no bound."""
+    config = small_config("masked")
+    noises = [dict(name=name, vocabulary_size=17) for name in ("Masked", "Uniform")]
+    config.process = dict(name="Path", noises=noises, schedule=dict(name="Bump"))
+    config.loss.name, config.sampling.sampler.name = "simple_loss", "flow"
+    task = build(config)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    jax.eval_shape(task.update, state, batch(), jax.random.key(1))
+    assert jax.eval_shape(lambda: sample(config)).shape == (2, 8, 8, 1)
+    assert "bound" not in task.functions(state, config.sampling)
+    config.sampling.sampler.name = "ancestral"
+    with pytest.raises(ValueError, match="config.sampling.sampler .* a Path has several noises"):
+        build(config)
+    config.loss.name = "bound_loss"
+    with pytest.raises(ValueError, match="config.loss names .* a Path has several noises"):
+        build(config)
+    config.process.noises[1]["vocabulary_size"] = 16
+    with pytest.raises(ValueError, match=r"a Path of 17 tokens has noises of \[17, 16\]"):
+        build(config)
+
+
+def test_a_temperature_of_0_takes_the_most_likely_tokens():
+    """All logits are 0 at first, and then the first level is taken everywhere: black."""
+    config = small_config("masked")
+    config.sampling.temperature = 0.0
+    np.testing.assert_array_equal(sample(config), -1)
+    config.sampling.temperature = -1.0
+    with pytest.raises(ValueError, match="a temperature is at least 0"):
+        build(config)
+
+
 def test_what_does_not_fit_is_named():
     config = small_config("masked")
     config.space.name = "Pixels"
