@@ -29,6 +29,8 @@ BOUND_TIMES = 16  # times at which the bound of an image is evaluated
 class Objective:
     """The objective of the network: a process of tokens, a target, and a loss over times.
 
+    With blocks (`block_length` of the loss) the network is also called with the clean tokens.
+
     Attributes:
         dropout_rate: probability that a training example's condition is dropped.
     """
@@ -58,6 +60,10 @@ class Objective:
             dropout_rate=config.conditioning_dropout,
         )
 
+    @property
+    def block_length(self) -> int | None:
+        return self.loss.keywords.get("block_length")
+
     def __call__(
         self, key: Key[Array, ""], apply: Callable, x: Array, condition: PyTree, null: PyTree
     ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
@@ -68,6 +74,7 @@ class Objective:
             apply,
             x,
             diffusion.drop_conditioning(dropout_key, condition, null, self.dropout_rate),
+            *([x] if self.block_length else []),
             process=self.process,
             target=self.target,
             times=self.times,
@@ -97,6 +104,7 @@ class DiscreteDiffusion(Diffusion):
                 logits of them, or the loss or the sampler does not fit the other parts.
         """
         task = cls(**cls.fields(config))
+        task._check_blocks()
         task._check_network()
         grid = continuous.time_grid(task.process, config.sampling)
         task._check_fit("loss", config.loss.name, task._loss_of_one)
@@ -125,6 +133,7 @@ class DiscreteDiffusion(Diffusion):
             "model",
             num_states=objective.process.num_states,
             vocabulary_size=vocabulary_size,
+            **({"block_length": objective.block_length} if objective.block_length else {}),
             **_condition_fields(config, condition),
         )
         return dict(
@@ -138,6 +147,17 @@ class DiscreteDiffusion(Diffusion):
             dequantize_levels=None,
             temperature=_temperature(config.sampling),
         )
+
+    def _check_blocks(self) -> None:
+        """Raise ValueError if the sampler has other blocks than the loss."""
+        trained, sampled = (
+            part.keywords.get("block_length") for part in (self.objective.loss, self.sampler)
+        )
+        if trained != sampled:
+            raise ValueError(
+                f"config.loss.block_length is {trained} and config.sampling.sampler.block_length "
+                f"{sampled}; set both to one number, with the sampler blockwise, or neither"
+            )
 
     def _check_network(self) -> None:
         """Raise ValueError if the network does not return logits of every token."""
@@ -233,12 +253,12 @@ def _condition_fields(config: Any, condition: Any) -> dict[str, Any]:
 @functools.cache
 def _bound(task: DiscreteDiffusion, mesh: Mesh) -> Callable:
     def bound(params, images, labels, indices, frozen=None):
-        condition = task.condition.of_labels(labels, frozen)
-        denoiser = lambda x_t, t: task.denoiser(params, frozen)(x_t, t, condition)
+        block_length, x = task.objective.block_length, task.space.encode(images, frozen)
+        told = task.condition.of_labels(labels, frozen), *([x] if block_length else [])
+        denoiser = lambda x_t, t: task.denoiser(params, frozen)(x_t, t, *told)
         key = jax.random.fold_in(jax.random.key(0), indices[0])
-        x = task.space.encode(images, frozen)
         return discrete.continuous_bound(
-            key, denoiser, task.process, x, num_times=BOUND_TIMES
+            key, denoiser, task.process, x, num_times=BOUND_TIMES, block_length=block_length
         ).log_likelihood
 
     return jax.jit(bound, out_shardings=replicated(mesh))

@@ -347,7 +347,7 @@ def test_blocks_of_one_token_are_autoregression():
 
 def test_blocks_divide_sequences():
     process = discrete.Masked(vocabulary_size=VOCABULARY)
-    with pytest.raises(ValueError, match="blocks of 2 tokens divide sequences"):
+    with pytest.raises(ValueError, match="blocks of 2 tokens do not divide a sequence of 3"):
         discrete.bound_loss(
             jax.random.key(0),
             CONSTANT,

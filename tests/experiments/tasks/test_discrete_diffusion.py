@@ -74,7 +74,7 @@ def test_samples_are_levels_and_start_from_noise(small):
     inputs = task.sampling_inputs(config.sampling)
     labels, indices = jnp.arange(4), jnp.arange(4)
     states = generate(state, jax.random.key(2), labels, indices, *inputs, trajectory=True)
-    assert states.shape == (4, 4, 8, 8, 1)
+    assert states.shape == (1 + task.num_evaluations(config.sampling), 4, 8, 8, 1)
     levels = (states[-1] + 1) * 8
     np.testing.assert_array_equal(levels, np.round(levels))
     assert 0 <= levels.min() and levels.max() <= 16
@@ -85,7 +85,7 @@ def test_samples_are_levels_and_start_from_noise(small):
     np.testing.assert_array_equal(alone[:, 0], states[:, 3])
 
 
-@pytest.mark.parametrize("choice", digits_masked_diffusion.CHOICES)
+@pytest.mark.parametrize("choice", ["masked", "uniform"])
 def test_score_entropy_trains_a_network_of_scores(choice):
     """A step can be traced; SEDD's loss has no meaning for logits of tokens."""
     config = small_config(choice)
@@ -160,6 +160,14 @@ def test_a_temperature_of_0_takes_the_most_likely_tokens():
 
 
 def test_what_does_not_fit_is_named():
+    config = small_config("blocks")
+    config.loss.block_length = 4
+    with pytest.raises(ValueError, match="loss.block_length is 4 and .*sampler.block_length 8"):
+        build(config)
+    config = small_config("blocks")
+    config.loss.block_length = config.sampling.sampler.block_length = 7
+    with pytest.raises(ValueError, match="blocks of 7 tokens do not divide a sequence of 64"):
+        build(config)
     config = small_config("masked")
     config.space.name = "Pixels"
     with pytest.raises(ValueError, match=r"config.space.name is 'Pixels', which has no tokens"):
