@@ -107,12 +107,9 @@ class DiscreteDiffusion(Diffusion):
         task._check_blocks()
         task._check_network()
         grid = continuous.time_grid(task.process, config.sampling)
-        task._check_fit("loss", config.loss.name, task._loss_of_one)
-        task._check_fit(
-            "sampling.sampler",
-            config.sampling.sampler.name,
-            lambda *inputs: task._sample_of_one(*inputs, grid),
-        )
+        task._check_fit("loss", config.loss.name, task._loss_of_zeros)
+        sample = functools.partial(task._sample_of_zeros, times=grid)
+        task._check_fit("sampling.sampler", config.sampling.sampler.name, sample)
         return task
 
     @classmethod
@@ -162,9 +159,12 @@ class DiscreteDiffusion(Diffusion):
     def _check_network(self) -> None:
         """Raise ValueError if the network does not return logits of every token."""
         x = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.int32)
-        t, condition = jax.ShapeDtypeStruct((1,), jnp.float32), self.condition.example()
+        has_blocks, condition = bool(self.objective.block_length), self.condition.example()
+        t = jax.ShapeDtypeStruct(x.shape if has_blocks else (1,), jnp.float32)
         inputs = jax.random.key(0), x, t, jax.eval_shape(lambda: condition)
-        words = f"tokens {[1, *self.space.shape]} and t [1]"
+        words = f"tokens {[1, *self.space.shape]} and t {list(t.shape)}"
+        if has_blocks:
+            inputs, words = (*inputs, x), f"{words}, and clean tokens after the condition"
         returned = traced_shape(self.network, "model", words, first_output(self.network), *inputs)
         expected = (1, *self.space.shape, self.process.vocabulary_size)
         if returned != expected:
@@ -174,29 +174,30 @@ class DiscreteDiffusion(Diffusion):
             )
 
     def _check_fit(self, field: str, name: str, apply: Callable) -> None:
-        """Raise ValueError if what a part computes of one example cannot be traced.
+        """Raise ValueError if a part cannot be traced with the process, the target and the space.
 
         Args:
             field, name: of the part in the config, for the error.
-            apply: called with the parameters, tokens and a condition, which are shapes.
+            apply: called with one example's tokens, which are a shape.
         """
-        params = jax.eval_shape(self._init_network, jax.random.key(0))
-        x = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.int32)
         try:
-            jax.eval_shape(apply, params, x, jax.eval_shape(self.condition.example))
+            jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *self.space.shape), jnp.int32))
         except Exception as error:  # whatever a part of the user's own raises
             raise ValueError(
                 f"config.{field} names {name}, which does not fit the config's other parts: "
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _loss_of_one(self, params: PyTree, x: Array, condition: PyTree) -> Array:
-        apply = self._apply(params, None)
-        return self.objective(jax.random.key(0), apply, x, condition, condition)[0]
+    def _zeros(self, x_t: Array, t: Array, *conditioning: Array) -> Array:
+        """Return logits of 0, in place of a network's."""
+        return jnp.zeros((*x_t.shape, self.process.vocabulary_size))
 
-    def _sample_of_one(self, params: PyTree, x: Array, condition: PyTree, grid: Array) -> Array:
-        denoiser = lambda x_t, t: self.denoiser(params)(x_t, t, condition)
-        return self.sampler(denoiser, self.process, x, grid, keys=jax.random.key(0)[None])
+    def _loss_of_zeros(self, x: Array) -> Array:
+        return self.objective(jax.random.key(0), self._zeros, x, jnp.zeros(1), jnp.zeros(1))[0]
+
+    def _sample_of_zeros(self, x: Array, times: Array) -> Array:
+        denoiser = discrete.predict(self._zeros, self.process, self.objective.target)
+        return self.sampler(denoiser, self.process, x, times, keys=jax.random.key(0)[None])
 
     def _init_network(self, key: Key[Array, ""]) -> PyTree:
         x, time = jnp.zeros((1, *self.space.shape), jnp.int32), jnp.zeros(1)

@@ -180,3 +180,7 @@ def test_what_does_not_fit_is_named():
     config.model = dict(name="tests.experiments.tasks.test_discrete_diffusion.OneLogit")
     with pytest.raises(ValueError, match=r"OneLogit, which returns \[1, 8, 8, 1\] .* every token"):
         build(config)
+    config = small_config("blocks")
+    config.model = dict(name="tests.experiments.tasks.test_discrete_diffusion.OneLogit")
+    with pytest.raises(ValueError, match=r"OneLogit, which .* and clean tokens after the condit"):
+        build(config)
