@@ -73,7 +73,7 @@ from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training.placement import abstract_frozen
 
 # Tasks whose sampling evaluates one network again and again, each time on as many tokens.
-SAMPLED = ("Diffusion", "MaskedTokens", "TokenAutoregression")
+SAMPLED = ("Diffusion", "DiscreteDiffusion", "MaskedTokens", "TokenAutoregression")
 
 
 def _held(name: str, program: Program, frozen: tuple) -> dict[str, int]:

@@ -6,6 +6,8 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import types
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -50,7 +52,9 @@ def bind(
 ) -> functools.partial:
     """Return the object that `fields["name"]` names, bound to the other fields as keywords.
 
-    A field that is itself a dictionary with a name is made first, from the same places.
+    A field that is itself a dictionary with a name is made first, from the same places. Where the
+    object takes a function, the field may be its name. A dictionary that leaves arguments of the
+    function open, such as `{"name": "rescaled", "eta": 0.5}`, then binds the others.
 
     Args:
         places, field: as in `find`; `field` without ".name".
@@ -73,14 +77,21 @@ def bind_to(
 ) -> functools.partial:
     """Return a function bound to `fields` as `bind` does, whatever name they have."""
 
+    takes = inspect.signature(function).parameters
+
     def argument(name: str, value: Any) -> Any:
+        takes_function = name in takes and _takes_function(takes[name].annotation)
         # hasattr, because ml_collections' dictionaries are no Mappings.
         if hasattr(value, "keys") and "name" in value:
-            return bind(dict(value), places, f"{field}.{name}")()
-        return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+            made = bind(dict(value), places, f"{field}.{name}")
+            return made if takes_function and _lacks_arguments(made) else made()
+        if takes_function and isinstance(value, str):
+            return find(value, places, f"{field}.{name}")
+        if isinstance(value, list | tuple):  # JSON has no tuples
+            return tuple(argument(name, each) for each in value)
+        return value
 
     arguments = {name: argument(name, value) for name, value in fields.items() if name != "name"}
-    takes = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     free = [name for name in takes if name not in called_with]
     if (unknown := sorted(arguments.keys() - set(free))) and not takes_any:
@@ -89,6 +100,22 @@ def bind_to(
             f"take; it takes {', '.join(free) or 'no arguments'}"
         )
     return functools.partial(function, **arguments)
+
+
+def _takes_function(annotation: Any) -> bool:
+    """Return whether a parameter with this annotation may be a function, and no text."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    members = typing.get_args(annotation) if is_union else (annotation,)
+    is_function = [each is Callable or typing.get_origin(each) is Callable for each in members]
+    return any(is_function) and str not in members
+
+
+def _lacks_arguments(function: Callable) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return True
+    return False
 
 
 def public(module: ModuleType) -> dict[str, Any]:

@@ -125,6 +125,7 @@ CHOICES = [
     # Of others, those whose network or loss is another.
     "digits_gan_inverse:bigbigan",
     "digits_autoregression:rnn",
+    "digits_masked_diffusion:blocks",
     "digits_vae:iwae",
     "fashion_autoregression:pixelcnn_pp",
     "fashion_families:vae",

@@ -8,7 +8,7 @@ import pytest
 
 from genjax import parts
 from genjax.data import load_dataset
-from genjax.diffusion import samplers
+from genjax.diffusion import discrete, samplers
 from genjax.models.gans import r3gan
 from genjax.models.transformers.dit import DiT
 
@@ -114,6 +114,17 @@ def test_a_part_within_a_part():
         "config.process",
     )()
     assert type(process.base).__name__ == "RectifiedFlow"
+
+
+def test_a_function_is_an_argument_by_its_name_or_with_arguments_of_its_own():
+    places = ("genjax.diffusion.discrete.samplers",)
+    bind = lambda rate: parts.bind(dict(name="remasking", rate=rate), places, "config.sampler")
+    assert bind("rescaled").keywords["rate"] is discrete.rescaled
+    bound = bind(dict(name="rescaled", eta=0.5)).keywords["rate"]
+    assert bound.func is discrete.rescaled and bound.keywords == {"eta": 0.5}
+    for wrong in ("rescale", dict(name="rescale")):
+        with pytest.raises(ValueError, match=r"config\.sampler\.rate.* is 'rescale'; .*rescaled"):
+            bind(wrong)
 
 
 def test_a_data_set_of_ones_own(own_package):

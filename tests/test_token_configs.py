@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import imagenet256_tokens
+from configs import digits_masked_diffusion, imagenet256_tokens
 from experiments.configuration.runs import build
 from experiments.plan import plan
 from genjax import pretrained
@@ -103,9 +103,24 @@ def test_decoding_is_planned_with_its_caches_split_by_head(tmp_path):
     assert (sent["kind"], sent["count"]) == ("all-reduce", 256 * depth * 2)
 
 
+@pytest.mark.parametrize(("choice", "evaluations"), [("masked", 4), ("blocks", 8 * 4)])
+def test_sampling_of_discrete_diffusion_is_planned(choice, evaluations):
+    """64 tokens in 4 steps, or 8 blocks in 4 steps each; guidance takes pairs."""
+    config = digits_masked_diffusion.get_config(choice)
+    config.sampling.num_steps, config.batch_size = 4, 10
+    width, depth, tokens = 64, 3, 64
+    times = 9 if choice == "blocks" else 1  # of the blocks and of clean tokens
+    of_tokens = tokens * (depth * (12 * width**2 + 2 * tokens * width) + 17 * width)
+    of_times = times * ((6 * depth + 3) * width**2 + 256 * width)
+    found = plan(config, {"data": 1}, "h100", "sample")
+    expected = evaluations * 2 * 10 * (of_tokens + of_times)
+    assert found["multiply_adds"] == pytest.approx(expected, rel=1e-2)
+
+
 def test_tasks_whose_sampling_is_not_planned_are_refused():
     config = imagenet256_tokens.get_config("var_d16")
-    with pytest.raises(ValueError, match="TokenAutoregression, and the task of .* is NextScale"):
+    names = "Diffusion, DiscreteDiffusion, MaskedTokens, TokenAutoregression"
+    with pytest.raises(ValueError, match=f"sampling of {names}, and the task of .* is NextScale"):
         plan(config, {"data": 1}, "h100", "sample")
 
 

@@ -175,7 +175,11 @@ def discrete_diffusion(experiment_name: str, num_classes: int = 10, /, **data: A
     config.target.name, config.loss.name = "leave_one_out", "bound_loss"
     config.times = dict(name="uniform", variates="stratified")
     config.conditioning_dropout = 0.1
-    config.sampling.update(sampler=dict(name="ancestral"), num_steps=64)
+    config.sampling.update(
+        sampler=dict(name="ancestral"),
+        num_steps=64,
+        temperature=1.0,  # of tokens; 0 takes the most likely ones
+    )
     return config
 
 

@@ -5,6 +5,7 @@ A config names a part by an object's name in one of the kind's places, or by a d
 checked where the config is read, so that a wrong part is one clear error before any compute.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,13 +100,8 @@ class Kind:
             parameters = _parameters(self.contract).values()
             positional = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
             named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
-            signature = inspect.signature(part)
-            wrapped = any(
-                each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()
-            )
             try:
-                if not wrapped:  # a wrapped function hides its arguments
-                    signature.bind(*positional, **named)
+                inspect.signature(part).bind(*positional, **named)
             except TypeError as error:
                 problem = f"cannot be called so: {error}"
         if problem:
@@ -627,8 +623,8 @@ KINDS_BY_FIELD = {
     "condition": (CONDITION,),
     "prefix": (PREFIX,),
     "process": (PROCESS, DISCRETE_PROCESS),
-    "target": (TARGET,),
-    "loss": (LOSS,),
+    "target": (TARGET, DISCRETE_TARGET),
+    "loss": (LOSS, DISCRETE_LOSS),
     "weighting": (WEIGHTING,),
     "times": (LAW,),
     "sampling.sampler": (SAMPLER, DISCRETE_SAMPLER),
@@ -638,9 +634,13 @@ KINDS_BY_FIELD = {
 }
 
 
-def find_for_field(name: str, field: str) -> Any:
-    """Return the part that a field of `KINDS_BY_FIELD` names; raise ValueError if there is none."""
-    kinds = KINDS_BY_FIELD[field]
-    places = tuple(dict.fromkeys(place for kind in kinds for place in kind.places))
-    offered = lambda part: any(kind.offers(part) for kind in kinds)
-    return parts.find(name, places, f"config.{field}.name", offered)
+def parts_for_field(name: str, field: str) -> list[Any]:
+    """Return the parts that a name may mean in a field of `KINDS_BY_FIELD`, at most one of a kind.
+
+    A wrong name gives none. It is refused where the part is made, by the kind that the task wants.
+    """
+    found = []
+    for kind in KINDS_BY_FIELD[field]:
+        with contextlib.suppress(ValueError):
+            found.append(parts.find(name, kind.places, field))
+    return found

@@ -29,5 +29,8 @@ def named(text: str | None, flag: str, kind: Kind) -> dict[str, Any] | None:
 
 def described(fields: Mapping[str, Any]) -> str:
     """Return what a config names with its arguments, as one would call it: "ddim(eta=0.5)"."""
-    arguments = ", ".join(f"{name}={value}" for name, value in fields.items() if name != "name")
+    inner = lambda value: described(value) if "name" in getattr(value, "keys", set)() else value
+    arguments = ", ".join(
+        f"{name}={inner(value)}" for name, value in fields.items() if name != "name"
+    )
     return f"{fields['name']}({arguments})" if arguments else fields["name"]

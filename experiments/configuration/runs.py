@@ -63,8 +63,12 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
         ValueError: the config has no such field.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
-    # Optional, so that no config needs to say that guidance acts at all times.
-    optional = {"guidance_interval"} if config.task == "Diffusion" else set()
+    # Optional, so that no config needs to say that guidance acts at all times. Runs of earlier
+    # versions have no temperature.
+    optional = {
+        "Diffusion": {"guidance_interval"},
+        "DiscreteDiffusion": {"guidance_interval", "temperature"},
+    }.get(config.task, set())
     unknown = sorted(changes.keys() - config.sampling.keys() - optional)
     if prompts and "prompts" not in config.condition:
         unknown.append("prompts")

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.configuration.kinds import KINDS_BY_FIELD, find_for_field
+from experiments.configuration.kinds import KINDS_BY_FIELD, parts_for_field
 from genjax.training.workdir import flatten
 
 
@@ -130,7 +130,9 @@ def describe_unknown_flag(argv: Sequence[str]) -> str | None:
 
 def _drop_arguments(part: ConfigDict, name: str, field: str, overrides: Mapping[str, Any]) -> None:
     """Remove the config file's arguments that the part now named does not take."""
-    takes = inspect.signature(find_for_field(name, field)).parameters
+    takes = {}
+    for found in parts_for_field(name, field):
+        takes |= inspect.signature(found).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
     kept = {"name", "shift", "variates"} if field == "times" else {"name"}

@@ -8,13 +8,18 @@ from experiments.configuration import kinds
 from experiments.configuration.options import named
 from genjax.diffusion import scale_of_weight
 
-# Whether the run takes a denoiser's sampler or a flow map's is checked with its config.
-ANY_SAMPLER = kinds.Kind(kinds.Sampler, kinds.SAMPLER.places + kinds.FLOW_MAP_SAMPLER.places)
+# Whether the run takes a denoiser's sampler, a flow map's or one of tokens is checked with its
+# config.
+ANY_SAMPLER = kinds.Kind(
+    kinds.Sampler,
+    kinds.SAMPLER.places + kinds.FLOW_MAP_SAMPLER.places + kinds.DISCRETE_SAMPLER.places,
+)
 SAMPLER = flags.DEFINE_string(
     "sampler",
     None,
     "A sampler of genjax.diffusion.samplers with its options: dpm_solver_pp_2m, or ddim,eta=0.5. "
-    "For a few-step student it is one of genjax.distillation.flow_maps: consistency.",
+    "For a few-step student it is one of genjax.distillation.flow_maps: consistency. "
+    "For tokens it is one of genjax.diffusion.discrete.samplers: tau_leaping, or flow,eta=1.0.",
 )
 GRID = flags.DEFINE_string(
     "grid", None, "Its times, of genjax.diffusion.grids: uniform_grid,shift=3."

@@ -92,15 +92,15 @@ def modulate(
 
 
 class Modulation(nn.Module):
-    """`parts` vectors of shift, scale or gate per example; zero at initialisation."""
+    """`parts` vectors of shift, scale or gate per example or group; zero at initialisation."""
 
     parts: int
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, conditioning: Float[Array, "batch features"]
-    ) -> list[Float[Array, "batch features"]]:
+        self, conditioning: Float[Array, "batch *groups features"]
+    ) -> list[Float[Array, "batch *groups features"]]:
         features = conditioning.shape[-1]
         dense = Dense(
             self.parts * features,

@@ -15,6 +15,7 @@ from genjax.diffusion.discrete.losses import hybrid_loss as hybrid_loss
 from genjax.diffusion.discrete.losses import score_entropy_loss as score_entropy_loss
 from genjax.diffusion.discrete.losses import simple_loss as simple_loss
 from genjax.diffusion.discrete.losses import step_divergence as step_divergence
+from genjax.diffusion.discrete.processes import Bump as Bump
 from genjax.diffusion.discrete.processes import Cosine as Cosine
 from genjax.diffusion.discrete.processes import DiscreteProcess as DiscreteProcess
 from genjax.diffusion.discrete.processes import Geometric as Geometric
@@ -30,6 +31,7 @@ from genjax.diffusion.discrete.samplers import confident as confident
 from genjax.diffusion.discrete.samplers import entropy_bounded as entropy_bounded
 from genjax.diffusion.discrete.samplers import first_hitting as first_hitting
 from genjax.diffusion.discrete.samplers import flow as flow
+from genjax.diffusion.discrete.samplers import num_evaluations as num_evaluations
 from genjax.diffusion.discrete.samplers import remasking as remasking
 from genjax.diffusion.discrete.samplers import tau_leaping as tau_leaping
 from genjax.diffusion.discrete.samplers.decoding import in_total as in_total

@@ -8,10 +8,16 @@ import jax.numpy as jnp
 from jax.scipy.special import rel_entr
 from jaxtyping import Array, Float, Key
 
-from genjax.diffusion.discrete.losses import cross_entropy, step_divergence
+from genjax.diffusion.discrete.losses import (
+    cross_entropy,
+    of_tokens,
+    shape_of_times,
+    step_divergence,
+)
 from genjax.diffusion.discrete.processes import DiscreteProcess, Tokens
 from genjax.diffusion.discrete.targets import Denoiser
 from genjax.diffusion.likelihood import Bound
+from genjax.diffusion.processes import expand
 from genjax.diffusion.times import Law, uniform
 
 JUST_AFTER_CLEAN = 2.0**-100  # a time at which only a schedule that jumps has noise
@@ -66,6 +72,7 @@ def continuous_bound(
     x: Tokens,
     law: Law = uniform,
     num_times: int = 1,
+    block_length: int | None = None,
 ) -> Bound:
     """Compute the bound of infinitely many steps, the integral of `divergence_rate` over t.
 
@@ -79,18 +86,24 @@ def continuous_bound(
         x: data `[batch …]`.
         law: draws the times.
         num_times: the number of times per sample, one in each of as many equally likely parts.
+        block_length: as for `losses.bound_loss`. Each block has times of its own, and the denoiser
+            knows the clean tokens of earlier blocks.
+
+    Raises:
+        ValueError: x does not divide into the blocks.
     """
     first, last = process.domain
 
     def add(total, part):
         noise_key, time_key = jax.random.split(jax.random.fold_in(key, part))
-        u = (part + jax.random.uniform(time_key, x.shape[:1])) / num_times
+        u = (part + jax.random.uniform(time_key, shape_of_times(x, block_length))) / num_times
         # u may be rounded to an end, where rates may be infinite.
         u = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)
         t, slope = jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
+        t, slope = (of_tokens(each, x, block_length) for each in (t, slope))
         x_t = process.corrupt(noise_key, x, t)
-        rate = _total(process.divergence_rate(x, x_t, denoiser(x_t, t), t))
-        return total + slope / num_times * rate, None
+        rate = process.divergence_rate(x, x_t, denoiser(x_t, t), t)
+        return total + _total(expand(slope, rate) * rate) / num_times, None
 
     zeros = jnp.zeros(len(x))
     diffusion, _ = jax.lax.scan(add, zeros, jnp.arange(num_times))

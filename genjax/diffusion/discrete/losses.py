@@ -4,6 +4,7 @@ Every loss is in nats per token and is called as `loss(key, apply, x, *condition
 draws times and x_t, evaluates the network once, and returns the loss at each time and the times.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -16,7 +17,7 @@ from genjax.diffusion.discrete.processes import (
     Tokens,
     score_entropy,
 )
-from genjax.diffusion.discrete.targets import Target, predict
+from genjax.diffusion.discrete.targets import Target, predict, score
 from genjax.diffusion.processes import expand
 from genjax.diffusion.times import Law, independent
 
@@ -32,19 +33,34 @@ def _times(key, x, process, law, variates, block_length):
     Raises:
         ValueError: x does not divide into the blocks.
     """
-    if block_length is None:
-        shape = x.shape[:1]
-    elif x.ndim == 2 and x.shape[1] % block_length == 0:
-        shape = (len(x), x.shape[1] // block_length)
-    else:
-        raise ValueError(
-            f"blocks of {block_length} tokens divide sequences [batch length]; got x of shape "
-            f"{x.shape}; change block_length or the sequence"
-        )
     # At u = 0 the gradient of the bound of uniform noise would be NaN.
-    u = jnp.maximum(variates(key, shape), 2.0**-24)
+    u = jnp.maximum(variates(key, shape_of_times(x, block_length)), 2.0**-24)
     t, slope = jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
-    return t, slope, t if block_length is None else jnp.repeat(t, block_length, 1)
+    return t, slope, of_tokens(t, x, block_length)
+
+
+def shape_of_times(x: Tokens, block_length: int | None) -> tuple[int, ...]:
+    """Return `(batch,)`, or `(batch, blocks)` where the tokens of a block share a time.
+
+    Raises:
+        ValueError: x does not divide into the blocks.
+    """
+    if block_length is None:
+        return x.shape[:1]
+    length = math.prod(x.shape[1:])
+    if length % block_length:
+        raise ValueError(
+            f"blocks of {block_length} tokens do not divide a sequence of {length}; change "
+            "block_length or the sequence"
+        )
+    return len(x), length // block_length
+
+
+def of_tokens(
+    times: Float[Array, " batch *blocks"], x: Tokens, block_length: int | None
+) -> Float[Array, " batch *times"]:
+    """Return each block's time at its tokens in raster order, or times `[batch]` as they are."""
+    return times if block_length is None else jnp.repeat(times, block_length, 1).reshape(x.shape)
 
 
 def _mean(each, like):
@@ -75,9 +91,10 @@ def bound_loss(
         times: the law of the times (`diffusion.uniform`, …).
         variates: how the law's uniform variates are drawn. `diffusion.stratified` draws the
             antithetic times of MDLM and MD4.
-        block_length: None, or the number of tokens that share a time. With blocks the bound is that
-            of block diffusion (Arriola et al. 2025), if the network sees the clean
-            tokens of earlier blocks: give it x as conditioning. Times are then `[batch length]`.
+        block_length: None, or the number of tokens that share a time, in raster order. With blocks
+            the bound is that of block diffusion (Arriola et al. 2025), if the network sees the
+            clean tokens of earlier blocks: give it x as conditioning. The network's times then have
+            the shape of x.
 
     Returns:
         The loss at each time, `[batch]` or `[batch blocks]`, and the times.
@@ -129,19 +146,29 @@ def score_entropy_loss(
     x: Tokens,
     *conditioning,
     process: DiscreteProcess,
+    target: Target = score,
     times: Law,
     variates: Callable = independent,
 ) -> tuple[Losses, Losses]:
     """Compute the denoising score entropy, the bound of a network that predicts log-scores.
 
-    Lou et al. 2024, SEDD. For sampling such a network has the target `targets.score`.
+    Lou et al. 2024, SEDD.
 
     Args:
         apply: returns the logarithms of the scores of all tokens, `[batch … V]`.
+        target: `targets.score`, since the loss compares scores.
         key, x, process, times, variates: as for `bound_loss`.
 
     Returns what `bound_loss` does.
+
+    Raises:
+        ValueError: the target is another one.
     """
+    if target is not score:
+        raise ValueError(
+            f"score_entropy_loss trains a network of scores, and the target is {target.__name__}; "
+            "take the target score, or the loss bound_loss"
+        )
     time_key, noise_key = jax.random.split(key)
     t, slope, _ = _times(time_key, x, process, times, variates, None)
     x_t = process.corrupt(noise_key, x, t)

@@ -70,6 +70,14 @@ class Geometric:
         return jnp.exp(-integral), -jnp.expm1(-integral)
 
 
+@dataclass(frozen=True)
+class Bump:
+    """(1 − t, t², t·(1 − t)), of a `Path` whose second noise is there only between the ends."""
+
+    def __call__(self, t: Time) -> tuple[Time, Time, Time]:
+        return 1 - t, t**2, t * (1 - t)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiscreteProcess(Process):
     """A schedule and a law of the noise. A child says what its noise is; the rest follows.
@@ -293,9 +301,8 @@ class Path(DiscreteProcess):
     P(x_t = k | x) = Σ_j κ_j(t)·w_j(k), where w_0 is x and the others are the laws of `noises` (Gat
     et al. 2024). Masks with some uniform tokens between data and masks are
     `Path(vocabulary_size=V, noises=(Masked(vocabulary_size=V), Uniform(vocabulary_size=V)),
-    schedule=lambda t: (1 - t, t**2, t * (1 - t)))`. It trains by `losses.simple_loss` and samples
-    by `samplers.flow`. It is no Markov chain with one noise, so it has no `noise_law`, posterior or
-    bound.
+    schedule=Bump())`. It trains by `losses.simple_loss` and samples by `samplers.flow`. It is no
+    Markov chain with one noise, so it has no `noise_law`, posterior or bound.
 
     Attributes:
         noises: processes that draw the noises.
@@ -303,6 +310,29 @@ class Path(DiscreteProcess):
     """
 
     noises: tuple[DiscreteProcess, ...]
+
+    def __post_init__(self):
+        """Raise ValueError if a noise has other tokens, or the schedule other weights."""
+        super().__post_init__()
+        sizes = [noise.vocabulary_size for noise in self.noises]
+        if set(sizes) != {self.vocabulary_size}:
+            raise ValueError(
+                f"a Path of {self.vocabulary_size} tokens has noises of {sizes}; give all noises "
+                "its vocabulary_size"
+            )
+        weights = jax.eval_shape(self.schedule, jax.ShapeDtypeStruct((), jnp.float32))
+        if len(weights) != len(sizes) + 1:
+            raise ValueError(
+                f"a Path of {len(sizes)} noises has a schedule of {len(weights)} weights; take one "
+                f"of {len(sizes) + 1}, such as Bump for two noises"
+            )
+
+    @property
+    def noise_law(self) -> Float[Array, " states"]:
+        raise ValueError(
+            "a Path has several noises, and so no posterior, score or bound; take the loss "
+            "simple_loss and the sampler flow"
+        )
 
     @property
     def num_states(self) -> int:

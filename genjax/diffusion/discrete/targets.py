@@ -69,7 +69,7 @@ def predict(apply: Callable, process: DiscreteProcess, target: Target) -> Denois
 
     Args:
         apply: `apply(x_t, t, *conditioning) -> output`, the network with its parameters bound. x_t
-            are states, t is `[batch]`, or `[batch length]` for one time per token.
+            are states, t is `[batch]`, or has the shape of x_t for one time per token.
     """
 
     def denoiser(x_t, t, *conditioning):

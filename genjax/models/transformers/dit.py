@@ -33,7 +33,10 @@ small = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer, each modulated by adaLN-Zero (figure 3)."""
+    """Self-attention and a feed-forward layer, each modulated by adaLN-Zero (figure 3).
+
+    Tokens may have several conditionings. `groups` then says which one each token has.
+    """
 
     num_heads: int
     mlp_ratio: float
@@ -45,11 +48,14 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch length features"],
-        conditioning: Float[Array, "batch features"],
-        mask: Bool[Array, "batch 1 1 length"] | None = None,
+        conditioning: Float[Array, "batch *groups features"],
+        mask: Bool[Array, "#batch 1 #queries length"] | None = None,
+        groups: Int[Array, " length"] | None = None,
     ) -> tuple[Float[Array, "batch length features"], None]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         modulation = Modulation(6, self.param_dtype, name="modulation")(conditioning)
+        if groups is not None:
+            modulation = [each[:, groups] for each in modulation]
         attention = Attention(self.num_heads, fused=True, norm=layer_norm(), **types)
         x, _ = inline(self, attention)(x, *modulation[:3], mask=mask)
         mlp_features, norm = int(self.mlp_ratio * x.shape[-1]), layer_norm(self.mlp_epsilon)

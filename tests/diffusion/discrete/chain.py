@@ -5,9 +5,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from genjax.diffusion import discrete
+from tests.chi_square import p_value
 
 VOCABULARY, LENGTH = 5, 3
 SEQUENCES = np.array(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))  # [125 3]
@@ -64,20 +64,5 @@ def index(x):
 
 
 def chi_square(samples, law=LAW, against=None):
-    """Return the p-value of samples `[n 3]` under a law, outcomes below 5 expected joined.
-
-    Args:
-        against: another law, which the test must tell apart with a power of 0.999 at the level
-            0.001, or it is no test.
-    """
-    count = np.bincount(index(samples), minlength=len(law))
-    rare = len(samples) * law < 5
-    joined = lambda each: np.append(each[~rare], each[rare].sum() if rare.any() else [])
-    observed, expected = joined(count), joined(len(samples) * law)
-    if against is not None:
-        difference = joined(len(samples) * against) - expected
-        noncentrality = np.sum(difference**2 / expected)
-        limit = scipy.stats.chi2.isf(1e-3, len(expected) - 1)
-        power = scipy.stats.ncx2.sf(limit, len(expected) - 1, noncentrality)
-        assert power > 0.999, power
-    return scipy.stats.chisquare(observed, expected).pvalue
+    """Return the p-value of samples `[n 3]` under a law, as `tests.chi_square.p_value` does."""
+    return p_value(np.bincount(index(samples), minlength=len(law)), law, against)

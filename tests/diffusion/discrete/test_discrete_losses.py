@@ -178,7 +178,7 @@ def test_score_entropy_of_scores_is_the_bound_of_the_prediction(kind):
 
     options = dict(process=process, times=diffusion.uniform)
     key = jax.random.key(3)
-    entropy, t = discrete.score_entropy_loss(key, log_scores, x, **options)
+    entropy, t = discrete.score_entropy_loss(key, log_scores, x, target=discrete.score, **options)
     bound, _ = discrete.bound_loss(key, network, x, target=discrete.leave_one_out, **options)
     np.testing.assert_allclose(entropy, bound, rtol=1e-9, atol=1e-12)
     # The target `score` returns the prediction that the scores came from.
@@ -347,7 +347,7 @@ def test_blocks_of_one_token_are_autoregression():
 
 def test_blocks_divide_sequences():
     process = discrete.Masked(vocabulary_size=VOCABULARY)
-    with pytest.raises(ValueError, match="blocks of 2 tokens divide sequences"):
+    with pytest.raises(ValueError, match="blocks of 2 tokens do not divide a sequence of 3"):
         discrete.bound_loss(
             jax.random.key(0),
             CONSTANT,

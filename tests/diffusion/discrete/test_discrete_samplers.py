@@ -26,7 +26,7 @@ UNIFORM = discrete.Uniform(vocabulary_size=VOCABULARY)
 PATH = discrete.Path(
     vocabulary_size=VOCABULARY,
     noises=(MASKED, UNIFORM),
-    schedule=lambda t: (1 - t, t**2, t * (1 - t)),
+    schedule=discrete.Bump(),
 )
 COSINE = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.Cosine())
 
@@ -54,7 +54,7 @@ CASES = {
     "remasking, rescaled": (discrete.remasking, COSINE, 64, (("rate", discrete.rescaled),)),
     # One token a step, chosen by what all samples share or by the entropy: no error at all.
     "entropy_bounded by 0": (discrete.entropy_bounded, MASKED, LENGTH, (("bound", 0.0),)),
-    "blockwise": (discrete.blockwise(discrete.ancestral, 1), MASKED, 2, ()),
+    "blockwise": (discrete.blockwise, MASKED, 2, (("block_length", 1),)),
 }
 
 
@@ -347,23 +347,28 @@ def test_blocks_are_told_earlier_blocks_and_their_times():
         )
         return jnp.zeros((*x_t.shape, 11))
 
-    sampler = discrete.blockwise(discrete.ancestral, 2)
-    samples = sampler(
+    sampler = functools.partial(discrete.blockwise, block_length=2)
+    states = sampler(
         discrete.predict(network, process, discrete.clean),
         process,
         process.prior(KEYS[:1], (6,)),
         jnp.asarray([1.0, 0.25, 0.0]),
         keys=KEYS[:1],
+        trajectory=True,
     )
-    jax.block_until_ready(samples)
+    jax.block_until_ready(states)
     jax.effects_barrier()
-    assert len(seen) == 6 and samples.max() < 11
+    samples = states[-1]
+    assert len(seen) == discrete.num_evaluations(sampler, 6, 2) == 6 and samples.max() < 11
+    # The states at all times: one block after the other loses its masks.
+    assert states.shape == (7, 1, 6)
+    np.testing.assert_array_equal((states[::2, 0] == 11).sum(1), [6, 4, 2, 0])
     x_t, t = seen[3]  # the second step of the second block
     np.testing.assert_array_equal(t, [0, 0, 0.25, 0.25, 1, 1])
     np.testing.assert_array_equal(x_t[:2], samples[0, :2])
     np.testing.assert_array_equal(x_t[4:], 11)
     with pytest.raises(ValueError, match="blocks of 4 tokens do not divide a sequence of 6"):
-        discrete.blockwise(discrete.ancestral, 4)(
+        functools.partial(discrete.blockwise, block_length=4)(
             network, process, process.prior(KEYS[:1], (6,)), jnp.asarray([1.0, 0.0]), keys=KEYS[:1]
         )
 

@@ -51,6 +51,12 @@ def test_a_part_that_breaks_its_contract_is_refused():
         ValueError, match="config.target names builtins.len, which cannot be called so.*a Target"
     ):
         kinds.TARGET.bind(dict(name="builtins.len"), "target")
+    with pytest.raises(ValueError, match="config.loss .* cannot be called so: .* 'target'"):
+        kinds.DISCRETE_LOSS.bind(dict(name=f"{__name__}.loss_without_target"), "loss")
+
+
+def loss_without_target(key, apply, x, *conditioning, process, times, variates):
+    """A loss that takes any number of conditionings, but not all that the task passes by name."""
 
 
 # Every choice of some kinds, from the papers' lists in the modules' docstrings, and no helper.

@@ -1,20 +1,51 @@
+"""The flag --config and the flags of its fields."""
+
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments.launch.config_flag import check_overrides, define_config
 
+CONFIGS = Path(__file__).parents[3] / "configs"
+# ml_collections loads a config's file so.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+)
 
-@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
-@pytest.mark.parametrize("file", ["digits_flow", "spoken_digits"])
-def test_options_of_data_sets_are_flags(file, monkeypatch):
+
+@pytest.fixture
+def config_of(monkeypatch):
+    """Give the config of a file and of flags for its fields."""
+
+    def config_of(file: str, *fields: str) -> ConfigDict:
+        command = ["program", f"--config={CONFIGS}/{file}", *fields]
+        monkeypatch.setattr(sys, "argv", command)  # where ml_collections finds the fields
+        values = flags.FlagValues()
+        define_config("", flag_values=values)
+        values(command)
+        check_overrides(values)
+        return values.config
+
+    return config_of
+
+
+@pytest.mark.parametrize("file", ["digits_flow.py", "spoken_digits.py"])
+def test_options_of_data_sets_are_flags(file, config_of):
     """Also those that the config does not set; `load_dataset` refuses unknown ones."""
-    argv = ["train", f"--config=configs/{file}.py", "--config.data.options.language=fr"]
-    monkeypatch.setattr(sys, "argv", argv)
-    values = flags.FlagValues()
-    define_config("The config.", flag_values=values)
-    values(argv)
-    check_overrides(values)
-    options = values["config"].value.data.options
-    assert options.language == "fr" and ("seconds" in options) == (file == "spoken_digits")
+    options = config_of(file, "--config.data.options.language=fr").data.options
+    assert options.language == "fr" and ("seconds" in options) == (file == "spoken_digits.py")
+
+
+def test_parts_of_discrete_diffusion_are_named_by_flags(config_of):
+    """The process keeps the schedule of the config's file, which both processes take."""
+    config = config_of(
+        "digits_masked_diffusion.py:masked",
+        "--config.process.name=Uniform",
+        "--config.loss.name=score_entropy_loss",
+        "--config.target.name=score",
+    )
+    assert config.process.to_dict() == dict(name="Uniform", schedule=dict(name="Linear"))
+    assert (config.loss.name, config.target.name) == ("score_entropy_loss", "score")

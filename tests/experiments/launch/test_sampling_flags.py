@@ -4,6 +4,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from configs import digits_masked_diffusion
+from experiments.configuration import kinds
+from experiments.configuration.runs import build, change_sampling
 from experiments.launch import sampling_flags
 
 
@@ -30,3 +33,23 @@ def test_a_guidance_scale_and_a_weight_together_are_an_error():
     words = "--guidance_scale=2.0 and --guidance_weight=1.0 both set .*1 \\+ the weight: leave out"
     with pytest.raises(ValueError, match=words):
         sampling_flags.sampling_changes()
+
+
+@pytest.mark.parametrize(
+    "name", ["ancestral", "tau_leaping", "flow", "remasking", "confident", "entropy_bounded"]
+)
+def test_samplers_of_tokens_are_flags(name):
+    flags.FLAGS.sampler = name
+    fields = sampling_flags.sampling_changes()["sampler"]
+    assert fields == {"name": name}
+    kinds.DISCRETE_SAMPLER.bind(fields, "sampling.sampler")
+
+
+def test_masked_diffusion_is_sampled_with_an_interval_of_guidance():
+    config = digits_masked_diffusion.get_config("masked")
+    flags.FLAGS.sampler, flags.FLAGS.guidance_interval = "flow,eta=2.0", ["0.2", "0.8"]
+    change_sampling(config, **sampling_flags.sampling_changes())
+    task = build(config)
+    assert task.sampler.keywords == {"eta": 2.0}
+    guidance, _ = task.sampling_inputs(config.sampling)
+    assert [float(each) for each in guidance] == pytest.approx([1.0, 0.2, 0.8])

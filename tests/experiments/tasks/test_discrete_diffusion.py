@@ -74,7 +74,7 @@ def test_samples_are_levels_and_start_from_noise(small):
     inputs = task.sampling_inputs(config.sampling)
     labels, indices = jnp.arange(4), jnp.arange(4)
     states = generate(state, jax.random.key(2), labels, indices, *inputs, trajectory=True)
-    assert states.shape == (4, 4, 8, 8, 1)
+    assert states.shape == (1 + task.num_evaluations(config.sampling), 4, 8, 8, 1)
     levels = (states[-1] + 1) * 8
     np.testing.assert_array_equal(levels, np.round(levels))
     assert 0 <= levels.min() and levels.max() <= 16
@@ -85,7 +85,89 @@ def test_samples_are_levels_and_start_from_noise(small):
     np.testing.assert_array_equal(alone[:, 0], states[:, 3])
 
 
+@pytest.mark.parametrize("choice", ["masked", "uniform"])
+def test_score_entropy_trains_a_network_of_scores(choice):
+    """A step can be traced; SEDD's loss has no meaning for logits of tokens."""
+    config = small_config(choice)
+    config.loss.name, config.target.name = "score_entropy_loss", "score"
+    task = build(config)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    _, metrics = jax.eval_shape(task.update, state, batch(), jax.random.key(1))
+    assert metrics["loss"].shape == ()
+    config.target.name = "clean"
+    with pytest.raises(ValueError, match=r"config.loss names .*the target is clean; take"):
+        build(config)
+
+
+def sample(config, count=2):
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    labels = jnp.arange(count)
+    inputs = task.sampling_inputs(config.sampling)
+    return jax.jit(task.generate)(state, jax.random.key(2), labels, labels, *inputs)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "evaluations"),
+    [
+        (dict(name="first_hitting"), 64),
+        (dict(name="remasking", rate=dict(name="rescaled", eta=0.5)), 3),
+        (dict(name="remasking", rate="rescaled"), 3),
+        (dict(name="confident", quota=dict(name="in_total"), temperature=0.5), 3),
+        (dict(name="confident", quota="in_total"), 3),
+    ],
+    ids=str,
+)
+def test_samplers_are_named_with_their_options(sampler, evaluations):
+    """The number of evaluations is that of the sampler, and sampling can be traced."""
+    config = small_config("masked")
+    config.sampling.sampler = sampler
+    task = build(config)
+    assert task.num_evaluations(config.sampling) == evaluations
+    assert jax.eval_shape(lambda: sample(config)).shape == (2, 8, 8, 1)
+
+
+def test_a_path_of_several_noises_is_a_config():
+    """Masks with uniform tokens between: a step and samples can be traced, and it has no bound."""
+    config = small_config("masked")
+    noises = [dict(name=name, vocabulary_size=17) for name in ("Masked", "Uniform")]
+    config.process = dict(name="Path", noises=noises, schedule=dict(name="Bump"))
+    config.loss.name, config.sampling.sampler.name = "simple_loss", "flow"
+    task = build(config)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    jax.eval_shape(task.update, state, batch(), jax.random.key(1))
+    assert jax.eval_shape(lambda: sample(config)).shape == (2, 8, 8, 1)
+    assert "bound" not in task.functions(state, config.sampling)
+    config.sampling.sampler.name = "ancestral"
+    with pytest.raises(ValueError, match="config.sampling.sampler .* a Path has several noises"):
+        build(config)
+    config.loss.name = "bound_loss"
+    with pytest.raises(ValueError, match="config.loss names .* a Path has several noises"):
+        build(config)
+    config.process.noises[1]["vocabulary_size"] = 16
+    with pytest.raises(ValueError, match=r"a Path of 17 tokens has noises of \[17, 16\]"):
+        build(config)
+
+
+def test_a_temperature_of_0_takes_the_most_likely_tokens():
+    """All logits are 0 at first, and then the first level is taken everywhere: black."""
+    config = small_config("masked")
+    config.sampling.temperature = 0.0
+    np.testing.assert_array_equal(sample(config), -1)
+    config.sampling.temperature = -1.0
+    with pytest.raises(ValueError, match="a temperature is at least 0"):
+        build(config)
+
+
 def test_what_does_not_fit_is_named():
+    config = small_config("blocks")
+    config.loss.block_length = 4
+    with pytest.raises(ValueError, match="loss.block_length is 4 and .*sampler.block_length 8"):
+        build(config)
+    config = small_config("blocks")
+    config.loss.block_length = config.sampling.sampler.block_length = 7
+    with pytest.raises(ValueError, match="blocks of 7 tokens do not divide a sequence of 64"):
+        build(config)
     config = small_config("masked")
     config.space.name = "Pixels"
     with pytest.raises(ValueError, match=r"config.space.name is 'Pixels', which has no tokens"):
@@ -97,4 +179,8 @@ def test_what_does_not_fit_is_named():
     config = small_config("masked")
     config.model = dict(name="tests.experiments.tasks.test_discrete_diffusion.OneLogit")
     with pytest.raises(ValueError, match=r"OneLogit, which returns \[1, 8, 8, 1\] .* every token"):
+        build(config)
+    config = small_config("blocks")
+    config.model = dict(name="tests.experiments.tasks.test_discrete_diffusion.OneLogit")
+    with pytest.raises(ValueError, match=r"OneLogit, which .* and clean tokens after the condit"):
         build(config)

@@ -1,14 +1,18 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.autoregression import decode_scales
 from genjax.models.autoencoders.vqgan import VAR_F16
 from genjax.models.autoregressive import var
 from genjax.models.autoregressive.var import SIDES_256, SIDES_512, VAR
 from genjax.nn import Text
+from genjax.nn.multiscale import MultiScaleQuantizer
+from tests.chi_square import p_value
 
 SIDES, FEATURES, VOCABULARY = (1, 2, 3), 4, 7
 NETWORK = VAR(VOCABULARY, SIDES, 16, 2, 2, num_classes=5)
@@ -125,6 +129,40 @@ def test_a_map_depends_on_all_maps_before_it_and_on_no_other(variables):
     depends = np.abs(jax.jit(jax.jacrev(logits))(INPUTS)).max((1, 3)) > 0
     scales = NETWORK.scales
     np.testing.assert_array_equal(depends, scales[:, None] >= scales[1:])
+
+
+def test_probabilities_sum_to_1_and_samples_are_as_frequent():
+    """All 243 sequences of 1 + 4 codes of 3, whose maps are sums of codes.
+
+    The chi-square test tells the law from that of tokens that are drawn independently, each with
+    its own frequencies.
+    """
+    network, quantizer = VAR(3, (1, 2), 16, 1, 2, num_classes=2), MultiScaleQuantizer(3, 2, (1, 2))
+    sequences = np.array(list(itertools.product(range(3), repeat=5)))
+    random = np.random.default_rng(2)
+    draw = lambda a: 0.3 * random.standard_normal(a.shape, np.float32)
+    codes = jax.eval_shape(quantizer.init, jax.random.key(0), jnp.zeros((1, 2, 2, 2)))
+    codes = jax.tree.map(lambda a: 7 * draw(a), codes)  # far from each other
+    inputs = quantizer.apply(codes, jnp.asarray(sequences), method="inputs")
+    labels = jnp.ones(243, int)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), inputs, labels)
+    apply = functools.partial(network.apply, jax.tree.map(draw, shapes))
+    log_p = jax.nn.log_softmax(jax.jit(apply)(inputs, labels))
+    nats = np.take_along_axis(np.asarray(log_p), sequences[..., None], -1)[..., 0].sum(1)
+    law = np.exp(nats.astype(np.float64))
+    assert law.sum() == pytest.approx(1, abs=1e-5)
+
+    @jax.jit
+    def drawn(keys):
+        state = apply(jnp.ones(len(keys), int), method="start")
+        step = functools.partial(apply, method="step")
+        extend = functools.partial(quantizer.apply, codes, method="extend")
+        return decode_scales(keys, step, state, extend, jnp.zeros((len(keys), 2, 2, 2)), 2)[0]
+
+    tokens = np.asarray(drawn(jax.random.split(jax.random.key(1), 4000)))
+    found = np.bincount(tokens @ 3 ** np.arange(5)[::-1], minlength=243)
+    of_places = [np.bincount(place, law, minlength=3)[place] for place in sequences.T]
+    assert p_value(found, law / law.sum(), against=np.prod(of_places, axis=0)) > 1e-3
 
 
 def test_the_first_loss_is_that_of_uniform_logits():

@@ -1,7 +1,6 @@
 """Samplers: from noise to data along a grid of times.
 
-Each is called as `sampler(denoiser, process, noise, times, keys=…)`; see `steps.sampler`. Those of
-`first_hitting` draw their own times.
+Each is called as `sampler(denoiser, process, noise, times, keys=…)`; see `steps.sampler`.
 """
 
 from genjax.diffusion.discrete.samplers.ancestral import ancestral as ancestral
@@ -12,3 +11,4 @@ from genjax.diffusion.discrete.samplers.decoding import confident as confident
 from genjax.diffusion.discrete.samplers.decoding import entropy_bounded as entropy_bounded
 from genjax.diffusion.discrete.samplers.first_hitting import first_hitting as first_hitting
 from genjax.diffusion.discrete.samplers.remasking import remasking as remasking
+from genjax.diffusion.discrete.samplers.steps import num_evaluations as num_evaluations

@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from genjax.diffusion.discrete.processes import Masked, Tokens
 from genjax.diffusion.discrete.samplers.steps import Keys, draw, fold
@@ -15,6 +15,7 @@ def first_hitting(
     denoiser: Denoiser,
     process: Masked,
     noise: Tokens,
+    times: Float[Array, " times"] | None = None,
     *,
     keys: Keys,
     trajectory: bool = False,
@@ -27,6 +28,7 @@ def first_hitting(
 
     Args:
         noise: masks. Places that are already data stay as they are.
+        times: unused, since the sampler draws its own.
         keys: one per sample.
         trajectory: return the states before and after each unmasking.
     """
@@ -51,3 +53,6 @@ def first_hitting(
 
     last, states = jax.lax.scan(unmask, flat, (jnp.arange(length), order.T, times.T))
     return jnp.concatenate([noise[None], states]) if trajectory else last.reshape(noise.shape)
+
+
+first_hitting.num_evaluations = lambda length, num_steps: length

@@ -25,6 +25,17 @@ def fold(keys: Keys, number: int | Int[Array, ""]) -> Keys:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
+def num_evaluations(sampler: Callable, length: int, num_steps: int) -> int:
+    """Return how often a sampler evaluates the denoiser for samples of `length` tokens.
+
+    It is once a step, unless the sampler has `num_evaluations(length, num_steps, …)`, which takes
+    its options.
+    """
+    bound = functools.partial(sampler)
+    count = getattr(bound.func, "num_evaluations", lambda length, num_steps, **_: num_steps)
+    return count(length, num_steps, **bound.keywords)
+
+
 def sampler(step: Callable[..., Probabilities]) -> Callable:
     """Make a sampler of `step(process, log_p, x_t, t, s, …)`, the probabilities of x_s's states.
 
