@@ -75,19 +75,23 @@ class Packing:
                 f"a clip of {max(sizes)} patches does not fit in a row of {length}: give longer "
                 "rows or a smaller clip"
             )
-        places, used = [Place(0, 0, 0)] * len(sizes), []  # used: clips and tokens of each row
-        for clip in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-            fits = [count != slots and tokens + sizes[clip] <= length for count, tokens in used]
-            row = fits.index(True) if any(fits) else len(used)
-            used += [] if row < len(used) else [(0, 0)]
-            places[clip] = Place(row, *used[row])
-            used[row] = used[row][0] + 1, used[row][1] + sizes[clip]
+        waiting = {size: [] for size in sorted(set(sizes), reverse=True)}
+        for clip in reversed(range(len(sizes))):
+            waiting[sizes[clip]].append(clip)
+        places, used = [Place(0, 0, 0)] * len(sizes), []  # used: clips of each row
+        while any(waiting.values()):
+            count = start = 0
+            for size, clips in waiting.items():  # what the first row with room would get
+                while clips and count != slots and start + size <= length:
+                    places[clips.pop()] = Place(len(used), count, start)
+                    count, start = count + 1, start + size
+            used.append(count)
         if rows is not None and len(used) > rows:
             raise ValueError(
                 f"{len(sizes)} clips need {len(used)} rows of {length} tokens, and there are "
                 f"{rows}: give more rows or fewer clips"
             )
-        slots = max(count for count, _ in used) if slots is None else slots
+        slots = max(used) if slots is None else slots
         return cls(tuple(map(tuple, grids)), tuple(places), length, rows or len(used), slots)
 
     @property
