@@ -10,6 +10,7 @@ whole clips one after the other and ends with padding. An image is a clip of one
 
 The network is given `tokens`, `packing.segments` and `packing.positions`. Fix the numbers of rows
 and slots: then shapes stay the same while clips change, and the network compiles once.
+`genjax.data.PackedClips` makes batches of such rows.
 """
 
 import math
