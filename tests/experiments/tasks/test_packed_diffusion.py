@@ -22,6 +22,7 @@ from genjax.devices import make_mesh
 from genjax.nn import Text, attention_choices
 from genjax.training import Checkpoints
 from genjax.training.sampling import sample
+from tests import virtual_devices
 from tests.experiments import small_video
 from tests.test_video_configs import small, words
 
@@ -198,6 +199,39 @@ class Whole(nn.Module):
     @nn.compact
     def __call__(self, x_t, t, condition):
         return x_t
+
+
+SPLIT = """
+import sys
+import jax
+from experiments.inputs.conditions import Prompts
+from experiments.configuration.runs import build
+from genjax.devices import make_mesh
+from genjax.devices.mesh import place_batch
+from genjax.training import init_state, place_frozen
+from genjax.training.loop import compile_update
+from tests.experiments.tasks import test_packed_diffusion as tests
+Prompts._encode = lambda self, prompts: tests.words(prompts)
+config = tests.varied(sys.argv[1])
+task, key = build(config), jax.random.key(0)
+for axes in ({"data": 1}, {"data": 2}):
+    mesh = make_mesh(axes, 2, jax.devices()[: axes["data"]])
+    state, frozen = init_state(task, key, mesh), place_frozen(task, mesh)
+    with jax.set_mesh(mesh):
+        update = compile_update(task, state, mesh, frozen)
+        for step in range(2):
+            batch = place_batch(tests.training_batches(config, task, mesh)[step], mesh)
+            state, metrics = update(state, batch, key, *frozen)
+    print(metrics["loss"], metrics["norm/gradient/total"])
+"""
+
+
+@pytest.mark.slow
+def test_rows_split_over_devices_have_the_loss_and_gradient_of_one_device(tmp_path):
+    """The rows have different numbers of tokens; sums of float32 are in another order."""
+    lines = virtual_devices.run(["-c", SPLIT, tmp_path], 2).splitlines()
+    one, two = ([float(number) for number in line.split()] for line in lines)
+    np.testing.assert_allclose(two, one, rtol=2e-6)
 
 
 @pytest.mark.parametrize(
