@@ -40,7 +40,8 @@ class PackedDiffusion(Diffusion):
 
         Raises:
             ValueError: as of `Diffusion`; the network takes no packed rows; the loss takes no times
-                by token; or the config needs whole clips or equal parts of a batch.
+                by token; the config needs whole clips or equal parts of a batch; or it does not
+                give the form of rows.
         """
         fields = super().fields(config)
         network, space = fields["network"], fields["space"]
@@ -66,7 +67,12 @@ class PackedDiffusion(Diffusion):
                 f"config.accumulation_steps is {config.accumulation_steps}, but parts of a batch "
                 "have different numbers of tokens: set it to 1"
             )
-        layout = dict(config.packing)
+        layout = dict(config.get("packing", {}))
+        if not {"length", "slots"} <= layout.keys() <= {"length", "slots", "frames"}:
+            raise ValueError(
+                f"config.packing is {layout}; it must be dict(length=…, slots=…), the patches and "
+                "clips of a row, and may have frames=(…)"
+            )
         layout["frames"] = tuple(layout.get("frames", ()))
         return fields | {"packing": RowFormat(patch_size=tuple(network.patch_size), **layout)}
 

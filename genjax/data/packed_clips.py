@@ -30,8 +30,8 @@ class RowFormat:
         length: patches of a row.
         slots: the most clips that a row can have.
         patch_size: frames, rows and columns of a patch.
-        frames: clips are cut to each of these lengths in turn, as far as they are long enough; with
-            none, clips stay whole.
+        frames: lengths that clips are cut to. Clips of one size share the lengths that they are
+            long enough for equally. Without lengths, clips stay whole.
     """
 
     length: int
@@ -65,7 +65,8 @@ class RowFormat:
 
     def grid(self, size: ClipBucket) -> tuple[int, int, int]:
         """Return frames, rows and columns in patches; raise ValueError if they do not divide."""
-        if any(side % part for side, part in zip(size, self.patch_size, strict=True)):
+        sides = zip(size, self.patch_size, strict=True)
+        if min(size) < 1 or any(side % part for side, part in sides):
             clip, patch = ("×".join(map(str, each)) for each in (size, self.patch_size))
             raise ValueError(
                 f"clips of {clip} (frames, rows, columns) do not divide into patches of {patch}: "
@@ -90,7 +91,7 @@ class PackedClips(Batches):
 
     The rows of an epoch are planned once, the longest clips first. In each epoch they come in a
     random order, and a random permutation of the clips of equal size fills them. So every epoch has
-    every clip once, and a clip has all of its `layout.frames` in turn by chance. A batch is a
+    every clip once, and the length that a clip is cut to changes from epoch to epoch. A batch is a
     function of (seed, step, global index), computed without visiting earlier steps.
 
     Args:

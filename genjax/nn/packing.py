@@ -68,7 +68,7 @@ class Packing:
             rows, slots: as many as needed if None.
 
         Raises:
-            ValueError: a clip is longer than a row, or there are too few rows.
+            ValueError: a clip is longer than a row, there are too few rows, or no slots.
         """
         sizes = [math.prod(grid) for grid in grids]
         if max(sizes) > length:
@@ -76,6 +76,8 @@ class Packing:
                 f"a clip of {max(sizes)} patches does not fit in a row of {length}: give longer "
                 "rows or a smaller clip"
             )
+        if slots is not None and slots < 1:
+            raise ValueError(f"slots is {slots}; a row has place for 1 clip or more")
         waiting = {size: [] for size in sorted(set(sizes), reverse=True)}
         for clip in reversed(range(len(sizes))):
             waiting[sizes[clip]].append(clip)

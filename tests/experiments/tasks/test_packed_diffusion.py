@@ -246,6 +246,7 @@ def test_rows_split_over_devices_have_the_loss_and_gradient_of_one_device(tmp_pa
         ({"data.flip": True}, "config.data.flip to False"),
         ({"accumulation_steps": 2}, "set it to 1"),
         ({"space": {"name": "Latents", "published": "block_means"}}, "encoded before"),
+        ({"packing": {"length": 30}}, "dict.length=…, slots=…."),
         ({"packing.length": 9}, "a clip of 20 patches does not fit in a row of 9"),
     ],
 )
