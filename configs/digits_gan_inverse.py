@@ -1,14 +1,15 @@
 """From an image of a digit back to its latents: encoders of GANs on the digits of scikit-learn.
 
 python -m experiments.train --config=configs/digits_gan_inverse.py:bigan --workdir=runs/digits_bigan
+python -m experiments.train --config=configs/digits_gan.py:dcgan --workdir=runs/digits_gan_dcgan
 python -m experiments.train --config=configs/digits_gan_inverse.py:encoder \
     --workdir=runs/digits_encoder
 
 The choice bigan trains a generator, an encoder and a discriminator of pairs (x, z) together. The
 choice bigbigan has a stochastic encoder and the hinge loss. It also scores x alone and z alone.
 
-encoder learns the inverse of a finished generator. By default that is runs/digits_gan_dcgan, a run
-of configs/digits_gan.py:dcgan. `--config.generator_run` names another GAN's run, which may be
+encoder learns the inverse of a finished generator. By default that is runs/digits_gan_dcgan, which
+the second command makes. `--config.generator_run` names another GAN's run, which may be
 bidirectional. The latents of a StyleGAN2 are w:
 
 python -m experiments.train --config=configs/digits_gan.py:stylegan2 --workdir=runs/digits_stylegan2

@@ -19,8 +19,8 @@ stylegan2 and stylegan3 compare two generators at equal steps, on images enlarge
 Both have StyleGAN2's discriminator and loss, without path length. The generator of stylegan2 starts
 from plane waves, so that its equivariance can be measured. It is configuration B in figure 3 of
 "StyleGAN3" (Karras et al. 2021). The generator of stylegan3 is configuration T. The paper blurs the
-discriminator's first images for configuration R alone, so there is no blur here. After 600 of the
-1,200 steps, on one core that other programs shared:
+discriminator's first images for configuration R alone, so there is no blur here. After their 600
+steps, on one core that other programs shared:
 
 choice     time    EQ-T  EQ-T of fractions  EQ-R  accuracy  Fréchet distance
 stylegan2  5 min   13.1  12.6 dB            9.5   30.8 %    144

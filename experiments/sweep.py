@@ -5,8 +5,10 @@
         --intervals=0:1,0.2:0.8 --out=a.json
 
 Measures class accuracy and Fréchet distance to held-out images, as `experiments.evaluate` does, and
-the network evaluations of a sample. A run without classes has no class accuracy. The JSON file has
-a record for each combination, which says how the samples were made.
+the network evaluations of a sample. A run without classes has no class accuracy. A run of prompts
+samples the captions of held-out images. With --vgg16, combinations are compared by the Fréchet
+distance of VGG16's features (FD-VGG16), not of pixels. The JSON file has a record for each
+combination, which says how the samples were made.
 
 The first command prints a Markdown table with a row per run and sampler. The second one finds the
 EMA width, guidance scale and guidance interval that are best for a run whose training stored
@@ -29,6 +31,7 @@ from experiments.evaluation.sampling_sweep import (
     check,
     describe,
     describe_verdicts,
+    distance_name,
     markdown,
     measure,
     sweep_guidance,
@@ -50,6 +53,7 @@ WIDTHS = flags.DEFINE_list("widths", None, "Relative widths of averages of the w
 SCALES = flags.DEFINE_list("scales", ["1", "1.25", "1.5", "2"], "With --widths: guidance scales.")
 INTERVALS = flags.DEFINE_list("intervals", ["0:1"], "With --widths: times of guidance, LOW:HIGH.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "Samples of each.", lower_bound=10)
+VGG16 = flags.DEFINE_bool("vgg16", False, "Compare by FD-VGG16; needs pip install '.[lpips]'.")
 OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 
 
@@ -74,10 +78,10 @@ def compare_samplers(*workdirs: str) -> None:
     opened = itertools.product(workdirs, choices)
     runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
     for run in runs:  # before any time is spent
-        check(run)
+        check(run, VGG16.value)
     records: list[dict[str, Any]] = []
     for run, steps in itertools.product(runs, map(int, STEPS.value)):
-        records.append(measure(run, run.state, NUM_SAMPLES.value, num_steps=steps))
+        records.append(measure(run, run.state, NUM_SAMPLES.value, VGG16.value, num_steps=steps))
         save(records)
         print(describe(records[-1]), flush=True)
     print(markdown(records))
@@ -90,14 +94,16 @@ def find_guidance(workdir: str, *others: str) -> None:
     widths, scales = (numbers(flag) for flag in (WIDTHS, SCALES))
     intervals = [tuple(numbers(INTERVALS, text.split(":"))) for text in INTERVALS.value]
     own = open_run(workdir)
-    check(own)
+    check(own, VGG16.value)
     runs = [open_run(workdir, weights=f"{POSTHOC}{width:g}") for width in widths]  # checks them
     records: list[dict[str, Any]] = []
-    for record in sweep_guidance(own, runs[0], widths, scales, intervals, NUM_SAMPLES.value):
+    combinations = widths, scales, intervals
+    for record in sweep_guidance(own, runs[0], *combinations, NUM_SAMPLES.value, VGG16.value):
         records.append(record)
         save(records)
-        line = "{weights} {guidance_scale} {frechet_distance:.3f} {seconds:.1f} s"
-        print(record.get("verdict", ""), line.format(**record), flush=True)
+        line = "{weights} {guidance_scale} {distance:.3f} {seconds:.1f} s"
+        distance = record[distance_name(record)]
+        print(record.get("verdict", ""), line.format(distance=distance, **record), flush=True)
     draw_heat_maps(records).save(Path(OUT.value).with_suffix(".png"))
     print(describe_verdicts(records))
 

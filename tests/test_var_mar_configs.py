@@ -11,7 +11,9 @@ from configs import imagenet256_tokens
 from experiments.configuration.runs import build
 from experiments.inputs.autoencoders import FrozenAutoencoder
 from experiments.plan import plan
+from genjax import pretrained
 from tests.experiments import scales_tokenizer
+from tests.pretrained.authors_files import draw, write
 
 # First and last learning rate, b2, weight decay, clipping; batch and steps; guidance scale.
 VAR, MAR = (0.95, 0.05, 2.0), (8e-4, 8e-4, 0.95, 0.02, 3.0)
@@ -28,9 +30,12 @@ RECIPES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def nothing_to_load(monkeypatch):
-    """Let every tokenizer have VAR's maps, and every autoencoder latents on disk."""
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """Let every tokenizer have VAR's maps, and every autoencoder latents on disk.
+
+    They compute nothing, which saves ten seconds. `narrowed` reads autoencoders from their folders.
+    """
 
     def open_autoencoder(run, weights, published, latents=None):
         return SimpleNamespace(load=dict) if latents else scales_tokenizer.make()
@@ -39,7 +44,7 @@ def nothing_to_load(monkeypatch):
 
 
 @pytest.mark.parametrize("choice", RECIPES)
-def test_var_and_mar_have_their_papers_numbers(choice):
+def test_var_and_mar_have_their_papers_numbers(choice, stand_ins):
     config = imagenet256_tokens.get_config(choice)
     (first, last, *rule), sizes, guidance_scale = RECIPES[choice]
     task, fields = build(config), config.optimizer
@@ -70,32 +75,49 @@ def test_var_and_mar_have_their_papers_numbers(choice):
         np.testing.assert_allclose(alpha, bar(0.5) / bar(0.0), rtol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("choice", ["var_d16", "mar_b"])
-def test_a_step_of_var_and_mar_runs_narrowed(choice, monkeypatch):
-    """In bfloat16, with all of the config but its sizes."""
-    tokenizer = scales_tokenizer.make((1, 2), 7, 3)
-    load = SimpleNamespace(load=dict)
-    monkeypatch.setattr(
-        FrozenAutoencoder, "open", lambda *_: load if "mar" in choice else tokenizer
-    )
+SMALL = dict(
+    llamagen_b=("LlamaGenTokenizer", (4, 4)),
+    var_d16=("VARTokenizer", (30,)),
+    mar_b=("MARAutoencoder", (4, 4, 2)),
+)
+
+
+def narrowed(choice, folder):
+    """Return a config of images of 8×8 and few features, whose space reads its authors' file."""
     config = imagenet256_tokens.get_config(choice)
-    config.data.update(name="digits", image_shape=(4, 4, 3), resize=False)
-    config.space.published, config.batch_size = "VAE", 8
+    name = SMALL[choice][0]
+    config.space.published = str(write(folder, name, draw(name)))
+    config.data.update(name="digits", image_shape=(8, 8, 3), resize=False)
     config.model.name = config.model.name.partition("_")[0]
     config.model.update(width=16, depth=2, num_heads=2)
-    config.optimizer.warmup = 0.0  # a first step at the full rate
+    config.batch_size, config.optimizer.warmup = 8, 0.0  # a first step at the full rate
     if choice == "mar_b":
-        config.space.shape, config.sampling.num_steps = (4, 4, 2), 3
+        config.space.directory = config.space.shape = None  # encode within the step
         config.model.update(denoiser_width=16, denoiser_depth=1)
-    else:
+        config.sampling.num_steps = 3
+    elif choice == "var_d16":
         config.sampling.top_k = 7
-    task = build(config)
+    return config
+
+
+@pytest.mark.parametrize("choice", SMALL)
+def test_the_space_of_a_config_is_its_authors_autoencoder(choice, tmp_path):
+    task = build(narrowed(choice, tmp_path))
+    assert task.space.shape == SMALL[choice][1]
+    (frozen,) = task.frozen()
+    (loaded,) = frozen.values()
+    expected = pretrained.load(tmp_path)[1]
+    given = loaded["variables"] if choice == "mar_b" else loaded
+    jax.tree.map(np.testing.assert_array_equal, given, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", SMALL)
+def test_a_step_runs_narrowed(choice, tmp_path):
+    """In bfloat16, with all of the config but its sizes."""
+    task = build(narrowed(choice, tmp_path))
     state = jax.jit(task.init)(jax.random.key(0))
-    random = np.random.default_rng(0)
-    images = random.standard_normal((8, 4, 4, 2), np.float32)
-    if choice == "var_d16":
-        images = random.integers(0, 256, (8, 4, 4, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     batch = {"image": images, "label": np.arange(8)}
     after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1), *task.frozen())
     assert np.isfinite(metrics["loss"])
@@ -103,7 +125,7 @@ def test_a_step_of_var_and_mar_runs_narrowed(choice, monkeypatch):
     assert max(jax.tree.leaves(moved)) > 0
 
 
-def test_the_largest_var_is_planned_over_64_devices():
+def test_the_largest_var_is_planned_over_64_devices(stand_ins):
     """Nearly all of its 2,010,020,356 parameters are split 64 ways."""
     config = imagenet256_tokens.get_config("var_d30")
     config.space.published = "VAE"

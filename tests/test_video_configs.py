@@ -85,6 +85,8 @@ def test_text_to_video_on_latents_encoded_once_or_within_the_step(tmp_path):
 def test_animated_emoji_take_a_step(tmp_path):
     config = animated_emoji_video.get_config()
     assert config.data.flip and config.data.image_shape == (17, 32, 32, 3)
+    measures = {measure.name for measure in config.evaluation.measures.values()}
+    assert measures == {"Motion", "VideoDistance", "PromptMatch"}
     task, state, clips = step(small(config, tmp_path))
     assert clips["video"].shape == (4, 17, 16, 16, 1) and clips["tokens"].shape == (4, 16, WIDTH)
     assert len(task.condition.prompts) == 10

@@ -241,10 +241,12 @@ class PixelNetwork(Protocol):
 
     It returns what the likelihood reads for each pixel, given earlier pixels. `prefill(labels)`
     and `step(cache, levels, position)` do so one sub-pixel at a time
-    (`genjax.autoregression.pixels`).
+    (`genjax.autoregression.pixels`). If `reads_given`, `prefill(labels, given)` reads the first
+    sub-pixels in one pass.
     """
 
     num_levels: int
+    reads_given: bool
     prefill: Callable
     step: Callable
 

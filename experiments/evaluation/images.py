@@ -12,6 +12,7 @@ from einops import reduce
 
 from experiments.evaluation.context import Context, Model, described_files
 from experiments.evaluation.protocol import FeatureProtocol
+from experiments.evaluation.uncertainty import check_resamples, uncertainty
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import to_float
@@ -186,11 +187,25 @@ class Samples:
     Samples are rounded to bytes, as in a PNG. Distances, precision and recall (3 neighbours),
     density and coverage (5 neighbours) compare equal numbers: groups as large as the held-out set,
     averaged over at most `GROUPS` groups. `…_train` is the same measure of training images.
+
+    If there are four times as many samples and held-out images as features, the Fréchet distance is
+    also extrapolated to infinitely many (FD∞), as `frechet_distance_extrapolated`. Its interval of
+    95 %, `frechet_distance_interval`, comes from resampling.
+
+    Attributes:
+        resamples: of the interval, each of which takes as long as a distance; 0 leaves it out.
     """
 
     context: Context
+    resamples: int = 0
     needs: ClassVar[tuple[str, ...]] = ()
     least_held_out: ClassVar[int] = 6  # of density and coverage: an example and 5 neighbours
+
+    def __post_init__(self):
+        if self.resamples:
+            blank = np.zeros((1, *self.context.data.image_shape), np.uint8)
+            width = pixel_features(blank).shape[1]
+            check_resamples("Samples", self.resamples, self.context.num_samples, width)
 
     def features(self) -> dict[str, FeatureProtocol]:
         """Return how samples become features, for the protocol."""
@@ -202,9 +217,17 @@ class Samples:
         labels = context.draw_labels(lambda: reference.train_labels)
         images = model.sample(labels)
         real, unseen, features = reference.real, reference.unseen, pixel_features(images)
+        equal = features[: len(unseen)], unseen[: len(features)]
         return {
             **(reference.accuracy(images, labels) if context.class_conditional else {}),
             **compare_with_training(features, real[draw(len(real), GROUPS * len(unseen))], unseen),
+            **uncertainty(
+                "frechet_distance",
+                metrics.extrapolated_frechet_distance,
+                metrics.frechet_distance,
+                *equal,
+                resamples=self.resamples,
+            ),
             "nearest_neighbour_ratio": float(
                 metrics.nearest_neighbour_ratio(features, real, unseen)
             ),

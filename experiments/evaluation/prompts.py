@@ -1,4 +1,4 @@
-"""Whether pictures show what their prompts say, by a scorer of pairs fitted to real pairs."""
+"""Whether pictures or clips show what their prompts say, by a scorer fitted to real pairs."""
 
 import functools
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from experiments.evaluation.autoencoders import vgg16_protocol
+from experiments.evaluation.autoencoders import as_frames, vgg16_protocol
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.images import compare_with_training, pixel_features, pixel_protocol
 from experiments.evaluation.protocol import FeatureProtocol
@@ -22,6 +22,7 @@ from genjax.pretrained.lpips import load_vgg16, require_lpips
 from genjax.training.pictures import paired_grid
 
 CANDIDATES, SIDE = 10, 64
+FRAMES = 3  # of a clip
 
 
 @jax.jit
@@ -40,15 +41,29 @@ def _maps(
     )
 
 
+def frames_of(
+    examples: UInt8[np.ndarray, "examples *time height width channels"],
+) -> UInt8[np.ndarray, "examples frames height width channels"]:
+    """Return `FRAMES` equally spaced frames of clips, the first and the last among them.
+
+    A picture is its own and only frame.
+    """
+    if examples.ndim == 4:
+        return examples[:, None]
+    rows = np.linspace(0, examples.shape[1] - 1, FRAMES).round().astype(int)
+    return examples[:, rows]
+
+
 class Pairs:
-    """The training and held-out pictures with their names, and a scorer of pairs.
+    """The training and held-out pictures or clips with their names, and a scorer of pairs.
 
     The scorer is a ridge regression from VGG16's features of training pictures to embeddings of
-    their names. It shares nothing with a generator, except possibly the text encoder.
+    their names. It shares nothing with a generator, except possibly the text encoder. A clip's
+    features are the means of those of its frames (`frames_of`).
 
     Attributes:
         names: by split, the first caption of each picture.
-        images: by split, bytes.
+        images: by split, bytes: pictures or clips.
         labels: by split, the class of each picture, or 0.
         real: by split, the scorer's accuracy on the real pictures.
         floor: FD-VGG16 of training pictures to held-out ones, of equal numbers.
@@ -63,7 +78,7 @@ class Pairs:
             rows = np.random.default_rng(0).permutation(len(dataset.source))
             self.names[split] = tuple(dataset.captions[i][0] for i in rows)
             examples = dataset.source[rows]
-            self.images[split] = examples["image"]
+            self.images[split] = examples[data.feature]
             self.labels[split] = examples.get("label", np.zeros(len(rows), np.int32))
             self.features[split] = self.features_of(self.images[split])
         self.train, self.held_out = self.names
@@ -76,8 +91,12 @@ class Pairs:
         }
         self.floor = self.distance(self.features[self.train][:count])
 
-    def features_of(self, images: UInt8[np.ndarray, "images height width channels"]) -> np.ndarray:
-        return in_batches(lambda x: _maps(self._vgg16, x), images)
+    def features_of(
+        self, images: UInt8[np.ndarray, "images *time height width channels"]
+    ) -> Float[np.ndarray, "images features"]:
+        frames = frames_of(images)
+        maps = in_batches(lambda x: _maps(self._vgg16, x), as_frames(frames))
+        return maps.reshape(*frames.shape[:2], -1).mean(1)
 
     def accuracy(self, features: np.ndarray, names: tuple[str, ...]) -> float:
         """Return how often a picture's own name scores above nine other names.
@@ -120,6 +139,9 @@ class PromptMatch:
     A network without prompts makes a picture of each name's class, or of nothing. It then shares
     the evaluation of networks that see the whole name.
 
+    Of clips, `FRAMES` frames are looked at, and accuracies alone are measured: `VideoDistance` has
+    distances of clips.
+
     Attributes:
         captions: encodes names for the scorer, if the network's condition is no `Prompts`.
     """
@@ -138,6 +160,11 @@ class PromptMatch:
 
     def __post_init__(self):
         require_lpips()
+        if self.context.data.feature not in ("image", "video"):
+            raise ValueError(
+                "config.evaluation.measures has PromptMatch, which scores pictures and clips; "
+                f"config.data.feature is {self.context.data.feature!r}: leave it out"
+            )
         if self.captions is None and not isinstance(self.context.condition, Prompts):
             raise ValueError(
                 "config.evaluation.measures has PromptMatch, which needs a network with prompts; "
@@ -148,31 +175,45 @@ class PromptMatch:
     def features(self) -> dict[str, FeatureProtocol]:
         """Return how samples become features, for the protocol."""
         enlarged = dict(resizing=f"nearest pixel, to {SIDE}×{SIDE}", antialiasing=False)
-        return pixel_protocol(self.context.data) | {
-            "vgg16": replace(vgg16_protocol()["vgg16"], **enlarged)
-        }
+        vgg16 = replace(vgg16_protocol()["vgg16"], **enlarged)
+        if self.context.data.feature == "video":
+            of_frames = f"{vgg16.network}, averaged over {FRAMES} equally spaced frames"
+            return {"vgg16": replace(vgg16, network=of_frames)}
+        return pixel_protocol(self.context.data) | {"vgg16": vgg16}
 
     def __call__(self, model: Model) -> dict[str, Any]:
         reference = pairs_of(self.context.data, self.captions or self.context.condition)
-        splits = reference.train, reference.held_out
         report, drawn = self._accuracies(model, reference)
-        images, features = drawn["training"]
-        real, unseen = (pixel_features(reference.images[split]) for split in splits)
-        pixels = pixel_features(images)
+        clips = self.context.data.feature == "video"
+        middle = lambda images: frames_of(images[:50])[:, FRAMES // 2 if clips else 0]
         return report | {
             "candidates": CANDIDATES,
+            **({} if clips else self._distances(reference, *drawn["training"])),
+            "num_samples": len(drawn["training"][0]),
+            "held_out_prompts": paired_grid(
+                {
+                    "original": middle(reference.images[reference.held_out]),
+                    "sample": middle(drawn["held_out"][0]),
+                }
+            ),
+            **model.how,
+        }
+
+    def _distances(
+        self,
+        reference: Pairs,
+        images: UInt8[np.ndarray, "images height width channels"],
+        features: Float[np.ndarray, "images features"],
+    ) -> dict[str, float]:
+        """Return distances of pictures of training names to held-out pictures."""
+        splits = reference.train, reference.held_out
+        real, unseen = (pixel_features(reference.images[split]) for split in splits)
+        pixels = pixel_features(images)
+        return {
             "fd_vgg16": reference.distance(features),
             "fd_vgg16_train": reference.floor,
             **compare_with_training(pixels, real, unseen),
             "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(pixels, real, unseen)),
-            "num_samples": len(images),
-            "held_out_prompts": paired_grid(
-                {
-                    "original": reference.images[reference.held_out][:50],
-                    "sample": drawn["held_out"][0][:50],
-                }
-            ),
-            **model.how,
         }
 
     def _accuracies(
@@ -197,8 +238,8 @@ class PromptMatch:
 
     def _sample(
         self, model: Model, reference: Pairs, split: str, count: int, **changes: float
-    ) -> UInt8[np.ndarray, "count height width channels"]:
-        """Return a picture for each of a split's first names, or of the names' classes."""
+    ) -> UInt8[np.ndarray, "count *time height width channels"]:
+        """Return a picture or clip for each of a split's first names, or of the names' classes."""
         if isinstance(self.context.condition, Prompts):
             return model.sample(np.arange(count), reference.names[split][:count], **changes)
         return model.sample(reference.labels[split][:count], **changes)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from experiments.evaluation.context import Model
+from experiments.evaluation.uncertainty import describe_uncertainty
 
 PROTOCOL = "protocol_of_"  # before a measure's name, in a report
 
@@ -46,6 +47,7 @@ class Protocol:
         sampling: sampler, steps, guidance and what else the task says of it.
         seed: of the samples.
         features: by a short name of the network.
+        uncertainty: how extrapolated distances and intervals were made, in words; None without any.
     """
 
     num_samples: int | None
@@ -55,6 +57,7 @@ class Protocol:
     sampling: Mapping[str, Any]
     seed: int
     features: Mapping[str, FeatureProtocol]
+    uncertainty: str | None
 
 
 def protocol_of(evaluator: Any, model: Model, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +70,8 @@ def protocol_of(evaluator: Any, model: Model, figures: Mapping[str, Any]) -> dic
     features = evaluator.features() if hasattr(evaluator, "features") else {}
     count = figures.get("num_samples", getattr(context, "num_samples", None))
     labels = getattr(context, "labels", None)
-    return asdict(Protocol(count, labels, weights, model.average, how, seed, features))
+    uncertain = describe_uncertainty(figures, getattr(evaluator, "resamples", 0))
+    return asdict(Protocol(count, labels, weights, model.average, how, seed, features, uncertain))
 
 
 def parameters_digest(variables: PyTree) -> str:

@@ -10,43 +10,58 @@ import numpy as np
 
 from experiments.configuration.options import described
 from experiments.configuration.runs import check_diffusion
+from experiments.evaluation.autoencoders import originals_of
 from experiments.evaluation.context import Context
-from experiments.evaluation.images import compare, image_reference, pixel_features
-from experiments.inputs.conditions import Prompts
+from experiments.evaluation.images import compare, draw, image_reference, pixel_features
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.pipelines import Run
+from genjax.pretrained.lpips import require_lpips
 from genjax.training import Snapshots
 from genjax.training.sampling import POSTHOC, power_averages, sample
 from genjax.training.workdir import Config, device_name
 
 SWEPT = "swept"  # the name of every post-hoc average in the state, so that all share one program
 CHECK_SEEDS = 3  # other seeds than the sweep's, so that the best is not the luckiest
-FIGURES = ("class_accuracy", "frechet_distance")
+DISTANCES = {"fd_vgg16": "FD-VGG16", "frechet_distance": "Fréchet distance"}
+FIGURES = ("class_accuracy", *DISTANCES)
 VERDICTS = ("best", "own", "worst")
 AXES = ("weights", "guidance_scale", "guidance_interval")
 
 
-def check(run: Run) -> None:
-    """Check that a run's samples can be measured by class.
+def check(run: Run, vgg16: bool = False) -> None:
+    """Check that a run's samples can be measured.
 
     Raises:
-        ValueError: the task is not diffusion, or its condition are prompts, which have no classes.
+        ValueError: the task is not diffusion, or its data are no images.
+        ImportError: `vgg16`, and the weights are not installed.
     """
     check_diffusion(run.config)
-    if isinstance(run.task.condition, Prompts):
+    feature = Data.from_config(run.config).feature
+    if feature != "image":
         raise ValueError(
-            f"{run.folder} is a run of prompts, and a sweep measures samples of classes; measure "
-            "it by experiments.evaluate, with --guidance_scale and --weights"
+            f"{run.folder} is a run of {feature}, and a sweep measures images; measure it by "
+            "experiments.evaluate, with --guidance_scale and --weights"
         )
+    if vgg16:
+        require_lpips()
 
 
-def measure(run: Run, state: Any, num_samples: int, **changes: Any) -> dict[str, Any]:
+def distance_name(record: dict[str, Any]) -> str:
+    """Return the name of the distance that a sweep compares: FD-VGG16 if it was measured."""
+    return next(name for name in DISTANCES if name in record)
+
+
+def measure(
+    run: Run, state: Any, num_samples: int, vgg16: bool = False, **changes: Any
+) -> dict[str, Any]:
     """Return the record of the samples of a state: how they were made, and their measures.
 
-    The record has a `class_accuracy` if the network and the data have classes.
+    The record has a `class_accuracy` if the network and the data have classes. A network of prompts
+    gets the captions of the held-out images, from the first again if there are too few.
 
     Args:
+        vgg16: also measure FD-VGG16, as `VGG16Distance` does.
         changes: values of fields of `config.sampling` that differ from the run's.
     """
     config, task = run.config, run.task
@@ -54,13 +69,20 @@ def measure(run: Run, state: Any, num_samples: int, **changes: Any) -> dict[str,
     labels = config.evaluation.get("labels", "balanced")
     context = Context(Data.from_config(config), task.space, task.condition, num_samples, labels)
     reference = image_reference(context.data, num_samples)
-    classes = context.draw_labels(lambda: reference.train_labels)
+    labels = context.draw_labels(lambda: reference.train_labels)
+    if hasattr(task.condition, "prompts"):
+        captions = context.data.held_out().captions
+        rows = draw(len(captions), num_samples)  # those of the reference
+        task = task.with_prompts([captions[row][0] for row in rows])
+        labels = np.arange(num_samples) % len(rows)
     began = time.perf_counter()
-    images = sample(task, state, classes, sampling)
+    images = sample(task, state, labels, sampling)
     seconds = time.perf_counter() - began
     figures = compare(pixel_features(images), reference.unseen)
     if context.class_conditional:
-        figures |= reference.accuracy(images, classes)
+        figures |= reference.accuracy(images, labels)
+    if vgg16:
+        figures["fd_vgg16"] = originals_of(context.data, num_samples).distance(images)
     return {
         "workdir": str(run.folder),
         "experiment": config.experiment,
@@ -87,10 +109,11 @@ def sweep_guidance(
     scales: Sequence[float],
     intervals: Sequence[tuple[float, float]],
     num_samples: int,
+    vgg16: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of all combinations, then those of three of them with other seeds.
 
-    The three have a `verdict`: "best" and "worst" of the sweep by Fréchet distance, and "own", as
+    The three have a `verdict`: "best" and "worst" of the sweep by `distance_name`, and "own", as
     the run's config samples. One compiled program makes the samples of all combinations.
 
     Args:
@@ -98,6 +121,7 @@ def sweep_guidance(
         run: the same run, opened with all its averages.
         widths: relative widths of the averages of the weights.
         intervals: times (low, high) of guidance.
+        vgg16: compare by FD-VGG16.
     """
     records = []
     for width in widths:
@@ -107,10 +131,10 @@ def sweep_guidance(
                 record = records[-1] | {"guidance_interval": list(interval)}
             else:
                 changes = dict(weights=SWEPT, guidance_scale=scale, guidance_interval=interval)
-                record = measure(run, state, num_samples, **changes)
+                record = measure(run, state, num_samples, vgg16, **changes)
             records.append(record | {"weights": f"{POSTHOC}{width:g}"})
             yield records[-1]
-    ordered = sorted(records, key=lambda record: record["frechet_distance"])
+    ordered = sorted(records, key=lambda record: record[distance_name(record)])
     for verdict, record in zip(VERDICTS, (ordered[0], None, ordered[-1]), strict=True):
         chosen, state, changes = own, own.state, {}
         if record:
@@ -118,7 +142,7 @@ def sweep_guidance(
             changes = {axis: record[axis] for axis in AXES} | {"weights": SWEPT}
         for number in range(1, CHECK_SEEDS + 1):
             seed = own.config.sampling.seed + number
-            again = measure(chosen, state, num_samples, seed=seed, **changes)
+            again = measure(chosen, state, num_samples, vgg16, seed=seed, **changes)
             named = {"weights": record["weights"]} if record else {}
             yield again | named | {"verdict": verdict}
 
@@ -131,13 +155,13 @@ def posthoc_state(run: Run, width: float) -> Any:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Return the run, how it was sampled, class accuracy if there is one, and Fréchet distance."""
+    """Return the run, how it was sampled, class accuracy if there is one, and distances."""
     figures = [f"{record[name]:.3f}" for name in FIGURES if name in record]
     return "{workdir} {sampler} {num_steps}: ".format(**record) + " ".join(figures)
 
 
 def markdown(records: list[dict]) -> str:
-    """Return a table of Fréchet distance / class accuracy, or of Fréchet distance alone.
+    """Return a table of distance / class accuracy, or of the distance alone (`distance_name`).
 
     It has a row per run and sampler and a column per number of steps. Runs of one experiment, such
     as those of several seeds, also have the names of their folders.
@@ -161,19 +185,20 @@ def markdown(records: list[dict]) -> str:
 
 
 def cell(record: dict[str, Any]) -> str:
-    """Return Fréchet distance / class accuracy of a record, such as "0.85 / 99.0 %"."""
+    """Return distance / class accuracy of a record, such as "0.85 / 99.0 %"."""
     accuracy = f" / {100 * record['class_accuracy']:.1f} %" if "class_accuracy" in record else ""
-    return f"{record['frechet_distance']:.3g}{accuracy}"
+    return f"{record[distance_name(record)]:.3g}{accuracy}"
 
 
 def describe_verdicts(records: Sequence[dict[str, Any]]) -> str:
     """Return a table of the three combinations that were measured again, and what they cost.
 
-    The cost is a combination's mean Fréchet distance over the best one's. Intervals are of 95 %
+    The cost is a combination's mean distance over the best one's. Intervals are of 95 %
     over seeds. The column of accuracy is left out of a run without classes.
     """
     classified = all("class_accuracy" in record for record in records)
-    header = ["combination", "weights", "guidance", "Fréchet distance"]
+    distance = distance_name(records[0])
+    header = ["combination", "weights", "guidance", DISTANCES[distance]]
     header += ["accuracy", "cost"] if classified else ["cost"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     groups = {
@@ -181,7 +206,7 @@ def describe_verdicts(records: Sequence[dict[str, Any]]) -> str:
         for verdict in VERDICTS
     }
     distances = {
-        verdict: np.array([record["frechet_distance"] for record in group])
+        verdict: np.array([record[distance] for record in group])
         for verdict, group in groups.items()
     }
     for verdict, group in groups.items():

@@ -73,9 +73,17 @@ class Track:
         They are those of the found velocity turned by at most `SLACK`. A digit that starts within
         half a pixel of a wall, where it is shown, may also come from its mirror image there.
         """
-        signs = [
-            (1, -1) if min(place, ROOM - place) <= 0.5 else (1,) for place in self.movement.start
-        ]
+        return self._directions(
+            [(1, -1) if min(place, ROOM - place) <= 0.5 else (1,) for place in self.movement.start]
+        )
+
+    @property
+    def reflected_directions(self) -> frozenset[str]:
+        """The words of directions that the pixels admit, and of their reflections at walls."""
+        return self._directions([(1, -1), (1, -1)])
+
+    def _directions(self, signs: Sequence[Sequence[int]]) -> frozenset[str]:
+        """Return the words of directions of the velocity, by the signs of its two parts."""
         found = set()
         for mirrored in itertools.product(*signs):
             angle = np.degrees(np.arctan2(*np.multiply(self.movement.velocity, mirrored)))
@@ -84,11 +92,15 @@ class Track:
         return frozenset(found)
 
 
-def follows(tracks: Sequence[Track], caption: str) -> dict[str, bool]:
+def follows(tracks: Sequence[Track], caption: str, *, reflected: bool = False) -> dict[str, bool]:
     """Return whether a clip's digits, their directions, and both are those of its caption.
 
     The clip must show as many digits as the caption names. Their order does not matter. A pair of
     digits and directions counts as both only if each digit goes in its own direction.
+
+    Args:
+        reflected: directions are right too if walls can reflect the caption's into them, as in
+            frames long after the caption's first one.
 
     Raises:
         ValueError: as of `parse_caption`.
@@ -98,8 +110,9 @@ def follows(tracks: Sequence[Track], caption: str) -> dict[str, bool]:
     digits = lambda order: all(
         each.movement.digit == digit for each, (digit, _, _) in zip(order, asked, strict=True)
     )
+    admitted = lambda each: each.reflected_directions if reflected else each.directions
     directions = lambda order: all(
-        direction in each.directions for each, (_, _, direction) in zip(order, asked, strict=True)
+        direction in admitted(each) for each, (_, _, direction) in zip(order, asked, strict=True)
     )
     return {
         "digits": any(map(digits, orders)),

@@ -206,8 +206,14 @@ class MovingDigits:
     pixels along the exact flow of the movements found, in units of the whole grey scale.
     `speed_distance` is the Kolmogorov–Smirnov distance of the laws of speeds, and `speed_p_value`
     is the p-value of the test. The test finds distances of `speed_detectable` with a probability of
-    0.9 or more. `…_real` is the same measure of as many held-out clips, by the same tracker. If
-    samples are longer than the data's clips, their first frames are measured.
+    0.9 or more. `frames_in_range` is the share of frames whose mean grey level, and whose standard
+    deviation of grey levels, lie within those of all held-out frames.
+
+    Samples that are rolled out are longer than the data's clips. Their first frames are measured,
+    and then their last ones as `…_late`. Walls reflect a digit before its last frames, so there a
+    direction is right up to reflections.
+
+    `…_real` is the same measure of as many held-out clips, by the same tracker.
     """
 
     context: Context
@@ -225,20 +231,24 @@ class MovingDigits:
 
     def __call__(self, model: Model) -> dict[str, Any]:
         data, count = self.context.data, self.context.num_samples
-        real = real_videos(data, count)
-        # Rolled out samples are longer than the data's clips.
-        videos = sample_videos(self.context, model)[:, :NUM_FRAMES]
-        found, found_real = [track(video) for video in videos], _real_tracks(data, count)
+        real, found_real = real_videos(data, count), _real_tracks(data, count)
+        samples = sample_videos(self.context, model)
         asked = real.captions if hasattr(self.context.condition, "prompts") else None
-        measured = _describe(videos, found, asked)
-        compared = _describe(real.held_out, found_real, real.captions)
-        return {
-            **measured,
-            **{f"{name}_real": compared[name] for name in measured},
-            **_tested("speed", _speeds(found), _speeds(found_real)),
-            "num_samples": len(videos),
-            **model.how,
-        }
+        parts = {"": samples[:, :NUM_FRAMES]}
+        if samples.shape[1] > NUM_FRAMES:
+            parts["_late"] = samples[:, -NUM_FRAMES:]
+        report = {}
+        for part, videos in parts.items():
+            found, late = [track(video) for video in videos], bool(part)
+            measured = _describe(videos, found, asked, reflected=late)
+            compared = _describe(real.held_out, found_real, real.captions, reflected=late)
+            report |= {
+                **{f"{name}{part}": value for name, value in measured.items()},
+                **{f"{name}{part}_real": compared[name] for name in measured},
+                **_tested(f"speed{part}", _speeds(found), _speeds(found_real)),
+                f"frames_in_range{part}": _in_range(videos, real.held_out),
+            }
+        return report | {"num_samples": len(samples), **model.how}
 
 
 @functools.lru_cache(maxsize=2)
@@ -246,10 +256,26 @@ def _real_tracks(data: Data, count: int) -> list[list[Track]]:
     return [track(video) for video in real_videos(data, count).held_out]
 
 
+def _in_range(videos: Videos, real: Videos) -> float:
+    """Return the share of frames whose grey levels have moments in the range of real frames'."""
+    moments = lambda clips: np.stack([clips.mean((2, 3, 4)), clips.std((2, 3, 4))])
+    given, known = moments(videos), moments(real)
+    least, most = (bound(known, axis=(1, 2), keepdims=True) for bound in (np.min, np.max))
+    return float(((least <= given) & (given <= most)).all(0).mean())
+
+
 def _describe(
-    videos: Videos, found: Sequence[Sequence[Track]], captions: Sequence[str] | None
+    videos: Videos,
+    found: Sequence[Sequence[Track]],
+    captions: Sequence[str] | None,
+    *,
+    reflected: bool,
 ) -> dict[str, float]:
-    """Return the measures of clips and of what the tracker found in them."""
+    """Return the measures of clips and of what the tracker found in them.
+
+    Args:
+        reflected: as of `follows`.
+    """
     grey = lambda tracks: [np.rint(each.picture * 255).astype(np.uint8) for each in tracks]
     flows = [optical_flow([each.movement for each in tracks], grey(tracks)) for tracks in found]
     errors = metrics.warping_error(videos / 255, *map(np.stack, zip(*flows, strict=True)))
@@ -259,7 +285,10 @@ def _describe(
         "speed": float(_speeds(found).mean()),
     }
     if captions:
-        right = [follows(tracks, text) for tracks, text in zip(found, captions, strict=True)]
+        right = [
+            follows(tracks, text, reflected=reflected)
+            for tracks, text in zip(found, captions, strict=True)
+        ]
         names = {"caption": "both", "digits": "digits", "directions": "directions"}
         for name, key in names.items():
             report[f"{name}_accuracy"] = float(np.mean([each[key] for each in right]))

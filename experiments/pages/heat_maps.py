@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from experiments.evaluation.sampling_sweep import distance_name
 from genjax.training.pictures import rendered
 
 
 def draw_heat_maps(records: Sequence[dict[str, Any]]) -> Image.Image:
-    """Draw Fréchet distances over widths and scales, a map for each interval.
+    """Draw the distances of a sweep over widths and scales, a map for each interval.
 
     All maps share the colours, on a logarithmic scale. A frame marks the lowest distance.
 
@@ -23,7 +24,7 @@ def draw_heat_maps(records: Sequence[dict[str, Any]]) -> Image.Image:
 
     swept = [record for record in records if "verdict" not in record]
     distances = {
-        (tuple(r["guidance_interval"]), r["weights"], r["guidance_scale"]): r["frechet_distance"]
+        (tuple(r["guidance_interval"]), r["weights"], r["guidance_scale"]): r[distance_name(r)]
         for r in swept
     }
     intervals, weights, scales = (

@@ -52,7 +52,8 @@ class Program(NamedTuple):
 def program_of(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
     """Return one of the `PROGRAMS` or `NETWORK_PROGRAMS` of a config.
 
-    Samples of latents on disk are not decoded, so their autoencoder may be missing.
+    Samples of latents on disk are not decoded. Where the config says their shape, their autoencoder
+    may be missing.
 
     Raises:
         ValueError, ImportError, OSError: raised by `build`.
@@ -62,7 +63,8 @@ def program_of(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
     config = config.copy_and_resolve_references()
     config.unlock()
     if config.space.get("directory"):
-        config.data.image_shape, config.space = config.space.shape, dict(name="Points")
+        shape = config.space.get("shape") or build(config).space.shape
+        config.data.image_shape, config.space = shape, dict(name="Points")
     if name in NETWORK_PROGRAMS:
         return _network(name, config, mesh)
     return (_training_step if name == "train" else _sampling)(config, build(config), mesh)

@@ -190,7 +190,9 @@ class Autoregression:
         In another order than raster, `given` are the rows of the picture that the network sees.
         """
         variables, apply = {"params": params}, self.network.apply
-        outputs, cache = apply(variables, condition, method="prefill")
+        given = None if given is None else given.reshape(len(given), -1)
+        known = [given] if given is not None and self.network.reads_given else []
+        outputs, cache = apply(variables, condition, *known, method="prefill")
         levels = autoregression.sample_pixels(
             keys,
             functools.partial(apply, variables, method="step"),
@@ -199,7 +201,8 @@ class Autoregression:
             self.likelihood,
             self.space.shape,
             functools.partial(autoregression.sample, temperature=temperature),
-            None if given is None else given.reshape(len(given), -1),
+            given,
+            num_read=given.shape[1] if known else 0,
         )
         return self._restored(levels)
 

@@ -2,7 +2,8 @@
 
 A network over pixels has two functions. `prefill(labels)` returns its outputs for the first
 sub-pixel and a cache. `step(cache, levels, position)` reads one sub-pixel, and returns the outputs
-for the next. A `PixelLikelihood` turns these outputs into a law of the next level.
+for the next. A `PixelLikelihood` turns these outputs into a law of the next level. A transformer's
+`prefill(labels, given)` reads given first sub-pixels in one pass.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ def sample_pixels(
     shape: tuple[int, int, int],
     law: Law = sample,
     given: Int[Array, "batch places"] | None = None,
+    num_read: int = 0,
 ) -> Int[Array, "batch height width channels"]:
     """Sample pictures, each sub-pixel given all before it.
 
@@ -32,26 +34,30 @@ def sample_pixels(
 
     Args:
         keys: one per picture, so that a sample does not depend on its batch.
-        step, outputs, cache: of the network, at the start of a picture.
+        step, outputs, cache: of the network, after the first `num_read` given sub-pixels.
         shape: height, width, channels.
         law: draws levels; `sample` with its options.
         given: levels of the first sub-pixels, fewer than the picture has.
+        num_read: how many of them `prefill` has read. The others are read one by one.
 
     Raises:
-        ValueError: `given` leaves nothing to sample.
+        ValueError: `given` leaves nothing to sample, or has fewer than `num_read` sub-pixels.
     """
     channels, length = shape[-1], shape[0] * shape[1] * shape[2]
     if given is not None and given.shape[1] >= length:
         raise ValueError(
             f"{given.shape[1]} sub-pixels are given of pictures that have {length}; give fewer"
         )
-    pixel = jnp.zeros((len(keys), channels), jnp.int32)
-    step, cache = step_of_logits(step, likelihood, channels), (cache, pixel)
-    logits = likelihood.logits(outputs, pixel, jnp.int32(0))
     if given is None:
         given = jnp.zeros((len(keys), 0), jnp.int32)
-    logits, cache = read(step, logits, cache, given)
-    start = given.shape[1]
+    start, channel = given.shape[1], num_read % channels
+    if num_read > start:
+        raise ValueError(f"{num_read} given sub-pixels have been read; got {start}: give them too")
+    known = given[:, num_read - channel : num_read]  # of the pixel in which reading has stopped
+    pixel = jnp.zeros((len(keys), channels), jnp.int32).at[:, :channel].set(known)
+    step, cache = step_of_logits(step, likelihood, channels), (cache, pixel)
+    logits = likelihood.logits(outputs, pixel, jnp.int32(channel))
+    logits, cache = read(step, logits, cache, given[:, num_read:], num_read)
     drawn = decode(keys, step, logits, cache, length - start, law, start)
     return jnp.concatenate([given, drawn], axis=1).reshape(len(keys), *shape)
 
@@ -72,17 +78,22 @@ def step_of_logits(step: Callable, likelihood: PixelLikelihood, channels: int) -
 
 
 def read(
-    step: Step, logits: Float[Array, "batch levels"], cache: PyTree, given: Int[Array, "batch n"]
+    step: Step,
+    logits: Float[Array, "batch levels"],
+    cache: PyTree,
+    given: Int[Array, "batch n"],
+    start: int = 0,
 ) -> tuple[Float[Array, "batch levels"], PyTree]:
-    """Return the logits and the cache after the given first tokens of sequences.
+    """Return the logits and the cache after the given tokens of sequences.
 
     Args:
-        logits, cache: before the first token.
+        logits, cache: before the first of these tokens.
+        start: position of the first of these tokens.
     """
 
     def advance(carry, inputs):
         _, cache = carry
         return step(cache, *inputs), None
 
-    inputs = given.T, jnp.arange(given.shape[1])
+    inputs = given.T, start + jnp.arange(given.shape[1])
     return jax.lax.scan(advance, (logits, cache), inputs)[0]

@@ -1,6 +1,6 @@
 """The MaskGIT of Besnier et al. 2025 from its authors' state dict, saved as safetensors.
 
-Its codes are those of LlamaGen's tokenizer (`vqgan.load_llamagen`).
+Its codes are those of LlamaGen's tokenizer, which `authors_autoencoders` reads.
 """
 
 import os

@@ -1,6 +1,6 @@
 """LlamaGen's transformers from their authors' state dicts (Sun et al. 2024), saved as safetensors.
 
-`vqgan.load_llamagen` reads the tokenizers.
+`authors_autoencoders` reads the tokenizers.
 """
 
 import os

@@ -1,6 +1,7 @@
 """MAR from its authors' state dicts (Li et al. 2024), saved as safetensors.
 
-The authors' times are 0 … 999, and the module's are these over 1000.
+The authors' times are 0 … 999, and the module's are these over 1000. `authors_autoencoders` reads
+the autoencoder.
 """
 
 import os

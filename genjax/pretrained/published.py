@@ -29,13 +29,14 @@ class Library:
     """A library that publishes networks as folders of `config.json` and safetensors.
 
     Attributes:
-        name: the name that Python imports. `model_index.json` has its last part.
+        name: the name that Python imports. `model_index.json` has its last part. None for authors
+            who publish state dicts alone.
         weights: name of the file of weights, without its extension.
         header: from a class and the type of its weights to the first entries of a configuration.
         unused: entries of configurations that do not concern a network.
     """
 
-    name: str
+    name: str | None
     weights: str
     header: Callable[[str, str], dict[str, Any]]
     unused: frozenset[str] = frozenset()

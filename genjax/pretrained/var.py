@@ -1,6 +1,6 @@
 """VAR from its authors' state dicts (Tian et al. 2024), saved as safetensors.
 
-`vqgan.load_var` reads the tokenizer.
+`authors_autoencoders` reads the tokenizer.
 """
 
 import functools

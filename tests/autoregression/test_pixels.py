@@ -1,5 +1,7 @@
 """Sampling of pictures from laws that are known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,13 +27,17 @@ EMPTY = jnp.full((BATCH, LENGTH), -1)
 
 def test_given_places_are_kept_and_later_ones_have_the_same_draws():
     """A completion of the start of a sample is that sample."""
-    draw = lambda given: sample_pixels(
-        KEYS, step, FIRST, EMPTY, categorical(LEVELS), SHAPE, given=given
+    draw = lambda given, first=FIRST, cache=EMPTY, num_read=0: sample_pixels(
+        KEYS, step, first, cache, categorical(LEVELS), SHAPE, given=given, num_read=num_read
     )
     whole = draw(None)
     assert whole.shape == (BATCH, *SHAPE)
     flat = whole.reshape(BATCH, -1)
     np.testing.assert_array_equal(draw(flat[:, :7]), whole)
+    already = read(step, FIRST, EMPTY, flat[:, :5])  # as by a network's `prefill`
+    np.testing.assert_array_equal(draw(flat[:, :7], *already, num_read=5), whole)
+    with pytest.raises(ValueError, match="5 given sub-pixels have been read; got 4"):
+        draw(flat[:, :4], *already, num_read=5)
     other = (flat[:, :7] + 1) % LEVELS
     completed = draw(other)
     np.testing.assert_array_equal(completed.reshape(BATCH, -1)[:, :7], other)
@@ -56,7 +62,12 @@ def test_channels_of_a_mixture_are_drawn_given_those_before():
     keys = sample_keys(jax.random.key(1), jnp.arange(count))
     likelihood = mixture_of_logistics(256, components)
     same = lambda cache, tokens, position: (cache, cache)
-    pictures = sample_pixels(keys, same, jnp.asarray(outputs), outputs, likelihood, (1, 2, 3))
+    draw = functools.partial(
+        sample_pixels, keys, same, jnp.asarray(outputs), outputs, likelihood, (1, 2, 3)
+    )
+    pictures = draw()
+    first = pictures.reshape(count, -1)[:, :2]  # red and green of a pixel, read by `prefill`
+    np.testing.assert_array_equal(draw(given=first, num_read=2), pictures)
     red, green, blue = 2 * np.asarray(pictures).reshape(-1, 3).T / 255 - 1
     assert np.std(red) > 0.4
     # scales are e^−6, so 0.02 is eight of them; levels are 0.008 apart

@@ -1,11 +1,18 @@
 """Run the guides' pages as written, from top to bottom; commands train for a few steps only."""
 
+import importlib
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from genjax.models.autoregressive import llamagen, var
 from tests.docs.pages import ROOT, blocks, checkout, commands
 from tests.experiments.launching import run
+from tests.pretrained import authors_files
+from tests.pretrained.test_llamagen_networks import MODULES as LLAMAGENS
+from tests.pretrained.test_var import MODULES as VARS
 
 GUIDES = ("own_images", "own_network", "own_data", "own_algorithm", "edm", "fine_tuning")
 SHORT = [
@@ -36,6 +43,11 @@ SMALL_DIT = [
     "--config.model.unroll=1",
     "--config.model.num_heads=2",
 ]
+FOLDERS = dict(
+    LlamaGenTokenizer="llamagen_tokenizer",
+    VARTokenizer="var_tokenizer",
+    MARAutoencoder="mar_autoencoder",
+)
 # These need published weights or an accelerator, or repeat what another command shows.
 NOT_RUN = ("SYSTEM/", "imagenet", "text_to_image", "my_flow_64")
 
@@ -87,6 +99,36 @@ def test_the_readme_trains_on_own_images(tmp_path):
             result = run(*shortened(command))
             assert result.returncode == 0, (command, result.stderr)
         assert np.array(Image.open(tmp_path / "mine.png")).ndim == 3
+
+
+@pytest.mark.slow
+def test_authors_checkpoints_are_read_and_sampled(tmp_path, monkeypatch):
+    """Small networks and files of tests/pretrained/data stand for those of the page."""
+    monkeypatch.chdir(tmp_path)
+    for name, folder in FOLDERS.items():
+        (tmp_path / folder).mkdir()
+        authors_files.write(tmp_path / folder, name, authors_files.draw(name))
+    for name, file in dict(llamagen_b="llamagen_c2i", var_d16="var_plain").items():
+        (tmp_path / f"{name}.safetensors").symlink_to(authors_files.DATA / f"{file}.safetensors")
+    monkeypatch.setattr(llamagen, "LlamaGen_B", lambda: LLAMAGENS["c2i"])
+    monkeypatch.setattr(var, "VAR_d16", lambda: VARS["plain"])
+    page, names = ROOT / "docs/guides/published_weights.md", {}
+    text = page.read_text()
+    assert all(f'"{name}"}}\' > {folder}/config.json' in text for name, folder in FOLDERS.items())
+    for block in blocks(page, "python")[1:]:  # the first one takes whole systems
+        exec(compile(block.text, page.name, "exec"), names)
+    assert names["llamagen_images"].shape == (2, 6, 6, 3)
+    assert names["var_images"].shape == (2, 8, 8, 3)
+    for images in (names["llamagen_images"], names["var_images"]):
+        assert np.isfinite(images).all() and np.std(images) > 0.01
+
+
+def test_readers_that_a_guide_names_exist():
+    text = (ROOT / "docs/guides/published_weights.md").read_text()
+    readers = re.findall(r"`pretrained\.(\w+)\.(\w+)`", text)
+    assert len(readers) > 8
+    for module, function in readers:
+        assert callable(getattr(importlib.import_module(f"genjax.pretrained.{module}"), function))
 
 
 LECTURE = sorted(ROOT.glob("docs/lecture/*.md"))

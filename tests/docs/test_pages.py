@@ -1,5 +1,6 @@
 """What README and docs say can be typed: every command is parsed by its own program."""
 
+import ast
 import re
 from unittest import mock
 
@@ -90,6 +91,33 @@ def test_a_run_from_nowhere_would_be_noticed(tmp_path):
         "python -m experiments.compare runs/a runs/b\n```\n"
     )
     assert unknown_runs(page) == ["runs/b"]
+
+
+CONFIGS = {
+    path.stem: ast.get_docstring(ast.parse(path.read_text()))
+    for path in sorted(ROOT.glob("configs/*.py"))
+}
+
+
+def unknown_runs_of_header(config: str, header: str) -> list[str]:
+    """Return the runs that a config's header uses, and no command of any header makes.
+
+    A name that begins with the config's name is a run of one of its choices.
+    """
+    made = {"runs/emoji_latents"}  # by experiments.encode
+    made |= {each for text in [*CONFIGS.values(), header] for each in MAKES_A_RUN.findall(text)}
+    named = set(RUN.findall(header)) - made
+    return sorted(each for each in named if not each.startswith(f"runs/{config}_"))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_uses_only_runs_that_a_config_makes(config):
+    assert unknown_runs_of_header(config, CONFIGS[config]) == []
+
+
+def test_a_run_of_a_header_from_nowhere_would_be_noticed():
+    header = "train --workdir=runs/a\nlearns from runs/a, runs/some_b and runs/other"
+    assert unknown_runs_of_header("some", header) == ["runs/other"]
 
 
 @each_page

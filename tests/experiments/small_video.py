@@ -69,8 +69,9 @@ def narrow(config, folder: str | None = None):
     """Return a config of video on the squares' latents, with a network of a few features."""
     config.data.update(name=f"{__name__}.load", image_shape=(17, 16, 16, 1))
     config.space = dict(name="Latents", published="block_means", directory=folder)
-    if "digits" in config.evaluation.measures:
-        del config.evaluation.measures.digits  # whose tracker knows no squares
+    for name in ("digits", "distance"):  # whose tracker knows no squares, and VGG16's weights
+        if name in config.evaluation.measures:
+            del config.evaluation.measures[name]
     config.batch_size = 4
     config.model.update(width=16, depth=1, num_heads=2, unroll=1)
     config.optimizer.warmup = 0.0  # a first step at the full rate

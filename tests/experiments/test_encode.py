@@ -13,8 +13,10 @@ from PIL import Image
 from configs import emoji_latent_flow
 from experiments.configuration.kinds import SPACE
 from experiments.configuration.runs import build
+from experiments.speed.programs import program_of
 from genjax.data import load_dataset, to_float
 from genjax.data.sets.latents import part_paths, raw_latents
+from genjax.devices import make_mesh
 from genjax.training import Checkpoints
 from tests.experiments.launching import ROOT, run, start
 
@@ -200,6 +202,14 @@ def test_on_the_fly_a_step_is_that_on_the_latents_and_the_encoder_stays(config):
         of_latents.params,
     )
     jax.tree.map(np.testing.assert_array_equal, before, frozen)
+
+
+def test_a_program_on_latents_has_their_shape(config, folder):
+    """Also where only the autoencoder knows it."""
+    config = config.copy_and_resolve_references()
+    config.space.update(directory=f"{folder}/latents", shape=None)
+    program = program_of("train", config, make_mesh({"data": 1}, config.batch_size))
+    assert program.local[1]["image"].shape == (8, 8, 8, 4)
 
 
 def test_flows_are_standardized_alike_whatever_is_evaluated_later(folder, config, tmp_path):

@@ -11,7 +11,7 @@ def test_evaluate_reports_what_it_used(small_run, tmp_path):
     result = run(
         "evaluate", f"--workdir={small_run[0]}", f"--out={out}", "--guidance_scale=0.5",
         "--num_steps=1", "--seed=3", "--weights=params", "--num_samples=400", "--sampler=ddim",
-        "--grid=uniform_grid,shift=2.0",
+        "--grid=uniform_grid,shift=2.0", "--resamples=3",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads(out.read_text())
@@ -26,6 +26,8 @@ def test_evaluate_reports_what_it_used(small_run, tmp_path):
         grid="uniform_grid(shift=2.0)",
     )
     assert {name: report[name] for name in expected} == expected
+    low, high = report["frechet_distance_interval"]
+    assert low < high and "3 resamples" in report["protocol_of_samples"]["uncertainty"]
     trained = json.loads((small_run[0] / "report.json").read_text())
     for name in ("seconds", "steps_per_second", "frechet_distance_train", "classifier_accuracy"):
         assert report[name] == trained[name]

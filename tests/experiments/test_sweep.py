@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import moving_digits_video
 from experiments.evaluation.sampling_sweep import check
-from experiments.inputs.conditions import Prompts
 from experiments.tasks.diffusion import Diffusion
 from tests.experiments.launching import SMALL, run, shared_run
 
@@ -97,11 +97,7 @@ def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp
     assert protocol["sampling"]["guidance_interval"] == [0.4, 0.6]
 
 
-def test_a_run_of_prompts_is_refused():
-    condition = Prompts("minilm", 16, 384, 384, 1.0, ("red apple",))
-    task = SimpleNamespace(condition=condition)
-    of_text = SimpleNamespace(
-        folder="runs/text", task=task, config=SimpleNamespace(task="Diffusion")
-    )
-    with pytest.raises(ValueError, match="runs/text is a run of prompts"):
-        check(of_text)
+def test_a_run_of_video_is_refused():
+    of_video = SimpleNamespace(folder="runs/video", config=moving_digits_video.get_config())
+    with pytest.raises(ValueError, match="runs/video is a run of video, and a sweep measures im"):
+        check(of_video)

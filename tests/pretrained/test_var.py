@@ -4,8 +4,6 @@ data/README_var.md says how the outputs were made.
 """
 
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,43 +11,28 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from genjax import pretrained
 from genjax.autoregression import decode_scales, growing, guide, pair, sample
-from genjax.models.autoencoders.vqgan import VQModel
 from genjax.models.autoregressive.var import VAR
-from genjax.nn.multiscale import MultiScaleQuantizer
 from genjax.pretrained.var import load
-from genjax.pretrained.vqgan import load_var
+from tests.pretrained.authors_files import DATA, draw, reference, write
 
-DATA = Path(__file__).with_name("data")
 SIDES = (1, 2, 3, 4)
 SIZE = dict(vocabulary=13, sides=SIDES, width=16, depth=2, num_heads=2, num_classes=5)
 MODULES = {"plain": VAR(**SIZE), "shared": VAR(shared_modulation=True, **SIZE)}
-TOKENIZER = VQModel(
-    MultiScaleQuantizer(13, 4, SIDES),
-    encoder_channels=4,
-    widths=(32, 64),
-    blocks=1,
-    attention_levels=(1,),
-    quant_side=3,
-)
-REFERENCE = np.load(DATA / "var_tokenizer.npz")
+REFERENCE = reference("VARTokenizer")
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """Read the tokenizer's variables, which are made as README_var.md says."""
-    shapes = json.loads((DATA / "var_tokenizer.json").read_text())
-    random, tensors = np.random.RandomState(0), {}
-    for name in sorted(shapes):
-        vector, codes = len(shapes[name]) == 1, name == "quantize.embedding.weight"
-        deviation = 1 if codes else 0.3 if vector else np.prod(shapes[name][1:]) ** -0.5
-        numbers = 0.5 * vector + deviation * random.standard_normal(shapes[name])
-        tensors[name] = numbers.astype(np.float32)
-    tensors["quantize.ema_vocab_hit_SV"] = np.zeros((4, 13), np.float32)
-    path = tmp_path_factory.mktemp("var") / "file.safetensors"
-    save_file(tensors, path)
-    return load_var(path, TOKENIZER)
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("var"), "VARTokenizer", draw("VARTokenizer"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    module, variables = pretrained.load(folder)
+    return functools.partial(module.apply, variables)
 
 
 def close(actual, expected, relative=1e-5):
@@ -59,18 +42,15 @@ def close(actual, expected, relative=1e-5):
 
 def test_the_tokenizer_agrees(tokenizer):
     @quick_jit
-    def apply(variables, images, latents, sums):
-        run = functools.partial(TOKENIZER.apply, variables)
+    def apply(images, latents, sums):
         return (
-            run(images, method="encode"),
-            run(latents, method="quantize"),
-            run(sums, method="decode"),
+            tokenizer(images, method="encode"),
+            tokenizer(latents, method="quantize"),
+            tokenizer(sums, method="decode"),
         )
 
     sums = REFERENCE["sums"]
-    encoded, quantized, decoded = apply(
-        tokenizer, REFERENCE["images"], REFERENCE["latents"], sums[-1]
-    )
+    encoded, quantized, decoded = apply(REFERENCE["images"], REFERENCE["latents"], sums[-1])
     close(encoded, REFERENCE["encoded"])
     close(decoded, REFERENCE["decoded"], 3e-5)  # through convolutions of 64·9 terms
     np.testing.assert_array_equal(quantized.indices, REFERENCE["indices"])
@@ -79,11 +59,18 @@ def test_the_tokenizer_agrees(tokenizer):
     close(0.25 * losses["commitment"] + losses["codebook"], REFERENCE["loss"])
 
 
+def test_the_tokenizer_is_saved_as_the_authors_do(folder, tmp_path):
+    pretrained.save(tmp_path, *pretrained.load(folder))
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path, folder))
+    del theirs["quantize.ema_vocab_hit_SV"]  # the use of codes in training
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name], tensor, strict=True, err_msg=name)
+
+
 def test_sums_of_maps_and_inputs_agree(tokenizer):
     indices = jnp.asarray(REFERENCE["indices"])
-    apply = lambda method: TOKENIZER.apply(
-        tokenizer, indices, method=lambda m, a: getattr(m.quantizer, method)(a)
-    )
+    apply = lambda method: tokenizer(indices, method=lambda m, a: getattr(m.quantizer, method)(a))
     for ours, theirs in zip(apply("sums"), REFERENCE["sums"], strict=True):
         close(ours, theirs)
     close(apply("inputs"), REFERENCE["inputs"])
@@ -100,9 +87,7 @@ def test_logits_and_guided_greedy_samples_agree(name, tokenizer):
     def run(keys, labels):
         state = module.apply(variables, pair(labels, 5), method="start")
         step = functools.partial(module.apply, variables, method="step")
-        extend = lambda *a: TOKENIZER.apply(
-            tokenizer, *a, method=lambda m, *a: m.quantizer.extend(*a)
-        )
+        extend = lambda *a: tokenizer(*a, method=lambda m, *a: m.quantizer.extend(*a))
         return decode_scales(
             keys,
             guide(step, growing(1.5, len(SIDES))),
@@ -115,7 +100,7 @@ def test_logits_and_guided_greedy_samples_agree(name, tokenizer):
 
     tokens, total = run(jax.random.split(jax.random.key(0), 3), arrays["labels"][:3])
     np.testing.assert_array_equal(tokens, arrays["tokens"])
-    image = TOKENIZER.apply(tokenizer, total, method="decode")
+    image = tokenizer(total, method="decode")
     close((jnp.clip(image, -1, 1) + 1) / 2, arrays["image"], 3e-5)
 
 

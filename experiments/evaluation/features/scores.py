@@ -34,6 +34,7 @@ from experiments.evaluation.features.networks import (
 from experiments.evaluation.features.statistics import Statistics, reference_statistics
 from experiments.evaluation.images import image_reference
 from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
+from experiments.evaluation.uncertainty import check_resamples, uncertainty
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import load_dataset, to_float
@@ -55,11 +56,17 @@ class PretrainedFeatures:
 
     `…_protocol` says in words how they were measured.
 
+    If there are four times as many samples as features, FID and FD-DINOv2 are also extrapolated to
+    infinitely many samples, as `fid_extrapolated` (FD∞, Chong & Forsyth 2020). With 2,048 features
+    this takes five minutes of a CPU core. The bias of the reference stays.
+
     Attributes:
         inception, clean_inception, pytorch_inception, dinov2, clip: weights; None leaves a network
             out. The three of Inception are of the same file, and differ in preprocessing.
         reference: `split` of the reference images, by default the training split. By network, also
             a file of statistics, which is written if it is absent, or of published statistics.
+        resamples: of the interval `fid_interval`, 20 seconds each with 2,048 features; 0 leaves the
+            intervals out.
     """
 
     context: Context
@@ -69,6 +76,7 @@ class PretrainedFeatures:
     dinov2: str | None = None
     clip: str | None = None
     reference: Mapping[str, str] = field(default_factory=dict, compare=False)
+    resamples: int = 0
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
@@ -76,7 +84,7 @@ class PretrainedFeatures:
 
         Raises:
             FileNotFoundError, ValueError: as of `load_network`; or CLIP is given without prompts,
-                or a network without pictures.
+                a network without pictures, or `resamples` with too few samples.
         """
         feature, shape = self.context.data.feature, self.context.data.image_shape
         if self.weights and (feature != "image" or len(shape) != 3):
@@ -91,7 +99,12 @@ class PretrainedFeatures:
                 "this model takes none: leave it out"
             )
         for name, path in self.weights.items():
-            LOADERS[name](path)
+            network = LOADERS[name](path)
+            if self.resamples and name != "clip":
+                images = jax.ShapeDtypeStruct((1, *shape), np.uint8)
+                features, _ = jax.eval_shape(network.apply, network.variables, images)
+                count = self.context.num_samples
+                check_resamples(type(self).__name__, self.resamples, count, features.shape[1])
 
     @property
     def weights(self) -> dict[str, str]:
@@ -166,7 +179,8 @@ class PretrainedFeatures:
                 statistics = _reference(
                     name, path, file, self.context.data, chosen, images.shape[1:]
                 )
-                report |= measures(name, load_network(name, path), images, statistics)
+                network = load_network(name, path)
+                report |= measures(name, network, images, statistics, self.resamples)
         return report
 
 
@@ -212,13 +226,20 @@ def measures(
     network: FeatureNetwork,
     images: UInt8[np.ndarray, "samples height width channels"],
     reference: Statistics,
+    resamples: int,
 ) -> dict[str, Any]:
     """Return the measures of one network that its reference allows, and their protocol."""
     features, logits = features_of(network, images)
     frechet, kernel = DISTANCES[name]
-    moments = metrics.feature_moments([features])
-    distance = metrics.frechet_distance_from_moments(*moments, reference.mean, reference.covariance)
-    report: dict[str, Any] = {frechet: distance}
+    known = reference.mean, reference.covariance
+    distance = lambda features: metrics.frechet_distance_from_moments(
+        *metrics.feature_moments([features]), *known
+    )
+    line = lambda features: metrics.extrapolated_frechet_distance_from_moments(features, *known)
+    report: dict[str, Any] = {
+        frechet: distance(features),
+        **uncertainty(frechet, line, distance, features, resamples=resamples),
+    }
     source = reference.protocol
     words = [
         f"{network.description}, weights' SHA-256 {network.weights}",

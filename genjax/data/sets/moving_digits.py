@@ -110,15 +110,17 @@ def caption_of(moving: Sequence[Movement]) -> str:
     return write_caption([(each.digit, each.pace, each.direction) for each in moving])
 
 
-def render(moving: Sequence[Movement], pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Return a clip of moving digits: bytes `[NUM_FRAMES SIDE SIDE 1]`.
+def render(
+    moving: Sequence[Movement], pictures: Sequence[np.ndarray], num_frames: int = NUM_FRAMES
+) -> np.ndarray:
+    """Return a clip of moving digits: bytes `[num_frames SIDE SIDE 1]`.
 
     Args:
         pictures: one for each movement, bytes `[DIGIT_SIDE DIGIT_SIDE]`.
     """
-    video = np.zeros((NUM_FRAMES, SIDE, SIDE, 1), np.uint8)
+    video = np.zeros((num_frames, SIDE, SIDE, 1), np.uint8)
     for movement, picture in zip(moving, pictures, strict=True):
-        for frame, (row, column) in zip(video, movement.places().tolist(), strict=True):
+        for frame, (row, column) in zip(video, movement.places(num_frames).tolist(), strict=True):
             place = frame[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE]
             np.maximum(place, picture[..., None], out=place)
     return video

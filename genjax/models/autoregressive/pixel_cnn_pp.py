@@ -300,6 +300,8 @@ class PixelCNNPlusPlus(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
+    reads_given = False
+
     divisor = 4
 
     def setup(self):

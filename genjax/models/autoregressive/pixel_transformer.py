@@ -77,6 +77,8 @@ class PixelTransformer(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
+    reads_given = True
+
     def setup(self):
         types = dict(param_dtype=self.param_dtype)
         embed = lambda count: nn.Embed(count, self.width, embedding_init=small, **types)
@@ -103,13 +105,30 @@ class PixelTransformer(nn.Module):
         logits, _ = self._decode(x, None, 0)
         return logits.reshape(*levels.shape, self.num_levels)
 
-    def prefill(self, labels: Int[Array, " batch"]) -> tuple[Float[Array, "batch levels"], Cache]:
-        """Return the logits of a picture's first sub-pixel, and the cache for `step`."""
+    def prefill(
+        self, labels: Int[Array, " batch"], given: Int[Array, "batch places"] | None = None
+    ) -> tuple[Float[Array, "batch levels"], Cache]:
+        """Return the logits of a picture's first sub-pixel, and the cache for `step`.
+
+        Args:
+            given: levels of the first sub-pixels, fewer than the picture has. They are read in one
+                pass, and the logits are those of the next sub-pixel.
+
+        Raises:
+            ValueError: `given` leaves nothing to predict.
+        """
+        x, length = self._start(labels), math.prod(self.image_shape)
+        if given is not None:
+            if given.shape[1] >= length:
+                raise ValueError(
+                    f"{given.shape[1]} sub-pixels are given of pictures that have {length}; give "
+                    "fewer"
+                )
+            x = jnp.concatenate([x, self.tokens(given)], axis=1)
         size = self.width // self.num_heads
-        shape = (self.depth, len(labels), self.num_heads, math.prod(self.image_shape), size)
-        cache = empty_cache(*shape, dtype=self.dtype)
-        logits, cache = self._decode(self._start(labels), cache, 0)
-        return logits[:, 0], cache
+        shape = (self.depth, len(labels), self.num_heads, length, size)
+        logits, cache = self._decode(x, empty_cache(*shape, dtype=self.dtype), 0)
+        return logits[:, -1], cache
 
     def step(
         self, cache: Cache, tokens: Int[Array, " batch"], position: Int[Array, ""]

@@ -110,6 +110,8 @@ class RowNetwork(nn.Module):
     num_levels: int = 256
     num_classes: int = 0
 
+    reads_given = False  # a pixel waits for the features of the one to its left
+
     def whole(
         self, levels: Levels, labels: Int[Array, " batch"]
     ) -> Float[Array, "batch height width channels levels"]:

@@ -1,5 +1,6 @@
 """The evaluation of samples, with arrays in place of a data set and of a trained network."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,12 @@ from experiments.evaluation import images as evaluation
 from experiments.evaluation.context import Context
 from experiments.evaluation.few_steps import FewSteps
 from experiments.evaluation.images import Samples
+from experiments.evaluation.protocol import protocol_of
 from experiments.inputs.conditions import Classes, Unconditional
+from experiments.inputs.datasets import Data
 from genjax.data import Dataset, InMemory, load_dataset, to_float
+
+HOW = dict(weights="ema", seed=0)
 
 
 def striped(count, seed, num_classes=4):
@@ -122,6 +127,23 @@ def test_digits_are_used_whole(report_of):
     assert {name: report[name] for name in expected} == expected
     assert report["frechet_distance_train"] == pytest.approx(0.7176, abs=5e-5)
     assert report["classifier_accuracy"] == pytest.approx(0.9944, abs=5e-5)
+
+
+def test_distances_at_infinitely_many_samples_have_no_bias():
+    """Training digits have the held-out digits' distribution, so their true distance is near 0."""
+    data = Data("digits", "train", "test", None, (8, 8, 1))
+    measure = Samples(Context(data, None, Unconditional(), 1000), resamples=100)
+    report = measure(Drawer(load_dataset("digits", "train").source[:1000]["image"]))
+    assert abs(report["frechet_distance_extrapolated"]) < 0.1 < 0.6 < report["frechet_distance"]
+    low, high = report["frechet_distance_interval"]
+    assert -0.6 < low < report["frechet_distance_extrapolated"] < high < 0.6
+    described = protocol_of(measure, SimpleNamespace(how=HOW, average=None), report)["uncertainty"]
+    assert "FD∞" in described and "95 %: basic bootstrap, 100 resamples" in described
+    few = dataclasses.replace(measure.context, num_samples=255)
+    without = Samples(few)(Drawer(load_dataset("digits", "train").source[:255]["image"]))
+    assert not {name for name in without if "extrapolated" in name or "interval" in name}
+    with pytest.raises(ValueError, match="an interval of 64 features needs 256 samples; .* is 255"):
+        Samples(few, resamples=100)
 
 
 def test_few_steps_are_measured_as_samples_are():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs import digits_flow, emoji_families, emoji_text
+from configs import animated_emoji_video, digits_flow, emoji_families, emoji_text
 from experiments.configuration.kinds import CONDITION, EVALUATOR
 from experiments.evaluation import prompts
 from experiments.evaluation.context import Context
@@ -60,9 +60,9 @@ def without_weights(monkeypatch):
     monkeypatch.setattr(PromptMatch, "features", dict)  # of VGG16's weights
 
 
-def measured_on_few(config):
+def measured_on_few(config, load="load"):
     """Return what PromptMatch finds of a model of black pictures, and its calls of `sample`."""
-    config.data.name = "tests.experiments.few_emoji.load"
+    config.data.name = f"tests.experiments.few_emoji.{load}"
     config.condition.update(dict(num_classes=10) if "num_classes" in config.condition else {})
     data = Data.from_config(config)
     condition = CONDITION.bind(config.condition, "condition")
@@ -72,7 +72,7 @@ def measured_on_few(config):
 
     def sample(labels, names=None, **changes):
         asked.append((labels, names, changes))
-        return np.zeros((len(labels), 32, 32, 3), np.uint8)
+        return np.zeros((len(labels), *data.image_shape), np.uint8)
 
     return measure(SimpleNamespace(sampling=config.sampling, sample=sample, how={})), asked
 
@@ -105,6 +105,33 @@ def test_networks_of_prompts_are_asked_for_the_names(without_weights):
     _, asked = measured_on_few(emoji_families.get_config("flow"))
     for (labels, names, _), split in zip(asked, ["train", "test"] * 2, strict=True):
         assert labels.tolist() == list(range(60)) and set(names) <= by_name(split).keys()
+
+
+def test_clips_are_scored_by_three_of_their_frames(without_weights):
+    """Clips that show a still picture in these frames have the figures of the pictures."""
+    config = animated_emoji_video.get_config()
+    config.data.update(flip=False, image_shape=(5, 32, 32, 3))
+    report, asked = measured_on_few(config, "load_clips")
+    stills, _ = measured_on_few(emoji_families.get_config("flow"))
+    assert len(asked) == 4 and report["num_samples"] == 60
+    for name in ("training_accuracy", "held_out_accuracy"):
+        assert 0 < report[f"{name}_real"] == stills[f"{name}_real"]
+        assert report[name] == stills[name] == report[f"{name}_unguided"]
+    assert not {"fd_vgg16", "frechet_distance"} & report.keys() and "fd_vgg16" in stills
+    assert report["held_out_prompts"].size == stills["held_out_prompts"].size
+    moving = np.zeros((1, 17, 32, 32, 3), np.uint8)
+    moving[:, [0, 8, 16]] = np.array([3, 30, 90], np.uint8)[:, None, None, None]
+    pairs = Pairs.__new__(Pairs)
+    pairs._vgg16 = None
+    np.testing.assert_allclose(pairs.features_of(moving), 41 / 255, rtol=1e-6)
+
+
+def test_sounds_are_refused():
+    config = emoji_families.get_config("flow")
+    config.data.feature = "audio"
+    condition = CONDITION.bind(config.condition, "condition")
+    with pytest.raises(ValueError, match="scores pictures and clips; .* is 'audio': leave it out"):
+        PromptMatch(Context(Data.from_config(config), None, condition, 10))
 
 
 def few_data():

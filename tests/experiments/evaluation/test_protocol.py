@@ -39,6 +39,7 @@ def test_every_choice_is_written():
                 antialiasing=None,
             )
         ),
+        uncertainty=None,
     )
     counted = protocol_of(samples_of((96, 64, 3)), model, {"num_samples": 200})
     assert counted["num_samples"] == 200

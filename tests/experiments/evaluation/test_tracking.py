@@ -71,6 +71,10 @@ def test_following_a_caption():
     assert not any(follows([up], caption).values())  # a digit is missing
     other = write_caption([(7, "fast", "left"), (2, "slowly", "up")])
     assert follows([up, left], other) == dict(digits=False, directions=True, both=False)
+    later = write_caption([(7, "fast", "right"), (3, "slowly", "down")])
+    assert not follows([up, left], later)["directions"]
+    assert follows([up, left], later, reflected=True)["both"]
+    assert not follows([up, left], crossed, reflected=True)["both"]
 
 
 def test_directions_that_pixels_admit():

@@ -16,6 +16,7 @@ from experiments.evaluation.videos import Motion, MovingDigits, VideoDistance, r
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import to_float
+from genjax.data.sets.moving_digits import render, scenes
 
 
 def data(held_out="test[:6]", train="train[:6]"):
@@ -80,12 +81,27 @@ def test_moving_digits_of_a_perfect_model(real, tracked_once):
     assert model.asked == [None]
 
 
-def test_moving_digits_of_longer_samples_are_those_of_their_first_frames(tracked_once):
+def test_moving_digits_of_longer_samples_are_measured_at_both_ends(real, tracked_once):
     """Samples that are rolled out are 33 frames long, and the data's clips 17."""
-    few = context("test[:2]")
-    held_out = real_videos(few.data, 100)
-    longer = StandIn(held_out, lambda clips: np.concatenate([clips, clips[:, :-1]], axis=1))
-    assert MovingDigits(few)(longer) == MovingDigits(few)(StandIn(held_out))
+    rolled = np.stack([render(*scene, 33) for scene in zip(*scenes("test[:6]"), strict=True)])
+    rows = np.random.default_rng(0).permutation(6)  # the order of real_videos
+    np.testing.assert_array_equal(rolled[rows, :17], real.held_out)
+    measured = lambda samples: MovingDigits(context())(StandIn(real, lambda clips: samples))
+    late = lambda report: {name for name in report if "_late" in name}
+    short, longer = MovingDigits(context())(StandIn(real)), measured(rolled[rows])
+    assert {name: longer[name] for name in longer.keys() - late(longer)} == short
+    for name in ("caption", "digits", "directions"):
+        assert longer[f"{name}_accuracy_late"] == longer[f"{name}_accuracy_late_real"] == 1
+    assert longer["whole_late"] == 1 and longer["frames_in_range_late"] >= 0.95
+    assert longer["speed_late"] == pytest.approx(longer["speed"], rel=0.1)
+
+    spoilt = rolled[rows]
+    spoilt[:, 17:] = spoilt[:, 17:] // 2 + 100  # paler digits on grey
+    wrong = measured(spoilt)
+    assert {name: wrong[name] for name in wrong.keys() - late(wrong)} == short
+    assert wrong["frames_in_range_late"] == pytest.approx(1 / 17, abs=0.01)
+    swapped = measured(np.concatenate([rolled[rows, :17], rolled[np.roll(rows, 1), 17:]], axis=1))
+    assert swapped["caption_accuracy"] == 1 and swapped["caption_accuracy_late"] <= 1 / 6
 
 
 def test_motion_of_equal_and_of_frozen_clips():

@@ -12,7 +12,6 @@ from genjax.models.autoregressive import llamagen
 from genjax.models.autoregressive.llamagen import LlamaGen
 from genjax.models.autoregressive.prefixes import ClassPrefix, TextPrefix
 from genjax.nn import Text
-from tests import virtual_devices
 
 BATCH, VOCABULARY, GRID = 3, 7, (2, 3)
 LENGTH = math.prod(GRID)
@@ -186,46 +185,3 @@ def test_what_does_not_fit_is_refused():
         init("class", jnp.zeros((1, 7), int), jnp.zeros(1, int))
     with pytest.raises(ValueError, match="takes 4 states of a text; got 0"):
         init("text", TOKENS, Text(jnp.zeros((BATCH, 0, 6))))
-
-
-FOUR_DEVICES = """
-import functools, jax, jax.numpy as jnp, numpy as np
-from genjax.devices import make_mesh
-from genjax.devices.mesh import batch_sharding, variable_sharding
-from genjax.models.autoregressive.llamagen import LlamaGen
-from genjax.models.autoregressive.prefixes import ClassPrefix
-from genjax.nn.transformer import empty_cache
-
-network = LlamaGen(8, (2, 3), 16, 2, 2, ClassPrefix(5))
-labels, random = jnp.asarray([0, 4, 5, 1]), np.random.default_rng(0)
-tokens = jnp.asarray(random.integers(0, 8, (4, 6)))
-shapes = jax.eval_shape(network.init, jax.random.key(0), tokens, labels)
-variables = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
-expected = jax.jit(network.apply)(variables, tokens, labels)
-
-def run(variables, tokens, labels):
-    logits, state = network.apply(variables, labels, method="prefill")
-    def step(state, inputs):
-        logits, state = network.apply(variables, state, *inputs, method="step")
-        return state, logits
-    state, others = jax.lax.scan(step, state, (tokens[:, :-1].T, jnp.arange(5)))
-    return jnp.concatenate([logits[:, None], others.swapaxes(0, 1)], 1), state
-
-mesh = make_mesh({"data": 2, "tensor": 2}, 4)
-place = lambda path, a: jax.device_put(
-    a, variable_sharding(mesh)(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape)
-)
-with jax.set_mesh(mesh):
-    placed = jax.tree.map_with_path(place, variables)
-    batch = [jax.device_put(a, batch_sharding(mesh)) for a in (tokens, labels)]
-    logits, state = jax.jit(run)(placed, *batch)
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
-    keys = state.layers.keys
-    assert keys.shape == (2, 4, 2, 7, 8)
-    for keys in (keys, jax.jit(lambda: empty_cache(*keys.shape).keys)()):
-        assert keys.sharding.shard_shape(keys.shape) == (2, 2, 1, 7, 8), keys.sharding
-"""
-
-
-def test_decoding_on_a_mesh_is_that_of_one_device_with_a_cache_split_by_head():
-    virtual_devices.run(["-W", "error", "-c", FOUR_DEVICES], num_devices=4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, ncx2
 
-from genjax.autoregression import categorical, mixture_of_logistics, sample_pixels
+from genjax.autoregression import categorical, mixture_of_logistics, read, sample_pixels
 from genjax.diffusion import sample_keys
 from genjax.models.autoregressive.pixel_cnn import GatedPixelCNN
 from genjax.models.autoregressive.pixel_cnn_pp import PixelCNNPlusPlus
@@ -95,6 +95,29 @@ def test_outputs_with_a_cache_are_those_of_the_whole_picture(name):
     whole = whole.reshape(2, np.prod(SHAPE), -1)
     # float32: the order of sums differs
     np.testing.assert_allclose(one_by_one(variables), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rotary", "learned"])
+def test_given_levels_are_read_in_one_pass_as_one_by_one(name):
+    """The logits that follow, and the keys and values in the cache."""
+    network, _, variables = made(name)
+    labels, random = jnp.array([0, 1]), np.random.default_rng(0)
+    given = jnp.asarray(random.integers(0, LEVELS, (2, 20)), jnp.int32)
+    apply = functools.partial(network.apply, variables)
+
+    @jax.jit
+    def one_by_one(given):
+        outputs, cache = apply(labels, method="prefill")
+        return read(functools.partial(apply, method="step"), outputs, cache, given)
+
+    one_pass = jax.jit(functools.partial(apply, method="prefill"))(labels, given)
+    expected = one_by_one(given)
+    assert np.abs(expected[0]).max() > 0.5
+    # float32: the order of sums differs
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, one_pass, expected)
+    with pytest.raises(ValueError, match="48 sub-pixels are given of pictures that have 48"):
+        jax.eval_shape(functools.partial(apply, method="prefill"), labels, jnp.ones((2, 48), int))
 
 
 @pytest.mark.parametrize("name", CATEGORICAL)

@@ -32,7 +32,9 @@ from genjax.data import load_dataset, to_float
 from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision, resize_and_crop
 from genjax.training.workdir import Config
 from tests.experiments.stand_in import (
+    MATRIX,
     SHAPE,
+    WIDTH,
     dataset_of,
     features_and_logits,
     network_of,
@@ -127,7 +129,8 @@ def test_all_measures_agree_with_their_formulas(named, split, expected, splits):
     )
     report = measure.measure(images, split=split)
     reference = splits[expected]
-    assert {name: report[name] for name in report if "protocol" not in name} == close(
+    measured = {name for name in report if not name.endswith(("_protocol", "_extrapolated"))}
+    assert {name: report[name] for name in measured} == close(
         expected_measures(images, reference.source.arrays["image"])
     )
     protocol = report["inception_protocol"]
@@ -149,7 +152,7 @@ def test_dinov2_has_names_of_its_own(splits, load):
     load(network_of(apply=lambda *arguments: (apply(*arguments)[0], None)), "dinov2")
     report = PretrainedFeatures(CONTEXT, dinov2="folder").measure(pictures(20, 2))
     names = {"fd_dinov2", "kd_dinov2", "dinov2_precision", "dinov2_recall", "dinov2_protocol"}
-    assert report.keys() == names
+    assert report.keys() == names | {"fd_dinov2_extrapolated"}
     features = [features_and_logits(images)[0] for images in (pictures(20, 2), pictures(61, 0))]
     assert report["fd_dinov2"] == close(frechet_by_square_root(*features))
 
@@ -179,10 +182,26 @@ def test_published_statistics(with_images, splits, tmp_path):
     else:
         assert report.keys() == {
             "fid",
+            "fid_extrapolated",
             "inception_score",
             "inception_score_deviation",
             "inception_protocol",
         }
+
+
+def test_distances_at_infinitely_many_samples_have_no_bias(splits, tmp_path):
+    """Statistics are the exact moments of the uniform pixels that samples have."""
+    path, variance = tmp_path / "published.npz", (256**2 - 1) / 12 / 127.5**2
+    np.savez(path, mu=np.zeros(WIDTH), sigma=variance * MATRIX.T @ MATRIX)
+    options = dict(inception="weights.npz", reference={"inception": str(path)}, resamples=100)
+    report = PretrainedFeatures(CONTEXT, **options).measure(pictures(400, 2))
+    assert abs(report["fid_extrapolated"]) < report["fid"] / 2
+    low, high = report["fid_interval"]
+    assert low < report["fid_extrapolated"] < high and low < 0 < high < 3 * report["fid"]
+    with pytest.raises(ValueError, match="an interval of 5 features needs 20 samples; .* is 19"):
+        PretrainedFeatures(replace(CONTEXT, num_samples=19), **options)
+    few = PretrainedFeatures(CONTEXT, **options | dict(resamples=0)).measure(pictures(19, 2))
+    assert "fid_extrapolated" not in few
 
 
 def test_images_that_are_resized_are_prepared_for_the_reference_too(splits):

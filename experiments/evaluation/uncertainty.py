@@ -1,0 +1,61 @@
+"""The uncertainty of Fréchet distances: their bias by the number of samples, and intervals."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from genjax import metrics
+from genjax.metrics import Extrapolation
+
+PER_FEATURE = 4  # least samples for each feature, so that extrapolation has a line of some length
+EXTRAPOLATION = "FD∞: a line over 1/N through distances of N samples"
+
+
+def check_resamples(measure: str, resamples: int, num_samples: int, width: int) -> None:
+    """Check before any training that there will be an interval, if one is wanted.
+
+    Raises:
+        ValueError: there are too few samples for this number of features.
+    """
+    if resamples and num_samples < PER_FEATURE * width:
+        raise ValueError(
+            f"{measure} has resamples={resamples}, and an interval of {width} features needs "
+            f"{PER_FEATURE * width:,} samples; config.evaluation.num_samples is {num_samples}: "
+            "raise it, or set resamples to 0"
+        )
+
+
+def uncertainty(
+    name: str,
+    extrapolate: Callable[..., Extrapolation],
+    distance: Callable[..., float],
+    *features: Float[np.ndarray, "_ features"],
+    resamples: int,
+) -> dict[str, Any]:
+    """Return what a Fréchet distance is at infinitely many samples, and its interval of 95 %.
+
+    Return nothing if there are fewer than `PER_FEATURE` examples for each feature. The
+    extrapolation takes as long as 15 distances.
+
+    Args:
+        name: of the distance. The figures are `NAME_extrapolated` and `NAME_interval`.
+        extrapolate, distance: of all `features`.
+        resamples: of the bootstrap; 0 leaves the interval out.
+    """
+    if min(map(len, features)) < PER_FEATURE * features[0].shape[1]:
+        return {}
+    report: dict[str, Any] = {f"{name}_extrapolated": extrapolate(*features).distance}
+    if resamples:
+        interval = metrics.bootstrap_interval(distance, *features, resamples=resamples)
+        report[f"{name}_interval"] = list(interval)
+    return report
+
+
+def describe_uncertainty(figures: Mapping[str, Any], resamples: int) -> str | None:
+    """Return in words how the figures of `uncertainty` were made; None if there are none."""
+    words = [EXTRAPOLATION] if any(name.endswith("_extrapolated") for name in figures) else []
+    if any(name.endswith("_interval") for name in figures):
+        words.append(f"intervals of 95 %: basic bootstrap, {resamples} resamples")
+    return "; ".join(words) or None
