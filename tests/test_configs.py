@@ -178,6 +178,7 @@ CHOICES = [
     "emoji_text:cross_attention,pixels",
     "moving_digits_video:image_to_video",
     "moving_digits_video:causal",
+    "moving_digits_video:packed",
     "pong:joint",
     "sound_and_video:ltx_2_0",
     "sounding_digits:samples",

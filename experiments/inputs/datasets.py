@@ -15,9 +15,12 @@ from genjax.data import (
     BucketedBatches,
     BucketedClips,
     Dataset,
+    PackedClips,
     aspect_buckets,
+    clip_sizes,
     cut_to,
     load_dataset,
+    nearest_clip_buckets,
     resized_to,
     squared,
 )
@@ -112,6 +115,8 @@ def abstract_batch(
     sharding = batch_sharding(mesh) if mesh else None
     label = {"label": jax.ShapeDtypeStruct((), jnp.int32)}
     entries = label | task.space.abstract_batch() | task.condition.abstract_batch()
+    if layout := getattr(task, "packing", None):
+        entries = layout.abstract(entries, task.space.feature)
     return {
         name: jax.ShapeDtypeStruct((config.batch_size, *a.shape), a.dtype, sharding=sharding)
         for name, a in entries.items()
@@ -122,12 +127,13 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     """Return this process' rows of the batches that a config is trained on.
 
     With `config.data.buckets` images may vary in size, and the images of a batch share their
-    proportions. The clips of a batch also share their length.
+    proportions. The clips of a batch also share their length. A task with a `packing` gets rows of
+    clips of all sizes instead.
 
     Raises:
-        ValueError: as of `Batches` and `BucketedBatches`; or the examples, or their sounds, have
-            another shape than the task's, or another number of classes than `config.condition`; or
-            images are no bytes.
+        ValueError: as of `Batches`, `BucketedBatches` and `PackedClips`; or the examples, or their
+            sounds, have another shape than the task's, or another number of classes than
+            `config.condition`; or images are no bytes.
     """
     data = Data.from_config(config)
     latents = getattr(task.space, "directory", None)
@@ -147,8 +153,14 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     options = dict(
         transform=task.condition.transform(dataset), rows=process_rows(mesh, config.batch_size)
     )
+    kind, buckets = _buckets(data) if bucketed else (Batches, None)
+    if layout := getattr(task, "packing", None):
+        sizes = np.tile(expected[:3], (len(dataset.source), 1))
+        if bucketed:
+            sizes = np.array(buckets)[nearest_clip_buckets(clip_sizes(dataset), buckets)]
+        options |= dict(layout=layout, sizes=sizes, feature=task.space.feature)
+        return PackedClips(dataset, config.batch_size, config.seed, **options)
     if bucketed:
-        kind, buckets = _buckets(data)
         return kind(dataset, config.batch_size, config.seed, buckets=buckets, **options)
     return Batches(dataset, config.batch_size, config.seed, image_shape=expected, **options)
 

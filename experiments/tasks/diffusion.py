@@ -129,18 +129,21 @@ class Objective:
     ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
         """Return the mean loss, and sums and counts of the loss by parts of the time."""
         dropout_key, loss_key = jax.random.split(key)
-        each, t = self.loss(
-            loss_key,
-            apply,
-            x,
-            diffusion.drop_conditioning(dropout_key, condition, null, self.dropout_rate),
-            process=self.process,
-            target=self.target,
-            times=self.times,
-            variates=self.variates,
-            weighting=self.weighting,
-        )
+        condition = diffusion.drop_conditioning(dropout_key, condition, null, self.dropout_rate)
+        each, t = self.losses(loss_key, apply, x, condition)
         return each.mean(), diffusion.sums_by_time(self.process, each, t, TIME_BINS)
+
+    def losses(
+        self, key: Key[Array, ""], apply: Callable, x: PyTree, condition: PyTree, **changes: Any
+    ) -> tuple[PyTree, PyTree]:
+        """Return the loss at each time, and the times.
+
+        Args:
+            changes: arguments of the loss in place of the objective's, or besides.
+        """
+        fields = "process", "target", "times", "variates", "weighting"
+        options = {name: getattr(self, name) for name in fields} | changes
+        return self.loss(key, apply, x, condition, **options)
 
     def time_bins(self) -> list[str]:
         edges = np.linspace(*self.process.domain, TIME_BINS + 1)

@@ -48,14 +48,7 @@ class Objective(continuous.Objective):
             functools.partial(apply, method="denoise"),
             x,
             diffusion.drop_conditioning(dropout_key, condition, null, self.dropout_rate),
-            loss=functools.partial(
-                self.loss,
-                process=self.process,
-                target=self.target,
-                times=self.times,
-                variates=self.variates,
-                weighting=self.weighting,
-            ),
+            loss=self.losses,
             repeats=self.repeats,
         )
         return losses.mean()

@@ -10,11 +10,15 @@ from genjax.data.buckets import nearest_buckets as nearest_buckets
 from genjax.data.buckets import resized_to as resized_to
 from genjax.data.buckets import squared as squared
 from genjax.data.clip_buckets import BucketedClips as BucketedClips
+from genjax.data.clip_buckets import clip_sizes as clip_sizes
 from genjax.data.clip_buckets import cut_to as cut_to
+from genjax.data.clip_buckets import nearest_clip_buckets as nearest_clip_buckets
 from genjax.data.dataset import Dataset as Dataset
 from genjax.data.dataset import InMemory as InMemory
 from genjax.data.loader import Batches as Batches
 from genjax.data.loader import reading_rate as reading_rate
+from genjax.data.packed_clips import PackedClips as PackedClips
+from genjax.data.packed_clips import RowFormat as RowFormat
 from genjax.data.sets.animated_emoji import load_animated_emoji as load_animated_emoji
 from genjax.data.sets.clips import load_clips as load_clips
 from genjax.data.sets.folder import load_folder as load_folder

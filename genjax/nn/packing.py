@@ -10,6 +10,7 @@ whole clips one after the other and ends with padding. An image is a clip of one
 
 The network is given `tokens`, `packing.segments` and `packing.positions`. Fix the numbers of rows
 and slots: then shapes stay the same while clips change, and the network compiles once.
+`genjax.data.PackedClips` makes batches of such rows.
 """
 
 import math
@@ -67,7 +68,7 @@ class Packing:
             rows, slots: as many as needed if None.
 
         Raises:
-            ValueError: a clip is longer than a row, or there are too few rows.
+            ValueError: a clip is longer than a row, there are too few rows, or no slots.
         """
         sizes = [math.prod(grid) for grid in grids]
         if max(sizes) > length:
@@ -75,19 +76,25 @@ class Packing:
                 f"a clip of {max(sizes)} patches does not fit in a row of {length}: give longer "
                 "rows or a smaller clip"
             )
-        places, used = [Place(0, 0, 0)] * len(sizes), []  # used: clips and tokens of each row
-        for clip in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-            fits = [count != slots and tokens + sizes[clip] <= length for count, tokens in used]
-            row = fits.index(True) if any(fits) else len(used)
-            used += [] if row < len(used) else [(0, 0)]
-            places[clip] = Place(row, *used[row])
-            used[row] = used[row][0] + 1, used[row][1] + sizes[clip]
+        if slots is not None and slots < 1:
+            raise ValueError(f"slots is {slots}; a row has place for 1 clip or more")
+        waiting = {size: [] for size in sorted(set(sizes), reverse=True)}
+        for clip in reversed(range(len(sizes))):
+            waiting[sizes[clip]].append(clip)
+        places, used = [Place(0, 0, 0)] * len(sizes), []  # used: clips of each row
+        while any(waiting.values()):
+            count = start = 0
+            for size, clips in waiting.items():  # what the first row with room would get
+                while clips and count != slots and start + size <= length:
+                    places[clips.pop()] = Place(len(used), count, start)
+                    count, start = count + 1, start + size
+            used.append(count)
         if rows is not None and len(used) > rows:
             raise ValueError(
                 f"{len(sizes)} clips need {len(used)} rows of {length} tokens, and there are "
                 f"{rows}: give more rows or fewer clips"
             )
-        slots = max(count for count, _ in used) if slots is None else slots
+        slots = max(used) if slots is None else slots
         return cls(tuple(map(tuple, grids)), tuple(places), length, rows or len(used), slots)
 
     @property

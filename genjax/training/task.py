@@ -157,6 +157,7 @@ class GenerativeTask(Task, Protocol):
     """A task as programs see it that sample, evaluate, plan and report.
 
     A task whose samples are reconstructions may have `num_originals`, the number of different ones.
+    A task that trains on packed rows has their form, `packing` (`genjax.data.RowFormat`).
 
     Attributes:
         space, condition: the network's input and its conditioning.

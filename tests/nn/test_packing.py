@@ -24,6 +24,8 @@ def test_clips_go_where_the_first_row_has_room():
         Packing.of(GRIDS, 23)
     with pytest.raises(ValueError, match="5 clips need 3 rows of 30 tokens, and there are 2"):
         Packing.of(GRIDS, 30, rows=2)
+    with pytest.raises(ValueError, match="slots is 0; a row has place for 1 clip or more"):
+        Packing.of(GRIDS, 30, slots=0)
 
 
 def test_rows_and_slots_can_be_more_than_needed_and_slots_fewer():

@@ -84,7 +84,7 @@ CHOICES = {
     "DiscreteDiffusion, Distillation, Drifting, FrameCompletion, Inversion, JointDiffusion, "
     "JointRollOut, MaskedAutoregression, "
     "MaskedTokens, Matching, "
-    "NextScale, PixelDistillation, TokenAutoregression, VariationalAutoencoder",
+    "NextScale, PackedDiffusion, PixelDistillation, TokenAutoregression, VariationalAutoencoder",
     kinds.SEQUENCE_NETWORK: "LlamaGen, LlamaGen_B, LlamaGen_L, LlamaGen_XL, LlamaGen_XXL, "
     "LlamaGen_1B, LlamaGen_3B, LlamaGen_7B",
     kinds.MASKED_NETWORK: "MaskGIT",
