@@ -109,7 +109,7 @@ class DiscreteDiffusion(Diffusion):
         grid = continuous.time_grid(task.process, config.sampling)
         task._check_fit("loss", config.loss.name, task._loss_of_zeros)
         sample = functools.partial(task._sample_of_zeros, times=grid)
-        task._check_fit("sampling.sampler", config.sampling.sampler.name, sample)
+        task._check_fit("sampling.sampler", config.sampling.sampler["name"], sample)
         return task
 
     @classmethod

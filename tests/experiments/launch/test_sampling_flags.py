@@ -1,5 +1,7 @@
 """The flags that change how a run is sampled."""
 
+import json
+
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -8,6 +10,7 @@ from configs import digits_masked_diffusion
 from experiments.configuration import kinds
 from experiments.configuration.runs import build, change_sampling
 from experiments.launch import sampling_flags
+from genjax.training.workdir import Config
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +49,8 @@ def test_samplers_of_tokens_are_flags(name):
 
 
 def test_masked_diffusion_is_sampled_with_an_interval_of_guidance():
-    config = digits_masked_diffusion.get_config("masked")
+    recorded = digits_masked_diffusion.get_config("masked").to_json_best_effort()
+    config = json.loads(recorded, object_hook=Config)  # as a run has it
     flags.FLAGS.sampler, flags.FLAGS.guidance_interval = "flow,eta=2.0", ["0.2", "0.8"]
     change_sampling(config, **sampling_flags.sampling_changes())
     task = build(config)
