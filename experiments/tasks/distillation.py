@@ -299,7 +299,8 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
         return None
     if not (Path(folder) / "config.json").exists():
         raise FileNotFoundError(
-            f"config.teacher names {folder}, which has no run; train the teacher first"
+            f"config.teacher names {Path(folder).absolute()}, which has no run; train the teacher "
+            "first"
         )
     teacher = Teacher(folder)
     teacher.check(fields, config.data.name, method.needs_pairs)
