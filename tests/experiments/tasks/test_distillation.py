@@ -402,6 +402,16 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
         build(config)
 
 
+def test_a_student_that_started_from_another_run_resumes_without_the_flag(teacher, tmp_path):
+    """--init_from then is absent, and the teacher does not stand in for it."""
+    config = student("Lagrangian", teacher)
+    retold(teacher, tmp_path / "run", config)
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    (tmp_path / "run/config.json").write_text(json.dumps(record | {"init_from": "runs/other"}))
+    train.prepare(config, tmp_path / "run", None)
+    assert json.loads((tmp_path / "run/config.json").read_text())["init_from"] == "runs/other"
+
+
 @pytest.mark.slow
 def test_a_run_of_a_student_goes_from_its_teacher_and_is_sampled_in_any_number_of_jumps(
     teacher, tmp_path
