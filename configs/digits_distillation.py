@@ -24,9 +24,10 @@ those of `MATCHING` train for 5,000 steps of 64 examples.
 
 DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
 own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
-step (experiments/tasks/drifting.py). GuidedMeanFlow and PixelMeanFlow take a guidance scale.
-PixelMeanFlow predicts clean pixels. It has no perceptual term here, because that term needs images
-of 16 pixels (experiments/tasks/pixel_mean_flow.py).
+step (experiments/tasks/drifting.py). It compares pixels; images of 16 pixels or more may take
+`--config.method.features=VGG16Features` (experiments/tasks/features.py). GuidedMeanFlow and
+PixelMeanFlow take a guidance scale. PixelMeanFlow predicts clean pixels. It has no perceptual term
+here, because that term needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 
 Class accuracy and Fréchet distance of 1,000 samples, and the time on one of 2 CPU cores while other
 programs ran (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.7 % and 0.829:

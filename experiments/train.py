@@ -448,11 +448,10 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         _, metrics = jax.eval_shape(update, *step, *frozen)
     explosions = explosions_by(config, metrics.names)
     initialize = lambda state: state
-    init_from = init_from or getattr(task, "starts_from", None)
     if saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         with contextlib.suppress(FileNotFoundError):  # `record_config` says what to do
             init_from = resumed_source(workdir, init_from)
-    elif init_from:
+    elif init_from := init_from or getattr(task, "starts_from", None):
         initialize = initializer(task, init_from)
     attention = "; ".join(sorted(map(str, choices))) or None
     class_names = batches.dataset.class_names

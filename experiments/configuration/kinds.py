@@ -423,6 +423,18 @@ class Method(Protocol):
     def __call__(self, key, student, x): ...
 
 
+class Features(Protocol):
+    """a function `features(frozen, images)` to several arrays `[batch places dimension]`.
+
+    `frozen()` loads what it takes, and `abstract_frozen()` returns that in shapes.
+    """
+
+    frozen: Callable
+    abstract_frozen: Callable
+
+    def __call__(self, frozen, images): ...
+
+
 class Grid(Protocol):
     """`grid(process, num_steps)`: times from the noise end to the clean end."""
 
@@ -568,9 +580,11 @@ METHOD = Kind(
         "experiments.tasks.methods",
         "experiments.tasks.drifting",
         "experiments.tasks.pixel_mean_flow",
+        "experiments.tasks.features",  # of Drift
     ),
     made=True,
 )
+FEATURES = Kind(Features, ("experiments.tasks.features",), made=True)
 GRID = Kind(Grid, ("genjax.diffusion.grids",))
 AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
 OBJECTIVE = Kind(Objective, ("genjax.adversarial.objectives",))
@@ -627,7 +641,8 @@ KINDS_BY_FIELD = {
     "loss": (LOSS, DISCRETE_LOSS),
     "weighting": (WEIGHTING,),
     "times": (LAW,),
-    "sampling.sampler": (SAMPLER, DISCRETE_SAMPLER),
+    "method": (METHOD,),
+    "sampling.sampler": (SAMPLER, FLOW_MAP_SAMPLER, DISCRETE_SAMPLER),
     "sampling.grid": (GRID,),
     "likelihood": (LIKELIHOOD, PIXEL_LIKELIHOOD),
     "reconstruction": (DISTANCE,),

@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.configuration import kinds, old_runs
 from genjax.devices.mesh import AXES, BATCH_AXES
+from genjax.folders import located
 from genjax.pipelines import Run
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, read_record
@@ -23,10 +24,12 @@ def build(config: Any) -> GenerativeTask:
 def read_config(workdir: str | Path) -> Config:
     """Return the config of a run, in today's form whatever version wrote it.
 
+    Other folders that it names are found from any folder (`genjax.folders.located`).
+
     Raises:
         FileNotFoundError: there is no run.
     """
-    return old_runs.upgrade(read_record(workdir).config)
+    return old_runs.upgrade(located(read_record(workdir).config, workdir))
 
 
 def open_run(

@@ -299,10 +299,11 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
         return None
     if not (Path(folder) / "config.json").exists():
         raise FileNotFoundError(
-            f"config.teacher names {folder}, which has no run; train the teacher first"
+            f"config.teacher names {Path(folder).absolute()}, which has no run; train the teacher "
+            "first"
         )
     teacher = Teacher(folder)
-    teacher.check(fields, config.data.name, method.needs_pairs)
+    teacher.check(fields, config.data, method.needs_pairs)
     if method.needs_target:
         _check_process(method, teacher.run.task.objective, name, f"the teacher {folder}'s ")
     if getattr(teacher.run.network, "takes_guidance", False) and not method.needs_pairs:

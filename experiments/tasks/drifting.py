@@ -5,6 +5,7 @@ prediction of the data is the sample. So it is sampled in one step.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from experiments.configuration import kinds
 from experiments.tasks import optimization
 from experiments.tasks.distillation import Distillation
 from experiments.tasks.features import PixelFeatures
@@ -68,7 +70,10 @@ class Drift(Method):
         sizes: of the banks, for each class and for all.
         least, largest, power: guidance scales have a density ∝ scale^−power between the two.
         temperatures: the kernels' widths.
-        features: of `tasks.features`.
+        features: of `tasks.features`: `{"name": "VGG16Features", "places": 2}`, or a name alone.
+
+    Raises:
+        ValueError: the power is 1.
     """
 
     classes: int = 8
@@ -83,6 +88,12 @@ class Drift(Method):
     features: Callable = PixelFeatures()
     takes_end_time = False
     takes_guidance = True
+
+    def __post_init__(self):
+        if self.power == 1:
+            raise ValueError("power is 1, which has another integral; take 0.99 or 1.01")
+        if inspect.isclass(self.features):  # a config's name alone
+            object.__setattr__(self, "features", self.features())
 
     def __call__(self, key: Key[Array, ""], student: Generator, x: Array) -> Losses:
         scale_key, sample_key, positive_key, negative_key = jax.random.split(key, 4)
@@ -137,10 +148,12 @@ class Drifting(Distillation):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Distillation.fields`; the condition has no classes; or the batch has
-                fewer examples than a step has classes.
+            ValueError: as of `Distillation.fields`; the features are no such part; the condition
+                has no classes; or the batch has fewer examples than a step has classes.
         """
         fields = super().fields(config)
+        named = str(config.method.get("features"))
+        kinds.FEATURES.check(fields["method"].features, named, "method.features")
         if not fields["condition"].num_classes:
             raise ValueError(
                 f"config.condition is {config.condition.name}, and a bank is kept for each class: "

@@ -250,7 +250,8 @@ def _check_run(config: Any, space: Space, condition: Condition) -> LatentGenerat
     folder = config.generator_run
     if not (Path(folder) / "config.json").exists():
         raise FileNotFoundError(
-            f"config.generator_run names {folder}, which has no run; train a GAN there first"
+            f"config.generator_run names {Path(folder).absolute()}, which has no run; train a GAN "
+            "there first"
         )
     run = _open(folder)
     if not isinstance(run.task, GAN):

@@ -1,7 +1,8 @@
 """The teacher of a few-step student: the network of a trained run, which does not change."""
 
 import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from experiments.inputs.conditions import Unconditional
 from experiments.tasks.diffusion import Diffusion
 from genjax import diffusion
 from genjax.pipelines import Run
-from genjax.training.task import Condition
+from genjax.training.task import Condition, Space
 
 # The fields of config.sampling that decide a sample.
 SOLVING = ("sampler", "grid", "num_steps", "guidance_scale", "weights", "seed")
@@ -36,17 +37,18 @@ class Teacher:
     def run(self) -> Run:
         return _open(self.folder)
 
-    def check(self, fields: Mapping[str, Any], data_name: str, by_pairs: bool = False) -> None:
+    def check(self, fields: Mapping[str, Any], data: Any, by_pairs: bool = False) -> None:
         """Check that the run teaches what the student learns.
 
         Args:
             fields: of the student's task.
+            data: `config.data` of the student.
             by_pairs: the student learns from pairs. It may then ignore their conditions.
 
         Raises:
-            ValueError: the run is no diffusion run, or it has another shape, data set, condition
-                or scale of times, with which its parameters give other answers; it has the
-                student's process and another target; or the student's process has noise levels
+            ValueError: the run is no diffusion run, or it has another shape, space, data set,
+                condition or scale of times, with which its parameters give other answers; it has
+                the student's process and another target; or the student's process has noise levels
                 that the run's process does not reach.
         """
         task = self.run.task
@@ -56,10 +58,17 @@ class Teacher:
             )
         objective, process = fields["objective"], fields["objective"].process
         networks = self.run.network, fields["network"]
+        space = getattr(task.space, "base", task.space)  # that of a teacher's own pairs
+        spaces, sets = (space, fields["space"]), (self.run.config.data, data)
         pairs = {
-            "shape": (task.space.shape, fields["space"].shape),
-            "data set": (self.run.config.data.name, data_name),
+            "shape": [each.shape for each in spaces],
+            "space": [_space(each) for each in spaces],
+            "data set": [each.name for each in sets],
             "model.time_scale": [getattr(each, "time_scale", None) for each in networks],
+        }
+        pairs |= {
+            "folder of latents": _existing([getattr(each, "directory", None) for each in spaces]),
+            "folder of data": _existing([each.get("directory") for each in sets]),
         }
         if not (by_pairs and isinstance(fields["condition"], Unconditional)):
             pairs["condition"] = [_kind(each) for each in (task.condition, fields["condition"])]
@@ -124,6 +133,25 @@ class Teacher:
             "sampling": {name: run.config.sampling[name] for name in SOLVING},
             "count": fields["count"],
         }
+
+
+def _space(space: Space) -> str:
+    """Return the name of a space, and where the autoencoder of latents is."""
+    autoencoder = getattr(space, "autoencoder", None)
+    if autoencoder is None:
+        return type(space).__name__
+    run, published = autoencoder.run, autoencoder.published
+    weights = f"{autoencoder.weights} of {os.path.realpath(run)}" if run else None
+    return f"{type(space).__name__}({weights or os.path.realpath(published)})"
+
+
+def _existing(folders: Sequence[str | None]) -> list[str | None]:
+    """Return the real paths of two folders, or None for both unless both exist.
+
+    A folder may be the default, or be on another machine. Then nobody can say that they differ.
+    """
+    real = [os.path.realpath(os.path.expanduser(each or "")) for each in folders]
+    return real if all(folders) and all(map(os.path.isdir, real)) else [None, None]
 
 
 def _kind(condition: Condition) -> str:

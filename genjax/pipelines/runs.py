@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from genjax import parts, pretrained
 from genjax.devices import make_mesh
+from genjax.folders import located
 from genjax.pipelines.generation import check_texts
 from genjax.training import Checkpoints, Snapshots, abstract_state
 from genjax.training.checkpoints import damage
@@ -30,7 +31,8 @@ class Run:
 
     Attributes:
         folder: the folder of the run.
-        config: the recorded config, with later changes to `config.sampling`.
+        config: the recorded config, with later changes to `config.sampling`. Relative folders
+            that it names are looked for from the run's parents first.
         task: the network and its algorithm (`genjax.training.task.GenerativeTask`).
 
     Args:
@@ -54,7 +56,7 @@ class Run:
     ):
         self.folder, self._step = Path(folder), step
         record = read_record(folder)
-        self.config = config or record.config
+        self.config = config or located(record.config, folder)
         if build is None:
             if "built_by" not in record:
                 raise ValueError(

@@ -49,7 +49,8 @@ def read_record(workdir: str | os.PathLike) -> Config:
         problem = ValueError(f"{path} is damaged, it has no entry config; put back what was there")
     except FileNotFoundError:
         problem = FileNotFoundError(
-            f"{workdir} holds no run (no config.json); train one there first"
+            f"{path.parent.absolute()} holds no run (no config.json); train one there first, or "
+            "start in the folder from which its path was given"
         )
     except ValueError as error:
         problem = error

@@ -1,4 +1,4 @@
-"""Errors of runs that cannot be opened, or not sampled as asked."""
+"""Runs that stand on other runs, that cannot be opened, or that are not sampled as asked."""
 
 import json
 import pydoc
@@ -8,8 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from configs import digits_distillation, digits_flow, emoji_latent_flow
 from experiments.configuration.runs import open_run
+from genjax.data.sets.latents import write_origin
 from genjax.pipelines import Run, runs
+from tests.experiments.autoencoder_run import small_config
 
 
 @pytest.fixture
@@ -45,3 +48,41 @@ def test_a_prompt_alone_is_refused(folder):
     run = Run(folder, build=lambda config: SimpleNamespace())
     with pytest.raises(ValueError, match="prompts is the string 'seven'; expected a list"):
         run.sample(prompts="seven")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Return a folder with the records of runs that were started there, each on another one."""
+    student = digits_distillation.get_config("Reflow")
+    student.pairs.directory, student.teacher = "runs/pairs", "runs/flow"
+    latent_flow = emoji_latent_flow.get_config()
+    latent_flow.space.run = "runs/autoencoder"
+    latent_flow.data.image_shape = small_config("kl").data.image_shape
+    configs = dict(flow=digits_flow.get_config(), autoencoder=small_config("kl"))
+    for name, config in (configs | dict(student=student, latent_flow=latent_flow)).items():
+        folder = tmp_path / "tree/runs" / name
+        folder.mkdir(parents=True)
+        record = dict(config=config.to_dict(), built_by="experiments.configuration.runs.build")
+        (folder / "config.json").write_text(json.dumps(record))
+    (tmp_path / "tree/runs/pairs").mkdir()
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize("opened", [Run, open_run])
+def test_a_run_on_other_runs_opens_from_any_folder(tree, tmp_path, monkeypatch, opened):
+    """Also in a tree that was moved, and where the folder has other runs of these names."""
+    monkeypatch.chdir(tree)
+    student = opened("runs/student")
+    assert student.config.teacher == "runs/flow"
+    write_origin("runs/pairs", student.task.pairs_origin)  # it is checked at each opening
+    tree = tree.rename(tmp_path / "moved")
+    (tmp_path / "runs/flow").mkdir(parents=True)
+    (tmp_path / "runs/autoencoder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    student, latent_flow = (opened(f"moved/runs/{name}") for name in ("student", "latent_flow"))
+    assert student.task.teacher.folder == str(tree / "runs/flow")
+    assert student.task.space.directory == str(tree / "runs/pairs")
+    assert latent_flow.task.space.autoencoder.run == str(tree / "runs/autoencoder")
+    (tree / "runs/flow/config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"names {tree}/runs/flow, which has no run"):
+        opened(tree / "runs/student")

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genjax.data.dataset import Dataset, OnDisk, preload, take
+from genjax.folders import located
 
 ORIGIN, SUMMARY = "origin.json", "latents.json"
 PART = 1024  # records
@@ -117,7 +118,8 @@ def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
     path = Path(folder) / ORIGIN
     if not path.exists():
         return
-    there, own = json.loads(path.read_text()), json.loads(json.dumps(origin))
+    there = located(json.loads(path.read_text()), folder)
+    own = json.loads(json.dumps(origin))
     if differing := [name for name in there | own if there.get(name) != own.get(name)]:
         theirs, ours = ({name: each.get(name) for name in differing} for each in (there, own))
         raise ValueError(

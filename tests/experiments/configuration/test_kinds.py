@@ -96,6 +96,7 @@ CHOICES = {
     kinds.JOINT_DISCRIMINATOR: "JointDiscriminator",
     kinds.PATCH_DISCRIMINATOR: "Discriminator, SoundDiscriminator",
     kinds.TEXT_ENCODER: "minilm",
+    kinds.FEATURES: "PixelFeatures, VGG16Features",
 }
 
 

@@ -7,7 +7,11 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
+from experiments.configuration.kinds import parts_for_field
 from experiments.launch.config_flag import check_overrides, define_config
+from genjax.diffusion import samplers as samplers_of_noise
+from genjax.diffusion.discrete import samplers as samplers_of_tokens
+from genjax.distillation import flow_maps
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 # ml_collections loads a config's file so.
@@ -49,3 +53,17 @@ def test_parts_of_discrete_diffusion_are_named_by_flags(config_of):
     )
     assert config.process.to_dict() == dict(name="Uniform", schedule=dict(name="Linear"))
     assert (config.loss.name, config.target.name) == ("score_entropy_loss", "score")
+
+
+def test_methods_and_samplers_of_students_are_named_by_flags(config_of):
+    """Arguments of the config's file that the named method does not take are dropped."""
+    file = "digits_distillation.py:MeanFlow"
+    config = config_of(file, "--config.method.name=Shortcut", "--config.method.finest=64")
+    assert config.method.to_dict() == dict(name="Shortcut", finest=64, guidance_scale=1.25)
+    file = "digits_distillation.py:TrajectoryConsistency"  # its sampler has a gamma
+    config = config_of(file, "--config.sampling.sampler.name=consistency")
+    assert config.sampling.sampler.to_dict() == dict(name="consistency")
+    # Every kind of sampler is found: a name that is not found would drop all arguments.
+    samplers = dict(ddim=samplers_of_noise, consistency=flow_maps, flow=samplers_of_tokens)
+    for name, module in samplers.items():
+        assert parts_for_field(name, "sampling.sampler") == [getattr(module, name)]

@@ -21,6 +21,7 @@ from experiments.tasks.methods import consistency as consistency_methods
 from genjax import diffusion
 from genjax.diffusion import targets, times
 from genjax.distillation import flow_maps, halving, pairs
+from tests.experiments.autoencoder_run import small_config
 
 NETWORK = dict(patch_size=4, width=16, depth=1, num_heads=2, unroll=1)
 TIME_SCALE = 1000.0  # the teacher's
@@ -400,6 +401,62 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
         ValueError, match="guidance_scale is 2.0, but a student of MeanFlow has the"
     ):
         build(config)
+
+
+def test_a_teacher_of_another_folder_of_data_is_refused(teacher, tmp_path):
+    """Unless both paths lead to one folder, or one of them leads nowhere."""
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "cats")
+    own = lambda folder: dict(data=dict(directory=str(tmp_path / folder)))
+    of_cats = retold(teacher, tmp_path / "run", small(digits_flow.get_config(), **own("cats")))
+    for same in ("cats", "link", "moved"):
+        build(student("Lagrangian", of_cats, **own(same)))
+    build(student("Lagrangian", of_cats))
+    with pytest.raises(ValueError, match="folder of data .*/cats, the student .*/dogs; train a te"):
+        build(student("Lagrangian", of_cats, **own("dogs")))
+
+
+def test_a_teacher_in_other_latents_is_refused(tmp_path):
+    """Those of another autoencoder, of its other weights, or standardized by another folder."""
+
+    def record(name, config):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"config": config.to_dict()}))
+        return str(tmp_path / name)
+
+    autoencoder = small_config("kl")
+    first, second = (record(name, autoencoder) for name in ("first", "second"))
+    (tmp_path / "link").symlink_to(first)
+    stored, others = record("stored", autoencoder), record("others", autoencoder)
+
+    def latents(run=first, **changes):
+        space = dict(name="Latents", run=run, weights="ema", directory=stored) | changes
+        return dict(space=space, data=dict(image_shape=autoencoder.data.image_shape))
+
+    of_first = record("run", small(digits_flow.get_config(), **latents()))
+    for same in (latents(), latents(f"{tmp_path}/link"), latents(directory=None)):
+        build(student("Lagrangian", of_first, **same))
+    for other, words in (
+        (latents(second), r"has the space Latents\(ema of .*/first\), the student .*/second\); tr"),
+        (latents(weights="params"), r"has the space .*, the student Latents\(params of .*/first"),
+        (latents(directory=others), "has the folder of latents .*/stored, the student .*/others"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            build(student("Lagrangian", of_first, **other))
+    pixels = dict(space=dict(name="Pixels"), data=dict(image_shape=(8, 8, 2)))
+    with pytest.raises(ValueError, match=r"has the space Latents\(.*\), the student Pixels"):
+        build(student("Lagrangian", of_first, **pixels))
+
+
+def test_a_student_that_started_from_another_run_resumes_without_the_flag(teacher, tmp_path):
+    """--init_from then is absent, and the teacher does not stand in for it."""
+    config = student("Lagrangian", teacher)
+    retold(teacher, tmp_path / "run", config)
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    (tmp_path / "run/config.json").write_text(json.dumps(record | {"init_from": "runs/other"}))
+    train.prepare(config, tmp_path / "run", None)
+    assert json.loads((tmp_path / "run/config.json").read_text())["init_from"] == "runs/other"
 
 
 @pytest.mark.slow

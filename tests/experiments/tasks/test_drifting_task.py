@@ -114,6 +114,39 @@ def test_what_does_not_fit_is_said_before_any_compute():
         build(config)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("VGG16Features", VGG16Features()),
+        (dict(name="VGG16Features", places=2), VGG16Features(places=2)),
+        (dict(name="PixelFeatures", patch_sizes=[4]), PixelFeatures(patch_sizes=(4,))),
+    ],
+)
+def test_features_are_found_by_name(given, expected):
+    config = small()
+    config.method.features = given
+    assert build(config).method.features == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(features="builtins.len"), "features names builtins.len, which has no frozen and no"),
+        (dict(features=3), "config.method.features names 3, which has no frozen"),
+        (
+            dict(features="VGG16Feature"),
+            "config.method.features is 'VGG16Feature'; .*VGG16Features",
+        ),
+        (dict(power=1.0), "power is 1, which has another integral; take 0.99 or 1.01"),
+    ],
+)
+def test_what_is_no_argument_of_drifting_is_refused(changes, message):
+    config = small()
+    config.method.update(changes)
+    with pytest.raises(ValueError, match=message):
+        build(config)
+
+
 def test_a_run_goes_on_to_the_last_bit_with_its_banks(training, tmp_path):
     """From a checkpoint as from memory, and the examples of the first step count in the third."""
     task, state, update = training
