@@ -1,5 +1,6 @@
 """The flag --config and the flags of its fields."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
+from configs import digits_distillation
 from experiments.launch.config_flag import check_overrides, define_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -49,3 +51,15 @@ def test_parts_of_discrete_diffusion_are_named_by_flags(config_of):
     )
     assert config.process.to_dict() == dict(name="Uniform", schedule=dict(name="Linear"))
     assert (config.loss.name, config.target.name) == ("score_entropy_loss", "score")
+
+
+def test_flags_of_another_reflow_are_fields(config_of):
+    """Those that the header of the config names."""
+    (paragraph,) = re.findall(
+        r"^For another reflow.*?\n\n", digits_distillation.__doc__, re.M | re.S
+    )
+    names = re.findall(r"--config\.([\w.]+)", paragraph)
+    config = config_of(
+        "digits_distillation.py:Reflow", *(f"--config.{name}=runs/other" for name in names)
+    )
+    assert config.teacher == config.pairs.directory == "runs/other"
