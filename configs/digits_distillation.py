@@ -172,7 +172,7 @@ WITH_TEACHER = {
         pairs("runs/digits_reflow_pairs") | dict(teacher="runs/digits_reflow"),
     ),
 }
-MATCHING = ("DMD", "DMD2", "LADD", "RCM")
+MATCHING = {"DMD": GUIDED, "DMD2": GUIDED, "LADD": {}, "RCM": GUIDED}  # the options of each
 CHOICES = (*WITHOUT_TEACHER, *WITH_TEACHER, *MATCHING)
 
 
@@ -181,7 +181,7 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
     config = digits_flow.get_config()
     config.experiment, config.task = f"digits_distillation_{choice}", "Distillation"
     config.conditioning_dropout = 0.1
-    matching = {name: (dict(name=name, **GUIDED), {}) for name in MATCHING}
+    matching = {name: (dict(name=name, **options), {}) for name, options in MATCHING.items()}
     config.method, changes = (WITHOUT_TEACHER | WITH_TEACHER | matching)[choice]
     config.teacher = placeholder(str) if choice in WITHOUT_TEACHER else "runs/digits_flow"
     config.evaluation.measures.few_steps = dict(name="FewSteps", num_steps=(1, 2, 4, 8))

@@ -6,13 +6,15 @@ from genjax.training.workdir import Config, read_record
 
 # Processes that had the data's deviation as an argument of their own.
 PRECONDITIONINGS = {"EDM": "EDMPreconditioning", "TrigFlow": "TrigFlowPreconditioning"}
+# Methods that had a guidance scale, without effect.
+NEVER_GUIDED = ("LADD", "LatentConsistency", "TrajectoryConsistency")
 TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 
 
 def upgrade(config: Config) -> Config:
     """Return a recorded config in today's form; one that has it already is returned as it is."""
     new = config if "space" in config else _before_spaces(config)
-    return _sound_of_data(_dual_layers(_with_preconditioning(new)))
+    return _method_as_read(_sound_of_data(_dual_layers(_with_preconditioning(new))))
 
 
 def _with_preconditioning(config: Config) -> Config:
@@ -93,6 +95,16 @@ def _sound_of_data(config: Config) -> Config:
         return config
     new = _plain(config)
     del new["condition"]["sound_shape"]
+    return _config(new)
+
+
+def _method_as_read(config: Config) -> Config:
+    """Return a config of a few-step student without what its method never read."""
+    method = config.get("method", {})
+    if method.get("name") not in NEVER_GUIDED or "guidance_scale" not in method:
+        return config
+    new = _plain(config)
+    del new["method"]["guidance_scale"]
     return _config(new)
 
 

@@ -341,6 +341,12 @@ def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
         build(config)
 
 
+@pytest.mark.parametrize("method", ["LADD", "LatentConsistency", "TrajectoryConsistency"])
+def test_a_method_that_reads_no_guidance_scale_has_none(method):
+    with pytest.raises(ValueError, match="guidance_scale"):
+        kinds.METHOD.bind(dict(name=method, guidance_scale=1.25), "method")
+
+
 def test_halving_and_reflow_read_the_weighting():
     for method in ("Halving", "GuidedHalving", "Reflow"):
         config = digits_distillation.get_config(method)
