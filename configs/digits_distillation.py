@@ -116,7 +116,7 @@ WITHOUT_TEACHER = {
         dict(name="GuidedMeanFlow", largest=4.0),
         EQUAL_TIMES | dict(model=TWO_ANSWERS, sampling=GUIDED),
     ),
-    "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), {}),
+    "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), EQUAL_TIMES),
     "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
     "ImprovedConsistencyTraining": (dict(name="ImprovedConsistencyTraining"), SIGMA),
     "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW | SMALL_DERIVATIVES),
@@ -163,7 +163,7 @@ WITH_TEACHER = {
         dict(name="GuidanceDistillation"),
         dict(sampling=dict(num_steps=50, **GUIDED)),
     ),
-    "Halving": (dict(name="Halving", **GUIDED), LAST_STAGE),
+    "Halving": (dict(name="Halving", **GUIDED), EQUAL_TIMES | LAST_STAGE),
     "GuidedHalving": (dict(name="GuidedHalving", **ANY_SCALE), LAST_STAGE | dict(sampling=GUIDED)),
     "Reflow": (dict(name="Reflow"), pairs("runs/digits_pairs")),
     # Samples of runs/digits_reflow have the guidance that it learned from its own teacher.

@@ -119,6 +119,7 @@ def _two_answers(config: ConfigDict, name: str, patch_size: int, interval: tuple
 def _shortcut(config: ConfigDict, size: str) -> None:
     config.num_steps = 810_000
     config.method = dict(name="Shortcut", finest=128, share=1 / 8, largest=4.0, guidance_scale=1.5)
+    config.times = dict(name="uniform")  # the method's times are those of its grid
     config.optimizer.update(b2=0.999, weight_decay=0.1)
     config.averages.ema.steps = 692.8  # a decay of 0.999 per step
 

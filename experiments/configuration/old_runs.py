@@ -6,8 +6,9 @@ from genjax.training.workdir import Config, read_record
 
 # Processes that had the data's deviation as an argument of their own.
 PRECONDITIONINGS = {"EDM": "EDMPreconditioning", "TrigFlow": "TrigFlowPreconditioning"}
-# Methods that had a guidance scale, without effect.
+# Methods of few-step students that had a guidance scale, or a law of times, without effect.
 NEVER_GUIDED = ("LADD", "LatentConsistency", "TrajectoryConsistency")
+WITHOUT_TIMES = ("Shortcut", "Halving", "DistilledReflow")
 TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 
 
@@ -100,12 +101,12 @@ def _sound_of_data(config: Config) -> Config:
 
 def _method_as_read(config: Config) -> Config:
     """Return a config of a few-step student without what its method never read."""
-    method = config.get("method", {})
-    if method.get("name") not in NEVER_GUIDED or "guidance_scale" not in method:
-        return config
-    new = _plain(config)
-    del new["method"]["guidance_scale"]
-    return _config(new)
+    name, new = config.get("method", {}).get("name"), _plain(config)
+    if name in NEVER_GUIDED:
+        new["method"].pop("guidance_scale", None)
+    if name in WITHOUT_TIMES:
+        new["times"] = {"name": "uniform"}
+    return config if new == config else _config(new)
 
 
 def _plain(config: Any) -> Any:

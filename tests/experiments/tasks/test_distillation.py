@@ -331,6 +331,9 @@ def test_a_method_of_one_process_and_target_refuses_others(method, changes, mess
         ("Drift", dict(times=dict(variates="stratified"))),
         ("Consistency", dict(weighting=dict(name="min_snr"))),
         ("DistilledReflow", dict(weighting=dict(name="min_snr"))),
+        ("DistilledReflow", dict(times=dict(name="logit_normal"))),
+        ("Halving", dict(times=dict(name="logit_normal"))),
+        ("Shortcut", dict(times=dict(name="logit_normal"))),
     ],
 )
 def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
