@@ -363,6 +363,8 @@ def test_shortcut_times_are_those_of_its_grids():
     np.testing.assert_array_equal(ratio, np.round(ratio))
     with pytest.raises(ValueError, match="power of two"):
         shortcut.shortcut_times(KEY, 8, 6, 0.5)
+    with pytest.raises(ValueError, match="share=0.125 of 7 examples is less than one, so no jump"):
+        shortcut.shortcut_loss(KEY, lambda x, t, s: x, jnp.zeros((7, 3)))
 
 
 def test_mean_flow_on_the_diagonal_is_flow_matching():
