@@ -15,7 +15,7 @@ neither VAE nor the first command. The choices have their papers' settings:
 - shortcut_xl2: shortcut models (Frans et al. 2025), 810,000 steps.
 - scm_xl2: sCM's training from data (Lu & Song 2025). Process, times, tangent and warm-up are the
   paper's. Network, batch, rate and length are those of mean_flow_xl2, since the paper trains EDM2's
-  networks at 512×512.
+  networks at 512×512. Its two steps are those of diffusers' SCM scheduler: π/2, 1.3, 0.
 - dmd2_xl2: DMD2 (Yin et al. 2024) from a run of configs/imagenet256_latent_flow.py:sit in
   runs/imagenet256_latent_flow, or `--config.teacher`. Rates, batch, weights and length are the
   paper's for ImageNet at 64×64. The other choices have no teacher.
@@ -24,6 +24,7 @@ Differences from the papers:
 - Latents are the encoder's means, standardized by channel, not draws from its Gaussians.
 - The embedding of a jump's length starts at 0 in DiT.
 - mean_flow_xl2 is guided at all times, the paper's network at t ≤ 0.75.
+- scm_xl2 has no learned weight of the loss over times.
 - pmf_b16 lacks the second perceptual term, on ConvNeXt's features. LPIPS needs
   pip install '.[lpips]'. genjax's Muon makes updates 0.2·√max(in, out)/√max(1, out/in) times those
   of the paper's at the same learning rate.
@@ -32,6 +33,8 @@ Differences from the papers:
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
 """
+
+import math
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -52,6 +55,7 @@ CHOICES = (
 )
 EPOCH = 1_281_167  # images
 TEACHER_SCALE = 1.5  # of dmd2_xl2
+SCM_TIME = 1.3  # of scm_xl2 after its first step
 
 
 def get_config(choice: str = "mean_flow_b4") -> ConfigDict:
@@ -131,6 +135,7 @@ def _consistency(config: ConfigDict, size: str) -> None:
     config.process = dict(name="TrigFlow", preconditioning=preconditioning)
     config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
     config.sampling.update(num_steps=2, sampler=dict(name="consistency"))
+    config.sampling.grid.shift = SCM_TIME / (math.pi / 2 - SCM_TIME)  # half of π/2 becomes 1.3
 
 
 def _distribution_matching(config: ConfigDict, size: str) -> None:

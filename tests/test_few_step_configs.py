@@ -14,6 +14,7 @@ from experiments.configuration.runs import build, mesh_axes
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch
 from experiments.tasks import distillation
+from experiments.tasks.diffusion import time_grid
 from genjax.devices import make_mesh
 
 GUIDED = dict(diagonal=0.5, largest=8.0, power=1.0)
@@ -100,6 +101,9 @@ def test_few_step_generators_have_their_papers_numbers(choice):
         assert config.sampling.guidance_scale == scale
     if choice == "scm_xl2":
         assert (config.times.mean, config.times.deviation) == (-1.0, 1.4)
+        process = kinds.PROCESS.bind(config.process, "process")
+        # of diffusers' SCMScheduler
+        np.testing.assert_allclose(time_grid(process, config.sampling), [1.5708, 1.3, 0], atol=1e-5)
 
 
 def test_jit_has_its_papers_numbers():
@@ -120,6 +124,8 @@ def narrow(config):
     config.batch_size = 4
     if "perceptual" in config.get("method", {}):
         config.method.perceptual = 0.0  # LPIPS needs 16 pixels
+    if "share" in config.get("method", {}):
+        config.method.share = 1 / config.batch_size
     depth = 3 if config.model.name[:3] in ("IMF", "PMF") else 2
     config.model.update(patch_size=4, width=16, depth=depth, num_heads=2, dtype="float32")
     family = config.model.name.partition("_")[0]
@@ -150,6 +156,8 @@ def step(config):
         ("imagenet256_distillation", "mean_flow_b4"),
         ("imagenet256_distillation", "imf_b2"),
         ("imagenet256_distillation", "pmf_b16"),
+        ("imagenet256_distillation", "shortcut_xl2"),
+        ("imagenet256_distillation", "scm_xl2"),
         ("imagenet256_pixel_flow", None),
     ],
 )
