@@ -69,6 +69,7 @@ def get_config(choice: str = "mean_flow_b4") -> ConfigDict:
     config.num_steps = 240 * (EPOCH // 256)
     # One jump without a scale: the network has learned its guidance in training.
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
+    config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
     {
         "mean": _mean_flow,
         "imf": _improved_mean_flow,

@@ -116,6 +116,25 @@ def test_jit_has_its_papers_numbers():
     assert config.target.name == "clean"
 
 
+@pytest.mark.parametrize(
+    "name", ["digits_distillation", "emoji_text_distillation", "imagenet256_distillation"]
+)
+def test_pictures_show_one_two_and_four_steps_beside_the_teachers(name):
+    images = lambda labels, *_, **__: np.zeros((len(labels), 2, 2, 3), np.uint8)
+    model = SimpleNamespace(
+        sample=images,
+        functions={"sample_teacher": lambda labels, seed: (images(labels), 50)},
+        sampling=SimpleNamespace(seed=0),
+    )
+    measure = kinds.EVALUATOR.bind(
+        load(name).evaluation.measures.few_step_pictures,
+        "evaluation.measures.few_step_pictures",
+        context=SimpleNamespace(condition=SimpleNamespace(num_rows=10)),
+    )
+    rows = measure(model)["few_steps"].info["rows"]
+    assert rows == ["1 step", "2 steps", "4 steps", "teacher, 50 steps"]
+
+
 def narrow(config):
     """Return the config on digits of 8×8 pixels, with a network of a few features."""
     config.data.update(name="digits", image_shape=(8, 8, 1), resize=False, flip=False)
