@@ -143,6 +143,7 @@ def _distribution_matching(config: ConfigDict, size: str) -> None:
     config.task, config.teacher = "Matching", "runs/imagenet256_latent_flow"
     config.model.time_scale = 1000.0  # the teacher's
     config.times = dict(name="uniform")
+    config.weighting = dict(name="edm", data_deviation=1.0)  # of the critic
     config.conditioning_dropout = 0.0
     config.method = dict(
         name="DMD2",

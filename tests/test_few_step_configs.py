@@ -225,6 +225,8 @@ def test_dmd2_has_its_papers_numbers_and_steps_narrowed(monkeypatch, tmp_path):
         player.warmup = 0.0  # a first step at the full rate
     numbers = dict(critic_updates=5, adversarial=3e-3, discriminator=1e-2, guidance_scale=1.5)
     assert dict(config.method) == dict(name="DMD2", **numbers)
+    # sigma⁻² + s⁻² of the critic's x̂; the latents' deviation s is 1
+    assert dict(config.weighting) == dict(name="edm", data_deviation=1.0)
     teacher = narrow(load("imagenet256_latent_flow", "sit"))
     params = teach(monkeypatch, tmp_path, teacher)
     config.teacher = str(tmp_path)

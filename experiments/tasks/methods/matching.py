@@ -96,8 +96,18 @@ class Game(Student):
         )
 
     def fake_loss(self, key: Key[Array, ""], samples: Array) -> Float[Array, " batch"]:
-        options = dict(process=self.process, target=self.target, times=self.times)
-        return distribution_matching.fake_loss(key, self.fake, samples, self.told, **options)[0]
+        """Compute the denoising loss of the fake network, with the weight of `config.weighting`."""
+        loss, _ = distribution_matching.fake_loss(
+            key,
+            self.fake,
+            samples,
+            self.told,
+            process=self.process,
+            target=self.target,
+            times=self.times,
+            weighting=self.weighting,
+        )
+        return loss
 
     def adversarial_loss(
         self, loss: Callable, key: Key[Array, ""], x: Array, samples: Array, objective: Objective
@@ -123,6 +133,7 @@ class MatchingMethod(Method):
     critic: ClassVar[tuple[str, ...]] = (FAKE,)
     takes_end_time = False
     needs_teacher = True
+    reads_weighting = True
 
     def critic_loss(self, key: Key[Array, ""], student: Game, x: Array) -> Float[Array, " batch"]:
         """Compute the denoising loss of the fake network on the student's samples."""
@@ -202,6 +213,7 @@ class LADD(MatchingMethod):
     """A discriminator on the teacher's features alone, by the hinge loss (Sauer et al. 2024)."""
 
     critic = (HEAD,)
+    reads_weighting = False
 
     def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
         return self._judged(adversarial.generator_loss, key, student, x)

@@ -330,6 +330,7 @@ def test_a_method_of_one_process_and_target_refuses_others(method, changes, mess
         ("Shortcut", dict(loss=dict(importance_corrected=True))),
         ("Drift", dict(times=dict(variates="stratified"))),
         ("Consistency", dict(weighting=dict(name="min_snr"))),
+        ("LADD", dict(weighting=dict(name="min_snr"))),
         ("DistilledReflow", dict(weighting=dict(name="min_snr"))),
         ("DistilledReflow", dict(times=dict(name="logit_normal"))),
         ("Halving", dict(times=dict(name="logit_normal"))),
