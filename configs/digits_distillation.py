@@ -18,9 +18,9 @@ ContinuousDistillation takes a derivative in time. Its teacher and student have 
 python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow_unscaled \
     --config.model.time_scale=1.0
 
-For another reflow, give Reflow the last run as `--config.teacher`, another folder as
-`--config.pairs.directory` and `--config.pairs.sampling.guidance_scale=1.0`. All choices except
-those of `MATCHING` train for 5,000 steps of 64 examples.
+For another reflow, give Reflow the last run as `--config.teacher`, and another folder as
+`--config.pairs.directory`. The last run is sampled at its own guidance scale, which is 1. All
+choices except those of `MATCHING` train for 5,000 steps of 64 examples.
 
 DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
 own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
@@ -96,9 +96,9 @@ TWO_ANSWERS = dict(name="MeanFlowDiT", depth=4, head_depth=1, unroll=1)
 LAST_STAGE = dict(averages=dict(ema=dict(steps=100.0)))
 
 
-def pairs(folder: str, **sampling) -> dict:
+def pairs(folder: str) -> dict:
     """Return the fields of a student of pairs. Samples to measure have the seed 0."""
-    sampling = dict(num_steps=100, seed=1) | sampling
+    sampling = dict(num_steps=100, seed=1)
     made = dict(directory=folder, count=50_000, batch_size=500, sampling=sampling)
     return EQUAL_TIMES | dict(pairs=made, conditioning_dropout=0.0)
 
@@ -117,7 +117,7 @@ WITHOUT_TEACHER = {
         dict(name="GuidedMeanFlow", largest=4.0),
         EQUAL_TIMES | dict(model=TWO_ANSWERS, sampling=GUIDED),
     ),
-    "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), {}),
+    "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), EQUAL_TIMES),
     "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
     "ImprovedConsistencyTraining": (dict(name="ImprovedConsistencyTraining"), SIGMA),
     "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW | SMALL_DERIVATIVES),
@@ -164,16 +164,16 @@ WITH_TEACHER = {
         dict(name="GuidanceDistillation"),
         dict(sampling=dict(num_steps=50, **GUIDED)),
     ),
-    "Halving": (dict(name="Halving", **GUIDED), LAST_STAGE),
+    "Halving": (dict(name="Halving", **GUIDED), EQUAL_TIMES | LAST_STAGE),
     "GuidedHalving": (dict(name="GuidedHalving", **ANY_SCALE), LAST_STAGE | dict(sampling=GUIDED)),
     "Reflow": (dict(name="Reflow"), pairs("runs/digits_pairs")),
-    # The straightened flow has the guidance of its own teacher.
+    # Samples of runs/digits_reflow have the guidance that it learned from its own teacher.
     "DistilledReflow": (
         dict(name="DistilledReflow"),
-        pairs("runs/digits_reflow_pairs", guidance_scale=1.0) | dict(teacher="runs/digits_reflow"),
+        pairs("runs/digits_reflow_pairs") | dict(teacher="runs/digits_reflow"),
     ),
 }
-MATCHING = ("DMD", "DMD2", "LADD", "RCM")
+MATCHING = {"DMD": GUIDED, "DMD2": GUIDED, "LADD": {}, "RCM": GUIDED}  # the options of each
 CHOICES = (*WITHOUT_TEACHER, *WITH_TEACHER, *MATCHING)
 
 
@@ -182,7 +182,7 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
     config = digits_flow.get_config()
     config.experiment, config.task = f"digits_distillation_{choice}", "Distillation"
     config.conditioning_dropout = 0.1
-    matching = {name: (dict(name=name, **GUIDED), {}) for name in MATCHING}
+    matching = {name: (dict(name=name, **options), {}) for name, options in MATCHING.items()}
     config.method, changes = (WITHOUT_TEACHER | WITH_TEACHER | matching)[choice]
     config.teacher = placeholder(str) if choice in WITHOUT_TEACHER else "runs/digits_flow"
     config.evaluation.measures.few_steps = dict(name="FewSteps", num_steps=(1, 2, 4, 8))

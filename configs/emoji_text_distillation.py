@@ -33,4 +33,5 @@ def get_config(choice: str = "Semigroup") -> ConfigDict:
     config.method = dict(name=choice, guidance_scale=scale)
     config.teacher = "runs/emoji_text"
     config.sampling.update(num_steps=4, guidance_scale=1.0, sampler=dict(name="jump"))
+    config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
     return config

@@ -15,7 +15,7 @@ neither VAE nor the first command. The choices have their papers' settings:
 - shortcut_xl2: shortcut models (Frans et al. 2025), 810,000 steps.
 - scm_xl2: sCM's training from data (Lu & Song 2025). Process, times, tangent and warm-up are the
   paper's. Network, batch, rate and length are those of mean_flow_xl2, since the paper trains EDM2's
-  networks at 512×512.
+  networks at 512×512. Its two steps are those of diffusers' SCM scheduler: π/2, 1.3, 0.
 - dmd2_xl2: DMD2 (Yin et al. 2024) from a run of configs/imagenet256_latent_flow.py:sit in
   runs/imagenet256_latent_flow, or `--config.teacher`. Rates, batch, weights and length are the
   paper's for ImageNet at 64×64. The other choices have no teacher.
@@ -24,6 +24,7 @@ Differences from the papers:
 - Latents are the encoder's means, standardized by channel, not draws from its Gaussians.
 - The embedding of a jump's length starts at 0 in DiT.
 - mean_flow_xl2 is guided at all times, the paper's network at t ≤ 0.75.
+- scm_xl2 has no learned weight of the loss over times.
 - pmf_b16 lacks the second perceptual term, on ConvNeXt's features. LPIPS needs
   pip install '.[lpips]'. genjax's Muon makes updates 0.2·√max(in, out)/√max(1, out/in) times those
   of the paper's at the same learning rate.
@@ -32,6 +33,8 @@ Differences from the papers:
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
 """
+
+import math
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -52,6 +55,7 @@ CHOICES = (
 )
 EPOCH = 1_281_167  # images
 TEACHER_SCALE = 1.5  # of dmd2_xl2
+SCM_TIME = 1.3  # of scm_xl2 after its first step
 
 
 def get_config(choice: str = "mean_flow_b4") -> ConfigDict:
@@ -65,6 +69,7 @@ def get_config(choice: str = "mean_flow_b4") -> ConfigDict:
     config.num_steps = 240 * (EPOCH // 256)
     # One jump without a scale: the network has learned its guidance in training.
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
+    config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
     {
         "mean": _mean_flow,
         "imf": _improved_mean_flow,
@@ -119,6 +124,7 @@ def _two_answers(config: ConfigDict, name: str, patch_size: int, interval: tuple
 def _shortcut(config: ConfigDict, size: str) -> None:
     config.num_steps = 810_000
     config.method = dict(name="Shortcut", finest=128, share=1 / 8, largest=4.0, guidance_scale=1.5)
+    config.times = dict(name="uniform")  # the method's times are those of its grid
     config.optimizer.update(b2=0.999, weight_decay=0.1)
     config.averages.ema.steps = 692.8  # a decay of 0.999 per step
 
@@ -130,12 +136,14 @@ def _consistency(config: ConfigDict, size: str) -> None:
     config.process = dict(name="TrigFlow", preconditioning=preconditioning)
     config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
     config.sampling.update(num_steps=2, sampler=dict(name="consistency"))
+    config.sampling.grid.shift = SCM_TIME / (math.pi / 2 - SCM_TIME)  # half of π/2 becomes 1.3
 
 
 def _distribution_matching(config: ConfigDict, size: str) -> None:
     config.task, config.teacher = "Matching", "runs/imagenet256_latent_flow"
     config.model.time_scale = 1000.0  # the teacher's
     config.times = dict(name="uniform")
+    config.weighting = dict(name="edm", data_deviation=1.0)  # of the critic
     config.conditioning_dropout = 0.0
     config.method = dict(
         name="DMD2",

@@ -14,6 +14,7 @@ from experiments.configuration.runs import build, mesh_axes
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch
 from experiments.tasks import distillation
+from experiments.tasks.diffusion import time_grid
 from genjax.devices import make_mesh
 
 GUIDED = dict(diagonal=0.5, largest=8.0, power=1.0)
@@ -100,6 +101,9 @@ def test_few_step_generators_have_their_papers_numbers(choice):
         assert config.sampling.guidance_scale == scale
     if choice == "scm_xl2":
         assert (config.times.mean, config.times.deviation) == (-1.0, 1.4)
+        process = kinds.PROCESS.bind(config.process, "process")
+        # of diffusers' SCMScheduler
+        np.testing.assert_allclose(time_grid(process, config.sampling), [1.5708, 1.3, 0], atol=1e-5)
 
 
 def test_jit_has_its_papers_numbers():
@@ -112,6 +116,25 @@ def test_jit_has_its_papers_numbers():
     assert config.target.name == "clean"
 
 
+@pytest.mark.parametrize(
+    "name", ["digits_distillation", "emoji_text_distillation", "imagenet256_distillation"]
+)
+def test_pictures_show_one_two_and_four_steps_beside_the_teachers(name):
+    images = lambda labels, *_, **__: np.zeros((len(labels), 2, 2, 3), np.uint8)
+    model = SimpleNamespace(
+        sample=images,
+        functions={"sample_teacher": lambda labels, seed: (images(labels), 50)},
+        sampling=SimpleNamespace(seed=0),
+    )
+    measure = kinds.EVALUATOR.bind(
+        load(name).evaluation.measures.few_step_pictures,
+        "evaluation.measures.few_step_pictures",
+        context=SimpleNamespace(condition=SimpleNamespace(num_rows=10)),
+    )
+    rows = measure(model)["few_steps"].info["rows"]
+    assert rows == ["1 step", "2 steps", "4 steps", "teacher, 50 steps"]
+
+
 def narrow(config):
     """Return the config on digits of 8×8 pixels, with a network of a few features."""
     config.data.update(name="digits", image_shape=(8, 8, 1), resize=False, flip=False)
@@ -120,6 +143,8 @@ def narrow(config):
     config.batch_size = 4
     if "perceptual" in config.get("method", {}):
         config.method.perceptual = 0.0  # LPIPS needs 16 pixels
+    if "share" in config.get("method", {}):
+        config.method.share = 1 / config.batch_size
     depth = 3 if config.model.name[:3] in ("IMF", "PMF") else 2
     config.model.update(patch_size=4, width=16, depth=depth, num_heads=2, dtype="float32")
     family = config.model.name.partition("_")[0]
@@ -150,6 +175,8 @@ def step(config):
         ("imagenet256_distillation", "mean_flow_b4"),
         ("imagenet256_distillation", "imf_b2"),
         ("imagenet256_distillation", "pmf_b16"),
+        ("imagenet256_distillation", "shortcut_xl2"),
+        ("imagenet256_distillation", "scm_xl2"),
         ("imagenet256_pixel_flow", None),
     ],
 )
@@ -198,6 +225,8 @@ def test_dmd2_has_its_papers_numbers_and_steps_narrowed(monkeypatch, tmp_path):
         player.warmup = 0.0  # a first step at the full rate
     numbers = dict(critic_updates=5, adversarial=3e-3, discriminator=1e-2, guidance_scale=1.5)
     assert dict(config.method) == dict(name="DMD2", **numbers)
+    # sigma⁻² + s⁻² of the critic's x̂; the latents' deviation s is 1
+    assert dict(config.weighting) == dict(name="edm", data_deviation=1.0)
     teacher = narrow(load("imagenet256_latent_flow", "sit"))
     params = teach(monkeypatch, tmp_path, teacher)
     config.teacher = str(tmp_path)

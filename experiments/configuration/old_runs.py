@@ -6,13 +6,16 @@ from genjax.training.workdir import Config, read_record
 
 # Processes that had the data's deviation as an argument of their own.
 PRECONDITIONINGS = {"EDM": "EDMPreconditioning", "TrigFlow": "TrigFlowPreconditioning"}
+# Methods of few-step students that had a guidance scale, or a law of times, without effect.
+NEVER_GUIDED = ("LADD", "LatentConsistency", "TrajectoryConsistency")
+WITHOUT_TIMES = ("Shortcut", "Halving", "DistilledReflow")
 TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 
 
 def upgrade(config: Config) -> Config:
     """Return a recorded config in today's form; one that has it already is returned as it is."""
     new = config if "space" in config else _before_spaces(config)
-    return _sound_of_data(_dual_layers(_with_preconditioning(new)))
+    return _method_as_read(_sound_of_data(_dual_layers(_with_preconditioning(new))))
 
 
 def _with_preconditioning(config: Config) -> Config:
@@ -94,6 +97,16 @@ def _sound_of_data(config: Config) -> Config:
     new = _plain(config)
     del new["condition"]["sound_shape"]
     return _config(new)
+
+
+def _method_as_read(config: Config) -> Config:
+    """Return a config of a few-step student without what its method never read."""
+    name, new = config.get("method", {}).get("name"), _plain(config)
+    if name in NEVER_GUIDED:
+        new["method"].pop("guidance_scale", None)
+    if name in WITHOUT_TIMES:
+        new["times"] = {"name": "uniform"}
+    return config if new == config else _config(new)
 
 
 def _plain(config: Any) -> Any:

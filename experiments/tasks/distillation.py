@@ -231,6 +231,8 @@ def _check_read(method: Method, config: Any) -> None:
         "loss": (dict(config.loss), dict(name="simple_loss")),
         "times.variates": (config.times.get("variates", "independent"), "independent"),
     }
+    if not method.reads_times:
+        read["times.name"] = config.times.name, "uniform"
     if not method.reads_weighting:
         read["weighting"] = dict(config.weighting), dict(name="uniform")
     for name, (given, usual) in read.items():

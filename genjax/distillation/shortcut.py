@@ -66,12 +66,20 @@ def shortcut_loss(
 
     Returns:
         The loss and the time t of each example.
+
+    Raises:
+        ValueError: the share is less than one example, or `finest` is as `shortcut_times` says.
     """
     time_key, noise_key = jax.random.split(key)
     t, s = shortcut_times(time_key, len(x), finest, share)
     z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
     x_t = FLOW.corrupt(x, z, t)
     jumps = int(first_share(len(x), share).sum())
+    if not jumps:
+        raise ValueError(
+            f"share={share} of {len(x)} examples is less than one, so no jump is learned; take a "
+            "larger share or batch"
+        )
     first = jax.tree.map(lambda a: a[:jumps], (x_t, t, s, *conditioning))
     goal = _goal(target_apply or apply, *first[:3], finest, largest, *first[3:])
     y = jnp.concatenate([jax.lax.stop_gradient(goal), (z - x)[jumps:]])

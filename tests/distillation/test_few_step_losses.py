@@ -64,6 +64,12 @@ def member(theta):
     return perturbed(average_velocity(FLOW), theta)
 
 
+def pixel_member(theta):
+    """The average velocity of a network that predicts data, perturbed."""
+    clean = lambda x, t, s: x - t[:, None] * average_velocity(FLOW)(x, t, s)
+    return pixel_mean_flow.average_velocity(perturbed(clean, theta))
+
+
 def member_map(theta, process=FLOW):
     """The exact map of any process, perturbed so that X(x, t, t) = x stays."""
     u = perturbed(average_velocity(process), theta)
@@ -96,6 +102,23 @@ def of_denoiser(theta, process, target):
     return perturbed(apply, theta)
 
 
+def guided_mean_flow(average, theta, x, z):
+    """The loss without guidance of a network with two answers, of which `average` is the first."""
+    head, labels = perturbed(exact_velocity(FLOW), theta), jnp.zeros(len(x), int)
+    return mean_flow.guided_mean_flow_loss(
+        KEY,
+        lambda x, t, s, *_: (average(x, t, s), head(x, t)),
+        x,
+        labels,
+        labels,
+        labels > 0,
+        pairs=PAIR,
+        largest=1.0,
+        distance=squared,
+        noise=z,
+    )
+
+
 LOSSES = {
     "mean flow": lambda theta, x, z: mean_flow.mean_flow_loss(
         KEY, member(theta), x, pairs=PAIR, distance=squared, noise=z
@@ -116,17 +139,11 @@ LOSSES = {
         head=perturbed(exact_velocity(FLOW), theta),
     ),
     "pixel mean flow": lambda theta, x, z: mean_flow.improved_mean_flow_loss(
-        KEY,
-        pixel_mean_flow.average_velocity(
-            perturbed(
-                lambda x, t, s: x - t[:, None] * average_velocity(FLOW)(x, t, s),
-                theta,
-            )
-        ),
-        x,
-        pairs=PAIR,
-        distance=squared,
-        noise=z,
+        KEY, pixel_member(theta), x, pairs=PAIR, distance=squared, noise=z
+    ),
+    "guided mean flow": lambda theta, x, z: guided_mean_flow(member(theta), theta, x, z),
+    "guided mean flow, pixels": lambda theta, x, z: guided_mean_flow(
+        pixel_member(theta), theta, x, z
     ),
     "Lagrangian": lambda theta, x, z: flow_map_matching.lagrangian_loss(
         KEY, member_map(theta), exact_velocity(FLOW), x, process=FLOW, pairs=PAIR, noise=z
@@ -346,6 +363,8 @@ def test_shortcut_times_are_those_of_its_grids():
     np.testing.assert_array_equal(ratio, np.round(ratio))
     with pytest.raises(ValueError, match="power of two"):
         shortcut.shortcut_times(KEY, 8, 6, 0.5)
+    with pytest.raises(ValueError, match="share=0.125 of 7 examples is less than one, so no jump"):
+        shortcut.shortcut_loss(KEY, lambda x, t, s: x, jnp.zeros((7, 3)))
 
 
 def test_mean_flow_on_the_diagonal_is_flow_matching():

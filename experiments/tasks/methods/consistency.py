@@ -53,31 +53,22 @@ class Consistency(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscreteConsistency(Method):
-    """`consistency.consistency_loss` on the steps of a grid, against the averaged student.
+class GridMethod(Method):
+    """A method on the steps of a grid, against the averaged student.
 
-    Consistency distillation with a teacher, consistency training without one (Song et al. 2023,
-    algorithms 2 and 3). The grid's times are equally spaced quantiles of `config.times`: for EDM's
-    process `karras` is the paper's, for rectified flow `uniform`. Jumps end at time 0, not at the
-    start of the domain.
+    The grid's times are equally spaced quantiles of `config.times`: for EDM's process `karras` is
+    the paper's, for rectified flow `uniform`. Jumps end at time 0, not at the start of the domain.
 
     Attributes:
         steps: of the grid.
-        guidance_scale: of the teacher.
         order: of the teacher's step, 1 for DDIM's or 2 for Heun's (`consistency.solver_step`).
         huber: scale of the pseudo-Huber distance; 0 takes the square.
     """
 
     steps: int = 18
-    guidance_scale: float = 1.0
     order: int = 1
     huber: float = 0.0
     takes_end_time = False
-    needs_teacher = None
-
-    def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
-        guided = student.teacher and student.guided_teacher(self.guidance_scale)
-        return self._loss(key, student, x, guided, student.told)
 
     def _loss(
         self,
@@ -119,6 +110,25 @@ def quantiles(student: Student, steps: int | Array, most: int | None = None) -> 
     place = jnp.minimum(jnp.arange((most or steps) + 1) / steps, 1.0)
     start, end = student.process.domain
     return jnp.clip(student.times(student.process, 1 - place), start, end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteConsistency(GridMethod):
+    """`consistency.consistency_loss`, with a teacher or without one.
+
+    Consistency distillation with a teacher, consistency training without one (Song et al. 2023,
+    algorithms 2 and 3).
+
+    Attributes:
+        guidance_scale: of the teacher.
+    """
+
+    guidance_scale: float = 1.0
+    needs_teacher = None
+
+    def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
+        guided = student.teacher and student.guided_teacher(self.guidance_scale)
+        return self._loss(key, student, x, guided, student.told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +180,8 @@ class ImprovedConsistencyTraining(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentConsistency(DiscreteConsistency):
-    """`DiscreteConsistency` of a guided teacher, whose scale is an input of the student (LCM).
+class LatentConsistency(GridMethod):
+    """`consistency.consistency_loss` of a guided teacher, whose scale the student takes (LCM).
 
     Luo et al. 2023, algorithm 1. Its 50 steps skip 20 of the 1,000 that the teacher was trained on.
 

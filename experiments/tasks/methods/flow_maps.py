@@ -74,6 +74,7 @@ class Shortcut(Method):
     share: float = 0.25
     largest: float = 4.0
     guidance_scale: float = 1.0
+    reads_times = False
     needs_process = RectifiedFlow
     needs_target = staticmethod(targets.velocity)
 

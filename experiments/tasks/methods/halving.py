@@ -59,6 +59,7 @@ class Halving(Method):
     takes_end_time = False
     needs_teacher = True
     has_stages = True
+    reads_times = False
     reads_weighting = True
 
     def __post_init__(self):

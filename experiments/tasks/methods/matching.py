@@ -96,8 +96,18 @@ class Game(Student):
         )
 
     def fake_loss(self, key: Key[Array, ""], samples: Array) -> Float[Array, " batch"]:
-        options = dict(process=self.process, target=self.target, times=self.times)
-        return distribution_matching.fake_loss(key, self.fake, samples, self.told, **options)[0]
+        """Compute the denoising loss of the fake network, with the weight of `config.weighting`."""
+        loss, _ = distribution_matching.fake_loss(
+            key,
+            self.fake,
+            samples,
+            self.told,
+            process=self.process,
+            target=self.target,
+            times=self.times,
+            weighting=self.weighting,
+        )
+        return loss
 
     def adversarial_loss(
         self, loss: Callable, key: Key[Array, ""], x: Array, samples: Array, objective: Objective
@@ -113,18 +123,17 @@ class MatchingMethod(Method):
 
     Attributes:
         critic_updates: updates of the critic for each of the student.
-        guidance_scale: of the teacher.
         steps: of the sampler that the student trains for.
         critic: the parts of the critic. Its fake network starts as the teacher. Its head judges by
             the features of the fake network, or by the teacher's if there is none.
     """
 
     critic_updates: int = 1
-    guidance_scale: float = 1.0
     steps: int = 1
     critic: ClassVar[tuple[str, ...]] = (FAKE,)
     takes_end_time = False
     needs_teacher = True
+    reads_weighting = True
 
     def critic_loss(self, key: Key[Array, ""], student: Game, x: Array) -> Float[Array, " batch"]:
         """Compute the denoising loss of the fake network on the student's samples."""
@@ -140,10 +149,12 @@ class DMD(MatchingMethod):
     one is the mean square, on pairs that are solved in each step.
 
     Attributes:
+        guidance_scale: of the teacher.
         regression: its weight.
         solver_steps: Euler steps of the guided teacher from noise to data.
     """
 
+    guidance_scale: float = 1.0
     regression: float = 0.25
     solver_steps: int = 8
 
@@ -168,11 +179,13 @@ class DMD2(MatchingMethod):
     learn together.
 
     Attributes:
+        guidance_scale: of the teacher.
         adversarial: weight of the student's adversarial loss.
         discriminator: weight of the discriminator's loss beside that of the fake network.
     """
 
     critic_updates: int = 5
+    guidance_scale: float = 1.0
     adversarial: float = 3e-3
     discriminator: float = 1e-2
     critic = (FAKE, HEAD)
@@ -200,6 +213,7 @@ class LADD(MatchingMethod):
     """A discriminator on the teacher's features alone, by the hinge loss (Sauer et al. 2024)."""
 
     critic = (HEAD,)
+    reads_weighting = False
 
     def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
         return self._judged(adversarial.generator_loss, key, student, x)
@@ -221,6 +235,7 @@ class RCM(MatchingMethod):
     networks as those of TrigFlow (`as_trigflow`).
 
     Attributes:
+        guidance_scale: of the teacher.
         consistency, matching: weights of the two losses, as in the published code. Its match has
             no factor ½, so its weight of 1 is 2 here.
         mean, deviation: of log(sigma/alpha) where the consistency loss is taken.
@@ -228,6 +243,7 @@ class RCM(MatchingMethod):
     """
 
     critic_updates: int = 5
+    guidance_scale: float = 1.0
     consistency: float = 100.0
     matching: float = 2.0
     mean: float = 0.7

@@ -40,6 +40,7 @@ class Reflow(Method):
 class DistilledReflow(Reflow):
     """`straightening.distilled_reflow_loss`: one jump from noise to what the teacher made of it."""
 
+    reads_times = False
     reads_weighting = False
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:

@@ -94,6 +94,7 @@ class Method:
         needs_process: the class of processes that the loss holds for; None if it holds for all.
         needs_target: what the loss takes the network's output for, the teacher's too. None if the
             loss reads `config.target`.
+        reads_times: the loss draws times by `config.times`.
         reads_weighting: the loss has the weight of `config.weighting`.
         forward_mode: the loss takes forward-mode derivatives of the network.
         needs_pairs: the data are pairs of noise and the sample that the teacher made of it. The
@@ -107,6 +108,7 @@ class Method:
     needs_teacher: ClassVar[bool | None] = False
     needs_process: ClassVar[type | None] = None
     needs_target: ClassVar[Callable | None] = None
+    reads_times: ClassVar[bool] = True
     reads_weighting: ClassVar[bool] = False
     forward_mode: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False

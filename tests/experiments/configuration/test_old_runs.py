@@ -77,3 +77,21 @@ def test_clips_have_the_shape_of_their_sounds_from_the_data():
     data, condition = Config(sound_shape=(8, 1)), Config(name="SoundingClips", sound_shape=(8, 1))
     new = upgrade(Config(space=Config(), data=data, condition=condition))
     assert new.condition == dict(name="SoundingClips") and new.data == data
+
+
+@pytest.mark.parametrize("method", ["LADD", "LatentConsistency", "TrajectoryConsistency", "DMD"])
+def test_a_guidance_scale_without_effect_is_dropped(method):
+    recorded = Config(space=Config(), method=Config(name=method, guidance_scale=1.25))
+    new = upgrade(recorded).method
+    assert new == (recorded.method if method == "DMD" else dict(name=method))
+    kinds.METHOD.bind(new, "method")
+    assert recorded.method.guidance_scale == 1.25  # the record is left alone
+
+
+@pytest.mark.parametrize("method", ["Shortcut", "Halving", "DistilledReflow", "MeanFlow"])
+def test_times_without_effect_are_uniform(method):
+    times = Config(name="logit_normal", mean=1.0)
+    new = upgrade(Config(space=Config(), method=Config(name=method), times=times))
+    assert new.times == (times if method == "MeanFlow" else dict(name="uniform"))
+    reads = kinds.METHOD.bind(new.method, "method").reads_times
+    assert reads == (method == "MeanFlow")

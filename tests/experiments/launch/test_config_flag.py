@@ -1,5 +1,6 @@
 """The flag --config and the flags of its fields."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
+from configs import digits_distillation
 from experiments.configuration.kinds import parts_for_field
 from experiments.launch.config_flag import check_overrides, define_config
 from genjax.diffusion import samplers as samplers_of_noise
@@ -67,3 +69,15 @@ def test_methods_and_samplers_of_students_are_named_by_flags(config_of):
     samplers = dict(ddim=samplers_of_noise, consistency=flow_maps, flow=samplers_of_tokens)
     for name, module in samplers.items():
         assert parts_for_field(name, "sampling.sampler") == [getattr(module, name)]
+
+
+def test_flags_of_another_reflow_are_fields(config_of):
+    """Those that the header of the config names."""
+    (paragraph,) = re.findall(
+        r"^For another reflow.*?\n\n", digits_distillation.__doc__, re.M | re.S
+    )
+    names = re.findall(r"--config\.([\w.]+)", paragraph)
+    config = config_of(
+        "digits_distillation.py:Reflow", *(f"--config.{name}=runs/other" for name in names)
+    )
+    assert config.teacher == config.pairs.directory == "runs/other"

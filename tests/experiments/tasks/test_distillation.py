@@ -331,7 +331,11 @@ def test_a_method_of_one_process_and_target_refuses_others(method, changes, mess
         ("Shortcut", dict(loss=dict(importance_corrected=True))),
         ("Drift", dict(times=dict(variates="stratified"))),
         ("Consistency", dict(weighting=dict(name="min_snr"))),
+        ("LADD", dict(weighting=dict(name="min_snr"))),
         ("DistilledReflow", dict(weighting=dict(name="min_snr"))),
+        ("DistilledReflow", dict(times=dict(name="logit_normal"))),
+        ("Halving", dict(times=dict(name="logit_normal"))),
+        ("Shortcut", dict(times=dict(name="logit_normal"))),
     ],
 )
 def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
@@ -340,6 +344,12 @@ def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
         config[field] = dict(config[field]) | value
     with pytest.raises(ValueError, match=f"{field}.* is .*, but the loss of {method} does not"):
         build(config)
+
+
+@pytest.mark.parametrize("method", ["LADD", "LatentConsistency", "TrajectoryConsistency"])
+def test_a_method_that_reads_no_guidance_scale_has_none(method):
+    with pytest.raises(ValueError, match="guidance_scale"):
+        kinds.METHOD.bind(dict(name=method, guidance_scale=1.25), "method")
 
 
 def test_halving_and_reflow_read_the_weighting():

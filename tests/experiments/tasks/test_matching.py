@@ -15,7 +15,7 @@ from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
 from experiments.tasks.methods.matching import RCM, Game
 from experiments.tasks.teachers import Teacher
-from genjax.diffusion import RectifiedFlow, predict, targets, times
+from genjax.diffusion import RectifiedFlow, predict, targets, times, weightings
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
 from tests.experiments.small_digits import MLP
@@ -188,27 +188,52 @@ def test_rcm_takes_rectified_flow_alone(teacher, monkeypatch):
         build(config)
 
 
-def test_rcms_warm_up_of_no_length_is_over_at_the_first_step():
-    x, labels = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
-    network = lambda x, t, _: jnp.sin(x) * (1 + t)[:, None]
+X, LABELS = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
 
+
+def a_game(**changes):
+    """Return what a method sees in a step, with a network of no parameters for each player."""
+    network = lambda x, t, _: jnp.sin(x) * (1 + t)[:, None]
+    fields = dict(
+        network=network,
+        averaged=None,
+        condition=LABELS,
+        null=0,
+        told=LABELS,
+        dropped=LABELS > 0,
+        process=FLOW,
+        target=targets.velocity,
+        times=times.uniform,
+        teacher=predict(lambda x, t, _: 0.5 * x, FLOW, targets.velocity),
+        progress=jnp.float32(0),
+        fake=network,
+        judge=None,
+    )
+    return Game(**fields | changes)
+
+
+def test_the_fake_networks_loss_has_the_configs_weighting():
+    """Of DMD2: sigma⁻² + s⁻² of the squared error of x̂, which is sigma² that of the velocity."""
+    t, s = 0.25, 0.5
+    loss = lambda weighting: a_game(
+        times=lambda process, u: jnp.full_like(u, t), weighting=weighting
+    ).fake_loss(jax.random.key(0), X)
+    edm = functools.partial(weightings.edm, data_deviation=s)
+    weight = t**2 * ((1 - t) ** 2 / t**2 + 1 / s**2)  # sigma/alpha is t/(1 − t)
+    np.testing.assert_allclose(loss(edm), weight * loss(weightings.uniform), rtol=1e-5)
+
+
+def test_rcm_has_its_papers_numbers():
+    """NVlabs/rcm:rcm/models/t2v_model_distill_rcm.py; its match has a factor ½ less than ours."""
+    method = RCM()
+    assert (method.consistency, method.matching / 2, method.critic_updates) == (100, 1, 5)
+    assert (method.mean, method.deviation) == (0.7, 1.6)
+
+
+def test_rcms_warm_up_of_no_length_is_over_at_the_first_step():
     def loss(warmup, progress):
-        game = Game(
-            network=network,
-            averaged=None,
-            condition=labels,
-            null=0,
-            told=labels,
-            dropped=labels > 0,
-            process=FLOW,
-            target=targets.velocity,
-            times=times.uniform,
-            teacher=predict(lambda x, t, _: 0.5 * x, FLOW, targets.velocity),
-            progress=jnp.float32(progress),
-            fake=network,
-            judge=None,
-        )
-        return RCM(warmup=warmup)(jax.random.key(0), game, x)[0]
+        game = a_game(progress=jnp.float32(progress))
+        return RCM(warmup=warmup)(jax.random.key(0), game, X)[0]
 
     np.testing.assert_array_equal(loss(0.0, 0.0), loss(0.1, 0.1))
 

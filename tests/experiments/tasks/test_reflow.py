@@ -115,11 +115,13 @@ def test_a_reflow_teaches_the_next_and_is_distilled_to_one_jump(teacher, pairs):
     first = teacher.parent / "first"
     train.run(config, first)
     again = student(first, folder="pairs_again")
-    again.pairs.update(count=16, sampling=dict(guidance_scale=1.0))
+    again.pairs.update(count=16)
     folder = write(again)
-    assert json.loads((folder / latents.ORIGIN).read_text())["teacher"] == str(first)
+    origin = json.loads((folder / latents.ORIGIN).read_text())
+    assert origin["teacher"] == str(first)
+    assert origin["sampling"]["guidance_scale"] == 1.0  # a student's own
     distilled = student(first, "DistilledReflow", "pairs_again")
-    distilled.pairs.update(count=16, sampling=dict(guidance_scale=1.0))
+    distilled.pairs.update(count=16)
     task = build(distilled)
     made = latents.load_latents("train", folder, preload_bytes=10**9).source[:]
     with Checkpoints(first / "checkpoints") as checkpoints:

@@ -18,7 +18,7 @@ from genjax.models.transformers.jit import JiT, JiT_B, JiT_H, JiT_L
         (JiT_B(32), 512, 133_387_008),
         (JiT_L(32), 512, 461_796_320),
         (JiT_H(32), 512, 956_383_296),
-        (JiT_B(8, class_tokens=8), 256, 131_375_040),  # as a well-known copy of the code has B/16
+        (JiT_B(8, class_tokens=8), 256, 131_375_040),  # JiT_B_16 of nkthiebaut/JiT:model_jit.py
     ],
 )
 def test_parameter_counts(module, side, expected):
