@@ -67,6 +67,19 @@ def _draw_roles(
     return given, lost, known
 
 
+def _law_of_roles(law: Law, lost: Array, given: Array, known: Array | None) -> Law:
+    """Return the law that is the noise end where `lost`, and clean where `given` or `known`."""
+
+    def of_roles(process, u):
+        start, end = process.domain
+        lost_there, clean = expand(lost, u), expand(given, u)
+        # The rows of a clip share their time, except those that are known.
+        t = jnp.where(lost_there, end, law(process, u if known is None else u[:, :1]))
+        return jnp.where(clean if known is None else clean | known, start, t)
+
+    return of_roles
+
+
 def joint_loss(
     key: Key[Array, ""],
     apply: Callable,
@@ -107,22 +120,14 @@ def joint_loss(
         choice_key, x, clean_share, noise_share, continued_share, known_part
     )
 
-    def law_of(name: str) -> Law:
-        def law(process, u):
-            start, end = process.domain
-            alone, whole = (expand(each[name], u) for each in (lost, given))
-            # The rows of a clip share their time, except those that are known.
-            t = jnp.where(alone, end, times[name](process, u[:, :1] if known else u))
-            return jnp.where(whole | known[name] if known else whole, start, t)
-
-        return law
-
     def counted(functions: PyTree[Callable] | None) -> dict[str, Callable | None]:
         each = jax.tree.broadcast(functions, x, is_leaf=lambda a: a is None)
         ignored = {name: given[name][:, None] | known[name] for name in known} or given
         return {name: each[name] and at_counted_times(each[name], ignored[name]) for name in x}
 
-    laws, draws = {name: law_of(name) for name in x}, jax.tree.broadcast(variates, x)
+    roles = lambda name: (lost[name], given[name], known.get(name))
+    laws = {name: _law_of_roles(times[name], *roles(name)) for name in x}
+    draws = jax.tree.broadcast(variates, x)
     options = dict(process=process, target=counted(target), weighting=counted(weighting))
     options |= dict(times=laws, variates=draws, time_axes=2 if known else 1)
     losses, t = simple_loss(key, apply, x, *conditioning, **options)

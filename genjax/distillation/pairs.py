@@ -78,6 +78,27 @@ def consistency_steps(
     return jnp.minimum(first * 2 ** jnp.minimum(step // part, doublings), last)
 
 
+def adaptive_steps(
+    step: Int[Array, ""] | int, num_steps: int, first: int = 2, last: int = 150
+) -> Int[Array, ""]:
+    """Return N at a training step, the schedule of consistency training (Song et al. 2023, app. C).
+
+    N = ⌈√(k/K·((last + 1)² − first²) + first²) − 1⌉ + 1 at step k of K. It ends at last + 1.
+    """
+    share = jnp.asarray(step) / num_steps
+    return jnp.ceil(jnp.sqrt(share * ((last + 1) ** 2 - first**2) + first**2) - 1).astype(int) + 1
+
+
+def adaptive_decay(
+    steps: Int[Array, ""] | int, first: int = 2, decay: float = 0.9
+) -> Float[Array, ""]:
+    """Return the decay of the averaged student for N = `steps`, decay^(first/N) (Song et al. 2023).
+
+    A finer grid needs a slower average. At the first N it is `decay`.
+    """
+    return decay ** (first / jnp.asarray(steps))
+
+
 def easy(
     key: Key[Array, ""],
     process: Process,

@@ -350,8 +350,7 @@ def train(
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
-        profile_at: the step, at least 1, after which some are traced into the folder `profile`
-            beside the log.
+        profile_at: the step, at least 1, after which some are traced to `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
         max_skipped_steps: skip so many updates that are not finite, or `explosions`, before
             stopping.

@@ -44,6 +44,17 @@ def test_ict_doubles_every_fifty_thousand_of_four_hundred_thousand_steps():
     assert found == [11, 11, 21, 161, 641, 1281, 1281]
 
 
+def test_consistency_trainings_schedule_is_the_papers():
+    """s₀ = 2, s₁ = 150 and μ₀ = 0.9 of CIFAR-10, by the paper's equations in float64."""
+    k = np.array([0, 1, 1_000, 100_000, 400_000, 799_999, 800_000])
+    exact = np.ceil(np.sqrt(k / 800_000 * (151**2 - 2**2) + 2**2) - 1) + 1
+    found = [int(pairs.adaptive_steps(step, 800_000)) for step in k.tolist()]
+    np.testing.assert_array_equal(found, exact)
+    assert (found[0], found[-1]) == (2, 151)
+    decays = [float(pairs.adaptive_decay(steps)) for steps in found]
+    np.testing.assert_allclose(decays, np.exp(2 * np.log(0.9) / exact), rtol=1e-6)
+
+
 def test_a_curriculum_ends_with_its_last_steps_whatever_their_ratio():
     at = lambda first, last: [
         int(pairs.consistency_steps(step, 400, first, last)) for step in (0, 99, 100, 200, 399)
