@@ -415,6 +415,7 @@ class Method(Protocol):
     needs_process: type | None
     needs_target: Callable | None
     reads_weighting: bool
+    reads_times: bool
     forward_mode: bool
     needs_pairs: bool
     has_stages: bool
