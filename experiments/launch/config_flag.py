@@ -34,12 +34,13 @@ def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
 def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     """Check the fields that flags set, and drop arguments that a newly named part does not take.
 
-    A field may be new if it is a measure, such as
-    `--config.evaluation.measures.vgg16=VGG16Distance`, an average, such as
-    `--config.averages.wide="{'name':'PowerFunction','width':0.1}"`, an argument of a named part,
-    such as `--config.sampling.sampler.eta=1.0`, or an option of the data set, such as
-    `--config.data.options.language=fr`. Whether the part or the data set takes the argument is
-    checked where it is made.
+    A field may be new if it is one of these. Whether the part or the data set takes it is checked
+    where it is made.
+
+    - a measure: `--config.evaluation.measures.vgg16=VGG16Distance`
+    - an average: `--config.averages.wide="{'name':'PowerFunction','width':0.1}"`
+    - an argument of a named part: `--config.sampling.sampler.eta=1.0`
+    - an option of the data set: `--config.data.options.language=fr`
 
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.
