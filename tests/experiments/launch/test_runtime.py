@@ -47,7 +47,8 @@ PROCESSES = {"coordinator", "num_processes", "process_id", "join_seconds"}
         ),
         (
             "sweep",
-            {"samplers", "grid", "steps", "widths", "scales", "intervals", "num_samples", "out"},
+            {"samplers", "grid", "steps", "widths", "scales", "intervals", "vgg16"}
+            | {"num_samples", "out"},
         ),
     ],
 )

@@ -13,7 +13,6 @@ from einops import rearrange
 
 from configs import moving_digits_video
 from experiments.configuration.runs import build
-from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch, training_batches
 from experiments.launch import encoding
 from experiments.tasks.packed_diffusion import PackedDiffusion
@@ -24,7 +23,7 @@ from genjax.training import Checkpoints
 from genjax.training.sampling import sample
 from tests import virtual_devices
 from tests.experiments import small_video
-from tests.test_video_configs import small, words
+from tests.test_video_configs import small
 
 KEY, PATCH = jax.random.key(1), (1, 8, 8)
 # Compiles in less time, for programs that run a few times.
@@ -35,7 +34,6 @@ quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 @pytest.fixture(autouse=True)
 def nothing_published(monkeypatch):
     small_video.use_block_means(monkeypatch)
-    monkeypatch.setattr(Prompts, "_encode", lambda self, prompts: words(prompts))
 
 
 def varied(folder, **fields):
@@ -204,14 +202,12 @@ class Whole(nn.Module):
 SPLIT = """
 import sys
 import jax
-from experiments.inputs.conditions import Prompts
 from experiments.configuration.runs import build
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
 from genjax.training import init_state, place_frozen
 from genjax.training.loop import compile_update
 from tests.experiments.tasks import test_packed_diffusion as tests
-Prompts._encode = lambda self, prompts: tests.words(prompts)
 config = tests.varied(sys.argv[1])
 task, key = build(config), jax.random.key(0)
 for axes in ({"data": 1}, {"data": 2}):
