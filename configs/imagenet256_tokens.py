@@ -4,8 +4,8 @@ python -m experiments.train --config=configs/imagenet256_tokens.py:llamagen_b \
     --config.space.published=VQ --config.data.directory=IMAGES \
     --workdir=runs/imagenet256_llamagen_b
 
-VQ is a folder with a tokenizer that genjax.pretrained.load reads, such as LlamaGen's of 16×16 codes
-of 16,384. docs/guides/published_weights.md says how an authors' file becomes such a folder.
+VQ is a folder with a tokenizer that genjax.pretrained.load reads. LlamaGen's has 16×16 codes of
+16,384. docs/guides/published_weights.md says how an authors' file becomes such a folder.
 --config.space.run=RUN takes one of configs/imagenet256_autoencoder.py:vq instead. IMAGES holds
 pictures of any sizes, in one folder per class (genjax/data/sets/folder.py). The choices:
 - llamagen_b, llamagen_l, llamagen_xl, llamagen_3b: LlamaGen (Sun et al. 2024), with the numbers of

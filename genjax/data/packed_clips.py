@@ -85,9 +85,11 @@ class RowFormat:
 class PackedClips(Batches):
     """`Batches` of rows of `layout`, in which clips of many lengths and sizes are packed.
 
-    A batch has the clips' patches, `[rows length elements channels]`, under the name `feature`;
-    `segments` and `positions` of the patches, as `Packing` has them; and all other entries of the
-    examples by slot, `[rows slots …]`.
+    A batch has three kinds of entries:
+
+    - `feature`: the clips' patches, `[rows length elements channels]`
+    - `segments` and `positions` of the patches, as `Packing` has them
+    - all other entries of the examples by slot, `[rows slots …]`
 
     The rows of an epoch are planned once, the longest clips first. In each epoch they come in a
     random order, and a random permutation of the clips of equal size fills them. So every epoch has
@@ -123,7 +125,7 @@ class PackedClips(Batches):
         self.layout, self.feature = layout, feature
         whole, of_kind = np.unique(sizes, axis=0, return_inverse=True)
         self._members = [np.flatnonzero(of_kind == kind) for kind in range(len(whole))]
-        # Of each clip of an epoch: its kind, its number among those of the kind, and its size.
+        # Each clip of an epoch has a kind, a number among those of the kind, and a size.
         self._clips = [
             (kind, number, (lengths[number % len(lengths)], *size))
             for kind, (frames, *size) in enumerate(whole.tolist())

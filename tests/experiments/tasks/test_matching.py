@@ -213,7 +213,7 @@ def a_game(**changes):
 
 
 def test_the_fake_networks_loss_has_the_configs_weighting():
-    """Of DMD2: sigma⁻² + s⁻² of the squared error of x̂, which is sigma² that of the velocity."""
+    """DMD2 weighs the squared error of x̂ by sigma⁻² + s⁻². It is sigma² that of the velocity."""
     t, s = 0.25, 0.5
     loss = lambda weighting: a_game(
         times=lambda process, u: jnp.full_like(u, t), weighting=weighting
