@@ -17,7 +17,7 @@ non_saturating  180      25 of 25  93.4 %
 r3gan           232      25 of 25  92.0 %
 r3gan,ring      207      8 of 8    96.7 %
 
-tests/experiments/test_modes.py and test_modes_r3gan.py train each of the first three with five
+tests/experiments/test_modes.py and test_modes_r3gan.py train each of the first three with two
 seeds.
 """
 

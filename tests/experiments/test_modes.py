@@ -7,14 +7,14 @@ from genjax import adversarial
 
 
 @pytest.mark.slow
-def test_with_r1_the_non_saturating_game_covers_all_modes_in_each_of_five_seeds():
+def test_with_r1_the_non_saturating_game_covers_all_modes():
     assert_all_modes_are_covered("non_saturating")
 
 
 @pytest.mark.slow
 def test_the_unregularized_saturating_loss_does_not_and_alarms_say_so():
     """It loses at once, so a quarter of the steps shows it."""
-    for found in train("saturating", seeds=5, num_steps=2000):
+    for found in train("saturating", seeds=2, num_steps=2000):
         assert found["modes_covered"] < 13 and found["high_quality"] < 0.5
         sentences = adversarial.alarms(found)
         assert any(sentence.startswith("Mode collapse: samples cover") for sentence in sentences)
