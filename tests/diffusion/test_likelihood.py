@@ -149,11 +149,10 @@ PLANE = (
 POINTS = np.array([[0.3, -0.2], [-1.0, 0.9], [1.5, 1.0]])
 
 
-def plane_log_likelihood(x, keys=None, **options):
+def plane_log_likelihood(x, keys=None, tolerance=1e-7, **options):
     denoiser = optimal.gaussian_mixture(FLOW, *map(jnp.asarray, PLANE))
-    run = optimized_jit(
-        lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, rtol=1e-7, atol=1e-7, **options)[0]
-    )
+    options |= dict(rtol=tolerance, atol=tolerance)
+    run = optimized_jit(lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, **options)[0])
     return np.asarray(run(jnp.asarray(x), keys))
 
 
@@ -172,7 +171,8 @@ def test_hutchinson_is_unbiased(float64):
     keys, x = sample_keys(jax.random.key(0), jnp.arange(3 * size)), np.repeat(POINTS, size, axis=0)
     deviations = []
     for options in ({}, {"probe": jax.random.normal, "num_probes": 4}):
-        result = plane_log_likelihood(x, keys, **options).reshape(3, size)
+        # The solver's error is far below that of the mean.
+        result = plane_log_likelihood(x, keys, 1e-5, **options).reshape(3, size)
         deviations.append(result.std(1))
         error = result.std(1) / np.sqrt(size)
         assert error.min() > 1e-4  # there is something to average

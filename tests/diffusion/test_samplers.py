@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import QUICK, SAMPLERS, mixture_denoiser, quantiles_of, quick_jit, states_of, tabulate
+from mixtures import (
+    BY_COLUMNS,
+    QUICK,
+    SAMPLERS,
+    mixture_denoiser,
+    quantiles_of,
+    quick_jit,
+    states_of,
+    tabulate,
+)
 
 from genjax.diffusion import (
     Prediction,
@@ -24,6 +33,7 @@ from genjax.diffusion import (
 FLOW, COSINE = RectifiedFlow(), VariancePreservingCosine()
 EVERY = [pytest.param(function, id=name) for name, function in SAMPLERS.items()]
 every_sampler = pytest.mark.parametrize("sampler", EVERY)
+every_kind = pytest.mark.parametrize("sampler", BY_COLUMNS.values(), ids=BY_COLUMNS.keys())
 
 
 @functools.cache
@@ -119,7 +129,7 @@ def chance(indices):
     return sample_keys(jax.random.key(7), indices)
 
 
-@every_sampler
+@every_kind
 def test_trajectory_and_vmap(sampler):
     """A trajectory has the states at every time of the grid, and a grid may end at any of them."""
     noises, times = (
@@ -172,7 +182,7 @@ def arguments(num_steps, batch=4, scale=2.0, shift=1.0):
     )
 
 
-@every_sampler
+@every_kind
 def test_nothing_recompiles_when_values_change(sampler):
     traces = []
 
@@ -194,7 +204,7 @@ def test_nothing_recompiles_when_values_change(sampler):
     assert all(np.abs(first - other).max() > 1e-5 for other in others)
 
 
-@every_sampler
+@every_kind
 def test_the_compiled_program_holds_the_network_once_and_no_more_memory_for_more_steps(sampler):
     noise = jnp.zeros((8, 4096))
     memory = []
@@ -209,13 +219,16 @@ def test_the_compiled_program_holds_the_network_once_and_no_more_memory_for_more
 
 
 @every_sampler
-def test_states_are_stored_only_for_a_trajectory(sampler):
+def test_the_network_is_traced_once_and_states_are_stored_only_for_a_trajectory(sampler):
+    """Times are traced too, so a new grid needs no new program."""
+
     def largest_array(trajectory):
         sample = lambda x, times, keys: sampler(
             tanh_denoiser, FLOW, x, times, keys=keys, trajectory=trajectory
         )
         keys = chance(jnp.arange(64))
         program = jax.make_jaxpr(sample)(noise, uniform_grid(FLOW, 50), keys)
+        assert str(program).count("= tanh ") == 1
         return max(output.aval.size for equation in program.eqns for output in equation.outvars)
 
     noise = jnp.zeros((64, 96))
@@ -223,7 +236,7 @@ def test_states_are_stored_only_for_a_trajectory(sampler):
     assert largest_array(trajectory=True) >= 51 * noise.size
 
 
-@every_sampler
+@every_kind
 def test_gradients_flow_through_a_sampler(sampler, float64):
     """The gradient by a network's parameter equals a central difference."""
     x, times = jnp.linspace(-1.0, 1.0, 4)[:, None], uniform_grid(FLOW, 4)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import SAMPLERS, leaf_by_leaf, quick_jit
+from mixtures import BY_COLUMNS, DISTINCT, SAMPLERS, leaf_by_leaf, quick_jit
 
 from genjax.diffusion import (
     EDM,
@@ -76,7 +76,6 @@ PROCESSES = {"sound": EDM(), "video": FLOW}
 MEANS, DEVIATIONS = {"sound": -0.2, "video": 0.4}, {"sound": 0.5, "video": 0.8}
 SHAPES = {"sound": (5,), "video": (3, 2)}
 BATCH = 4
-every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
 
 def gaussian(process, mean, deviation):
@@ -196,7 +195,7 @@ def both_programs(function):
     ]
 
 
-@every_sampler
+@pytest.mark.parametrize("name", DISTINCT)
 def test_a_sampler_of_one_leaf_is_the_program_of_the_array(name, keys):
     def sample(wrap, noise):
         process, times = wrap(COSINE), wrap(uniform_grid(COSINE, 3))
@@ -432,7 +431,7 @@ def grids(num_steps):
     return {"sound": karras_grid(EDM(), num_steps), "video": uniform_grid(FLOW, num_steps)}
 
 
-@every_sampler
+@pytest.mark.parametrize("name", BY_COLUMNS)
 def test_leaves_step_together_as_each_would_alone(name, keys):
     """Each leaf has its process, its grid and the same noise, and the network is called once."""
     sampler, calls = SAMPLERS[name], []

@@ -10,6 +10,7 @@ from configs import (
     digits_flow,
     digits_gan,
     digits_vae,
+    gaussians_gan,
     imagenet256_latent_flow,
     text_to_audio,
     text_to_image,
@@ -320,7 +321,7 @@ def test_other_tasks_are_planned(name):
 def test_axes_that_a_program_cannot_use_are_refused():
     refusals = [
         (
-            digits_gan.get_config("stylegan2"),
+            gaussians_gan.get_config("r3gan"),
             {"tensor": 8},
             "tensor splits heads of attention, which here are none",
         ),
@@ -330,7 +331,7 @@ def test_axes_that_a_program_cannot_use_are_refused():
             "context splits .* of transformers, which here are 16 long",
         ),
         (
-            digits_vae.get_config(),
+            gaussians_gan.get_config("r3gan"),
             {"context": 2},
             "context splits .* of transformers, which here are none",
         ),

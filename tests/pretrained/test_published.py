@@ -55,6 +55,21 @@ def test_every_record_has_an_example_of_its_class(record):
         assert type(record.make(config)) is record.module
 
 
+@pytest.fixture
+def shapes_once(monkeypatch):
+    """Trace each network once: shapes depend on the module and its configuration alone."""
+    known, shapes = {}, Published.shapes
+
+    def remembered(record, module, config):
+        key = module, json.dumps(config, sort_keys=True)
+        if key not in known:
+            known[key] = shapes(record, module, config)
+        return known[key]
+
+    monkeypatch.setattr(Published, "shapes", remembered)
+
+
+@pytest.mark.usefixtures("shapes_once")
 @pytest.mark.parametrize(("record", "number"), CASES, ids=lambda x: getattr(x, "name", x))
 def test_what_is_written_is_read_bitwise(record, number, tmp_path):
     module, variables = network(record, number)

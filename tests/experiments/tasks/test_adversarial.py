@@ -48,13 +48,22 @@ QUICK = {
 }  # compiles in less time, for programs that run a few times
 
 
+PROGRAMS = {}
+
+
+def programs(config):
+    """Return the task of a config, its first state and its compiled update, made once."""
+    name = config.to_json(sort_keys=True)
+    if name not in PROGRAMS:
+        task = build(config)
+        state = jax.jit(task.init, compiler_options=QUICK)(jax.random.key(0))
+        PROGRAMS[name] = task, state, jax.jit(task.update, compiler_options=QUICK)
+    return PROGRAMS[name]
+
+
 def history(config, steps):
     """Return states and metrics after each step."""
-    task, found = build(config), []
-    state, update = (
-        jax.jit(task.init)(jax.random.key(0)),
-        jax.jit(task.update, compiler_options=QUICK),
-    )
+    (_, state, update), found = programs(config), []
     for step in range(steps):
         state, metrics = update(state, points(step, config.batch_size), jax.random.key(1))
         found.append((state, metrics))
@@ -132,9 +141,8 @@ def test_two_time_scales():
     config = plane()
     for player, rate in rates.items():
         config.optimizer[player].learning_rate = rate
-    task = build(config)
-    state = jax.jit(task.init)(jax.random.key(0))
-    moved, _ = jax.jit(task.update)(state, points(), jax.random.key(1))
+    _, state, update = programs(config)
+    moved, _ = update(state, points(), jax.random.key(1))
     for player, rate in rates.items():
         changes = jax.tree.map(
             lambda a, b: jnp.abs(a - b), moved.params[player], state.params[player]
@@ -157,14 +165,12 @@ def test_a_weight_goes_to_its_end_as_a_half_cosine():
     end, first, burning = (
         plane(regularizers=dict(r1=fields))
         for fields in (
-            dict(weight=0.1),
-            dict(weight=0.4),
-            dict(weight=0.4, end_weight=0.1, burn_in=100),
+            dict(weight=0.9),
+            dict(weight=0.3),
+            dict(weight=0.3, end_weight=0.9, burn_in=100),
         )
     )
-    task = build(burning)
-    start = jax.jit(task.init)(jax.random.key(0))
-    update = jax.jit(task.update, compiler_options=QUICK)
+    _, start, update = programs(burning)
     early, late = (
         update(start.replace(step=jnp.int32(step)), points(0), jax.random.key(1))[0]
         for step in (0, 1000)
@@ -177,9 +183,8 @@ def test_a_weight_goes_to_its_end_as_a_half_cosine():
 def test_the_discriminators_gradient_by_generated_examples_alone():
     """Against the derivative of the part of its loss that they are in."""
     config = plane(objective="non_saturating", regularizers=dict(r1=dict(weight=0.3)))
-    task = build(config)
-    state = jax.jit(task.init)(jax.random.key(0))
-    _, metrics = jax.jit(task.update, compiler_options=QUICK)(state, points(0), jax.random.key(1))
+    task, state, update = programs(config)
+    _, metrics = update(state, points(0), jax.random.key(1))
     # as an update draws them: of the first of its keys, for the only update of the discriminator,
     # for the latents
     (key,) = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)
@@ -218,7 +223,7 @@ def test_orthogonality_is_a_part_of_the_generators_loss():
     """Its gradient, 4·W·(WᵀW ⊙ (1 − I)), is all of the generator's if its weight is large."""
     weight = 1e6
     config = plane(regularizers=dict(orthogonality=dict(weight=weight)))
-    params = jax.jit(build(config).init)(jax.random.key(0)).generator.params
+    params = programs(config)[1].generator.params
     paths = jax.tree_util.tree_leaves_with_path(params)
     kernels = [np.float64(array) for path, array in paths if "kernel" in jax.tree_util.keystr(path)]
     products = [w.T @ w - np.diag(np.square(w).sum(0)) for w in kernels]

@@ -32,7 +32,7 @@ def small_config(choice):
     return config
 
 
-@pytest.fixture(params=digits_masked_diffusion.CHOICES)
+@pytest.fixture(params=digits_masked_diffusion.CHOICES, scope="module")
 def small(request):
     config = small_config(request.param)
     task = build(config)
@@ -73,7 +73,8 @@ def test_samples_are_levels_and_start_from_noise(small):
     generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"))
     inputs = task.sampling_inputs(config.sampling)
     labels, indices = jnp.arange(4), jnp.arange(4)
-    states = generate(state, jax.random.key(2), labels, indices, *inputs, trajectory=True)
+    key = jax.random.key(2)
+    states = generate(state, key, labels, indices, *inputs, trajectory=True)
     assert states.shape == (1 + task.num_evaluations(config.sampling), 4, 8, 8, 1)
     levels = (states[-1] + 1) * 8
     np.testing.assert_array_equal(levels, np.round(levels))
@@ -81,8 +82,8 @@ def test_samples_are_levels_and_start_from_noise(small):
     masked = states[0] > 1  # the mask is one level beyond white
     assert np.all(masked) if config.process.name == "Masked" else not np.any(masked)
     # Sample 3 does not depend on its batch.
-    alone = generate(state, jax.random.key(2), labels[3:], indices[3:], *inputs, trajectory=True)
-    np.testing.assert_array_equal(alone[:, 0], states[:, 3])
+    others = generate(state, key, labels + 3, indices + 3, *inputs, trajectory=True)
+    np.testing.assert_array_equal(others[:, 0], states[:, 3])
 
 
 @pytest.mark.parametrize("choice", ["masked", "uniform"])

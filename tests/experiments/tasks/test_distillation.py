@@ -22,6 +22,7 @@ from genjax import diffusion
 from genjax.diffusion import targets, times
 from genjax.distillation import flow_maps, halving, pairs
 from tests.experiments.autoencoder_run import small_config
+from tests.experiments.untrained_run import save_run
 
 NETWORK = dict(patch_size=4, width=16, depth=1, num_heads=2, unroll=1)
 TIME_SCALE = 1000.0  # the teacher's
@@ -38,10 +39,7 @@ def small(config, **changes):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A run of two steps, whose parameters are then as good as any."""
-    folder = tmp_path_factory.mktemp("teacher") / "run"
-    train.run(small(digits_flow.get_config()), folder)
-    return str(folder)
+    return save_run(small(digits_flow.get_config()), tmp_path_factory.mktemp("teacher") / "run")
 
 
 def student(method, teacher=None, **changes):

@@ -19,6 +19,7 @@ from genjax.diffusion import RectifiedFlow, predict, targets, times, weightings
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
 from tests.experiments.small_digits import MLP
+from tests.experiments.untrained_run import save_run
 
 NETWORK = dict(patch_size=4, width=16, depth=2, num_heads=2, unroll=1)
 
@@ -36,9 +37,7 @@ def small(config, **changes):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher") / "run"
-    train.run(small(digits_flow.get_config()), folder)
-    return str(folder)
+    return save_run(small(digits_flow.get_config()), tmp_path_factory.mktemp("teacher") / "run")
 
 
 def student(method, teacher, **fields):

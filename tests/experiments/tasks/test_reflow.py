@@ -17,6 +17,7 @@ from genjax.data import to_uint8
 from genjax.data.sets import latents
 from genjax.training import Checkpoints
 from tests.experiments.small_digits import small_config
+from tests.experiments.untrained_run import save_run
 
 PART, COUNT, SAMPLING = 32, 80, dict(num_steps=3, seed=1)
 SHORT = dict(num_steps=2, batch_size=16)
@@ -31,12 +32,10 @@ def short_parts():
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A run whose network answers, unlike a new one."""
     folder = tmp_path_factory.mktemp("reflow") / "teacher"
     config = small_config(**SHORT)
-    config.optimizer.update(learning_rate=0.1, warmup=0.0)
-    config.checkpoint.every, config.evaluation.measures = 2, {}
-    train.run(config, folder)
+    config.optimizer.warmup = 0.0
+    save_run(config, folder)
     return folder
 
 
