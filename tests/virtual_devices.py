@@ -42,7 +42,7 @@ def placed_first_state(task: Any, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
     """Return a task's first state over a mesh, with shapes, types and shardings of its arrays.
 
     One device makes the state, so all meshes share one compiled program. XLA compiles `init_state`
-    anew for each mesh; `joint_run` and `distilled_run` of `tests/experiments` take that one.
+    anew for each mesh; `autoencoder_run` and others of `tests/experiments` take that one.
     """
     key = jax.random.key(0)
     abstract = abstract_state(task, key, mesh)
