@@ -41,8 +41,8 @@ def lines_of(module: str, num_devices: int, *arguments: str) -> list[Any]:
 def placed_first_state(task: Any, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
     """Return a task's first state over a mesh, with shapes, types and shardings of its arrays.
 
-    One device makes the state, so all meshes share one compiled program. XLA compiles `init_state`
-    anew for each mesh; `autoencoder_run` and others of `tests/experiments` take that one.
+    One device makes the state, so XLA does not split its program over the mesh. `autoencoder_run`
+    and others of `tests/experiments` take `init_state`, which does.
     """
     key = jax.random.key(0)
     abstract = abstract_state(task, key, mesh)
