@@ -80,16 +80,16 @@ def small_config(choice: str):
 
     "kl", "vq" and "video" train against a discriminator from step `START` on. For "kl" and "vq" the
     discriminator has batch norm, and R1 at every other step. The codes of "vq" are moving averages.
-    The last latent frame of "video" stands for more frames than the clip has left. "elbo" and
-    "iwae" are variational autoencoders, named by their bounds. `SOUND` are autoencoders of sound.
+    The last latent frame of "video" stands for more frames than the clip has left. "iwae" is a
+    variational autoencoder, named by its bound. `SOUND` are autoencoders of sound.
     """
     if choice in SOUND:
         config = sound_config(choice)
         optimizers = list(config.optimizer.values())
-    elif choice in ("elbo", "iwae"):
+    elif choice == "iwae":
         config = digits_vae.get_config(choice)
         config.model.update(width=8, depth=1, latent_size=4)
-        config.bound.num_samples = min(config.bound.num_samples, 3)
+        config.bound.num_samples = 3
         optimizers = [config.optimizer]
     else:
         config = emoji_autoencoder.get_config("vq" if choice == "vq" else "kl_adversarial")

@@ -1,7 +1,7 @@
-"""Trains small bidirectional GANs, and encoders of a GAN's run in FOLDER, over meshes.
+"""Trains a small BigBiGAN with R1, and encoders of a GAN's run in FOLDER, over meshes.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.bidirectional_run \
-    FOLDER bigan 'encoder={"data": 2, "fsdp": 4}'
+    FOLDER bigbigan 'encoder={"data": 2, "fsdp": 4}'
 
 Prints losses and norms, a line of JSON for each.
 """
@@ -17,10 +17,11 @@ from configs.digits_gan_inverse import get_config
 from experiments.configuration.runs import build
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
-from genjax.training import Checkpoints, abstract_state, init_state
+from genjax.training import Checkpoints
 from genjax.training.loop import compile_update
 from genjax.training.placement import place_frozen
 from genjax.training.workdir import record_config
+from tests.virtual_devices import placed_first_state
 
 BATCH_SIZE, STEPS = 16, 3
 
@@ -67,12 +68,15 @@ def batch(step: int) -> dict[str, np.ndarray]:
     return {"image": images, "label": random.integers(0, 10, BATCH_SIZE, np.int32)}
 
 
-def run(choice: str, axes: dict[str, int], generator_run: str | None) -> list[dict[str, float]]:
-    task, mesh = build(small_config(choice, generator_run)), make_mesh(axes, BATCH_SIZE)
-    key = jax.random.key(0)
-    state, frozen, rows = init_state(task, key, mesh), place_frozen(task, mesh), []
+def run(choice: str, axes: dict[str, int], folder: str) -> list[dict[str, float]]:
+    if choice == "encoder":
+        config = small_config(choice, folder)
+    else:
+        config = small_config(choice, regularizers=dict(r1=dict(weight=1.0)))
+    task, mesh, key = build(config), make_mesh(axes, BATCH_SIZE), jax.random.key(0)
+    (state, abstract), frozen, rows = placed_first_state(task, mesh), place_frozen(task, mesh), []
     with jax.set_mesh(mesh):
-        update = compile_update(task, abstract_state(task, key, mesh), mesh, frozen)
+        update = compile_update(task, abstract, mesh, frozen)
         for step in range(STEPS):
             state, metrics = update(state, place_batch(batch(step), mesh), key, *frozen)
             rows.append(
@@ -89,5 +93,4 @@ if __name__ == "__main__":
     folder, *choices = sys.argv[1:]
     for each in choices:
         name, _, mesh_axes = each.partition("=")
-        of_run = folder if name == "encoder" else None
-        print(json.dumps(run(name, json.loads(mesh_axes or '{"data": -1}'), of_run)))
+        print(json.dumps(run(name, json.loads(mesh_axes or '{"data": -1}'), folder)))

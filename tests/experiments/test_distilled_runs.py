@@ -15,7 +15,7 @@ from genjax.training import Checkpoints, abstract_state
 from genjax.training.pictures import read_rows
 from tests.experiments.distilled_run import student_config, teacher_config
 from tests.experiments.launching import ROOT, run
-from tests.experiments.untrained_run import save_run
+from tests.experiments.random_runs import random_run
 from tests.virtual_devices import lines_of
 
 PICTURES = dict(measures=dict(few_step_pictures=dict(name="FewStepPictures")))
@@ -23,7 +23,7 @@ PICTURES = dict(measures=dict(few_step_pictures=dict(name="FewStepPictures")))
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    return save_run(teacher_config(), tmp_path_factory.mktemp("teacher") / "run")
+    return random_run(tmp_path_factory.mktemp("teacher") / "run", teacher_config())
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import digits_gan
 from experiments.evaluation import latent_space
 from experiments.inputs.spaces import Pixels
 from genjax import adversarial
@@ -19,6 +20,7 @@ from genjax.metrics import LPIPS
 from genjax.models import gans
 from genjax.models.gans import dcgan
 from genjax.training.pictures import read_rows
+from tests.experiments.bidirectional_run import untrained_run
 from tests.experiments.launching import run as run_command
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in less time, for what runs once
@@ -190,24 +192,11 @@ def test_inversion_by_lpips_too_comes_nearer_by_it():
 
 @pytest.mark.slow
 def test_the_program(tmp_path, small_run):
-    """It explores a StyleGAN2 of one step, and refuses a model without latents."""
-    run, size = tmp_path / "run", dict(channel_base=64, channel_max=16, mapping_layers=1)
-    flags = [
-        f"--config.model.{net}.{k}={v}"
-        for net in ("generator", "discriminator")
-        for k, v in size.items()
-    ]
-    flags += [
-        "--config.num_steps=1",
-        "--config.batch_size=32",
-        "--config.evaluation.measures={}",
-    ]
-    # penalties, which only training reads, take long to compile
-    flags += ["--config.regularizers.r1.weight=0.0", "--config.regularizers.r2.weight=0.0"]
-    result = run_command(
-        "train", "--config=configs/digits_gan.py:stylegan2", f"--workdir={run}", *flags
-    )
-    assert result.returncode == 0, result.stderr
+    """It explores a StyleGAN2 as it starts, and refuses a model without latents."""
+    config = digits_gan.get_config("stylegan2")
+    for network in config.model.values():
+        network.update(channel_base=64, channel_max=16, mapping_layers=1)
+    run = untrained_run(tmp_path / "run", config)
     result = run_command(
         "latents",
         f"--workdir={run}",

@@ -15,6 +15,7 @@ from experiments.launch.experiment import Experiment
 from experiments.tasks.penalties import Regularizer
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
+from tests.experiments import gan_run
 from tests.experiments.launching import arrays_of
 from tests.experiments.launching import run as run_command
 from tests.virtual_devices import lines_of
@@ -105,7 +106,7 @@ def count_of(player):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("of_discriminator", "of_generator"), [(1, 1), (4, 1), (1, 3), (2, 3)])
+@pytest.mark.parametrize(("of_discriminator", "of_generator"), [(4, 1), (2, 3)])
 def test_any_ratio_of_updates(of_discriminator, of_generator):
     state, metrics = after(
         plane(updates__discriminator=of_discriminator, updates__generator=of_generator), steps=2
@@ -421,15 +422,10 @@ def test_a_run_from_end_to_end(tmp_path):
 @pytest.mark.slow
 def test_on_eight_devices_it_is_as_on_one():
     """Batch norm's statistics, the minibatch deviation and r_t cover the batch of all devices."""
-
-    def rows(devices, *choices):
-        return lines_of("tests.experiments.gan_run", devices, *choices)
-
-    choices = "dcgan", "stylegan2", "ada", "vit_gan"
-    meshes = "", "", "", '={"data": 2, "tensor": 2, "context": 2}'
-    for one, eight in zip(
-        rows(1, *choices), rows(8, *map("".join, zip(choices, meshes, strict=True))), strict=True
-    ):
+    meshed = 'vit_gan={"data": 2, "tensor": 2, "context": 2}'
+    lines = lines_of("tests.experiments.gan_run", 8, "stylegan2", "ada", meshed)
+    for choice, eight in zip(("stylegan2", "ada", "vit_gan"), lines, strict=True):
+        one = gan_run.run(choice, {"data": -1})
         assert len(one) == 3
         for a, b in zip(one, eight, strict=True):
             assert a.keys() == b.keys()

@@ -627,17 +627,8 @@ def test_a_codebook_that_is_a_parameter_has_a_weight_too():
     assert dict(task.weights) == {"commitment": 0.25, "codebook": 1.0}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "choices",
-    [
-        ("kl", "vq", "video", "elbo", "iwae", 'kl={"fsdp": 2, "tensor": 2, "context": 2}'),
-        ("codec", "oobleck", "mel"),  # apart, so that memory stays below 2 GiB
-    ],
-    ids=["images", "sounds"],
-)
-def test_on_eight_devices_it_is_as_on_one(choices):
-    """Batch norm, codes and importance weights see the whole batch on any number of devices."""
+def assert_eight_devices_do_as_one(*choices):
+    """Train each choice on eight devices, over the mesh after its name, and on one."""
     lines = lines_of("tests.experiments.autoencoder_run", 8, *choices)
     for argument, rows in zip(choices, lines, strict=True):
         choice = argument.partition("=")[0]
@@ -652,3 +643,10 @@ def test_on_eight_devices_it_is_as_on_one(choices):
                 np.testing.assert_allclose(
                     eight[name], one[name], rtol=5e-5, atol=1e-6, err_msg=f"{choice} {name}"
                 )
+
+
+@pytest.mark.slow
+def test_on_eight_devices_it_is_as_on_one():
+    """Batch norm, codes and importance weights see the whole batch on any number of devices."""
+    meshed = 'kl={"fsdp": 2, "tensor": 2, "context": 2}'
+    assert_eight_devices_do_as_one("vq", "video", "iwae", meshed)

@@ -18,6 +18,7 @@ from experiments.tasks.latent_generators import LatentGenerator
 from genjax.models.gans import stylegan2, stylegan3
 from genjax.training import Checkpoints
 from genjax.training.workdir import record_config
+from tests.experiments import bidirectional_run
 from tests.experiments.bidirectional_run import small_config, untrained_run
 from tests.experiments.launching import run as run_command
 from tests.virtual_devices import lines_of
@@ -323,14 +324,10 @@ def test_an_encoder_from_end_to_end(tmp_path, bigan_run):
 
 @pytest.mark.slow
 def test_on_eight_devices_it_is_as_on_one(bigan_run):
-    program, choices = "tests.experiments.bidirectional_run", ("bigan", "bigbigan", "encoder")
-    meshes = "", '={"data": 2, "fsdp": 4}', ""
-    eight = map("".join, zip(choices, meshes, strict=True))
-    for one, other in zip(
-        lines_of(program, 1, str(bigan_run), *choices),
-        lines_of(program, 8, str(bigan_run), *eight),
-        strict=True,
-    ):
+    folder, meshed = str(bigan_run), 'bigbigan={"data": 2, "fsdp": 4}'
+    eight = lines_of("tests.experiments.bidirectional_run", 8, folder, meshed, "encoder")
+    for choice, other in zip(("bigbigan", "encoder"), eight, strict=True):
+        one = bidirectional_run.run(choice, {"data": -1}, folder)
         assert len(one) == 3
         for a, b in zip(one, other, strict=True):
             assert a.keys() == b.keys()

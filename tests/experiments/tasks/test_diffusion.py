@@ -37,11 +37,6 @@ from tests.experiments.small_digits import small_config
             dict(name="logit_normal", shift=1.0, variates="independent"),
         ),
         (
-            dict(name="VarianceExploding"),
-            dict(name="clean"),
-            dict(name="uniform", shift=1.0, variates="independent"),
-        ),
-        (
             dict(name="VariancePreservingLinear"),
             dict(name="v"),
             dict(name="cosmap", shift=1.0, variates="stratified"),

@@ -22,14 +22,18 @@ from genjax import diffusion
 from genjax.diffusion import targets, times
 from genjax.distillation import flow_maps, halving, pairs
 from tests.experiments.autoencoder_run import small_config
-from tests.experiments.untrained_run import save_run
+from tests.experiments.random_runs import random_run, random_state
 
 NETWORK = dict(patch_size=4, width=16, depth=1, num_heads=2, unroll=1)
+PLAIN = dict(name="tests.experiments.small_jumps.Jumps")
 TIME_SCALE = 1000.0  # the teacher's
 
 
-def small(config, **changes):
-    config.model.update(NETWORK)
+def small(config, network=NETWORK, **changes):
+    if "name" in network:
+        config.model = dict(network)
+    else:
+        config.model.update(network)
     config.num_steps, config.batch_size = 2, 16
     config.checkpoint.every = 2
     config.evaluation.measures = {}
@@ -39,11 +43,18 @@ def small(config, **changes):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    return save_run(small(digits_flow.get_config()), tmp_path_factory.mktemp("teacher") / "run")
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    return random_run(folder, small(digits_flow.get_config()))
 
 
-def student(method, teacher=None, **changes):
-    config = small(digits_distillation.get_config(method), **changes)
+@pytest.fixture(scope="module")
+def plain_teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    return random_run(folder, small(digits_flow.get_config(), PLAIN))
+
+
+def student(method, teacher=None, network=NETWORK, **changes):
+    config = small(digits_distillation.get_config(method), network, **changes)
     config.teacher = teacher
     if teacher:
         config.model.time_scale = TIME_SCALE
@@ -66,20 +77,6 @@ def batch():
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
     return {"image": jnp.asarray(images), "label": jnp.arange(16) % 10}
-
-
-def moved(params, seed):
-    """Return parameters whose network answers, unlike that of new ones."""
-    random = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: a + 0.1 * random.standard_normal(a.shape, np.float32), params)
-
-
-def first_state(task):
-    """Return a first state of parameters that answer; to draw it, nothing is compiled."""
-    abstract = jax.eval_shape(task.init, jax.random.key(0))
-    state = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
-    params = moved(state.params, 0)
-    return state.replace(params=params, averages=dict.fromkeys(state.averages, params))
 
 
 @pytest.mark.slow
@@ -108,10 +105,12 @@ def first_state(task):
         ("GuidedHalving", True),
     ],
 )
-def test_a_step_of_every_method_moves_the_student_and_not_the_teacher(method, taught, teacher):
-    config = student(method, teacher if taught else None)
+def test_a_step_of_every_method_moves_the_student_and_not_the_teacher(
+    method, taught, plain_teacher
+):
+    config = student(method, plain_teacher if taught else None, PLAIN)
     task = build(config)
-    state, frozen = first_state(task), task.frozen()
+    state, frozen = random_state(task), task.frozen()
     before = jax.tree.map(np.copy, frozen)
     after, metrics = jax.jit(task.update)(state, batch(), jax.random.key(1), *frozen)
     assert np.isfinite(metrics["loss"])
@@ -181,7 +180,7 @@ def test_a_student_of_another_process_starts_with_its_teachers_answers(teacher):
     """TrigFlow's x_t/(cos + s·sin) is the rectified flow's at s·sin/(cos + s·sin)."""
     config = student("ContinuousDistillation", teacher, model=dict(time_scale=1000.0))
     task, run = build(config), open_run(teacher)
-    params = moved(run.variables["params"], 0)
+    params = run.variables["params"]
     assert jax.tree.structure(params) == jax.tree.structure(
         jax.eval_shape(task.init, jax.random.key(0)).params
     )
@@ -200,19 +199,19 @@ def test_a_student_of_another_process_starts_with_its_teachers_answers(teacher):
 
 
 @pytest.mark.slow
-def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teacher, tmp_path):
+def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(tmp_path):
     """Four steps in two stages; the loss of the second by hand, of three places instead of six.
 
     The target is x̂ here, the velocity in the other tests.
     """
     clean = dict(target=dict(name="clean"))
-    teacher = retold(teacher, tmp_path / "clean", small(digits_flow.get_config(), **clean))
-    config = student("Halving", teacher, num_steps=4, **clean)
+    teacher = random_run(tmp_path / "clean", small(digits_flow.get_config(), PLAIN, **clean))
+    config = student("Halving", teacher, PLAIN, num_steps=4, **clean)
     with config.unlocked():
         config.method.update(num_steps=6, guidance_scale=1.0)
     config.conditioning_dropout = 0.0
     task = build(config)
-    state = task.optimization.first_state(moved(task.teacher.load(), 0))
+    state = task.optimization.first_state(task.teacher.load())
     update = jax.jit(task.update)
     states = [state]
     for step in range(4):
@@ -242,14 +241,14 @@ def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teache
 
 
 @pytest.mark.slow
-def test_guided_halving_first_learns_the_teacher_at_every_scale(teacher):
+def test_guided_halving_first_learns_the_teacher_at_every_scale(plain_teacher):
     """Its first stage is `GuidanceDistillation`; later the student it was answers at one scale."""
-    config = student("GuidedHalving", teacher, num_steps=4)
+    config = student("GuidedHalving", plain_teacher, PLAIN, num_steps=4)
     with config.unlocked():
         config.method.num_steps = 2
     task = build(config)
-    same = build(student("GuidanceDistillation", teacher, num_steps=4))
-    params = moved(jax.jit(task.init)(jax.random.key(0)).params, 0)
+    same = build(student("GuidanceDistillation", plain_teacher, PLAIN, num_steps=4))
+    params = random_state(task).params
     state, key = task.optimization.first_state(params), jax.random.key(1)
     frozen = task.frozen()
     _, metrics = jax.jit(task.update)(state, batch(), key, *frozen)
@@ -469,9 +468,9 @@ def test_a_student_that_started_from_another_run_resumes_without_the_flag(teache
 
 @pytest.mark.slow
 def test_a_run_of_a_student_goes_from_its_teacher_and_is_sampled_in_any_number_of_jumps(
-    teacher, tmp_path
+    plain_teacher, tmp_path
 ):
-    config = student("Semigroup", teacher)
+    config = student("Semigroup", plain_teacher, PLAIN)
     train.run(config, tmp_path / "run")
     run = open_run(tmp_path / "run", num_steps=3)
     images = run.sample(labels=[1, 2], seed=0)

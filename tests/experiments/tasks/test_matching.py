@@ -18,16 +18,21 @@ from experiments.tasks.teachers import Teacher
 from genjax.diffusion import RectifiedFlow, predict, targets, times, weightings
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
+from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import MLP
-from tests.experiments.untrained_run import save_run
 
 NETWORK = dict(patch_size=4, width=16, depth=2, num_heads=2, unroll=1)
+PLAIN = dict(name="tests.experiments.small_jumps.Jumps")
+WITH_HEADS = ("DMD2", "LADD")  # on features of blocks
 
 FLOW = RectifiedFlow()
 
 
-def small(config, **changes):
-    config.model.update(NETWORK)
+def small(config, network=NETWORK, **changes):
+    if "name" in network:
+        config.model = dict(network)
+    else:
+        config.model.update(network)
     config.num_steps, config.batch_size = 2, 16
     config.checkpoint.every, config.evaluation.measures = 2, {}
     config.sampling.per_class = 1
@@ -37,11 +42,18 @@ def small(config, **changes):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    return save_run(small(digits_flow.get_config()), tmp_path_factory.mktemp("teacher") / "run")
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    return random_run(folder, small(digits_flow.get_config()))
 
 
-def student(method, teacher, **fields):
-    config = small(digits_distillation.get_config(method), teacher=teacher)
+@pytest.fixture(scope="module")
+def plain_teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    return random_run(folder, small(digits_flow.get_config(), PLAIN))
+
+
+def student(method, teacher, network=NETWORK, **fields):
+    config = small(digits_distillation.get_config(method), network, teacher=teacher)
     config.method.update(fields)
     return config
 
@@ -74,12 +86,13 @@ def updates(optimizer_state):
 
 
 @pytest.fixture(scope="module")
-def play(teacher):
+def play(teacher, plain_teacher):
     """Return a function from a method to its task, first state, frozen parts and compiled step."""
 
     @functools.cache
     def start(method):
-        task = build(student(method, teacher, steps=2))
+        chosen = (teacher, NETWORK) if method in WITH_HEADS else (plain_teacher, PLAIN)
+        task = build(student(method, *chosen, steps=2))
         return task, started(task), task.frozen(), jax.jit(task.update)
 
     return start
@@ -87,11 +100,9 @@ def play(teacher):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", digits_distillation.MATCHING)
-def test_student_and_fake_network_start_as_the_teacher_and_go_on_at_their_own_pace(
-    method, play, teacher
-):
+def test_student_and_fake_network_start_as_the_teacher_and_go_on_at_their_own_pace(method, play):
     task, state, frozen, update = play(method)
-    before, theirs = jax.tree.map(np.copy, frozen), open_run(teacher).variables["params"]
+    before, theirs = jax.tree.map(np.copy, frozen), open_run(task.starts_from).variables["params"]
     fakes = [state.critic.params[part] for part in task.method.critic if part == "fake"]
     for params in (state.params, state.averages["ema"], *fakes):
         jax.tree.map(np.testing.assert_array_equal, params, theirs)
@@ -253,7 +264,7 @@ def test_a_run_goes_on_to_the_last_bit(play, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_sampled_in_any_number_of_steps(teacher, tmp_path):
-    train.run(student("LADD", teacher), tmp_path / "run")
+def test_a_run_is_sampled_in_any_number_of_steps(plain_teacher, tmp_path):
+    train.run(student("DMD", plain_teacher, PLAIN, steps=2), tmp_path / "run")
     run = open_run(tmp_path / "run", num_steps=3)
     assert run.sample(labels=[1, 2], seed=0).shape == (2, 8, 8, 1)

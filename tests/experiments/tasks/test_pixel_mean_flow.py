@@ -15,6 +15,7 @@ from genjax.diffusion import RectifiedFlow, targets, times
 from genjax.distillation import distances, flow_maps, mean_flow
 from genjax.distillation.pixel_mean_flow import average_velocity, random_crops
 from genjax.metrics.lpips import LPIPS
+from tests.experiments.random_runs import random_state
 
 FLOW = RectifiedFlow()
 X = jax.random.normal(jax.random.key(0), (32, 16, 16, 1))
@@ -100,7 +101,7 @@ def test_crops_are_the_same_rectangles_of_both_images():
 @functools.cache
 def narrow_lpips():
     lpips, images = LPIPS(widths=(2, 2, 2, 2, 2)), jnp.zeros((1, 16, 16, 3))
-    return lpips, lpips.init(jax.random.key(0), images, images)
+    return lpips, jax.jit(lpips.init)(jax.random.key(0), images, images)
 
 
 @pytest.mark.slow
@@ -114,7 +115,7 @@ def test_a_step_moves_the_student_and_not_lpips(monkeypatch):
     config.method.update(perceptual=0.4, crop=16)
     config.num_steps = 2  # no warm-up
     task = build(config)
-    state, frozen = jax.jit(task.init)(jax.random.key(0)), task.frozen()
+    state, frozen = random_state(task), task.frozen()
     before = jax.tree.map(np.copy, frozen)
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1), dtype=np.uint8)
     batch = {"image": jnp.asarray(images), "label": jnp.arange(8)}

@@ -16,8 +16,8 @@ from experiments.launch.teacher_pairs import TeacherPairs
 from genjax.data import to_uint8
 from genjax.data.sets import latents
 from genjax.training import Checkpoints
+from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import small_config
-from tests.experiments.untrained_run import save_run
 
 PART, COUNT, SAMPLING = 32, 80, dict(num_steps=3, seed=1)
 SHORT = dict(num_steps=2, batch_size=16)
@@ -35,7 +35,7 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reflow") / "teacher"
     config = small_config(**SHORT)
     config.optimizer.warmup = 0.0
-    save_run(config, folder)
+    random_run(folder, config)
     return folder
 
 
