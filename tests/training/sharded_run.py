@@ -22,7 +22,7 @@ from genjax.devices.mesh import SMALL, place_batch
 from genjax.training import Checkpoints, abstract_state
 from genjax.training.loop import compile_update
 
-BATCH_SIZE, STEPS, SAVED = 32, 50, 20
+BATCH_SIZE, STEPS, SAVED = 32, 30, 20
 
 
 def small_config():

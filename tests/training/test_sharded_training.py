@@ -102,7 +102,7 @@ def alone(runs):
 def test_every_mesh_has_the_same_losses(runs, alone):
     assert len(runs) == 7
     for row in runs.values():
-        # 2e-6: sums over 32 images in float32 (2⁻²⁴ = 6e-8 each) taken in another order, over 50
+        # 2e-6: sums over 32 images in float32 (2⁻²⁴ = 6e-8 each) taken in another order, over 30
         # steps.
         np.testing.assert_allclose(row["losses"], alone["losses"], rtol=2e-6)
 
@@ -205,6 +205,6 @@ def test_a_checkpoint_of_eight_devices_goes_on_elsewhere(runs, restored, alone):
     saved = runs[("fsdp", 8),]["losses"]
     assert len(restored) == 3
     for row in restored.values():
-        assert len(row["losses"]) == 30
+        assert len(row["losses"]) == 10
         losses = saved[: -len(row["losses"])] + row["losses"]
         np.testing.assert_allclose(losses, alone["losses"], rtol=2e-6)
