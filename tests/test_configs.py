@@ -1,7 +1,4 @@
-"""Every config builds its experiment and traces its step at full size.
-
-A narrowed step of each architecture is compiled.
-"""
+"""Every config builds its experiment and traces its step, or its parameters, at full size."""
 
 import functools
 import importlib
@@ -111,14 +108,7 @@ PARAMETERS = {
 # Of GANs for accelerators, those that the configs do not have without one.
 CHOICES = [
     "cifar10_gan:stylegan2",
-    "ffhq_gan:r3gan_64",
-    "ffhq_gan:stylegan2_256",
-    "ffhq_gan:stylegan2_1024",
-    "ffhq_gan:stylegan3_t",
     "ffhq_gan:stylegan3_r",
-    "imagenet_gan:32",
-    "imagenet_gan:sngan_64",
-    "imagenet_gan:biggan_64",
     # GANs on a CPU whose networks have a constraint of their own: resized images, a transform.
     "fashion_gan:stylegan2",
     "fashion_gan:stylegan3",
@@ -140,18 +130,49 @@ CHOICES = [
     "fashion_families:autoencoder",
     "fashion_families:tokenizer",
     "fashion_families:scales_tokenizer",
+    "emoji_families:mean_flow",
+    "emoji_autoencoder:vq_adversarial",
+    "imagenet256_autoencoder:vq",
+    "imagenet256_latent_flow:lightning_dit",
+    "imagenet256_distillation:pmf_b16",
+    "emoji_tokens:maskgit_text",
+    "emoji_tokens:var_text",
+    "emoji_tokens:mar_text",
+    "emoji_tokens:uniform_diffusion",
+    "emoji_tokens:masked_diffusion_text",
+    "emoji_text:joint_attention",
+    "emoji_text:in_context",
+    "text_to_image:flux,latents",
+    "text_to_video:moviegen_30b",
+    "emoji_text:cross_attention,pixels",
+    "moving_digits_video:image_to_video",
+    "moving_digits_video:causal",
+    "moving_digits_video:packed",
+    "pong:joint",
+    "sounding_digits:samples",
+    "spoken_digits:latents",
+    "spoken_digits:tokens",
+    "spoken_digits:masked_tokens",
+    "sound_autoencoder:oobleck",
+    "sound_autoencoder:mel",
+    "sound_autoencoder:vocoder",
+]
+# Choices whose step is that of another config in other sizes, or runs narrowed in another test.
+SIZES = [
+    "ffhq_gan:r3gan_64",
+    "ffhq_gan:stylegan2_256",
+    "ffhq_gan:stylegan2_1024",
+    "ffhq_gan:stylegan3_t",
+    "imagenet_gan:32",
+    "imagenet_gan:sngan_64",
+    "imagenet_gan:biggan_64",
     "emoji_families:vae",
     "emoji_families:autoregression",
     "emoji_families:token_autoregression",
-    "emoji_families:mean_flow",
     "emoji_families:drifting",
-    "emoji_autoencoder:vq_adversarial",
-    "imagenet256_autoencoder:vq",
     "imagenet256_latent_flow:dit",
-    "imagenet256_latent_flow:lightning_dit",
     "imagenet256_distillation:mean_flow_xl2",
     "imagenet256_distillation:imf_xl2",
-    "imagenet256_distillation:pmf_b16",
     "imagenet256_distillation:shortcut_xl2",
     "imagenet256_distillation:scm_xl2",
     "imagenet256_tokens:llamagen_l",
@@ -163,31 +184,10 @@ CHOICES = [
     "imagenet256_tokens:var_d30",
     "imagenet256_tokens:mar_b",
     "imagenet256_tokens:mar_h",
-    "emoji_tokens:maskgit_text",
-    "emoji_tokens:var_text",
-    "emoji_tokens:mar_text",
-    "emoji_tokens:uniform_diffusion",
-    "emoji_tokens:masked_diffusion_text",
-    "emoji_text:joint_attention",
-    "emoji_text:in_context",
     "text_to_image:flux",
-    "text_to_image:flux,latents",
     "text_to_image_lora:flux",
     "text_to_video:wan_1b",
-    "text_to_video:moviegen_30b",
-    "emoji_text:cross_attention,pixels",
-    "moving_digits_video:image_to_video",
-    "moving_digits_video:causal",
-    "moving_digits_video:packed",
-    "pong:joint",
     "sound_and_video:ltx_2_0",
-    "sounding_digits:samples",
-    "spoken_digits:latents",
-    "spoken_digits:tokens",
-    "spoken_digits:masked_tokens",
-    "sound_autoencoder:oobleck",
-    "sound_autoencoder:mel",
-    "sound_autoencoder:vocoder",
     "sound_autoencoder:stable_audio",
     "sound_autoencoder:dac",
 ]
@@ -264,21 +264,39 @@ def empty_lpips():
     return LPIPS(), jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS + CHOICES)
-def test_the_step_of_every_config_traces_at_its_full_size(name):
+def experiment_of(name):
+    """Return a config and its experiment, which has the config's name and measures."""
     config = load(name)
     name_of_choice = name.replace(":", "_").replace(",", "_")
     assert config.experiment == name_of_choice or config.experiment.startswith(f"{name_of_choice}_")
     experiment = Experiment.from_config(config)
     assert [measure.name for measure in experiment.measures] == list(config.evaluation.measures)
-    task, mesh = experiment.task, make_mesh(mesh_axes(config), config.batch_size)
-    state = abstract_state(task, jax.random.key(0), mesh)
+    return config, experiment
+
+
+def check_parameters(name, state):
     parameters = sum(a.size for a in jax.tree.leaves(state.params))
     assert parameters == PARAMETERS.get(name, parameters)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS + CHOICES)
+def test_the_step_of_every_config_traces_at_its_full_size(name):
+    config, experiment = experiment_of(name)
+    task, mesh = experiment.task, make_mesh(mesh_axes(config), config.batch_size)
+    state = abstract_state(task, jax.random.key(0), mesh)
+    check_parameters(name, state)
     batch, frozen = abstract_batch(config, task, mesh), abstract_frozen(task, mesh)
     with jax.set_mesh(mesh):
         compile_update(task, state, mesh, frozen).trace(state, batch, jax.random.key(0), *frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_the_state_of_other_sizes_traces_at_its_full_size(name):
+    config, experiment = experiment_of(name)
+    make_mesh(mesh_axes(config), config.batch_size)  # which the batch divides over
+    check_parameters(name, jax.eval_shape(experiment.task.init, jax.random.key(0)))
 
 
 @pytest.mark.parametrize("name", ["fashion_families", "emoji_families"])
@@ -303,7 +321,7 @@ def test_all_families_have_one_evaluation(name):
         measures.get("prompts", {}).pop("captions", None)
         shared = shared or (measures, config.evaluation.num_samples)
         assert (measures, config.evaluation.num_samples) == shared
-        if f"{name}:{family}" not in (*CONFIGS, *CHOICES):  # which are built by another test
+        if f"{name}:{family}" not in (*CHOICES, *SIZES):  # which are built by another test
             assert Experiment.from_config(config).measures
 
 

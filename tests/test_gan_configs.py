@@ -10,6 +10,7 @@ from experiments import plan
 from experiments.configuration.runs import build
 from experiments.inputs.datasets import abstract_batch, training_batches
 from genjax.devices import make_mesh
+from tests.drawn_state import drawn_state
 
 CHOICES = ("sngan_64", "biggan_64")
 
@@ -29,18 +30,6 @@ def narrowed(choice):
     config.batch_size, config.updates.discriminator = 2, 1
     config.mesh.update(data=-1, fsdp=1)
     return config
-
-
-def drawn_state(task):
-    """Return a state whose variables NumPy draws: to compile initial ones takes seconds."""
-    random = np.random.default_rng(0)
-
-    def draw(path, a):
-        variable = a.dtype == np.float32 and "optimizer" not in jax.tree_util.keystr(path)
-        values = 0.2 * random.standard_normal(a.shape) if variable else np.zeros(a.shape)
-        return jnp.asarray(values, a.dtype)
-
-    return jax.tree.map_with_path(draw, jax.eval_shape(task.init, jax.random.key(0)))
 
 
 def differ(a, b):

@@ -14,6 +14,7 @@ from genjax.devices.planning import tpu_topology
 from genjax.devices.specifications import DEVICES
 
 pytest.importorskip("libtpu", reason="the TPU's compiler is not installed (CONTRIBUTING.md)")
+pytestmark = pytest.mark.xdist_group("fully sharded")  # one worker compiles the step
 
 CHIPS, DEPTH, WIDTH = 8, 3, 256
 LAYER = 12 * WIDTH**2  # weights of attention's and the feed-forward products

@@ -24,6 +24,9 @@ pytest.importorskip("libtpu", reason="the TPU's compiler is not installed (CONTR
 BATCH, TOKENS, WIDTH = 16, 256, 576
 
 
+shares_step = pytest.mark.xdist_group("layouts")  # one worker compiles it
+
+
 @pytest.fixture(scope="module")
 def step():
     """Compile a step of two blocks for one chip, with heads of 72 features as in DiT-XL/2."""
@@ -42,6 +45,7 @@ def copies(compiled, size):
     return sum(math.prod(map(int, shape.split(","))) >= size for shape in found)
 
 
+@shares_step
 def test_tokens_are_not_copied_into_another_order(step):
     """The only copy is that of attention's saved output, which a kernel wrote.
 
@@ -51,6 +55,7 @@ def test_tokens_are_not_copied_into_another_order(step):
     assert copies(step, BATCH * TOKENS * WIDTH) <= 1
 
 
+@shares_step
 def test_a_step_moves_few_bytes(step):
     """The compiler counts 3.5 GB.
 
@@ -59,6 +64,7 @@ def test_a_step_moves_few_bytes(step):
     assert step.cost_analysis()["bytes accessed"] < 4e9
 
 
+@shares_step
 def test_one_pass_updates_parameters_moments_and_averages(step):
     """The norms that are reported are of the same pass."""
     kernel = f"f32[2,{WIDTH},{4 * WIDTH}]"  # of the feed-forward layers

@@ -68,6 +68,9 @@ def test_layers_in_a_loop_read_each_its_weights():
 DEPTH, BATCH, TOKENS, WIDTH = 3, 16, 256, 256
 
 
+shares_step = pytest.mark.xdist_group("breakdown")  # one worker compiles it
+
+
 @pytest.fixture(scope="module")
 def step():
     """Return the costs of a training step like DiT-XL/2's.
@@ -94,6 +97,7 @@ def elements(cost):
 LAYOUT_CHANGES, STEP_BYTES = 15, 0.909e9
 
 
+@shares_step
 def test_layout_changes_of_a_block(step):
     """Blocks have few layout changes of arrays at least as large as the stream.
 
@@ -107,6 +111,7 @@ def test_layout_changes_of_a_block(step):
     assert in_blocks and len(large) <= LAYOUT_CHANGES, lines
 
 
+@shares_step
 def test_bytes_of_a_step(step):
     """The tolerance of 2 % is for other schedules in other releases of the compiler."""
     assert sum(cost.bytes for cost in step) < 1.02 * STEP_BYTES

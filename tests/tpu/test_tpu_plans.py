@@ -20,6 +20,8 @@ from genjax.training.log import Metrics
 
 pytest.importorskip("libtpu", reason="the TPU's compiler is not installed (CONTRIBUTING.md)")
 
+shares_plans = pytest.mark.xdist_group("plans")  # one worker compiles them
+
 # Weights of attention's and the feed-forward products. The modulation has half as many.
 LAYER = 12 * 256**2
 
@@ -48,6 +50,7 @@ def test_chips_are_those_asked_for():
         tpu_topology(DEVICES["v6e"]._replace(topology=("v99", 2, 256)), 4)
 
 
+@shares_plans
 def test_memory_is_that_of_a_step_compiled_by_hand(plans):
     """The plan's memory is that of a step whose state is sharded by hand, as "fully sharded" says.
 
@@ -107,20 +110,18 @@ def test_arithmetic_is_what_the_compiler_counts():
     The compiler also counts elementwise operations. It could not see into attention's kernel, but
     these sequences are too short for the kernel.
     """
-    config = small(2)
+    config, axes = small(2), {"fsdp": 2, "tensor": 2, "context": 2}
     config.model.remat_policy = None
     config.space.shape = (16, 16, 4)
-    for axes in ({"fsdp": 8}, {"fsdp": 2, "tensor": 2, "context": 2}):
-        mesh = make_mesh(axes, 32, tpu_topology(DEVICES["v5p"], 8))
-        program = program_of("train", config, mesh)
-        with jax.set_mesh(mesh):
-            operations = program.jitted().lower(*program.args).compile().cost_analysis()["flops"]
-        written = 2 * multiply_adds_written(program.function, *program.local) * mesh.shape["fsdp"]
-        assert 1 < 8 * operations / written < 1.3
+    mesh = make_mesh(axes, 32, tpu_topology(DEVICES["v5p"], 8))
+    program = program_of("train", config, mesh)
+    with jax.set_mesh(mesh):
+        operations = program.jitted().lower(*program.args).compile().cost_analysis()["flops"]
+    written = 2 * multiply_adds_written(program.function, *program.local) * mesh.shape["fsdp"]
+    assert 1 < 8 * operations / written < 1.3
 
 
-@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "context": 4}])
-def test_the_account_for_gpus_is_near_the_compilers(axes, monkeypatch):
+def test_the_account_for_gpus_is_near_the_compilers(monkeypatch):
     """The planner's account of memory is within 20 % of the TPU's compiler.
 
     The network is one that TPUs pad little, and attention's kernel takes heads in its own order.
@@ -128,7 +129,7 @@ def test_the_account_for_gpus_is_near_the_compilers(axes, monkeypatch):
     """
     dispatch = importlib.import_module("genjax.nn.attention.dispatch")
     monkeypatch.setattr(dispatch, "query_block", lambda *sizes: None)
-    config = small(6)
+    config, axes = small(6), {"fsdp": 2, "tensor": 2, "context": 2}
     config.model.num_heads = 4
     config.space.shape = (64, 64, 4)  # 1,024 tokens
     compiled, accounted = (plan(config, axes, device)["memory"] for device in ("v5p", "h100"))
@@ -136,6 +137,7 @@ def test_the_account_for_gpus_is_near_the_compilers(axes, monkeypatch):
     assert 0.8 < working / compiled["gradients, activations and workspace"] < 1.2
 
 
+@shares_plans
 def test_collectives_in_loops_count_for_every_layer(plans):
     """Each layer's weights are gathered twice and their gradients are summed, in bfloat16.
 
@@ -154,6 +156,7 @@ def test_collectives_in_loops_count_for_every_layer(plans):
     )
 
 
+@shares_plans
 def test_products_in_loops_count_for_every_layer(plans):
     """Each layer adds its products once forward and twice backward.
 

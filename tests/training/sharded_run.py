@@ -1,11 +1,14 @@
 """Trains a small diffusion task over meshes, and prints what each run did as a line of JSON.
 
+With `--save` the last mesh saves a checkpoint on its way.
+
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.training.sharded_run '[{"data":
 8}]'
 """
 
 import argparse
 import json
+import math
 import re
 
 import jax
@@ -19,7 +22,7 @@ from genjax.devices.mesh import SMALL, place_batch
 from genjax.training import Checkpoints, abstract_state
 from genjax.training.loop import compile_update
 
-BATCH_SIZE, STEPS = 32, 50
+BATCH_SIZE, STEPS, SAVED = 32, 30, 20
 
 
 def small_config():
@@ -36,24 +39,26 @@ def batch(step: int) -> dict[str, np.ndarray]:
     return {"image": images, "label": random.integers(0, 10, BATCH_SIZE, np.int32)}
 
 
-def run(axes: dict[str, int], steps: int, save: str | None, restore: str | None) -> dict:
-    mesh, task, key = make_mesh(axes, BATCH_SIZE), build(small_config()), jax.random.key(0)
+def run(axes: dict[str, int], save: str | None, restore: str | None) -> dict:
+    devices = jax.devices()[: math.prod(axes.values())]
+    mesh, task, key = make_mesh(axes, BATCH_SIZE, devices), build(small_config()), jax.random.key(0)
     abstract = abstract_state(task, key, mesh)
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
-    init = jax.jit(task.init, out_shardings=shardings).lower(key).compile()
-    state = init(key)
     if restore:
         with Checkpoints(restore) as checkpoints:
             state = checkpoints.restore(checkpoints.latest(), abstract)
+    else:
+        init = jax.jit(task.init, out_shardings=shardings).lower(key).compile()
+        state = init(key)
     losses = []
     with jax.set_mesh(mesh):
         update = compile_update(task, abstract, mesh).lower(state, batch(0), key).compile()
-        for step in range(int(state.step), steps):
+        for step in range(int(state.step), STEPS):
+            if save and step == SAVED:
+                with Checkpoints(save) as checkpoints:
+                    checkpoints.save(step, state)
             state, metrics = update(state, place_batch(batch(step), mesh), key)
             losses.append(float(metrics["loss"]))
-    if save:
-        with Checkpoints(save) as checkpoints:
-            checkpoints.save(steps, state)
     leaves = jax.tree.leaves(state)
     large = lambda tree: sum(a.nbytes for a in jax.tree.leaves(tree) if a.size >= SMALL)
     names = {
@@ -73,7 +78,7 @@ def run(axes: dict[str, int], steps: int, save: str | None, restore: str | None)
         "large_bytes": large(state),
         "large_parameter_bytes": {name: large(part) for name, part in state.params.items()},
         "bytes_per_device": sum(a.addressable_shards[0].data.nbytes for a in leaves),
-        "init_temporary_bytes": init.memory_analysis().temp_size_in_bytes,
+        "init_temporary_bytes": None if restore else init.memory_analysis().temp_size_in_bytes,
         "collectives": collectives(update, mesh),
     }
 
@@ -81,9 +86,9 @@ def run(axes: dict[str, int], steps: int, save: str | None, restore: str | None)
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("meshes", type=json.loads)
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--save")
     parser.add_argument("--restore")
     arguments = parser.parse_args()
     for axes in arguments.meshes:
-        print(json.dumps(run(axes, arguments.steps, arguments.save, arguments.restore)))
+        save = arguments.save if axes is arguments.meshes[-1] else None
+        print(json.dumps(run(axes, save, arguments.restore)))
