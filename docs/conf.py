@@ -7,6 +7,7 @@ outputs that are stored in them. Formulas become MathML, which browsers draw the
 pages need no network.
 """
 
+import gc
 import re
 import shutil
 from importlib import import_module
@@ -16,8 +17,12 @@ from pkgutil import iter_modules, walk_packages
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx.domains.python import PythonDomain
 
 import genjax
+
+# Documents are millions of objects. Collecting after every 700 of them takes long.
+gc.set_threshold(100_000)
 
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parent / "notebooks"
@@ -145,6 +150,31 @@ def shorten(app, what, name, obj, options, signature: str | None, returns: str |
     return short(signature), short(returns)
 
 
+class Objects(PythonDomain):
+    """Python's objects; names of other libraries are not compared with each of them."""
+
+    _names, _count = frozenset(), 0
+
+    def find_obj(self, env, modname, classname, name, type, searchmode=0):
+        if len(self.objects) != self._count:
+            self._names = {each.rpartition(".")[2] for each in self.objects}
+            self._count = len(self.objects)
+        last = name.removesuffix("()").rpartition(".")[2]
+        if last not in self._names:  # every match ends with it
+            return []
+        return super().find_obj(env, modname, classname, name, type, searchmode)
+
+
+def shorten_navigation(app, page, template, context, doctree) -> None:
+    """Let the sidebar's tree end at the pages' sections.
+
+    The theme shows only titles of pages. Without an end, Sphinx copies the entries of all modules
+    and functions for each page, and then deletes them.
+    """
+    if toctree := context.get("toctree"):
+        context["toctree"] = lambda **options: toctree(**options | {"maxdepth": 2})
+
+
 def visit_inline_math(self, node) -> None:
     self.body.append(latex2mathml.tex2mathml(node.astext()))
     raise nodes.SkipNode
@@ -159,6 +189,8 @@ def visit_block_math(self, node) -> None:
 
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_block_math, None))
+    app.add_domain(Objects, override=True)
+    app.connect("html-page-context", shorten_navigation, priority=100)  # before the theme reads it
     app.connect("autodoc-process-signature", shorten)
     app.connect("autodoc-process-docstring", plain_text_to_rst, priority=100)
     copy_notebooks()

@@ -119,21 +119,32 @@ def open_page(browser, url):
     browser.open(url)
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
 @needs_chromium
-@pytest.mark.parametrize("width", [1280, 400])
-def test_a_browser_opens_every_page(site, address, tmp_path, width):
-    """No error in the console, nothing loaded from elsewhere, and no page wider than the window."""
+def test_a_browser_opens_every_page(site, address, browser):
+    """No error in the console, nothing loaded from elsewhere, and no page wider than the window.
+
+    Each page is opened in a wide window, which then becomes as narrow as a telephone.
+    """
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 40
-    with Browser(tmp_path / "profile", width=width) as browser:
-        for page in pages:
-            open_page(browser, f"{address}/{page.relative_to(site)}")
-            broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).length"
-            assert browser.evaluate("document.body.innerText.length") > 100, page
-            assert browser.evaluate(broken) == 0, page
-            assert browser.evaluate("document.documentElement.scrollWidth") <= width, page
-        elsewhere = [each for each in browser.requests if not each.startswith((address, "data:"))]
-        assert elsewhere == [] and browser.complaints == []
+    for page in pages:
+        browser.resize(1280)
+        open_page(browser, f"{address}/{page.relative_to(site)}")
+        broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).length"
+        assert browser.evaluate("document.body.innerText.length") > 100, page
+        assert browser.evaluate(broken) == 0, page
+        for width in (1280, 400):
+            browser.resize(width)
+            assert browser.evaluate("window.innerWidth") == width
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width, (page, width)
+    elsewhere = [each for each in browser.requests if not each.startswith((address, "data:"))]
+    assert elsewhere == [] and browser.complaints == []
 
 
 @needs_chromium
@@ -145,13 +156,12 @@ def test_a_browser_opens_every_page(site, address, tmp_path, width):
         ("LoRA", "guides/fine_tuning.html"),
     ],
 )
-def test_search_finds(address, tmp_path, query, expected):
-    with Browser(tmp_path / "profile") as browser:
-        open_page(browser, f"{address}/search.html?q={query}")
-        results = "[...document.querySelectorAll('#search-results a')].map(a => a.pathname).join()"
-        for _ in range(100):
-            found = browser.evaluate(results)
-            if expected in found:
-                break
-            time.sleep(0.1)
-        assert expected in found
+def test_search_finds(address, browser, query, expected):
+    open_page(browser, f"{address}/search.html?q={query}")
+    results = "[...document.querySelectorAll('#search-results a')].map(a => a.pathname).join()"
+    for _ in range(100):
+        found = browser.evaluate(results)
+        if expected in found:
+            break
+        time.sleep(0.1)
+    assert expected in found

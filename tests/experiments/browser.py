@@ -44,13 +44,7 @@ class Browser:
         }
         for domain in ("Page", "Network", "Runtime", "Log"):
             self(f"{domain}.enable")
-        self(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+        self.resize(width, height)
         self(
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": scheme}],
@@ -93,6 +87,15 @@ class Browser:
         if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
             self.complaints.append(parameters)
         return message
+
+    def resize(self, width, height=900):
+        self(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def open(self, url):
         self("Page.navigate", url=url)

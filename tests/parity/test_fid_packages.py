@@ -5,6 +5,7 @@ Both packages' Inception gets the same random weights as ours, from a file in pl
 Measured: distances differ by 2e-14 of their value, and features by less than 9e-7 of the largest.
 """
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -76,10 +77,13 @@ def assert_features_agree(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
+# One program for all ways to prepare images, which are programs of their own.
+of_prepared = jax.jit(functools.partial(inception.inception_features, preprocess=lambda x: x))
+
+
 def our_features(variables, images, preprocess):
-    floats = images / np.float32(127.5) - 1
-    compute = jax.jit(inception.inception_features, static_argnums=2)
-    return [np.asarray(each) for each in compute(variables, floats, preprocess)]
+    prepared = jax.jit(preprocess)(images / np.float32(127.5) - 1)
+    return [np.asarray(each) for each in of_prepared(variables, prepared)]
 
 
 def test_torch_fidelity_agrees(random_weights, images):
