@@ -15,17 +15,18 @@ import pytest
 from experiments.configuration.runs import build, open_run, read_config
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, abstract_state
-from genjax.training.checkpoints import damage
+from genjax.training.checkpoints import damage, saved_steps
 from tests import virtual_devices
-from tests.experiments.launching import SMALL, run, run_alone, start
+from tests.experiments.launching import ROOT, SMALL, arrays_of, command, run, start
 
-STEPS = 100
+STEPS = 120
 LONG = [
     f"--config.num_steps={STEPS}",
     "--config.checkpoint.every=5",
     "--config.sampling.every=1000",
     "--config.evaluation.measures={}",
 ]
+MOMENTS = random.Random(0)
 
 
 def whole_state(workdir, step=None):
@@ -59,58 +60,75 @@ def until(condition, process, seconds=120):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("faults") / "uninterrupted"
-    result = run_alone("train", *SMALL, *LONG, f"--workdir={workdir}")
+    result = run("train", *SMALL, *LONG, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     return workdir
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_moment_changes_nothing(uninterrupted, tmp_path):
-    """Three kills at random moments of training and three while a checkpoint is being written."""
-    kill_and_resume(uninterrupted, tmp_path / "killed", LONG, attempts=6)
+def test_stops_at_any_moment_change_nothing(uninterrupted, tmp_path):
+    """One run is stopped six times, and the same command goes on each time.
+
+    Two kills are at random moments of training and two while a checkpoint is being written. A
+    signal that asks to stop, between them, is answered with a checkpoint.
+    """
+    workdir = tmp_path / "stopped"
+    kills = kill(workdir, LONG, in_save=False) + kill(workdir, LONG, in_save=True)
+    stop(workdir, signal.SIGTERM)
+    kills += kill(workdir, LONG, in_save=True) + kill(workdir, LONG, in_save=False)
+    stop(workdir, signal.SIGINT)
+    assert kills > 2, "the run is over too soon to be killed: lengthen it"
+    result = run("train", *SMALL, *LONG, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert_same_run(workdir, uninterrupted, STEPS)
 
 
 @pytest.mark.slow
 def test_sigkill_changes_nothing_under_fsdp_either(tmp_path, monkeypatch):
-    """Eight virtual devices share the state; one kill is in training and one in a checkpoint."""
+    """Eight virtual devices share the state; the kill is while they write a second checkpoint."""
     monkeypatch.setenv("XLA_FLAGS", virtual_devices.environment(8)["XLA_FLAGS"])
-    flags = [*LONG, "--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.num_steps=40"]
-    workdir = tmp_path / "uninterrupted"
-    assert start_training(workdir, *flags).wait() == 0, Path(f"{workdir}.out").read_text()
-    kill_and_resume(workdir, tmp_path / "killed", flags, attempts=2, steps=40)
+    flags = [*LONG, "--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.num_steps=20"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start_training(whole, *flags).wait() == 0, Path(f"{whole}.out").read_text()
+    assert kill(killed, flags, in_save=True), "the run is over too soon to be killed"
+    assert (killed / "checkpoints/00000005").exists()
+    assert start_training(killed, *flags).wait() == 0, Path(f"{killed}.out").read_text()
+    assert_same_run(killed, whole, 20)
 
 
-def kill_and_resume(uninterrupted, workdir, flags, attempts, steps=STEPS):
-    delays, checkpoints = random.Random(0), workdir / "checkpoints"
-    kills = 0
-    for attempt in range(attempts):
-        process = start_training(workdir, *flags)
-        seen = set(checkpoints.glob("*")) if checkpoints.exists() else set()
-        pattern = "*unsealed*" if attempt % 2 else "[0-9]*[0-9]"
-        reached = until(lambda seen=seen, p=pattern: set(checkpoints.glob(p)) - seen, process)
-        if reached and not attempt % 2:
-            time.sleep(delays.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills > attempts / 2, "the run is over too soon to be killed: lengthen it"
-    assert start_training(workdir, *flags).wait() == 0, Path(f"{workdir}.out").read_text()
-    assert_same_state(workdir, uninterrupted, steps)
-    logged = lambda folder: (folder / "metrics.jsonl").read_text().count("\n")
-    assert logged(workdir) == logged(uninterrupted)
+def kill(workdir, flags, in_save):
+    """Start training and kill it; return whether it was running.
+
+    The kill is in the second save since the start, or up to 0.1 s after the first one.
+    """
+    checkpoints = workdir / "checkpoints"
+    seen = set(saved_steps(checkpoints))
+    process = start_training(workdir, *flags)
+    reached = until(lambda: set(saved_steps(checkpoints)) - seen, process)
+    if in_save:
+        until(lambda: set(checkpoints.glob("*unsealed*")), process)
+    elif reached:
+        time.sleep(MOMENTS.uniform(0, 0.1))
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_resumes(uninterrupted, tmp_path, number):
-    workdir = tmp_path / "stopped"
+def stop(workdir, number):
+    """Start training and send it a signal after its first save."""
+    seen = set(saved_steps(workdir / "checkpoints"))
     process = start_training(workdir, *LONG)
-    assert until(lambda: (workdir / "checkpoints" / "00000005").exists(), process)
+    assert until(lambda: set(saved_steps(workdir / "checkpoints")) - seen, process)
     process.send_signal(number)
     assert process.wait(60) == 128 + number
-    output = Path(f"{workdir}.out").read_text()
-    assert number.name in output and "the same command goes on from it" in output
-    assert start_training(workdir, *LONG).wait() == 0, Path(f"{workdir}.out").read_text()
-    assert_same_state(workdir, uninterrupted, STEPS)
+    output = Path(f"{workdir}.out").read_text().split(number.name)
+    assert len(output) > 1 and "the same command goes on from it" in output[-1]
+
+
+def assert_same_run(a, b, steps):
+    """Assert that two runs ended in the same state and logged as many rows."""
+    assert_same_state(a, b, steps)
+    logged = lambda folder: (folder / "metrics.jsonl").read_text().count("\n")
+    assert logged(a) == logged(b)
 
 
 @pytest.mark.slow
@@ -146,11 +164,9 @@ def test_divergence_stops_the_program_and_keeps_the_last_good_checkpoint(tmp_pat
 DISK_FULL = """
 import os, subprocess, sys, time
 from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.experiments.test_faults import start_training
 mount, workdir, out = Path({mount!r}), Path({mount!r}) / "run", {out!r}
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], check=True)
-process = start_training(workdir, *{flags!r}, out=out)
+process = subprocess.Popen({command!r}, stdout=open(out, "w"), stderr=subprocess.STDOUT)
 while not (workdir / "checkpoints" / "00000010").exists():
     assert process.poll() is None, Path(out).read_text()
     time.sleep(0.001)
@@ -162,7 +178,6 @@ with open(mount / "filler", "wb", buffering=0) as filler:
             time.sleep(0.001)
 print("exit", process.wait(), flush=True)
 (mount / "filler").unlink()
-print("again", start_training(workdir, *{flags!r}, out=out).wait(), flush=True)
 subprocess.run(["cp", "-r", workdir, {copy!r}], check=True)
 """
 
@@ -170,18 +185,23 @@ subprocess.run(["cp", "-r", workdir, {copy!r}], check=True)
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's mount namespaces")
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp_path):
-    """A disk of 4 MB of this test's own is filled while the run goes on, then emptied."""
-    (tmp_path / "mount").mkdir()
-    out = tmp_path / "out"
-    names = dict(mount=str(tmp_path / "mount"), copy=str(tmp_path / "copy"), out=str(out))
-    script = DISK_FULL.format(root=str(Path(__file__).parents[2]), flags=LONG, **names)
-    command = ["unshare", "--map-root-user", "--mount", sys.executable, "-c", script]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    """A disk of 4 MB of this test's own is filled while the run goes on.
+
+    What the run leaves there is copied to a disk with room, where the same command goes on.
+    """
+    mount, copy, out = (tmp_path / name for name in ("mount", "copy", "out"))
+    mount.mkdir()
+    training = command("train", *SMALL, *LONG, f"--workdir={mount}/run")
+    script = DISK_FULL.format(mount=str(mount), copy=str(copy), out=str(out), command=training)
+    isolated = ["unshare", "--map-root-user", "--mount", sys.executable, "-c", script]
+    result = subprocess.run(isolated, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    assert "exit 1" in result.stdout and "again 0" in result.stdout, out.read_text()
+    assert "exit 1" in result.stdout, out.read_text()
     assert (
         "error:" in out.read_text() and "to go on from the last good checkpoint" in out.read_text()
     )
+    again = run("train", *SMALL, *LONG, f"--workdir={copy}")
+    assert again.returncode == 0, again.stderr
     assert damage(tmp_path / "copy" / "checkpoints" / f"{STEPS:08d}") is None
     assert_same_state(tmp_path / "copy", uninterrupted, STEPS)
 
@@ -189,13 +209,11 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp
 @pytest.mark.slow
 def test_too_little_space_ends_before_training(tmp_path):
     (tmp_path / "mount").mkdir()
-    command = " ".join(
-        [sys.executable, "-m", "experiments.train", *SMALL, f"--workdir={tmp_path}/mount/run"]
-    )
+    training = " ".join(command("train", *SMALL, f"--workdir={tmp_path}/mount/run"))
     result = subprocess.run(
         ["unshare", "--map-root-user", "--mount", "sh", "-c",
-         f"mount -t tmpfs -o size=300k tmpfs {tmp_path}/mount && {command}"],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
+         f"mount -t tmpfs -o size=300k tmpfs {tmp_path}/mount && {training}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 1
     assert "MB free; checkpoints of" in result.stderr and "make room" in result.stderr
@@ -211,29 +229,25 @@ def test_restored_is_what_sampling_reads(small_run):
     assert not jax.tree.leaves(state.averages)
 
 
-@pytest.mark.slow
-def test_a_run_is_sampled_with_its_weights_split_over_all_devices(small_run, tmp_path, monkeypatch):
-    def images(name):
-        result = run_alone(
-            "sample", f"--workdir={small_run[0]}", "--count=2", f"--out={tmp_path / name}"
-        )
-        assert result.returncode == 0, result.stderr
-        return np.load(tmp_path / name)["images"].astype(int)
-
-    alone = images("alone.npz")
-    monkeypatch.setenv("XLA_FLAGS", virtual_devices.environment(8)["XLA_FLAGS"])
-    assert np.abs(images("split.npz") - alone).max() <= 1  # sums in another order
-    script = f"""
+SAMPLED_BY_SPLIT_WEIGHTS = """
+import runpy, sys
 import jax
 from experiments.configuration.runs import open_run
-state = open_run({str(small_run[0])!r}).state
+state = open_run({workdir!r}).state
 arrays = [a for a in jax.tree.leaves(state) if a.size >= 2**12]
 assert arrays and all(8 * a.addressable_shards[0].data.size == a.size for a in arrays)
+sys.argv[1:] = {flags!r}
+runpy.run_module("experiments.sample", run_name="__main__", alter_sys=True)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
+
+
+@pytest.mark.slow
+def test_a_run_is_sampled_with_its_weights_split_over_all_devices(small_run, tmp_path):
+    workdir, count = str(small_run[0]), "--count=2"
+    result = run("sample", f"--workdir={workdir}", count, f"--out={tmp_path}/alone.npz")
     assert result.returncode == 0, result.stderr
+    flags = [f"--workdir={workdir}", count, f"--out={tmp_path}/split.npz"]
+    script = SAMPLED_BY_SPLIT_WEIGHTS.format(workdir=workdir, flags=flags)
+    virtual_devices.run(["-c", script], 8)
+    alone, split = (arrays_of(tmp_path / name)["images"] for name in ("alone.npz", "split.npz"))
+    assert np.abs(split.astype(int) - alone).max() <= 1  # sums in another order

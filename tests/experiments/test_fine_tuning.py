@@ -64,14 +64,17 @@ def test_a_finished_run_is_made_longer_by_the_same_command(base_run, tmp_path):
     ["--config.optimizer.schedule=cosine", "--config.optimizer.warmup=0.1"],
     ids=["cosine", "fraction"],
 )
-def test_where_the_rate_depends_on_the_length_it_says_what_to_do(flag, tmp_path):
-    flags = [*CONSTANT, flag, f"--workdir={tmp_path}"]
-    succeed("train", *flags, "--config.num_steps=10")
-    result = run("train", *flags, "--config.num_steps=20")
+def test_where_the_rate_depends_on_the_length_it_says_what_to_do(base_run, flag, tmp_path):
+    """The record of the run says that it was trained with the flag."""
+    workdir = shutil.copytree(base_run, tmp_path / "run")
+    name, value = flag.removeprefix("--config.optimizer.").split("=")
+    record = json.loads((workdir / "config.json").read_text())
+    record["config"]["optimizer"][name] = float(value) if name == "warmup" else value
+    (workdir / "config.json").write_text(json.dumps(record))
+    result = run("train", *CONSTANT, flag, f"--workdir={workdir}", "--config.num_steps=40")
     assert result.returncode == 1
     assert (
-        "num_steps: 10 there, 20 now" in result.stderr
-        and f"--init_from={tmp_path}" in result.stderr
+        "num_steps: 20 there, 40 now" in result.stderr and f"--init_from={workdir}" in result.stderr
     )
 
 
@@ -93,13 +96,7 @@ def test_fine_tuning_starts_from_the_averaged_weights_and_lists_what_does_not_fi
         np.testing.assert_allclose(same[name], value, rtol=1e-6)
     assert json.loads((tmp_path / "same/config.json").read_text())["init_from"] == str(base_run)
 
-    classes = [
-        "--config.condition.num_classes=1",
-        "--config.data.name=emoji",
-        "--config.data.image_shape=(8,8,1)",
-    ]
     other = ["--config.model.patch_size=4"]
-    del classes
     printed = succeed(
         "train", *CONSTANT, *flags, *other, f"--workdir={tmp_path}/other", f"--init_from={base_run}"
     )

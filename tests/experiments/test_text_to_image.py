@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from experiments.configuration.runs import open_run
+from experiments.evaluation import prompts
 from experiments.evaluation.prompts import pairs_of
 from experiments.inputs.datasets import Data
 from genjax.training.pictures import read_rows
-from tests.experiments import few_emoji
+from tests.experiments import few_emoji, stand_in
 from tests.experiments.launching import ROOT, run
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,7 @@ def test_a_run_reports_what_it_reached_and_draws_new_prompts(tmp_path):
     workdir = tmp_path / "run"
     config = [
         f"--config={ROOT}/configs/emoji_text.py:cross_attention,pixels",
-        "--config.data.name=tests.experiments.few_emoji.load",
+        "--config.data.name=tests.experiments.few_emoji.load_batches",
     ]
     succeed("train", *config, *SMALL, f"--workdir={workdir}")
     report, trained = json.loads((workdir / "report.json").read_text()), open_run(workdir)
@@ -57,12 +58,12 @@ def test_a_run_reports_what_it_reached_and_draws_new_prompts(tmp_path):
         assert 0.05 < report[f"{kind}_accuracy"] < 0.2 and f"{kind}_accuracy_unguided" in report
         assert report[f"{kind}_accuracy_real"] == pairs.real[split] > 0.35
     assert report["fd_vgg16"] > report["fd_vgg16_train"] == pairs.floor
-    assert report["num_samples"] == len(few_emoji.load("test").source)
+    assert report["num_samples"] == len(few_emoji.load_batches("test").source)
     with Image.open(workdir / "samples.png") as sheet:
         assert sheet.height == 10 * 66 and sheet.width > 66
         assert read_rows(sheet) == list(trained.config.condition.prompts)
-    prompts = ["--prompt=green apple", "--prompt=blue book", "--count=3"]
-    succeed("sample", f"--workdir={workdir}", *prompts, f"--out={tmp_path}/drawn.png")
+    drawn = ["--prompt=green apple", "--prompt=blue book", "--count=3"]
+    succeed("sample", f"--workdir={workdir}", *drawn, f"--out={tmp_path}/drawn.png")
     with Image.open(tmp_path / "drawn.png") as sheet:
         assert sheet.height == 2 * 66 and sheet.width > 3 * 66
         assert read_rows(sheet) == ["green apple", "blue book"]
@@ -93,7 +94,9 @@ def get_config():
 """
 
 
-def test_photos_of_many_sizes_train_one_network_that_samples_at_any_size(tmp_path):
+def test_photos_of_many_sizes_train_one_network_that_samples_at_any_size(tmp_path, monkeypatch):
+    """The photos are of noise, so a stand-in for VGG16 scores them."""
+    monkeypatch.setattr(prompts, "_maps", stand_in.maps)
     photos(tmp_path / "photos", {"train": 48, "test": 12})
     (tmp_path / "photos.py").write_text(CONFIG)
     workdir = tmp_path / "run"
