@@ -90,6 +90,14 @@ def _frame_features(
     return features[:, : videos.shape[1]], features[:, videos.shape[1] :]
 
 
+@jax.jit
+def _i3d_features(
+    variables: Any, videos: UInt8[Array, "batch time height width channels"]
+) -> Float[Array, "batch classes"]:
+    """Return I3D's features of clips."""
+    return i3d_features(variables, to_float(videos))
+
+
 @dataclass(frozen=True)
 class VideoDistance:
     """Measure Fréchet distances of samples and of training clips to held-out clips.
@@ -152,8 +160,7 @@ class VideoDistance:
         }
         if self.i3d:
             _, variables = i3d.load(self.i3d)
-            apply = jax.jit(lambda x: i3d_features(variables, to_float(x)))
-            features["fvd"] = in_batches(apply, videos, size=BATCH)
+            features["fvd"] = in_batches(lambda x: _i3d_features(variables, x), videos, size=BATCH)
         return features
 
 

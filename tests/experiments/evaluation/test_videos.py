@@ -151,9 +151,15 @@ def test_the_video_distance_uses_weights_that_are_given(real, monkeypatch):
     monkeypatch.setattr(module, "vgg16_features", cells)
     monkeypatch.setattr(module, "_frame_features", module._frame_features.__wrapped__)
     monkeypatch.setattr(module.i3d, "load", lambda path: (None, {"factor": float(path)}))
-    moments = lambda variables, x: variables["factor"] * x.mean((2, 3, 4))
+    traced = []
+
+    def moments(variables, x):
+        traced.append(x.shape)
+        return variables["factor"] * x.mean((2, 3, 4))
+
     monkeypatch.setattr(module, "i3d_features", moments)
     report = VideoDistance(context(), i3d="2.0")(StandIn(real))
+    assert len(traced) == 1  # one program for held-out clips, samples and training clips
     means = functools.partial(np.mean, axis=(2, 3, 4))
     expected = metrics.frechet_distance(
         2 * means(to_float(real.train)), 2 * means(to_float(real.held_out))
