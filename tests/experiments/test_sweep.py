@@ -97,6 +97,18 @@ def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp
     assert protocol["sampling"]["guidance_interval"] == [0.4, 0.6]
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--scales=1,2"], "--scales needs --widths: give both"),
+        (["--widths=0.1", "--steps=4"], "--steps is not for --widths: leave out one of them"),
+    ],
+)
+def test_flags_that_nothing_would_read_are_refused(given, message):
+    result = run("sweep", "runs/a", *given, "--out=a.json")
+    assert result.returncode == 1 and message in result.stderr
+
+
 def test_a_run_of_video_is_refused():
     of_video = SimpleNamespace(folder="runs/video", config=moving_digits_video.get_config())
     with pytest.raises(ValueError, match="runs/video is a run of video, and a sweep measures im"):
