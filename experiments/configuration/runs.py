@@ -11,8 +11,8 @@ from genjax.pipelines import Run
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, read_record
 
-# Fields of `config.sampling` that a config need not have, by task. Guidance without an interval acts
-# at all times. Runs of earlier versions have no temperature.
+# Fields of `config.sampling` that a config need not have, by task. Guidance acts at all times where
+# there is no interval. Runs of earlier versions have no temperature.
 OPTIONAL_SAMPLING = {
     "Diffusion": {"guidance_interval"},
     "DiscreteDiffusion": {"guidance_interval", "temperature"},

@@ -18,8 +18,8 @@ from experiments.inputs.datasets import Data, labels_of
 from genjax import metrics
 from genjax.data import to_float
 from genjax.data.sets.moving_digits import NUM_FRAMES, SIDE, optical_flow
+from genjax.models.encoders.i3d import LEAST_FRAMES, i3d_features
 from genjax.models.encoders.i3d import SIDE as I3D_SIDE
-from genjax.models.encoders.i3d import i3d_features
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained import i3d
 from genjax.pretrained.lpips import load_vgg16, require_lpips
@@ -121,13 +121,19 @@ class VideoDistance:
         """Check data and weights before any training.
 
         Raises:
-            ValueError, FileNotFoundError: the data are no videos, or as of `i3d.load`.
+            ValueError, FileNotFoundError: the data are no videos; with weights of I3D, clips are
+                too short for it; or as of `i3d.load`.
             ImportError: as of `require_lpips`.
         """
         _check_videos("VideoDistance", self.context.data)
         require_lpips()
         if self.i3d:
             i3d.load(self.i3d)
+            if (frames := self.context.data.image_shape[0]) < LEAST_FRAMES:
+                raise ValueError(
+                    f"config.evaluation.measures has VideoDistance with i3d, which takes "
+                    f"{LEAST_FRAMES} or more frames; clips have {frames}: leave i3d out"
+                )
 
     def features(self) -> dict[str, FeatureProtocol]:
         """Return how samples become features, for the protocol."""

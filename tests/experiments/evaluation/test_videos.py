@@ -165,6 +165,9 @@ def test_the_video_distance_uses_weights_that_are_given(real, monkeypatch):
         2 * means(to_float(real.train)), 2 * means(to_float(real.held_out))
     )
     assert report["fvd"] < 1e-10 and report["fvd_train"] == pytest.approx(expected, rel=1e-4)
+    short = dataclasses.replace(data(), image_shape=(8, 32, 32, 1))
+    with pytest.raises(ValueError, match="9 or more frames; clips have 8: leave i3d out"):
+        VideoDistance(dataclasses.replace(context(), data=short), i3d="2.0")
 
 
 def test_the_protocol_names_the_networks_and_their_weights(monkeypatch):
