@@ -75,16 +75,22 @@ def compare_samplers(*workdirs: str) -> None:
     if not all(steps.isdigit() and int(steps) > 0 for steps in STEPS.value):
         raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
     choices = [named(text, "samplers", kinds.SAMPLER) for text in SAMPLERS.value.split()]
+    if not choices:
+        raise ValueError("--samplers names no sampler")
     grid = named(GRID.value, "grid", kinds.GRID)
-    opened = itertools.product(workdirs, choices)
-    runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
-    for run in runs:  # before any time is spent
+    opened = [
+        [open_run(workdir, sampler=sampler, grid=grid) for sampler in choices]
+        for workdir in workdirs
+    ]
+    for run in itertools.chain(*opened):  # before any time is spent
         check(run, VGG16.value)
     records: list[dict[str, Any]] = []
-    for run, steps in itertools.product(runs, map(int, STEPS.value)):
-        records.append(measure(run, run.state, NUM_SAMPLES.value, VGG16.value, num_steps=steps))
-        save(records)
-        print(describe(records[-1]), flush=True)
+    for runs in opened:
+        state = runs[0].state  # the same for all samplers, so it is read and held once
+        for run, steps in itertools.product(runs, map(int, STEPS.value)):
+            records.append(measure(run, state, NUM_SAMPLES.value, VGG16.value, num_steps=steps))
+            save(records)
+            print(describe(records[-1]), flush=True)
     print(markdown(records))
 
 
