@@ -71,24 +71,32 @@ def main(*workdirs: str) -> None:
 
 def compare_samplers(*workdirs: str) -> None:
     """Measure every run by every sampler and number of steps."""
+    refuse("needs --widths: give both, or leave it out", SCALES, INTERVALS)
     if not all(steps.isdigit() and int(steps) > 0 for steps in STEPS.value):
         raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
     choices = [named(text, "samplers", kinds.SAMPLER) for text in SAMPLERS.value.split()]
+    if not choices:
+        raise ValueError("--samplers names no sampler")
     grid = named(GRID.value, "grid", kinds.GRID)
-    opened = itertools.product(workdirs, choices)
-    runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
-    for run in runs:  # before any time is spent
+    opened = [
+        [open_run(workdir, sampler=sampler, grid=grid) for sampler in choices]
+        for workdir in workdirs
+    ]
+    for run in itertools.chain(*opened):  # before any time is spent
         check(run, VGG16.value)
     records: list[dict[str, Any]] = []
-    for run, steps in itertools.product(runs, map(int, STEPS.value)):
-        records.append(measure(run, run.state, NUM_SAMPLES.value, VGG16.value, num_steps=steps))
-        save(records)
-        print(describe(records[-1]), flush=True)
+    for runs in opened:
+        state = runs[0].state  # the same for all samplers, so it is read and held once
+        for run, steps in itertools.product(runs, map(int, STEPS.value)):
+            records.append(measure(run, state, NUM_SAMPLES.value, VGG16.value, num_steps=steps))
+            save(records)
+            print(describe(records[-1]), flush=True)
     print(markdown(records))
 
 
 def find_guidance(workdir: str, *others: str) -> None:
     """Measure a run by EMA width, guidance scale and guidance interval."""
+    refuse("is not for --widths: leave out one of them", SAMPLERS, GRID, STEPS)
     if others:
         raise ValueError(f"--widths is of one run; leave out {', '.join(others)}")
     widths, scales = (numbers(flag) for flag in (WIDTHS, SCALES))
@@ -106,6 +114,13 @@ def find_guidance(workdir: str, *others: str) -> None:
         print(record.get("verdict", ""), line.format(distance=distance, **record), flush=True)
     draw_heat_maps(records).save(Path(OUT.value).with_suffix(".png"))
     print(describe_verdicts(records))
+
+
+def refuse(why: str, *unused: flags.FlagHolder) -> None:
+    """Raise ValueError if one of the flags, which nothing would read, was given."""
+    for flag in unused:
+        if flag.present:
+            raise ValueError(f"--{flag.name} {why}")
 
 
 def numbers(flag: flags.FlagHolder, texts: list[str] | None = None) -> list[float]:

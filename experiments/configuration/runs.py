@@ -11,6 +11,15 @@ from genjax.pipelines import Run
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, read_record
 
+# Fields of `config.sampling` that a config need not have, by task. Guidance acts at all times where
+# there is no interval. Runs of earlier versions have no temperature.
+OPTIONAL_SAMPLING = {
+    "Diffusion": {"guidance_interval"},
+    "DiscreteDiffusion": {"guidance_interval", "temperature"},
+    "FrameCompletion": {"guidance_interval"},
+    "PackedDiffusion": {"guidance_interval"},
+}
+
 
 def build(config: Any) -> GenerativeTask:
     """Return the task that `config.task` names.
@@ -66,12 +75,7 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
         ValueError: the config has no such field.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
-    # Optional, so that no config needs to say that guidance acts at all times. Runs of earlier
-    # versions have no temperature.
-    optional = {
-        "Diffusion": {"guidance_interval"},
-        "DiscreteDiffusion": {"guidance_interval", "temperature"},
-    }.get(config.task, set())
+    optional = OPTIONAL_SAMPLING.get(config.task, set())
     unknown = sorted(changes.keys() - config.sampling.keys() - optional)
     if prompts and "prompts" not in config.condition:
         unknown.append("prompts")

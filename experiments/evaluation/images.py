@@ -205,7 +205,7 @@ class Samples:
         if self.resamples:
             blank = np.zeros((1, *self.context.data.image_shape), np.uint8)
             width = pixel_features(blank).shape[1]
-            check_resamples("Samples", self.resamples, self.context.num_samples, width)
+            check_resamples("Samples", self.resamples, self.context, width, takes_held_out=True)
 
     def features(self) -> dict[str, FeatureProtocol]:
         """Return how samples become features, for the protocol."""

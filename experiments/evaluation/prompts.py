@@ -239,7 +239,12 @@ class PromptMatch:
     def _sample(
         self, model: Model, reference: Pairs, split: str, count: int, **changes: float
     ) -> UInt8[np.ndarray, "count *time height width channels"]:
-        """Return a picture or clip for each of a split's first names, or of the names' classes."""
+        """Return a picture or clip for each of a split's first names, or of the names' classes.
+
+        Clips with sound are returned without it.
+        """
         if isinstance(self.context.condition, Prompts):
-            return model.sample(np.arange(count), reference.names[split][:count], **changes)
-        return model.sample(reference.labels[split][:count], **changes)
+            samples = model.sample(np.arange(count), reference.names[split][:count], **changes)
+        else:
+            samples = model.sample(reference.labels[split][:count], **changes)
+        return samples["video"] if isinstance(samples, dict) else samples

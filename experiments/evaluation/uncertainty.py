@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from experiments.evaluation.context import Context
 from genjax import metrics
 from genjax.metrics import Extrapolation
 
@@ -13,17 +14,31 @@ PER_FEATURE = 4  # least samples for each feature, so that extrapolation has a l
 EXTRAPOLATION = "FD∞: a line over 1/N through distances of N samples"
 
 
-def check_resamples(measure: str, resamples: int, num_samples: int, width: int) -> None:
+def check_resamples(
+    measure: str, resamples: int, context: Context, width: int, *, takes_held_out: bool
+) -> None:
     """Check before any training that there will be an interval, if one is wanted.
 
+    Args:
+        width: number of features.
+        takes_held_out: whether the measure compares held-out examples with as many samples.
+
     Raises:
-        ValueError: there are too few samples for this number of features.
+        ValueError: there are too few samples or held-out examples for this number of features.
     """
-    if resamples and num_samples < PER_FEATURE * width:
+    if not resamples:
+        return
+    least = PER_FEATURE * width
+    wanted = f"{measure} has resamples={resamples}, and an interval of {width} features needs"
+    if context.num_samples < least:
         raise ValueError(
-            f"{measure} has resamples={resamples}, and an interval of {width} features needs "
-            f"{PER_FEATURE * width:,} samples; config.evaluation.num_samples is {num_samples}: "
+            f"{wanted} {least:,} samples; config.evaluation.num_samples is {context.num_samples}: "
             "raise it, or set resamples to 0"
+        )
+    if takes_held_out and (there := len(context.data.held_out().source)) < least:
+        raise ValueError(
+            f"{wanted} {least:,} held-out examples; {context.data.name} "
+            f"({context.data.held_out_split}) has {there}: set resamples to 0"
         )
 
 

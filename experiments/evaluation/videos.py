@@ -18,8 +18,8 @@ from experiments.inputs.datasets import Data, labels_of
 from genjax import metrics
 from genjax.data import to_float
 from genjax.data.sets.moving_digits import NUM_FRAMES, SIDE, optical_flow
+from genjax.models.encoders.i3d import LEAST_FRAMES, i3d_features
 from genjax.models.encoders.i3d import SIDE as I3D_SIDE
-from genjax.models.encoders.i3d import i3d_features
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained import i3d
 from genjax.pretrained.lpips import load_vgg16, require_lpips
@@ -90,6 +90,14 @@ def _frame_features(
     return features[:, : videos.shape[1]], features[:, videos.shape[1] :]
 
 
+@jax.jit
+def _i3d_features(
+    variables: Any, videos: UInt8[Array, "batch time height width channels"]
+) -> Float[Array, "batch classes"]:
+    """Return I3D's features of clips."""
+    return i3d_features(variables, to_float(videos))
+
+
 @dataclass(frozen=True)
 class VideoDistance:
     """Measure Fréchet distances of samples and of training clips to held-out clips.
@@ -113,13 +121,19 @@ class VideoDistance:
         """Check data and weights before any training.
 
         Raises:
-            ValueError, FileNotFoundError: the data are no videos, or as of `i3d.load`.
+            ValueError, FileNotFoundError: the data are no videos; with weights of I3D, clips are
+                too short for it; or as of `i3d.load`.
             ImportError: as of `require_lpips`.
         """
         _check_videos("VideoDistance", self.context.data)
         require_lpips()
         if self.i3d:
             i3d.load(self.i3d)
+            if (frames := self.context.data.image_shape[0]) < LEAST_FRAMES:
+                raise ValueError(
+                    f"config.evaluation.measures has VideoDistance with i3d, which takes "
+                    f"{LEAST_FRAMES} or more frames; clips have {frames}: leave i3d out"
+                )
 
     def features(self) -> dict[str, FeatureProtocol]:
         """Return how samples become features, for the protocol."""
@@ -152,8 +166,7 @@ class VideoDistance:
         }
         if self.i3d:
             _, variables = i3d.load(self.i3d)
-            apply = jax.jit(lambda x: i3d_features(variables, to_float(x)))
-            features["fvd"] = in_batches(apply, videos, size=BATCH)
+            features["fvd"] = in_batches(lambda x: _i3d_features(variables, x), videos, size=BATCH)
         return features
 
 

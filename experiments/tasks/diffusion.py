@@ -172,6 +172,7 @@ class Diffusion:
 
     animation = "noise_to_data.gif"
     sampler_kind = kinds.SAMPLER
+    fixed_sampling = ("sampler",)  # fields of `config.sampling` that the task is made with
     num_time_bins = TIME_BINS
 
     @classmethod

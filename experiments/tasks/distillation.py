@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.pairs import Pairs
-from experiments.tasks.diffusion import Diffusion, Objective, time_grid
+from experiments.tasks.diffusion import Diffusion, Objective, check_no_interval, time_grid
 from experiments.tasks.methods import Method, Student
 from experiments.tasks.optimization import Optimization, State
 from experiments.tasks.teachers import Teacher
@@ -52,8 +52,10 @@ class Distillation(Diffusion):
         Raises:
             ValueError: as of `Diffusion`; the method is for another process or target, or does not
                 read a field that is set; a teacher or pairs are missing or not wanted, or do not
-                fit; the sampling's guidance scale is not 1 and the network does not take one.
+                fit; the sampling's guidance scale is not 1 and the network does not take one, or it
+                is limited to an interval.
         """
+        check_no_interval(config.sampling, cls.__name__)
         method, fields = kinds.METHOD.bind(config.method, "method"), super().fields(config)
         _check_process(method, fields["objective"], config.method.name, "config.")
         _check_read(method, config)

@@ -14,7 +14,7 @@ from experiments.configuration import kinds
 from experiments.configuration.options import described
 from experiments.inputs.datasets import Data
 from experiments.tasks import diffusion as continuous
-from experiments.tasks.diffusion import Diffusion, evaluation_times
+from experiments.tasks.diffusion import Diffusion, check_no_interval, evaluation_times
 from experiments.tasks.optimization import Optimization, State
 from experiments.tasks.shapes import traced_shape
 from genjax import autoregression, diffusion
@@ -73,6 +73,7 @@ class MaskedAutoregression(Diffusion):
     schedule: Callable = autoregression.masked.cosine
 
     animation = "decoding.gif"
+    fixed_sampling = ("sampler", "num_steps", "schedule")
 
     @classmethod
     def from_config(cls, config: Any) -> "MaskedAutoregression":
@@ -81,12 +82,14 @@ class MaskedAutoregression(Diffusion):
         Raises:
             ValueError: a part does not exist or does not fit the others: the space does not divide
                 into patches, the network does not take its tokens, there are more steps than
-                tokens, or the target is singular where the sampler would evaluate the network.
+                tokens, the target is singular where the sampler would evaluate the network, or
+                guidance is limited to an interval.
         """
         task = cls(**cls.fields(config))
         task._check_network()
         autoregression.masked_counts(task.schedule, task._length, task.num_steps)
         autoregression.check_sampling(1, config.sampling.temperature)
+        check_no_interval(config.sampling, cls.__name__)
         times = evaluation_times(task.sampler, task.process, task._token_grid(config.sampling))
         diffusion.check_target(task.process, task.objective.target, times)
         return task

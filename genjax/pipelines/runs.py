@@ -151,8 +151,8 @@ class Run:
 
         Raises:
             ValueError: both labels and prompts are given; a label is none of the run's; prompts are
-                no list of strings; `config.sampling` has no such field; or `weights` are other
-                weights than those that the run is opened with.
+                no list of strings; `config.sampling` has no such field; or `weights`, or a field of
+                the task's `fixed_sampling`, differ from what the run is opened with.
         """
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
@@ -162,13 +162,14 @@ class Run:
             raise ValueError(
                 f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
             )
-        opened = self.config.sampling.weights
-        if (weights := sampling.get("weights", opened)) != opened:
-            raise ValueError(
-                f"weights={weights!r} are not restored: {self.folder} is opened with the weights "
-                f"{opened!r}. Open the run anew by experiments.configuration.runs.open_run("
-                f"{str(self.folder)!r}, weights={weights!r})"
-            )
+        for name in ("weights", *getattr(self.task, "fixed_sampling", ())):
+            opened = self.config.sampling.get(name)
+            if (given := sampling.get(name, opened)) != opened:
+                raise ValueError(
+                    f"{self.folder} is opened with {name}={opened!r}, and cannot be sampled with "
+                    f"{name}={given!r}. Open the run anew by experiments.configuration.runs."
+                    f"open_run({str(self.folder)!r}, {name}={given!r})"
+                )
         task = self.task if prompts is None else self.task.with_prompts(prompts)
         if labels is None:
             labels = range(task.condition.num_rows)

@@ -1,5 +1,6 @@
 """The program that measures a run by sampler and number of steps."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from configs import moving_digits_video
+from experiments.configuration import runs
+from experiments.evaluation import sampling_sweep
 from experiments.evaluation.sampling_sweep import check
 from experiments.tasks.diffusion import Diffusion
 from tests.experiments.launching import SMALL, run, shared_run
@@ -95,6 +98,45 @@ def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp
     protocol = found["protocol_of_samples"]
     assert protocol["average"] == "PowerFunction(width=0.2)"
     assert protocol["sampling"]["guidance_interval"] == [0.4, 0.6]
+
+
+def test_the_state_of_a_run_is_read_once_for_all_samplers(tmp_path, monkeypatch):
+    read, states = [], []
+
+    class Opened:
+        def __init__(self, workdir, **sampling):
+            self.workdir, self.sampler = workdir, sampling["sampler"]["name"]
+
+        @property
+        def state(self):
+            read.append(self.workdir)
+            return f"of {self.workdir}"
+
+    def measured(run, state, *_, num_steps):
+        states.append((run.workdir, run.sampler, num_steps, state))
+        made = dict(workdir=run.workdir, sampler=run.sampler, num_steps=num_steps)
+        return made | dict(experiment="flow", frechet_distance=1.0)
+
+    monkeypatch.setattr(runs, "open_run", Opened)
+    monkeypatch.setattr(sampling_sweep, "check", lambda *_: None)
+    monkeypatch.setattr(sampling_sweep, "measure", measured)
+    flags = ["--samplers=euler ddim", "--steps=1,2", f"--out={tmp_path / 'a.json'}"]
+    assert run("sweep", "runs/a", "runs/b", *flags).returncode == 0
+    assert read == ["runs/a", "runs/b"]
+    combinations = itertools.product(read, ["euler", "ddim"], [1, 2])
+    assert states == [(*each, f"of {each[0]}") for each in combinations]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--scales=1,2"], "--scales needs --widths: give both"),
+        (["--widths=0.1", "--steps=4"], "--steps is not for --widths: leave out one of them"),
+    ],
+)
+def test_flags_that_nothing_would_read_are_refused(given, message):
+    result = run("sweep", "runs/a", *given, "--out=a.json")
+    assert result.returncode == 1 and message in result.stderr
 
 
 def test_a_run_of_video_is_refused():

@@ -10,6 +10,7 @@ import pytest
 
 from configs import digits_distillation, digits_flow, emoji_latent_flow
 from experiments.configuration.runs import open_run
+from experiments.tasks.diffusion import Diffusion
 from genjax.data.sets.latents import write_origin
 from genjax.pipelines import Run, runs
 from tests.experiments.autoencoder_run import small_config
@@ -18,7 +19,7 @@ from tests.experiments.autoencoder_run import small_config
 @pytest.fixture
 def folder(tmp_path):
     """Return the folder of a run of an older version, whose record names no `built_by`."""
-    config = {"sampling": {"weights": "ema", "seed": 0}}
+    config = {"sampling": {"weights": "ema", "seed": 0, "sampler": {"name": "euler"}}}
     (tmp_path / "config.json").write_text(json.dumps({"config": config}))
     return tmp_path
 
@@ -30,17 +31,24 @@ def test_an_older_run_names_the_function_that_opens_it(folder):
     assert pydoc.locate(name) is open_run and argument == repr(str(folder))
 
 
-def test_weights_that_are_not_restored_are_refused(folder, monkeypatch):
-    """Sampling would find None in their place."""
-    task = SimpleNamespace(condition=SimpleNamespace(num_rows=1))
+@pytest.mark.parametrize(
+    ("name", "own", "other"),
+    [("weights", "ema", "params"), ("sampler", {"name": "euler"}, {"name": "ddim"})],
+)
+def test_weights_and_samplers_that_are_not_opened_are_refused(
+    folder, monkeypatch, name, own, other
+):
+    """Sampling would find None in place of the weights, and take the task's own sampler."""
+    fixed = Diffusion.fixed_sampling
+    task = SimpleNamespace(condition=SimpleNamespace(num_rows=1), fixed_sampling=fixed)
     run = Run(folder, build=lambda config: task)
     run.state = None  # in place of a checkpoint's
     monkeypatch.setattr(runs, "sample", lambda *inputs, **_: np.array([inputs[-1].seed]))
-    words = "weights='params' are not restored.*with the weights 'ema'.*weights='params'"
-    with pytest.raises(ValueError, match=words) as raised:
-        run.sample(weights="params")
-    assert f"open_run({str(folder)!r}, weights='params')" in str(raised.value)
-    assert run.sample(weights="ema", seed=1) == [1]
+    words = f"opened with {name}={own!r}, and cannot be sampled with {name}={other!r}"
+    with pytest.raises(ValueError, match=re.escape(words)) as raised:
+        run.sample(**{name: other})
+    assert f"open_run({str(folder)!r}, {name}={other!r})" in str(raised.value)
+    assert run.sample(**{name: own}, seed=1) == [1]
 
 
 def test_a_prompt_alone_is_refused(folder):

@@ -78,6 +78,7 @@ class PretrainedFeatures:
     reference: Mapping[str, str] = field(default_factory=dict, compare=False)
     resamples: int = 0
     needs: ClassVar[tuple[str, ...]] = ()
+    takes_held_out: ClassVar[bool] = False  # as of `check_resamples`
 
     def __post_init__(self):
         """Read the weights once, so that a fault shows before any training.
@@ -103,8 +104,13 @@ class PretrainedFeatures:
             if self.resamples and name != "clip":
                 images = jax.ShapeDtypeStruct((1, *shape), np.uint8)
                 features, _ = jax.eval_shape(network.apply, network.variables, images)
-                count = self.context.num_samples
-                check_resamples(type(self).__name__, self.resamples, count, features.shape[1])
+                check_resamples(
+                    type(self).__name__,
+                    self.resamples,
+                    self.context,
+                    features.shape[1],
+                    takes_held_out=self.takes_held_out,
+                )
 
     @property
     def weights(self) -> dict[str, str]:
@@ -189,6 +195,7 @@ class ReconstructionFeatures(PretrainedFeatures):
     """Measure an autoencoder's reconstructions of held-out images in the same way, such as rFID."""
 
     needs: ClassVar[tuple[str, ...]] = ("reconstruct",)
+    takes_held_out: ClassVar[bool] = True
 
     def __call__(self, model: Model) -> dict[str, Any]:
         data = self.context.data

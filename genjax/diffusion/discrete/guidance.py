@@ -32,8 +32,8 @@ def guide(
 ) -> Denoiser:
     """Make the guided denoiser of a conditional one, with one network call for both answers.
 
-    It is p(x | x_t, c)^s·p(x | x_t)^(1 − s), normalized at each place (Schiff et al. 2025). Tokens
-    that are impossible without guidance stay impossible.
+    It is p(x | x_t, c)^s·p(x | x_t)^(1 − s), normalized at each place (Schiff et al. 2025). A token
+    that one of the two answers excludes is impossible, unless the scale takes the other one alone.
 
     Args:
         denoiser: `(x_t, t, conditioning) -> log p(x | x_t)`.
@@ -51,7 +51,11 @@ def guide(
 
     def guided(x_t, t):
         c, u = predict_jointly(denoiser, x_t, t, [conditioning, null])
-        return jax.nn.log_softmax(classifier_free(c, u, _at(guidance_scale, t, c)))
+        scale = _at(guidance_scale, t, c)
+        # The difference of `LOG_ZERO` and another logarithm has none of its digits.
+        excluded = jnp.minimum(c, u) < LOG_ZERO / 1000
+        both = jnp.where(excluded, LOG_ZERO, classifier_free(c, u, scale))
+        return jax.nn.log_softmax(jnp.where(scale == 1, c, jnp.where(scale == 0, u, both)))
 
     return guided
 

@@ -192,8 +192,8 @@ def hybrid_loss(
 ) -> tuple[Losses, Losses]:
     """Compute the bound of num_steps steps plus a cross-entropy (Austin et al. 2021, equation 5).
 
-    The bound is num_steps times `step_divergence`, for the step that ends at or after the drawn
-    time.
+    The bound sums `step_divergence` over the steps. It is estimated by that of one step, in which
+    the drawn time lies.
 
     Args:
         cross_entropy_weight: λ of −log p(x | x_t).
@@ -209,7 +209,7 @@ def hybrid_loss(
     x_t = process.corrupt(noise_key, x, t)
     log_p = predict(apply, process, target)(x_t, t, *conditioning)
     divergence = step_divergence(process, x, x_t, log_p, t, s)
-    bound = slope * num_steps * _mean(divergence, t)
+    bound = slope / step * _mean(divergence, t)
     return bound + cross_entropy_weight * _mean(cross_entropy(log_p, x), t), t
 
 

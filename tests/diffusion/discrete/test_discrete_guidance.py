@@ -54,6 +54,19 @@ def test_scale_of_1_is_conditional_and_an_interval_limits_guidance():
     np.testing.assert_allclose(inside[1:3], run(3.0)[1:3], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0])
+def test_what_one_answer_excludes_is_impossible(scale):
+    """As of scores, whose answers exclude different tokens; 1 and 0 take one answer alone."""
+    c, u = laws = np.array([[0.5, 0.25, 0.25, 0.0], [0.5, 0.0, 0.25, 0.25]], np.float32)
+    table = jnp.where(laws > 0, jnp.log(laws), -1e9)
+    denoiser = lambda x_t, t, labels: jnp.broadcast_to(table[labels, None], (*x_t.shape, 4))
+    guided = discrete.guide(denoiser, jnp.zeros(1, int), jnp.asarray(1), scale)
+    product = np.where(c * u > 0, c**scale * np.where(u > 0, u, 1) ** (1 - scale), 0)
+    expected = {0.0: u, 1.0: c}.get(scale, product / product.sum())
+    found = jnp.exp(guided(jnp.zeros((1, 2), int), jnp.ones(1)))
+    np.testing.assert_allclose(found, np.tile(expected, (1, 2, 1)), rtol=1e-6)
+
+
 def test_guided_samples_follow_the_guided_law():
     """Exact denoisers of two laws, one token: samples have the law c²/u, normalized."""
     rng = np.random.default_rng(1)

@@ -302,8 +302,10 @@ def test_simple_loss_is_the_weighted_cross_entropy():
     assert np.all(run(discrete.simple_loss) <= run(discrete.bound_loss))
 
 
-def test_hybrid_loss_is_the_bound_plus_cross_entropy(kind):
-    process, x = kind(vocabulary_size=VOCABULARY), jnp.tile(OUTCOMES, (64, 1))
+@pytest.mark.parametrize("domain", [(0.0, 1.0), (0.0, 0.5)])
+def test_hybrid_loss_is_the_bound_plus_cross_entropy(kind, domain):
+    process = kind(vocabulary_size=VOCABULARY, domain=domain)
+    x = jnp.tile(OUTCOMES, (64, 1))
     args = jax.random.key(11), x, process, discrete.leave_one_out, discrete.hybrid_loss
     plain, error, _ = mean_loss(*args, (("num_steps", 64), ("cross_entropy_weight", 0.0)))
     heavier, _, _ = mean_loss(*args, (("num_steps", 64), ("cross_entropy_weight", 1.0)))

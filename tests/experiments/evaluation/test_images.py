@@ -144,6 +144,9 @@ def test_distances_at_infinitely_many_samples_have_no_bias():
     assert not {name for name in without if "extrapolated" in name or "interval" in name}
     with pytest.raises(ValueError, match="an interval of 64 features needs 256 samples; .* is 255"):
         Samples(few, resamples=100)
+    held_out = dataclasses.replace(data, held_out_split="test[:255]")
+    with pytest.raises(ValueError, match=r"needs 256 held-out examples; .*\[:255\]\) has 255"):
+        Samples(dataclasses.replace(measure.context, data=held_out), resamples=100)
 
 
 def test_few_steps_are_measured_as_samples_are():

@@ -60,7 +60,7 @@ def without_weights(monkeypatch):
     monkeypatch.setattr(PromptMatch, "features", dict)  # of VGG16's weights
 
 
-def measured_on_few(config, load="load"):
+def measured_on_few(config, load="load", with_sound=False):
     """Return what PromptMatch finds of a model of black pictures, and its calls of `sample`."""
     config.data.name = f"tests.experiments.few_emoji.{load}"
     config.condition.update(dict(num_classes=10) if "num_classes" in config.condition else {})
@@ -72,7 +72,8 @@ def measured_on_few(config, load="load"):
 
     def sample(labels, names=None, **changes):
         asked.append((labels, names, changes))
-        return np.zeros((len(labels), *data.image_shape), np.uint8)
+        black = np.zeros((len(labels), *data.image_shape), np.uint8)
+        return {"video": black, "sound": None} if with_sound else black
 
     return measure(SimpleNamespace(sampling=config.sampling, sample=sample, how={})), asked
 
@@ -108,10 +109,13 @@ def test_networks_of_prompts_are_asked_for_the_names(without_weights):
 
 
 def test_clips_are_scored_by_three_of_their_frames(without_weights):
-    """Clips that show a still picture in these frames have the figures of the pictures."""
+    """Clips that show a still picture in these frames have the figures of the pictures.
+
+    The clips of a network of sound and video do too.
+    """
     config = animated_emoji_video.get_config()
     config.data.update(flip=False, image_shape=(5, 32, 32, 3))
-    report, asked = measured_on_few(config, "load_clips")
+    report, asked = measured_on_few(config, "load_clips", with_sound=True)
     stills, _ = measured_on_few(emoji_families.get_config("flow"))
     assert len(asked) == 4 and report["num_samples"] == 60
     for name in ("training_accuracy", "held_out_accuracy"):

@@ -151,14 +151,23 @@ def test_the_video_distance_uses_weights_that_are_given(real, monkeypatch):
     monkeypatch.setattr(module, "vgg16_features", cells)
     monkeypatch.setattr(module, "_frame_features", module._frame_features.__wrapped__)
     monkeypatch.setattr(module.i3d, "load", lambda path: (None, {"factor": float(path)}))
-    moments = lambda variables, x: variables["factor"] * x.mean((2, 3, 4))
+    traced = []
+
+    def moments(variables, x):
+        traced.append(x.shape)
+        return variables["factor"] * x.mean((2, 3, 4))
+
     monkeypatch.setattr(module, "i3d_features", moments)
     report = VideoDistance(context(), i3d="2.0")(StandIn(real))
+    assert len(traced) == 1  # one program for held-out clips, samples and training clips
     means = functools.partial(np.mean, axis=(2, 3, 4))
     expected = metrics.frechet_distance(
         2 * means(to_float(real.train)), 2 * means(to_float(real.held_out))
     )
     assert report["fvd"] < 1e-10 and report["fvd_train"] == pytest.approx(expected, rel=1e-4)
+    short = dataclasses.replace(data(), image_shape=(8, 32, 32, 1))
+    with pytest.raises(ValueError, match="9 or more frames; clips have 8: leave i3d out"):
+        VideoDistance(dataclasses.replace(context(), data=short), i3d="2.0")
 
 
 def test_the_protocol_names_the_networks_and_their_weights(monkeypatch):

@@ -6,10 +6,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from configs import digits_masked_diffusion
+from configs import digits_masked_diffusion, moving_digits_video
 from experiments.configuration import kinds
 from experiments.configuration.runs import build, change_sampling
 from experiments.launch import sampling_flags
+from experiments.tasks.diffusion import interval_of
 from genjax.training.workdir import Config
 
 
@@ -48,12 +49,24 @@ def test_samplers_of_tokens_are_flags(name):
     kinds.DISCRETE_SAMPLER.bind(fields, "sampling.sampler")
 
 
+def as_recorded(config):
+    """Return a config as a run has it."""
+    return json.loads(config.to_json_best_effort(), object_hook=Config)
+
+
 def test_masked_diffusion_is_sampled_with_an_interval_of_guidance():
-    recorded = digits_masked_diffusion.get_config("masked").to_json_best_effort()
-    config = json.loads(recorded, object_hook=Config)  # as a run has it
+    config = as_recorded(digits_masked_diffusion.get_config("masked"))
     flags.FLAGS.sampler, flags.FLAGS.guidance_interval = "flow,eta=2.0", ["0.2", "0.8"]
     change_sampling(config, **sampling_flags.sampling_changes())
     task = build(config)
     assert task.sampler.keywords == {"eta": 2.0}
     guidance, _ = task.sampling_inputs(config.sampling)
     assert [float(each) for each in guidance] == pytest.approx([1.0, 0.2, 0.8])
+
+
+@pytest.mark.parametrize("choice", ["text_to_video", "image_to_video", "packed"])
+def test_videos_are_sampled_with_an_interval_of_guidance(choice):
+    config = as_recorded(moving_digits_video.get_config(choice))
+    flags.FLAGS.guidance_interval = ["0.2", "0.8"]
+    change_sampling(config, **sampling_flags.sampling_changes())
+    assert interval_of(config.sampling) == (0.2, 0.8)

@@ -408,6 +408,10 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
         ValueError, match="guidance_scale is 2.0, but a student of MeanFlow has the"
     ):
         build(config)
+    with config.unlocked():
+        config.sampling.update(guidance_scale=1.0, guidance_interval=(0.2, 0.8))
+    with pytest.raises(ValueError, match="Distillation guides at all times: leave it out"):
+        build(config)
 
 
 def test_a_teacher_of_another_folder_of_data_is_refused(teacher, tmp_path):

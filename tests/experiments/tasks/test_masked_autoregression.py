@@ -155,6 +155,7 @@ def small_config_of_one_step(sampler="euler"):
         (dict(sampling__schedule="cosin"), "config.sampling.schedule is 'cosin'.*cosine"),
         (dict(sampling__temperature=-0.1), "temperature is at least 0"),
         (dict(sampling__sampler=dict(name="adaptive")), "'adaptive', whose noise has no temp"),
+        (dict(sampling__guidance_interval=(0.2, 0.8)), "Autoregression guides at all times"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, words):
