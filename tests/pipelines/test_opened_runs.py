@@ -10,6 +10,7 @@ import pytest
 
 from configs import digits_distillation, digits_flow, emoji_latent_flow
 from experiments.configuration.runs import open_run
+from experiments.inputs.conditions import Prompts
 from genjax.data.sets.latents import write_origin
 from genjax.pipelines import Run, runs
 from tests.experiments.autoencoder_run import small_config
@@ -48,6 +49,28 @@ def test_a_prompt_alone_is_refused(folder):
     run = Run(folder, build=lambda config: SimpleNamespace())
     with pytest.raises(ValueError, match="prompts is the string 'seven'; expected a list"):
         run.sample(prompts="seven")
+
+
+def test_prompts_of_a_published_encoder_are_read_from_any_folder(tmp_path, monkeypatch):
+    """Also after the system was moved. Another system of this name is refused."""
+
+    def cached(encoder):
+        Prompts(encoder, 3, 1, 1, 0.0, (), directory=str(tmp_path / "prompts")).cached([])
+
+    for name in ("tree/system", "other/system"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "tree")
+    cached("system")
+    monkeypatch.chdir(tmp_path)
+    cached(f"{tmp_path}/tree/system")
+    for other in ("other/system", "minilm"):
+        with pytest.raises(ValueError, match=f"encoded by .*tree/system, .*not by .*{other}, at"):
+            cached(other)
+    (tmp_path / "tree").rename(tmp_path / "moved")
+    cached("moved/system")
+    # Older versions wrote the name as it was given.
+    (tmp_path / "prompts/origin.json").write_text('"system, at most 3 tokens"')
+    cached("moved/system")
 
 
 @pytest.fixture
