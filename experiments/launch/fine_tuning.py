@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from experiments.configuration.runs import open_run
+from experiments.inputs.autoencoders import on_host
 from genjax import pretrained
 from genjax.training.json_files import read_json
 from genjax.training.task import GenerativeTask
@@ -54,6 +55,8 @@ def resumed_source(workdir: Path, source: str | None) -> str | None:
 def open_source(source: str) -> dict[str, PyTree]:
     """Return the variables of the networks in the folder of a run or of published weights.
 
+    They are whole on the host: a run's state may be split over the devices of all processes.
+
     Raises:
         FileNotFoundError: the folder holds neither a run nor published weights, or the run has no
             checkpoint.
@@ -64,7 +67,7 @@ def open_source(source: str) -> dict[str, PyTree]:
         )
     if _is_run(Path(source)):
         run = open_run(source)
-        return run.task.networks(run.state, run.config.sampling.weights)
+        return on_host(run.task.networks(run.state, run.config.sampling.weights))
     return {"network": pretrained.load(source)[1]}
 
 
@@ -99,7 +102,7 @@ def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
             faults.append(f"other shape: {name} {list(other.shape)}, here {list(a.shape)}")
         else:
             taken += 1
-            return np.asarray(jax.device_get(other), a.dtype)
+            return np.asarray(other, a.dtype)
         return a
 
     networks = jax.tree.map_with_path(choose, own)
