@@ -52,10 +52,13 @@ def resumed_source(workdir: Path, source: str | None) -> str | None:
     return began
 
 
-def open_source(source: str) -> dict[str, PyTree]:
+def open_source(source: str, adapters: bool = False) -> dict[str, PyTree]:
     """Return the variables of the networks in the folder of a run or of published weights.
 
     They are whole on the host: a run's state may be split over the devices of all processes.
+
+    Args:
+        adapters: return the adapters of a run that trained adapters, not its adapted network.
 
     Raises:
         FileNotFoundError: the folder holds neither a run nor published weights, or the run has no
@@ -67,6 +70,8 @@ def open_source(source: str) -> dict[str, PyTree]:
         )
     if _is_run(Path(source)):
         run = open_run(source)
+        if getattr(run.task, "adapters", None) and not adapters:
+            return on_host({"network": run.variables})
         return on_host(run.task.networks(run.state, run.config.sampling.weights))
     return {"network": pretrained.load(source)[1]}
 
@@ -120,7 +125,7 @@ def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]
     Raises:
         FileNotFoundError, ValueError: as of `open_source` and `transfer`.
     """
-    given = open_source(source)
+    given = open_source(source, adapters=bool(getattr(task, "adapters", None)))
     abstract = jax.eval_shape(
         lambda key: task.networks(task.init(key), "params"), jax.random.key(0)
     )

@@ -79,8 +79,11 @@ class Distillation(Diffusion):
 
     @property
     def starts_from(self) -> str | None:
-        """The run whose parameters the student starts from, as far as it has them."""
-        return self.teacher and self.teacher.folder
+        """The run whose parameters the student starts from, as far as it has them.
+
+        Adapters start as adapters that change nothing.
+        """
+        return self.teacher.folder if self.teacher and not self.adapters else None
 
     @property
     def _is_taught(self) -> bool:
