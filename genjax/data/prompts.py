@@ -47,7 +47,10 @@ class PromptCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / ORIGIN
         if not path.exists():
-            path.write_text(json.dumps(origin, indent=2) + "\n")
+            # Other processes may read it at the same time, so they see it whole.
+            unfinished = self.folder / f"{ORIGIN}.{os.getpid()}"
+            unfinished.write_text(json.dumps(origin, indent=2) + "\n")
+            unfinished.replace(path)
         elif not same(there := json.loads(path.read_text()), json.loads(json.dumps(origin))):
             raise ValueError(
                 f"{self.folder} holds prompts encoded by {there}, not by {origin}: "

@@ -19,6 +19,16 @@ def test_nested_fields_of_data_are_part_of_the_origin(tmp_path):
         check_origin(tmp_path, origin_of(config))
 
 
+def test_an_origin_that_another_process_is_writing_is_no_other_file(tmp_path):
+    (tmp_path / "origin.1").write_text("{")
+    write_origin(tmp_path, {"data": "digits"})
+    check_origin(tmp_path, {"data": "digits"})
+    (tmp_path / ORIGIN).unlink()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="it holds other files"):
+        write_origin(tmp_path, {"data": "digits"})
+
+
 def test_numbers_that_cannot_be_meant_are_refused():
     config = emoji_latent_flow.get_config()
     config.space.batch_size = 0
