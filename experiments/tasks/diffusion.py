@@ -172,6 +172,7 @@ class Diffusion:
 
     animation = "noise_to_data.gif"
     sampler_kind = kinds.SAMPLER
+    built_with = ("sampler",)
     num_time_bins = TIME_BINS
 
     @classmethod

@@ -73,6 +73,7 @@ class MaskedAutoregression(Diffusion):
     schedule: Callable = autoregression.masked.cosine
 
     animation = "decoding.gif"
+    built_with = ("sampler", "num_steps", "schedule")
 
     @classmethod
     def from_config(cls, config: Any) -> "MaskedAutoregression":
