@@ -12,7 +12,9 @@ from configs import digits_distillation, digits_flow, emoji_latent_flow
 from experiments.configuration.runs import open_run
 from experiments.inputs.conditions import Prompts
 from genjax.data.sets.latents import write_origin
+from genjax.folders import located
 from genjax.pipelines import Run, runs
+from genjax.training.workdir import Config
 from tests.experiments.autoencoder_run import small_config
 
 
@@ -42,6 +44,25 @@ def test_weights_that_are_not_restored_are_refused(folder, monkeypatch):
         run.sample(weights="params")
     assert f"open_run({str(folder)!r}, weights='params')" in str(raised.value)
     assert run.sample(weights="ema", seed=1) == [1]
+
+
+def test_a_task_is_built_anew_for_a_field_that_it_is_built_with(folder, monkeypatch):
+    """Once for each value, so that its program is compiled once."""
+    built = []
+
+    def build(config):
+        built.append(config.sampling.sampler["name"])
+        return SimpleNamespace(
+            sampler=built[-1], condition=SimpleNamespace(num_rows=1), built_with=("sampler",)
+        )
+
+    sampling = Config(weights="ema", seed=0, sampler=Config(name="euler"))
+    run = Run(folder, config=Config(sampling=sampling), build=build)
+    run.state = None  # in place of a checkpoint's
+    monkeypatch.setattr(runs, "sample", lambda task, *_, **__: np.array([task.sampler]))
+    for name in ("heun", "heun", "euler"):
+        assert run.sample(sampler={"name": name}) == [name]
+    assert run.sample(seed=1) == ["euler"] and built == ["euler", "heun"]
 
 
 def test_a_prompt_alone_is_refused(folder):
@@ -89,6 +110,16 @@ def tree(tmp_path):
         (folder / "config.json").write_text(json.dumps(record))
     (tmp_path / "tree/runs/pairs").mkdir()
     return tmp_path / "tree"
+
+
+def test_the_current_folder_and_those_above_are_no_names_to_look_for(tmp_path, monkeypatch):
+    (tmp_path / "runs/flow").mkdir(parents=True)
+    (tmp_path / "runs/data").mkdir()
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "../data"):
+        assert located(dict(directory=name), "runs/flow") == dict(directory=name)
+    assert located(dict(directory="data"), "runs/flow") == dict(directory=f"{tmp_path}/runs/data")
 
 
 @pytest.mark.parametrize("opened", [Run, open_run])
