@@ -16,11 +16,14 @@ def located(fields: Fields, folder: str | os.PathLike) -> Fields:
 
     A command records "runs/teacher" as seen from where it was started. That is a parent of the
     folder, as long as both stay in one tree. So the folder's nearest parent that has
-    runs/teacher comes first, and the current folder last.
+    runs/teacher comes first, and the current folder last. "." and "../data" stay as they are, for
+    every parent has them.
     """
     parents = Path(folder).absolute().parents
 
     def find(name: str) -> str:
+        if Path(name).parts[:1] in ((), ("..",)):
+            return name
         for path in (parent / name for parent in parents):
             if path.is_dir():
                 return name if os.path.isdir(name) and path.samefile(name) else str(path)

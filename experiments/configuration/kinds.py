@@ -40,9 +40,15 @@ class Kind:
                 need not take them.
 
         Raises:
-            ValueError: there is no such part, it takes no such argument, or it breaks the contract.
+            ValueError: there is no name or no such part, it takes no such argument, or it breaks
+                the contract.
         """
         fields = dict(fields)  # a ConfigDict is no Mapping
+        if not fields.get("name"):
+            raise ValueError(
+                f"config.{field} has {', '.join(fields) or 'nothing'} and no name of a part: set "
+                f"--config.{field}.name"
+            )
         called_with = tuple(given if self.made else _parameters(self.contract))
         function = parts.find(fields["name"], self.places, f"config.{field}.name", self.offers)
         function = getattr(function, self.maker) if self.maker else function

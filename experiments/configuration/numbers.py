@@ -17,6 +17,9 @@ LEAST = {
     "keep_every": 0,
     "keep": 1,
     "num_steps": 1,
+    "steps": 1,  # of a student's grid
+    "critic_updates": 1,
+    "count": 1,  # of a teacher's pairs
     "batch_size": 1,
     "accumulation_steps": 1,
     "profile_at": 1,  # the profile follows this step, and step 0 is none

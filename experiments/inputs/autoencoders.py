@@ -93,9 +93,10 @@ class FrozenAutoencoder:
             )
         network = open_run(run, weights=weights).network if run else _published(published)[0]
         if not all(hasattr(network, name) for name in ("encode", "decode", "factor")):
+            given = f"run is {run}, a run" if run else f"published is {published}, the weights"
             raise ValueError(
-                f"config.space.run is {run}, a run of a {type(network).__name__}, which is no "
-                "autoencoder: it needs encode, decode and factor"
+                f"config.space.{given} of a {type(network).__name__}, which is no autoencoder: it "
+                "needs encode, decode and factor"
             )
         return cls(network, run, weights, published, latents)
 

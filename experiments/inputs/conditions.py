@@ -221,6 +221,19 @@ def _text_encoder(name: str, length: int) -> Callable[[list[str]], Text]:
     return kinds.TEXT_ENCODER.find(name, "condition.encoder")(length)
 
 
+def _may_be_same(there: str, own: str) -> bool:
+    """Return whether two descriptions may be of one encoder.
+
+    A folder may have been moved, or be named as seen from another folder. Then nobody can say that
+    folders of one name differ.
+    """
+    (theirs, its_length), (ours, our_length) = (each.rsplit(",", 1) for each in (there, own))
+    if its_length != our_length or Path(theirs).name != Path(ours).name:
+        return False
+    both_exist = Path(theirs).is_dir() and Path(ours).is_dir()
+    return os.path.samefile(theirs, ours) if both_exist else True
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Text after a frozen encoder: a state per token, and `pooled`, which describes the whole.
@@ -341,7 +354,9 @@ class Prompts:
 
     def cached(self, prompts: Sequence[str]) -> PromptCache:
         """Return the cache with these prompts in it."""
-        cache = PromptCache(self.folder, f"{self.encoder}, at most {self.length} tokens")
+        encoder = os.path.realpath(self.encoder) if Path(self.encoder).is_dir() else self.encoder
+        origin = f"{encoder}, at most {self.length} tokens"
+        cache = PromptCache(self.folder, origin, _may_be_same)
         missing = sum(prompt not in cache for prompt in set(prompts))
         if missing:
             with ProgressBar("encoding", 0, missing, "prompts") as progress:

@@ -161,9 +161,19 @@ class Waveforms:
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
-        """Return the waveforms of a data set; raise ValueError if its shape has another rank."""
+        """Return the waveforms of a data set.
+
+        Raises:
+            ValueError: its shape has another rank, or its options have another sample rate.
+        """
         _check_rank(data)
-        rate = data.get("sample_rate") or SAMPLE_RATE
+        read = (data.get("options") or {}).get("sample_rate")
+        rate = data.get("sample_rate") or read or SAMPLE_RATE
+        if read not in (None, rate):
+            raise ValueError(
+                f"config.data.options.sample_rate is {read}, at which sound is read, and "
+                f"config.data.sample_rate is {rate}: set both to one rate"
+            )
         return cls(tuple(data.image_shape), data.feature, rate)
 
     frozen = abstract_frozen = Pixels.frozen

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from experiments.configuration import kinds
+from experiments.configuration.numbers import check_numbers
 from experiments.inputs.autoencoders import encode
 from experiments.inputs.datasets import Data
 from experiments.launch.runtime import user_errors
@@ -116,6 +117,7 @@ def origin_of(config: ConfigDict) -> dict[str, Any]:
 def write(config: Any) -> Path:
     """Write what a config trains on, as far as it is missing; return the folder."""
     with user_errors():
+        check_numbers(config)
         source = TeacherPairs(config) if config.get("pairs") else EncodedData(config)
         write_origin(source.folder, source.origin)
     folder, counts, done = source.folder, source.counts, 0

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from experiments.configuration.runs import open_run
+from experiments.inputs.autoencoders import on_host
 from genjax import pretrained
 from genjax.training.json_files import read_json
 from genjax.training.task import GenerativeTask
@@ -51,8 +52,13 @@ def resumed_source(workdir: Path, source: str | None) -> str | None:
     return began
 
 
-def open_source(source: str) -> dict[str, PyTree]:
+def open_source(source: str, adapters: bool = False) -> dict[str, PyTree]:
     """Return the variables of the networks in the folder of a run or of published weights.
+
+    They are whole on the host: a run's state may be split over the devices of all processes.
+
+    Args:
+        adapters: return the adapters of a run that trained adapters, not its adapted network.
 
     Raises:
         FileNotFoundError: the folder holds neither a run nor published weights, or the run has no
@@ -64,7 +70,9 @@ def open_source(source: str) -> dict[str, PyTree]:
         )
     if _is_run(Path(source)):
         run = open_run(source)
-        return run.task.networks(run.state, run.config.sampling.weights)
+        if getattr(run.task, "adapters", None) and not adapters:
+            return on_host({"network": run.variables})
+        return on_host(run.task.networks(run.state, run.config.sampling.weights))
     return {"network": pretrained.load(source)[1]}
 
 
@@ -99,7 +107,7 @@ def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
             faults.append(f"other shape: {name} {list(other.shape)}, here {list(a.shape)}")
         else:
             taken += 1
-            return np.asarray(jax.device_get(other), a.dtype)
+            return np.asarray(other, a.dtype)
         return a
 
     networks = jax.tree.map_with_path(choose, own)
@@ -117,7 +125,7 @@ def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]
     Raises:
         FileNotFoundError, ValueError: as of `open_source` and `transfer`.
     """
-    given = open_source(source)
+    given = open_source(source, adapters=bool(getattr(task, "adapters", None)))
     abstract = jax.eval_shape(
         lambda key: task.networks(task.init(key), "params"), jax.random.key(0)
     )

@@ -91,6 +91,21 @@ def number_or_name(text: str) -> int | str:
     return int(text) if text.removeprefix("-").isdecimal() else text
 
 
+def chosen_interval() -> list[float] | None:
+    """Return the times of --guidance_interval; None if it was not given.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    given = GUIDANCE_INTERVAL.value
+    try:
+        return given and [float(time) for time in given]
+    except ValueError:
+        raise ValueError(
+            f"--guidance_interval={','.join(given)} must be two times, as 0.2,0.8"
+        ) from None
+
+
 def chosen_scale() -> float | None:
     """Return the guidance scale that one of two flags sets; None if neither was given.
 
@@ -112,15 +127,15 @@ def sampling_changes() -> dict[str, Any]:
     """Return the values of the flags by their field of `config.sampling`; None if not given.
 
     Raises:
-        ValueError: there is no such sampler or grid, or it has no such option; or both flags of
-            guidance were given.
+        ValueError: there is no such sampler or grid, or it has no such option; both flags of
+            guidance were given; or the interval of guidance is no numbers.
     """
     return dict(
         sampler=named(SAMPLER.value, "sampler", ANY_SAMPLER),
         grid=named(GRID.value, "grid", kinds.GRID),
         num_steps=NUM_STEPS.value,
         guidance_scale=chosen_scale(),
-        guidance_interval=GUIDANCE_INTERVAL.value and list(map(float, GUIDANCE_INTERVAL.value)),
+        guidance_interval=chosen_interval(),
         temperature=TEMPERATURE.value,
         top_k=TOP_K.value,
         top_p=TOP_P.value,

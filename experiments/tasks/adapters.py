@@ -10,10 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from experiments.configuration.runs import open_run
+from experiments.inputs.autoencoders import on_host
 from genjax import parts, pretrained
 from genjax.pretrained.lora import apply_lora, init_lora
 
@@ -97,5 +97,5 @@ def _source(folder: str) -> tuple[nn.Module, PyTree]:
         )
     if (Path(folder) / "checkpoints").is_dir():
         run = open_run(folder)
-        return run.network, jax.tree.map(np.asarray, run.variables)
+        return run.network, on_host(run.variables)
     return pretrained.load(folder)

@@ -122,14 +122,18 @@ class GAN:
         penalties = Penalties.from_config(config.regularizers, generator)
         updates = Schedule(**config.updates)
         if (
-            config.batch_size % updates.discriminator
-            or min(updates.discriminator, updates.generator) < 1
+            min(updates.discriminator, updates.generator) < 1
+            or config.batch_size % updates.discriminator
         ):
             raise ValueError(
                 f"config.updates must be positive, and config.batch_size {config.batch_size} "
                 f"divide into config.updates.discriminator {updates.discriminator} parts"
             )
         adaptive, blur = map(config.get, ("adaptive_augmentation", "blur"))  # None in older runs
+        if blur and set(blur) != {"sigma", "images"}:
+            raise ValueError(
+                f"config.blur has {', '.join(blur)}: set both sigma and images, or neither"
+            )
         optimization.check_no_accumulation(config, "a GAN, whose networks see")
         players = ("generator", "discriminator")
         steps = {player: config.num_steps * config.updates[player] for player in players}

@@ -172,7 +172,7 @@ class Diffusion:
 
     animation = "noise_to_data.gif"
     sampler_kind = kinds.SAMPLER
-    fixed_sampling = ("sampler",)  # fields of `config.sampling` that the task is made with
+    built_with = ("sampler",)
     num_time_bins = TIME_BINS
 
     @classmethod

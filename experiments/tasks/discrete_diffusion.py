@@ -94,7 +94,7 @@ class DiscreteDiffusion(Diffusion):
     temperature: float = 1.0
 
     sampler_kind = kinds.DISCRETE_SAMPLER
-    fixed_sampling = ("sampler", "temperature")
+    built_with = ("sampler", "temperature")
 
     @classmethod
     def from_config(cls, config: Any) -> "DiscreteDiffusion":

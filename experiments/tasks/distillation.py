@@ -81,8 +81,11 @@ class Distillation(Diffusion):
 
     @property
     def starts_from(self) -> str | None:
-        """The run whose parameters the student starts from, as far as it has them."""
-        return self.teacher and self.teacher.folder
+        """The run whose parameters the student starts from, as far as it has them.
+
+        Adapters start as adapters that change nothing.
+        """
+        return self.teacher.folder if self.teacher and not self.adapters else None
 
     @property
     def _is_taught(self) -> bool:
@@ -121,10 +124,15 @@ class Distillation(Diffusion):
     def _sample_teacher(self, labels: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
         """Return samples of the teacher by its own sampler, and the number of its steps.
 
-        With the process and the seed of the student they start from the student's noise.
+        With the process and the seed of the student they start from the student's noise. Labels
+        stand for the student's prompts, of which the teacher's own sheets may have others.
         """
-        run = self.teacher.run
-        return run.sample(labels, seed=seed), run.config.sampling.num_steps
+        run, prompts = self.teacher.run, getattr(self.condition, "prompts", None)
+        if prompts is None:
+            samples = run.sample(labels, seed=seed)
+        else:
+            samples = run.sample(prompts=[prompts[label] for label in labels], seed=seed)
+        return samples, run.config.sampling.num_steps
 
     def _loss(self, params, batch, key, state, frozen):
         student, x, loss_key = self._student(params, batch, key, state, frozen)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from experiments.configuration import kinds
+from experiments.configuration.runs import examples_at_once
 from experiments.tasks import optimization
 from experiments.tasks.distillation import Distillation
 from experiments.tasks.features import PixelFeatures
@@ -149,7 +150,7 @@ class Drifting(Distillation):
 
         Raises:
             ValueError: as of `Distillation.fields`; the features are no such part; the condition
-                has no classes; or the batch has fewer examples than a step has classes.
+                has no classes; or a part of the batch has fewer examples than a step has classes.
         """
         fields = super().fields(config)
         named = str(config.method.get("features"))
@@ -159,10 +160,11 @@ class Drifting(Distillation):
                 f"config.condition is {config.condition.name}, and a bank is kept for each class: "
                 "take Classes"
             )
-        if config.batch_size < fields["method"].classes:
+        if examples_at_once(config) < fields["method"].classes:
             raise ValueError(
                 f"config.method.classes is {fields['method'].classes}, and config.batch_size "
-                f"{config.batch_size} has fewer examples to take classes from; change one"
+                f"{config.batch_size} in config.accumulation_steps {config.accumulation_steps} "
+                "parts has fewer examples to take classes from; change one"
             )
         return fields
 

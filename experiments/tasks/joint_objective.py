@@ -13,6 +13,8 @@ from experiments.tasks.diffusion import TIME_BINS, Objective
 from genjax import diffusion
 from genjax.training.workdir import Config
 
+OWN = ("weight", "process", "target", "times", "weighting")  # what a modality may set itself
+
 
 @dataclass(frozen=True)
 class JointObjective:
@@ -26,10 +28,19 @@ class JointObjective:
 
     @classmethod
     def from_config(cls, config: Any) -> "JointObjective":
-        """Return the objective; what a modality does not set itself is that of the config."""
+        """Return the objective; what a modality does not set itself is that of the config.
+
+        Raises:
+            ValueError: a modality has no weight, or sets what all modalities share.
+        """
         parts, weights = {}, {}
         for name, fields in config.modalities.items():
             fields = dict(fields)
+            if "weight" not in fields or set(fields) - set(OWN):
+                raise ValueError(
+                    f"config.modalities.{name} has {', '.join(fields) or 'no fields'}; it needs a "
+                    f"weight, and may have {', '.join(OWN[1:])} of its own"
+                )
             weights[name] = fields.pop("weight")
             parts[name] = Objective.from_config(Config(dict(config) | fields))
         loss = kinds.LOSS.bind(config.loss, "loss")

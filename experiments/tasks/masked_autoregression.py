@@ -73,7 +73,7 @@ class MaskedAutoregression(Diffusion):
     schedule: Callable = autoregression.masked.cosine
 
     animation = "decoding.gif"
-    fixed_sampling = ("sampler", "num_steps", "schedule")
+    built_with = ("sampler", "num_steps", "schedule")
 
     @classmethod
     def from_config(cls, config: Any) -> "MaskedAutoregression":

@@ -20,7 +20,7 @@ from genjax.pipelines import Run
 from genjax.training.task import Condition, Space
 
 # The fields of config.sampling that decide a sample.
-SOLVING = ("sampler", "grid", "num_steps", "guidance_scale", "weights", "seed")
+SOLVING = ("sampler", "grid", "num_steps", "guidance_scale", "guidance_interval", "weights", "seed")
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,13 @@ class Teacher:
     def origin_of_pairs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return what decides the pairs of `config.pairs`: the teacher, and how it is sampled."""
         run = self.sampled(fields["sampling"])
+        sampling = run.config.sampling
         return {
             "teacher": self.folder,
             "process": run.config.process,
             "shape": run.task.space.shape,
-            "sampling": {name: run.config.sampling[name] for name in SOLVING},
+            # Most runs have no interval of guidance.
+            "sampling": {name: sampling[name] for name in SOLVING if name in sampling},
             "count": fields["count"],
         }
 
@@ -157,6 +159,8 @@ def _existing(folders: Sequence[str | None]) -> list[str | None]:
 def _kind(condition: Condition) -> str:
     """Return what the network sees of a condition. Sample sheets may have other rows."""
     encoder = getattr(condition, "encoder", None)
+    if encoder and os.path.isdir(encoder):  # of a published system
+        encoder = os.path.realpath(encoder)
     shapes = [list(a.shape[1:]) for a in jax.tree.leaves(jax.eval_shape(condition.example))]
     detail = condition.num_classes or (encoder and f"{encoder}, {shapes}") or shapes
     return f"{type(condition).__name__}({detail})"

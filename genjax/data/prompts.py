@@ -7,6 +7,7 @@ and `HASH.json`, the prompts in the same order.
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,18 +31,27 @@ class PromptCache:
     Args:
         folder: created if it does not exist.
         origin: a description of the encoder that JSON can hold.
+        same: whether the folder's description and `origin` are of one encoder.
 
     Raises:
         ValueError: another encoder made the folder's prompts.
     """
 
-    def __init__(self, folder: str | os.PathLike, origin: Any):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        origin: Any,
+        same: Callable[[Any, Any], bool] = operator.eq,
+    ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / ORIGIN
         if not path.exists():
-            path.write_text(json.dumps(origin, indent=2) + "\n")
-        elif (there := json.loads(path.read_text())) != json.loads(json.dumps(origin)):
+            # Other processes may read it at the same time, so they see it whole.
+            unfinished = self.folder / f"{ORIGIN}.{os.getpid()}"
+            unfinished.write_text(json.dumps(origin, indent=2) + "\n")
+            unfinished.replace(path)
+        elif not same(there := json.loads(path.read_text()), json.loads(json.dumps(origin))):
             raise ValueError(
                 f"{self.folder} holds prompts encoded by {there}, not by {origin}: "
                 "take another folder, or empty this one"

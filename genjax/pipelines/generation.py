@@ -343,7 +343,8 @@ class Pipeline:
             if frames is not None:
                 raise ValueError(f"frames={frames}, and this system makes pictures: leave it out")
             return None
-        frames, factor = frames or self.frames, self.autoencoder.temporal_factor
+        frames = self.frames if frames is None else frames
+        factor = self.autoencoder.temporal_factor
         if frames < 1 or (frames - 1) % factor:
             raise ValueError(f"frames={frames} is not 1 + n·{factor}, as the autoencoder decodes")
         return frames

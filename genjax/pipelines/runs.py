@@ -65,6 +65,7 @@ class Run:
                 )
             build = parts.find(record.built_by, (), "built_by")
         self.task = build(self.config)
+        self._build, self._others = build, {}
 
     @functools.cached_property
     def step(self) -> int:
@@ -151,8 +152,9 @@ class Run:
 
         Raises:
             ValueError: both labels and prompts are given; a label is none of the run's; prompts are
-                no list of strings; `config.sampling` has no such field; or `weights`, or a field of
-                the task's `fixed_sampling`, differ from what the run is opened with.
+                no list of strings; `config.sampling` has no such field, or the task cannot be built
+                with its value; or `weights` are other weights than those that the run is opened
+                with.
         """
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
@@ -162,20 +164,32 @@ class Run:
             raise ValueError(
                 f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
             )
-        for name in ("weights", *getattr(self.task, "fixed_sampling", ())):
-            opened = self.config.sampling.get(name)
-            if (given := sampling.get(name, opened)) != opened:
-                raise ValueError(
-                    f"{self.folder} is opened with {name}={opened!r}, and cannot be sampled with "
-                    f"{name}={given!r}. Open the run anew by experiments.configuration.runs."
-                    f"open_run({str(self.folder)!r}, {name}={given!r})"
-                )
-        task = self.task if prompts is None else self.task.with_prompts(prompts)
+        opened = self.config.sampling.weights
+        if (weights := sampling.get("weights", opened)) != opened:
+            raise ValueError(
+                f"weights={weights!r} are not restored: {self.folder} is opened with the weights "
+                f"{opened!r}. Open the run anew by experiments.configuration.runs.open_run("
+                f"{str(self.folder)!r}, weights={weights!r})"
+            )
+        task = self._task_with(sampling)
+        task = task if prompts is None else task.with_prompts(prompts)
         if labels is None:
             labels = range(task.condition.num_rows)
         labels = _checked_labels(np.asarray(labels), task.condition.num_rows)
         fields = Config(self.config.sampling | sampling)
         return sample(task, self.state, labels, fields, trajectory=trajectory)
+
+    def _task_with(self, sampling: dict[str, Any]) -> Any:
+        """Return the task, built anew if it is built with other values of these fields."""
+        own, names = self.config.sampling, getattr(self.task, "built_with", ())
+        others = {n: sampling[n] for n in names if n in sampling and sampling[n] != own[n]}
+        if not others:
+            return self.task
+        key = repr(others)  # one task, so one compiled program, for each choice
+        if key not in self._others:
+            changed = Config(self.config | {"sampling": Config(own | others)})
+            self._others[key] = self._build(changed)
+        return self._others[key]
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the network's weights as safetensors, in the published form of its architecture.

@@ -187,7 +187,9 @@ class VideoSoundPipeline(Pipeline):
                 negative prompts have no effect.
         """
         batch = self._checked_count(prompts, negative_prompts, seeds=seeds)
-        rate = frame_rate or self.frame_rate
+        rate = self.frame_rate if frame_rate is None else frame_rate
+        if not 0 < rate < np.inf:
+            raise ValueError(f"frame_rate={rate}; frames per second are a number above 0")
         shapes = self._shapes(size, frames, rate)
         times = self._times(num_steps, shapes["video"], None) if times is None else _checked(times)
         given = (guidance_scale, perturbation_scale, isolation_scale, rescale)

@@ -157,8 +157,9 @@ class GenerativeTask(Task, Protocol):
     """A task as programs see it that sample, evaluate, plan and report.
 
     A task whose samples are reconstructions may have `num_originals`, the number of different ones.
-    A task that trains on packed rows has their form, `packing` (`genjax.data.RowFormat`). A task
-    that some fields of `config.sampling` decide when it is made has their names, `fixed_sampling`.
+    A task that `config.sampling` takes part in building may have `built_with`, the names of those
+    fields: `Run.sample` builds the task anew for other values.
+    A task that trains on packed rows has their form, `packing` (`genjax.data.RowFormat`).
 
     Attributes:
         space, condition: the network's input and its conditioning.

@@ -10,16 +10,18 @@ import pytest
 
 from configs import digits_distillation, digits_flow, emoji_latent_flow
 from experiments.configuration.runs import open_run
-from experiments.tasks.diffusion import Diffusion
+from experiments.inputs.conditions import Prompts
 from genjax.data.sets.latents import write_origin
+from genjax.folders import located
 from genjax.pipelines import Run, runs
+from genjax.training.workdir import Config
 from tests.experiments.autoencoder_run import small_config
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Return the folder of a run of an older version, whose record names no `built_by`."""
-    config = {"sampling": {"weights": "ema", "seed": 0, "sampler": {"name": "euler"}}}
+    config = {"sampling": {"weights": "ema", "seed": 0}}
     (tmp_path / "config.json").write_text(json.dumps({"config": config}))
     return tmp_path
 
@@ -31,24 +33,36 @@ def test_an_older_run_names_the_function_that_opens_it(folder):
     assert pydoc.locate(name) is open_run and argument == repr(str(folder))
 
 
-@pytest.mark.parametrize(
-    ("name", "own", "other"),
-    [("weights", "ema", "params"), ("sampler", {"name": "euler"}, {"name": "ddim"})],
-)
-def test_weights_and_samplers_that_are_not_opened_are_refused(
-    folder, monkeypatch, name, own, other
-):
-    """Sampling would find None in place of the weights, and take the task's own sampler."""
-    fixed = Diffusion.fixed_sampling
-    task = SimpleNamespace(condition=SimpleNamespace(num_rows=1), fixed_sampling=fixed)
+def test_weights_that_are_not_restored_are_refused(folder, monkeypatch):
+    """Sampling would find None in their place."""
+    task = SimpleNamespace(condition=SimpleNamespace(num_rows=1))
     run = Run(folder, build=lambda config: task)
     run.state = None  # in place of a checkpoint's
     monkeypatch.setattr(runs, "sample", lambda *inputs, **_: np.array([inputs[-1].seed]))
-    words = f"opened with {name}={own!r}, and cannot be sampled with {name}={other!r}"
-    with pytest.raises(ValueError, match=re.escape(words)) as raised:
-        run.sample(**{name: other})
-    assert f"open_run({str(folder)!r}, {name}={other!r})" in str(raised.value)
-    assert run.sample(**{name: own}, seed=1) == [1]
+    words = "weights='params' are not restored.*with the weights 'ema'.*weights='params'"
+    with pytest.raises(ValueError, match=words) as raised:
+        run.sample(weights="params")
+    assert f"open_run({str(folder)!r}, weights='params')" in str(raised.value)
+    assert run.sample(weights="ema", seed=1) == [1]
+
+
+def test_a_task_is_built_anew_for_a_field_that_it_is_built_with(folder, monkeypatch):
+    """Once for each value, so that its program is compiled once."""
+    built = []
+
+    def build(config):
+        built.append(config.sampling.sampler["name"])
+        return SimpleNamespace(
+            sampler=built[-1], condition=SimpleNamespace(num_rows=1), built_with=("sampler",)
+        )
+
+    sampling = Config(weights="ema", seed=0, sampler=Config(name="euler"))
+    run = Run(folder, config=Config(sampling=sampling), build=build)
+    run.state = None  # in place of a checkpoint's
+    monkeypatch.setattr(runs, "sample", lambda task, *_, **__: np.array([task.sampler]))
+    for name in ("heun", "heun", "euler"):
+        assert run.sample(sampler={"name": name}) == [name]
+    assert run.sample(seed=1) == ["euler"] and built == ["euler", "heun"]
 
 
 def test_a_prompt_alone_is_refused(folder):
@@ -56,6 +70,28 @@ def test_a_prompt_alone_is_refused(folder):
     run = Run(folder, build=lambda config: SimpleNamespace())
     with pytest.raises(ValueError, match="prompts is the string 'seven'; expected a list"):
         run.sample(prompts="seven")
+
+
+def test_prompts_of_a_published_encoder_are_read_from_any_folder(tmp_path, monkeypatch):
+    """Also after the system was moved. Another system of this name is refused."""
+
+    def cached(encoder):
+        Prompts(encoder, 3, 1, 1, 0.0, (), directory=str(tmp_path / "prompts")).cached([])
+
+    for name in ("tree/system", "other/system"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "tree")
+    cached("system")
+    monkeypatch.chdir(tmp_path)
+    cached(f"{tmp_path}/tree/system")
+    for other in ("other/system", "minilm"):
+        with pytest.raises(ValueError, match=f"encoded by .*tree/system, .*not by .*{other}, at"):
+            cached(other)
+    (tmp_path / "tree").rename(tmp_path / "moved")
+    cached("moved/system")
+    # Older versions wrote the name as it was given.
+    (tmp_path / "prompts/origin.json").write_text('"system, at most 3 tokens"')
+    cached("moved/system")
 
 
 @pytest.fixture
@@ -74,6 +110,16 @@ def tree(tmp_path):
         (folder / "config.json").write_text(json.dumps(record))
     (tmp_path / "tree/runs/pairs").mkdir()
     return tmp_path / "tree"
+
+
+def test_the_current_folder_and_those_above_are_no_names_to_look_for(tmp_path, monkeypatch):
+    (tmp_path / "runs/flow").mkdir(parents=True)
+    (tmp_path / "runs/data").mkdir()
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "../data"):
+        assert located(dict(directory=name), "runs/flow") == dict(directory=name)
+    assert located(dict(directory="data"), "runs/flow") == dict(directory=f"{tmp_path}/runs/data")
 
 
 @pytest.mark.parametrize("opened", [Run, open_run])

@@ -237,6 +237,9 @@ def test_distilled_times_are_the_linear_quadratic_schedule():
         (dict(guidance_scale=dict(video=2.0)), "one for video and for audio"),
         (dict(guidance_scale=1.0, negative_prompts=["", ""]), "negative_prompts have no effect"),
         (dict(frames=6), "is not 1 \\+ n·4"),
+        (dict(frames=0), "frames=0 is not 1 \\+ n·4"),
+        (dict(frame_rate=0.0), "frame_rate=0.0; frames per second are a number above 0"),
+        (dict(frame_rate=-24.0), "frame_rate=-24.0; frames per second"),
         (dict(noise=dict(video=np.zeros(3), audio=np.zeros(3))), "noise of video has shape"),
     ],
 )

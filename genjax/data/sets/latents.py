@@ -133,17 +133,18 @@ def write_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the folder was made of something else, or holds other files.
     """
-    folder = Path(folder)
     check_origin(folder, origin)
-    path = folder / ORIGIN
-    if not path.exists() and folder.exists() and any(folder.iterdir()):
+    path = Path(folder) / ORIGIN
+    path.parent.mkdir(parents=True, exist_ok=True)
+    others = [each for each in path.parent.iterdir() if each.stem != path.stem]
+    if path.exists():  # looked for last: another process may write it, and then parts
+        return
+    if others:
         raise ValueError(
             f"{folder} is the folder for latents or pairs, and it holds other files: take an "
             "empty folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.write_text(json.dumps(origin, indent=2) + "\n")
+    _write_whole(path, json.dumps(origin, indent=2) + "\n")
 
 
 def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
@@ -163,9 +164,13 @@ def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
 
 def write_summary(folder: str | os.PathLike, summary: Mapping[str, Any]) -> None:
     """Write `latents.json`, which `read_summary` reads, as the last step of encoding."""
-    path = Path(folder) / SUMMARY
+    _write_whole(Path(folder) / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that other processes see whole or not at all."""
     unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(summary, indent=2) + "\n")
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
@@ -177,12 +182,8 @@ def write_captions(
     folder: str | os.PathLike, split: str, captions: Sequence[Sequence[str]]
 ) -> None:
     """Write the captions of all records of a split, in the order of the records."""
-    path = _captions_path(folder, split)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(
-        "".join(json.dumps(list(texts)) + "\n" for texts in captions), encoding="utf-8"
-    )
-    unfinished.replace(path)
+    lines = "".join(json.dumps(list(texts)) + "\n" for texts in captions)
+    _write_whole(_captions_path(folder, split), lines)
 
 
 def _read_captions(

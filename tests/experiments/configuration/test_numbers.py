@@ -1,6 +1,6 @@
 import pytest
 
-from configs import digits_flow, digits_gan
+from configs import digits_distillation, digits_flow, digits_gan
 from experiments.configuration.numbers import check_numbers
 
 
@@ -50,6 +50,17 @@ def test_an_adapter_has_a_rank_of_one_at_least():
     config = digits_flow.get_config()
     config.adapters = dict(source="runs/digits_flow", rank=0)
     with pytest.raises(ValueError, match="config.adapters.rank is 0; it must be at least 1"):
+        check_numbers(config)
+
+
+@pytest.mark.parametrize(
+    ("choice", "field"),
+    [("DMD", "method.critic_updates"), ("DMD", "method.steps"), ("Reflow", "pairs.count")],
+)
+def test_a_student_has_at_least_one_of_each(choice, field):
+    config = digits_distillation.get_config(choice)
+    config.update_from_flattened_dict({field: 0})
+    with pytest.raises(ValueError, match=f"config.{field} is 0; it must be at least 1"):
         check_numbers(config)
 
 

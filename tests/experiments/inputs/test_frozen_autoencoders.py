@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from experiments.inputs import autoencoders
@@ -32,6 +33,12 @@ def test_a_channel_that_never_changes_is_0_and_comes_back(monkeypatch):
     latents = autoencoder.encode(frozen, x)
     np.testing.assert_array_equal(latents, [[0, 2], [0, -1]])
     np.testing.assert_array_equal(autoencoder.decode(frozen, latents), x)
+
+
+def test_published_weights_of_no_autoencoder_are_named(monkeypatch):
+    monkeypatch.setattr(autoencoders, "_published", lambda folder: (nn.Dense(1), {}))
+    with pytest.raises(ValueError, match=r"space.published is weights/, the weights of a Dense, w"):
+        FrozenAutoencoder.open(None, "ema", "weights/")
 
 
 def test_long_clips_are_encoded_and_decoded_in_chunks(monkeypatch):

@@ -122,3 +122,14 @@ def test_decoded_codes_have_the_time_of_the_data_and_masked_ones_are_silent():
     space = Tokens((5,), Waveforms((18, 1)), "audio", autoencoder, 2)
     decoded = space.decode(jnp.asarray([[1, 2, 0, 1, 2]]), {"tokenizer": {}})
     np.testing.assert_array_equal(decoded[0, :, 0], np.repeat([1, 0, -1, 1, 0], 4)[:18])
+
+
+def test_sound_has_the_rate_at_which_it_is_read():
+    data = dict(image_shape=(8, 1), feature="audio", options=dict(sample_rate=8000))
+    data = ConfigDict(data)
+    assert Waveforms.from_data(data).sample_rate == 8000
+    with pytest.raises(
+        ValueError, match="sample_rate is 8000, .* and config.data.sample_rate is 16"
+    ):
+        data.sample_rate = 16_000
+        Waveforms.from_data(data)

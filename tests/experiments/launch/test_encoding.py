@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs import emoji_latent_flow, text_to_audio
-from experiments.launch.encoding import origin_of
+from experiments.launch.encoding import origin_of, write
 from genjax.data.sets.latents import ORIGIN, check_origin, write_origin
 
 
@@ -17,6 +17,23 @@ def test_nested_fields_of_data_are_part_of_the_origin(tmp_path):
     config.data.options.channels = 1
     with pytest.raises(ValueError, match="take another folder"):
         check_origin(tmp_path, origin_of(config))
+
+
+def test_an_origin_that_another_process_is_writing_is_no_other_file(tmp_path):
+    (tmp_path / "origin.1").write_text("{")
+    write_origin(tmp_path, {"data": "digits"})
+    check_origin(tmp_path, {"data": "digits"})
+    (tmp_path / ORIGIN).unlink()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="it holds other files"):
+        write_origin(tmp_path, {"data": "digits"})
+
+
+def test_numbers_that_cannot_be_meant_are_refused():
+    config = emoji_latent_flow.get_config()
+    config.space.batch_size = 0
+    with pytest.raises(SystemExit, match="config.space.batch_size is 0; it must be at least 1"):
+        write(config)
 
 
 def test_origins_without_nested_fields_are_as_before(tmp_path):

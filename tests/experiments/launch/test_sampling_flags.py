@@ -39,6 +39,12 @@ def test_a_guidance_scale_and_a_weight_together_are_an_error():
         sampling_flags.sampling_changes()
 
 
+def test_an_interval_of_guidance_is_numbers():
+    flags.FLAGS.guidance_interval = ["0.2", "much"]
+    with pytest.raises(ValueError, match="--guidance_interval=0.2,much must be two times, as"):
+        sampling_flags.sampling_changes()
+
+
 @pytest.mark.parametrize(
     "name", ["ancestral", "tau_leaping", "flow", "remasking", "confident", "entropy_bounded"]
 )

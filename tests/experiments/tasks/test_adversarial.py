@@ -304,6 +304,12 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
             "both of end_weight and burn_in",
         ),
         (dict(updates__generator=0), "config.updates must be positive"),
+        (dict(updates__discriminator=0), "config.updates must be positive"),
+        (dict(blur=dict(sigma=10.0)), "config.blur has sigma: set both sigma and images"),
+        (
+            dict(adaptive_augmentation=dict(target=0.7)),
+            "config.adaptive_augmentation has target and no name of a part: set --config.adapt",
+        ),
         (dict(accumulation_steps=2), "accumulation_steps must be 1"),
     ],
 )

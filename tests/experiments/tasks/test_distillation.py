@@ -15,7 +15,9 @@ from configs import digits_distillation, digits_flow
 from experiments import train
 from experiments.configuration import kinds
 from experiments.configuration.runs import build, open_run
-from experiments.launch.fine_tuning import transfer
+from experiments.launch import fine_tuning
+from experiments.launch.fine_tuning import open_source, transfer
+from experiments.tasks.distillation import Distillation
 from experiments.tasks.methods import Student
 from experiments.tasks.methods import consistency as consistency_methods
 from genjax import diffusion
@@ -468,6 +470,41 @@ def test_a_student_that_started_from_another_run_resumes_without_the_flag(teache
     (tmp_path / "run/config.json").write_text(json.dumps(record | {"init_from": "runs/other"}))
     train.prepare(config, tmp_path / "run", None)
     assert json.loads((tmp_path / "run/config.json").read_text())["init_from"] == "runs/other"
+
+
+def test_weights_to_start_from_are_whole_on_the_host(teacher):
+    """Several processes cannot fetch an array that is split over the devices of all."""
+    assert {type(a) for a in jax.tree.leaves(open_source(teacher))} == {np.ndarray}
+
+
+def test_adapters_start_from_adapters_and_all_else_from_the_adapted_network(tmp_path, monkeypatch):
+    whole, adapters = {"params": {"kernel": np.ones(2)}}, {"params": {"kernel": {"a": np.ones(1)}}}
+    task = SimpleNamespace(adapters=True, networks=lambda state, weights: {"network": adapters})
+    run = SimpleNamespace(task=task, state=None, variables=whole)
+    run.config = SimpleNamespace(sampling=SimpleNamespace(weights="ema"))
+    monkeypatch.setattr(fine_tuning, "open_run", lambda folder: run)
+    (tmp_path / "checkpoints").mkdir()
+    assert open_source(tmp_path) == {"network": whole}
+    assert open_source(tmp_path, adapters=True) == {"network": adapters}
+
+
+def test_a_student_of_adapters_starts_as_its_source(teacher):
+    by_adapters = student("ConsistencyDistillation", teacher, adapters=dict(source=teacher))
+    assert build(by_adapters).starts_from is None
+    assert build(student("ConsistencyDistillation", teacher)).starts_from == teacher
+
+
+def test_a_teacher_is_sampled_with_the_students_prompts():
+    asked = []
+    run = SimpleNamespace(
+        sample=lambda **given: asked.append(given),
+        config=SimpleNamespace(sampling=SimpleNamespace(num_steps=50)),
+    )
+    of_prompts = SimpleNamespace(
+        teacher=SimpleNamespace(run=run), condition=SimpleNamespace(prompts=("a cat", "a dog"))
+    )
+    assert Distillation._sample_teacher(of_prompts, np.array([1, 0, 1]), 3) == (None, 50)
+    assert asked == [dict(prompts=["a dog", "a cat", "a dog"], seed=3)]
 
 
 @pytest.mark.slow

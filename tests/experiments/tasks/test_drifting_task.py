@@ -108,6 +108,10 @@ def test_what_does_not_fit_is_said_before_any_compute():
         config = small()
         config.method.classes = 20
         build(config)
+    with pytest.raises(ValueError, match="batch_size 16 in config.accumulation_steps 8 parts has"):
+        config = small()
+        config.accumulation_steps = 8
+        build(config)
     with pytest.raises(ValueError, match="is Unconditional, and a bank is kept for each class"):
         config = small()
         config.condition = dict(name="Unconditional", num_rows=10)

@@ -216,6 +216,8 @@ def test_modalities_draw_their_times_in_their_own_ways(folder):
         ({"condition.name": "CaptionedClips"}, "no clips with sound"),
         ({"model.sound_patch": 5}, "do not divide into patches of 5×1×1"),
         ({"sampling.guidance_interval": (0.2, 0.8)}, "JointDiffusion guides at all times"),
+        ({"modalities.sound": {}}, "modalities.sound has no fields; it needs a weight"),
+        ({"modalities.sound.loss": {}}, "modalities.sound has loss, .*; it needs a weight"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message, folder):

@@ -83,6 +83,13 @@ def test_pairs_made_again_are_only_those_that_are_missing(pairs):
     assert second.read_bytes() == before and first.stat().st_mtime_ns == untouched
 
 
+def test_pairs_of_another_interval_of_guidance_are_refused(teacher, pairs):
+    config = student(teacher)
+    config.pairs.sampling.guidance_interval = (0.2, 0.8)
+    with pytest.raises(ValueError, match="was made of .*'guidance_interval': .0.2, 0.8"):
+        build(config)
+
+
 def test_a_part_has_the_same_pairs_whoever_makes_it(pairs):
     """A process that makes the second part alone makes what the one process made."""
     config, dataset = pairs
