@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, some with shorter trainings, and is stored as run.
+"""Every notebook runs from top to bottom, with shorter trainings, and is stored as run.
 
 Notebooks run as Jupyter runs them, with their own folder as the working directory.
 """
@@ -24,10 +24,24 @@ QUICKER_COMPILATION = (
     "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
-# Training takes most of these notebooks' time. Tests train for fewer steps, by which every cell
-# runs as in the stored notebook.
+# Training is half of the time of these notebooks. Tests train for a quarter of the steps or so,
+# by which every cell runs as in the stored notebook.
 SHORTER = {
     "01_rectified_flow": {"moons_batch, 4000": "moons_batch, 1000", "steps=1000": "steps=200"},
+    "02_diffusion_in_two_dimensions": {
+        "3000 * 256).reshape(3000,": "750 * 256).reshape(750,",
+    },
+    "03_samplers": {"1500": "400"},
+    "04_gans": {"updates = 40, 100,": "updates = 40, 25,"},
+    "05_autoencoders_and_latent_diffusion": {"600, 250, 16": "240, 100, 16", "= 450": "= 150"},
+    "06_text_to_image": {"= 600, 32": "= 150, 32"},
+    "09_autoregression": {
+        "(levels, labels), 500,": "(levels, labels), 150,",
+        "    1200,\n": "    300,\n",
+        "    1000,\n": "    250,\n",
+    },
+    "10_few_steps": {"steps=3000": "steps=750"},
+    "11_sound_and_video": {"STEPS, BATCH = 1000": "STEPS, BATCH = 250"},
 }
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

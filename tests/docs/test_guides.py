@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.evaluation import prompts
 from genjax.models.autoregressive import llamagen, var
 from tests.docs.pages import ROOT, blocks, checkout, commands
+from tests.experiments import stand_in
 from tests.experiments.launching import run
 from tests.pretrained import authors_files
 from tests.pretrained.test_llamagen_networks import MODULES as LLAMAGENS
@@ -69,7 +71,9 @@ def shortened(command: list[str]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("guide", GUIDES)
-def test_a_guide_runs_as_written(guide, tmp_path):
+def test_a_guide_runs_as_written(guide, tmp_path, monkeypatch):
+    """A stand-in for VGG16 scores prompts. `tests/experiments/test_text_to_image.py` has VGG16."""
+    monkeypatch.setattr(prompts, "_maps", stand_in.maps)
     page, names = ROOT / f"docs/guides/{guide}.md", {}
     with checkout(page, tmp_path):
         for block in blocks(page, "python", "sh"):

@@ -13,6 +13,7 @@ from experiments.configuration.runs import build, read_config
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, abstract_state
 from genjax.training.pictures import read_rows
+from tests.experiments import distilled_run
 from tests.experiments.distilled_run import student_config, teacher_config
 from tests.experiments.launching import ROOT, run
 from tests.experiments.random_runs import random_run
@@ -78,29 +79,35 @@ def test_checkpoints_hold_the_student_alone(taught):
 @pytest.mark.slow
 def test_on_eight_devices_it_is_as_on_one(teacher):
     """The frozen teacher is split as the student is, by `fsdp`, and stays as it was."""
-    meshes = ['={"data": 8}', '={"data": 2, "fsdp": 4}']
-    rows = lambda devices, axes: lines_of(
-        "tests.experiments.distilled_run", devices, teacher, f"Lagrangian{axes}", f"MeanFlow{axes}"
-    )
-    alone = rows(1, "")
-    for axes in meshes:
-        for one, eight in zip(alone, rows(8, axes), strict=True):
-            assert len(one["losses"]) == 3 and eight["teacher_kept"]
-            # Sums over the batch in another order.
-            np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
-            assert eight["split_otherwise"] == []
-            if one["elements_per_device"] and "fsdp" in axes:
-                assert eight["elements_per_device"] < 0.5 * one["elements_per_device"]
+    choices = [
+        ("Lagrangian", {"data": 8}),
+        ("Lagrangian", {"data": 2, "fsdp": 4}),
+        ("MeanFlow", {"data": 2, "fsdp": 4}),
+    ]
+    arguments = [f"{method}={json.dumps(axes)}" for method, axes in choices]
+    rows = lines_of("tests.experiments.distilled_run", 8, teacher, *arguments)
+    alone = {
+        "Lagrangian": distilled_run.run("Lagrangian", {"data": 1}, teacher),
+        "MeanFlow": distilled_run.run("MeanFlow", {"data": 1}, None),
+    }
+    for (method, axes), eight in zip(choices, rows, strict=True):
+        one = alone[method]
+        assert len(one["losses"]) == 3 and eight["teacher_kept"]
+        # Sums over the batch in another order.
+        np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
+        assert eight["split_otherwise"] == []
+        if one["elements_per_device"] and "fsdp" in axes:
+            assert eight["elements_per_device"] < 0.5 * one["elements_per_device"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [1, 8])
-def test_a_run_is_sampled_by_the_command_in_any_number_of_steps(taught, tmp_path, steps):
+def test_a_run_is_sampled_by_the_command_in_any_number_of_steps(taught, tmp_path):
+    """Here in 8 of them; below in 2 and in 1."""
     out = tmp_path / "samples.npz"
-    flags = [f"--workdir={taught}", f"--num_steps={steps}", "--count=1", f"--out={out}"]
+    flags = [f"--workdir={taught}", "--num_steps=8", "--count=1", f"--out={out}"]
     result = run("sample", *flags)
     assert result.returncode == 0, result.stderr
-    assert f"10 samples of step 4: sampler consistency, num steps {steps}" in result.stdout
+    assert "10 samples of step 4: sampler consistency, num steps 8" in result.stdout
     with np.load(out) as samples:
         assert samples["images"].shape == (10, 8, 8, 1)
         assert samples["labels"].tolist() == list(range(10))
@@ -126,8 +133,10 @@ def test_a_run_is_sampled_without_its_teachers_weights(taught, teacher, tmp_path
     workdir = shutil.copytree(taught, tmp_path / "run")
     config["config"]["teacher"] = str(folder)
     (workdir / "config.json").write_text(json.dumps(config))
-    result = run("sample", f"--workdir={workdir}", "--count=1", f"--out={tmp_path}/a.npz")
+    flags = ["--count=1", "--num_steps=1", f"--out={tmp_path}/a.npz"]
+    result = run("sample", f"--workdir={workdir}", *flags)
     assert result.returncode == 0, result.stderr
+    assert "10 samples of step 4: sampler consistency, num steps 1" in result.stdout
 
 
 @pytest.mark.slow

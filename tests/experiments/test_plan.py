@@ -136,7 +136,6 @@ def test_a_plan_of_sampling():
     # no more activations for more steps or layers; twice of them for twice as many images at once
     working = lambda found: found["memory"]["activations and workspace"]
     config.sampling.num_steps = 10
-    assert working(plan(config, mesh, "h100", "sample")) == pytest.approx(working(found), rel=1e-3)
     config.model.update(name="DiT", width=1152, depth=14, num_heads=16)
     assert working(plan(config, mesh, "h100", "sample")) == pytest.approx(working(found), rel=1e-3)
     config.batch_size = 512

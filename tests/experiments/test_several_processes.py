@@ -18,13 +18,14 @@ import pytest
 
 from genjax.training.checkpoints import damage, saved_steps
 from tests import virtual_devices
-from tests.experiments.launching import ROOT, SMALL
+from tests.experiments.launching import ROOT, SMALL, run
 
 STEPS = 40
 RUN = [
     *SMALL,
     f"--config.num_steps={STEPS}",
     "--config.log_every=1",
+    "--config.checkpoint.every=5",
     "--config.sampling.every=1000",
     "--config.sampling.per_class=1",
     "--config.sampling.num_steps=2",
@@ -97,18 +98,25 @@ def assert_same_losses(workdir, expected):
 def expected(tmp_path_factory):
     """The losses of one process with one device."""
     workdir = tmp_path_factory.mktemp("processes") / "one"
-    finish(workdir, 1)
+    finish_here(workdir)
     return losses(workdir)
 
 
-def interrupt(workdir, number, victim, **options):
-    """Send a signal to one of two processes once there is a checkpoint.
+def finish_here(workdir):
+    """Train in this process, on its one device."""
+    result = run("train", *RUN, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
 
-    Return both processes, and the seconds until they ended.
+
+def interrupt(workdir, number, victim, **options):
+    """Start two processes, and send a signal to one of them after a save.
+
+    Return both exit codes, and the seconds until the processes ended.
     """
+    before = saved_steps(workdir / "checkpoints")
     processes = start(workdir, 2, 2, SPLIT, **options)
     deadline = time.monotonic() + 120
-    while not (workdir / "checkpoints/00000010").exists():
+    while saved_steps(workdir / "checkpoints") == before:
         assert processes[victim].poll() is None and time.monotonic() < deadline, output(
             workdir, victim
         )
@@ -120,26 +128,12 @@ def interrupt(workdir, number, victim, **options):
 
 
 @pytest.mark.slow
-def test_one_process_killed_ends_the_other_and_any_number_goes_on(expected, tmp_path):
-    workdir = tmp_path / "two"
-    codes, seconds = interrupt(workdir, signal.SIGKILL, victim=1)
-    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)
-    assert seconds < ENDS_WITHIN
-    assert "does not answer" in output(workdir) and "Start the same command again" in output(
-        workdir
-    )
-    assert len(losses(workdir)) < STEPS, "the run was over too soon to be killed: lengthen it"
+def test_one_process_stopped_or_killed_ends_the_other_and_any_number_goes_on(expected, tmp_path):
+    """A signal stops two processes after a save. Two go on, and one is killed.
 
-    alone = Path(shutil.copytree(workdir, tmp_path / "alone"))
-    finish(workdir, 2, 2, SPLIT)
-    assert_same_losses(workdir, expected)
-    finish(alone, 1)
-    assert_same_losses(alone, expected)
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_after_a_save(expected, tmp_path):
-    workdir = tmp_path / "stopped"
+    Then two go on to the end, and so does one process with four devices.
+    """
+    workdir = tmp_path / "run"
     codes, _ = interrupt(workdir, signal.SIGTERM, victim=1, slurm=True)
     assert codes == [128 + signal.SIGTERM] * 2, output(workdir) + output(workdir, 1)
     stopped = len(losses(workdir))
@@ -148,8 +142,21 @@ def test_a_signal_to_one_process_stops_all_after_a_save(expected, tmp_path):
     assert stopped < STEPS and saved_steps(workdir / "checkpoints")[-1] == stopped
     for checkpoint in (workdir / "checkpoints").iterdir():
         assert damage(checkpoint) is None and not list(checkpoint.glob("manifest.*.json"))
-    finish(workdir, 4, flags=["--config.mesh.data=-1", "--config.mesh.fsdp=2"])
+
+    codes, seconds = interrupt(workdir, signal.SIGKILL, victim=1)
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)
+    assert seconds < ENDS_WITHIN
+    assert "does not answer" in output(workdir) and "Start the same command again" in output(
+        workdir
+    )
+    killed = len(losses(workdir))
+    assert stopped < killed < STEPS, "the run was over too soon to be killed: lengthen it"
+
+    alone = Path(shutil.copytree(workdir, tmp_path / "alone"))
+    finish(workdir, 2, 2, SPLIT)
     assert_same_losses(workdir, expected)
+    finish(alone, 4, flags=["--config.mesh.data=-1", "--config.mesh.fsdp=2"])
+    assert_same_losses(alone, expected)
 
 
 EACH_ELSEWHERE = """
