@@ -43,7 +43,7 @@ def config(tmp_path, monkeypatch):
     pretrained.save(tmp_path / "vae", autoencoder, variables)
     config = text_to_audio.get_config()
     config.data.update(name=f"{__name__}.load", directory="", image_shape=(SAMPLES, 2))
-    config.data.options = dict(sample_rate=RATE)
+    config.data.sample_rate, config.data.options = RATE, dict(sample_rate=RATE)
     config.condition.update(directory=f"{tmp_path}/prompts", encoder="words", length=5)
     config.condition.update(features=6, pooled_features=4)
     config.space = dict(name="Latents", published=f"{tmp_path}/vae")
