@@ -28,8 +28,8 @@ SAMPLERS = {
 # prediction): their whole runs are covered by the other one, and their numbers by their equations.
 TWINS = "dpm_solver_1 dpm_solver_pp_2m dpm_solver_pp_2s dpm_solver_pp_3s midpoint".split()
 DISTINCT = {name: f for name, f in SAMPLERS.items() if name not in TWINS}
-# One sampler for each set of columns, and one with two rows per step and a shorter last step: for
-# tests of what `run` does with a table, whatever its numbers are.
+# Tests of what `run` does with a table take one sampler for each set of columns, and one with two
+# rows per step and a shorter last step. They hold whatever the table's numbers are.
 BY_COLUMNS = {
     name: SAMPLERS[name]
     for name in (
