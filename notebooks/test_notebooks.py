@@ -18,14 +18,14 @@ from genjax.data import load_dataset
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-# Half of a notebook's time compiles its programs. With fewer of LLVM's optimizations, and fusions
-# not written through MLIR, notebooks 02 and 05 take 50 and 73 CPU seconds in place of 76 and 93.
+# Much of a notebook's time compiles its programs: with fewer of LLVM's optimizations, and fusions
+# not written through MLIR, it is less.
 QUICKER_COMPILATION = (
     "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
-# Training is half of the time of these notebooks. Tests train for a quarter of the steps or so,
-# by which every cell runs as in the stored notebook.
+# Tests train for a fifth to two fifths of these notebooks' steps. Every cell runs, and the stored
+# outputs are those of all steps.
 SHORTER = {
     "01_rectified_flow": {"moons_batch, 4000": "moons_batch, 1000", "steps=1000": "steps=200"},
     "02_diffusion_in_two_dimensions": {

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def drawn_state(task):
+def drawn_state(task, deviation=0.2):
     """Return a state whose variables NumPy draws: to compile initial ones takes seconds."""
     random = np.random.default_rng(0)
 
     def draw(path, a):
         variable = a.dtype == np.float32 and "optimizer" not in jax.tree_util.keystr(path)
-        values = 0.2 * random.standard_normal(a.shape) if variable else np.zeros(a.shape)
+        values = deviation * random.standard_normal(a.shape) if variable else np.zeros(a.shape)
         return jnp.asarray(values, a.dtype)
 
     return jax.tree.map_with_path(draw, jax.eval_shape(task.init, jax.random.key(0)))

@@ -24,8 +24,8 @@ SAMPLERS = {
     for name, f in vars(samplers).items()
     if hasattr(f, "table") and f is not samplers.restart
 }
-# Without samplers whose table is that of another one with other numbers (or the other half of the
-# prediction): their whole runs are covered by the other one, and their numbers by their equations.
+# A twin has the table of another sampler with other numbers, or with the other half of the
+# prediction. The other one covers its whole run, and its equations cover its numbers.
 TWINS = "dpm_solver_1 dpm_solver_pp_2m dpm_solver_pp_2s dpm_solver_pp_3s midpoint".split()
 DISTINCT = {name: f for name, f in SAMPLERS.items() if name not in TWINS}
 # Tests of what `run` does with a table take one sampler for each set of columns, and one with two

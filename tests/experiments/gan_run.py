@@ -23,8 +23,8 @@ BATCH_SIZE, STEPS = 32, 3
 def small_config(choice: str):
     """Return a narrow config of a choice, with what looks at the whole batch.
 
-    "stylegan2" has the minibatch deviation. "ada" is a DCGAN with batch norm, whose augmentation
-    follows r_t. "vit_gan" has R2, and "stylegan2" has R1 and the path length, at every other step.
+    "stylegan2" has the minibatch deviation, and at every other step R1 and the path length. "ada"
+    is a DCGAN with batch norm, whose augmentation follows r_t. "vit_gan" has R2.
     """
     config = get_config("dcgan" if choice == "ada" else choice)
     config.unlock()

@@ -66,7 +66,7 @@ def train(choice, seeds, num_steps=None):
 
 
 def assert_all_modes_are_covered(choice, seeds=2):
-    """The five seeds of docs/results/gans.md would take three minutes more of a core."""
+    """By default for two of docs/results/gans.md's five seeds, since trainings take minutes."""
     for found in train(choice, seeds):
         assert found["modes_covered"] == 25
         assert found["high_quality"] >= 0.9

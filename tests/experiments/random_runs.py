@@ -7,27 +7,17 @@ import numpy as np
 
 from experiments.configuration.runs import build
 from genjax.training import Checkpoints, record_config
-
-
-def random_params(params, seed: int = 0):
-    """Return the parameters with random numbers added, so that a network that is new answers."""
-    random = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: a + 0.1 * random.standard_normal(a.shape, np.float32), params)
+from tests.drawn_state import drawn_state
 
 
 def random_state(task):
-    """Return a first state of random parameters; to draw it, nothing is compiled."""
-    abstract = jax.eval_shape(task.init, jax.random.key(0))
-    state = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
-    params = random_params(state.params)
-    return state.replace(params=params, averages=dict.fromkeys(state.averages, params))
+    """Return a state of random numbers, whose averages are its parameters."""
+    state = drawn_state(task, deviation=0.1)
+    return state.replace(averages=dict.fromkeys(state.averages, state.params))
 
 
 def random_run(folder: Path, config) -> str:
-    """Write a finished run of a diffusion model with random parameters; return its folder.
-
-    Nothing is compiled, so it takes a tenth of a short training's time.
-    """
+    """Write a finished run of a diffusion model with random parameters; return its folder."""
     folder.mkdir(parents=True)
     record_config(folder, config.to_dict(), ())
     state = random_state(build(config))

@@ -187,7 +187,7 @@ subprocess.run(["cp", "-r", workdir, {copy!r}], check=True)
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp_path):
     """A disk of 4 MB of this test's own is filled while the run goes on.
 
-    What the run leaves there is copied to a disk with room, where the same command goes on.
+    The same command goes on from a copy of what is left, on a disk with room.
     """
     mount, copy, out = (tmp_path / name for name in ("mount", "copy", "out"))
     mount.mkdir()

@@ -13,7 +13,7 @@ def test_with_r1_the_non_saturating_game_covers_all_modes():
 
 @pytest.mark.slow
 def test_the_unregularized_saturating_loss_does_not_and_alarms_say_so():
-    """It loses at once, so a quarter of the steps shows it."""
+    """It loses at once, so a sixth of the steps shows it."""
     for found in train("saturating", seeds=2, num_steps=2000):
         assert found["modes_covered"] < 13 and found["high_quality"] < 0.5
         sentences = adversarial.alarms(found)
