@@ -98,8 +98,8 @@ LAST_STAGE = dict(averages=dict(ema=dict(steps=100.0)))
 
 def pairs(folder: str) -> dict:
     """Return the fields of a student of pairs. Samples to measure have the seed 0."""
-    sampling = dict(num_steps=100, seed=1)
-    made = dict(directory=folder, count=50_000, batch_size=500, sampling=sampling)
+    sampling = dict(num_steps=50, seed=1)
+    made = dict(directory=folder, count=20_000, batch_size=500, sampling=sampling)
     return EQUAL_TIMES | dict(pairs=made, conditioning_dropout=0.0)
 
 
