@@ -40,12 +40,14 @@ programs ran (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.
     ContinuousDistillation        99.1 %  0.888   99.7 %  0.851   11 min 18 s
     ConsistencyDistillation       99.6 %  0.940   99.6 %  0.974    4 min 10 s
     Eulerian                      99.7 %  0.959   99.7 %  0.847   29 min 24 s
+    RCM                           98.3 %  0.966   89.6 %  1.46    21 min 19 s
     DMD                           99.8 %  0.942   96.4 %  2.35     6 min  8 s
     Drift                         99.8 %  1.03    one step only     8 min  0 s
     GuidedHalving                 99.2 %  1.01    88.7 %  2.64    22 min  0 s
     Semigroup                     99.5 %  1.06    99.4 %  0.844   10 min  8 s
     ContinuousConsistency         96.9 %  1.07    97.6 %  1.06     3 min 31 s
     ImprovedMeanFlow              99.8 %  1.10    100 %   1.19     5 min 54 s
+    ConsistencyTrajectory         99.1 %  1.13    99.5 %  0.889   19 min  3 s
     MeanFlow                      99.7 %  1.15    100 %   1.28     5 min 14 s
     LatentConsistency             99.9 %  1.23    99.9 %  0.925    4 min 56 s
     Shortcut                      98.5 %  1.34    99.6 %  1.14     4 min 29 s
