@@ -26,7 +26,7 @@ REFERENCES = {"class_accuracy": ("classifier_accuracy",)}
 
 
 def tables(folders: Sequence[str | Path]) -> str:
-    """Return a heading and a table for each family, in the order in which the families come.
+    """Return a heading and tables for each family, in the order in which the families come.
 
     Raises:
         FileNotFoundError: a folder holds no run.
@@ -42,24 +42,34 @@ def tables(folders: Sequence[str | Path]) -> str:
 
 
 def table(runs: Sequence[RunRecord]) -> str:
-    """Return two tables with a row for each run: its figures, and how they came about."""
-    figures = [
-        name for name in BETTER if name not in SPEED and any(name in run.report for run in runs)
-    ]
+    """Return tables with a row for each run: figures, and how they came about.
+
+    Runs that share no figure have tables of their own.
+    """
     heading = lambda name: words(name) + ARROWS[BETTER[name]]
     names = run_names(runs)
-    cells = [
-        [name, *(cell(run, each) for each in figures)]
-        for name, run in zip(names, runs, strict=True)
-    ]
-    origins = [[name, *origin(run)] for name, run in zip(names, runs, strict=True)]
-    found = [
-        markdown(["run", *map(heading, figures)], cells),
-        markdown(["run", "steps, time", "device", "commit", "sampling"], origins),
-    ]
+    found = []
+    for figures, members in comparable(runs):
+        shown = [name for name in BETTER if name in figures]
+        cells = [[names[i], *(cell(runs[i], name) for name in shown)] for i in members]
+        found.append(markdown(["run", *map(heading, shown)], cells))
     if any(by_steps(run) for run in runs):
-        found.insert(1, few_steps(names, runs))
+        found.append(few_steps(names, runs))
+    origins = [[name, *origin(run)] for name, run in zip(names, runs, strict=True)]
+    found.append(markdown(["run", "steps, time", "device", "commit", "sampling"], origins))
     return "\n\n".join(found)
+
+
+def comparable(runs: Sequence[RunRecord]) -> list[tuple[set[str], list[int]]]:
+    """Return sets of figures that have none in common, with the positions of their runs."""
+    kinds: list[tuple[set[str], list[int]]] = []
+    for index, run in enumerate(runs):
+        figures, members = (BETTER.keys() & run.report.keys()) - SPEED, [index]
+        for kind in [kind for kind in kinds if kind[0] & figures]:
+            kinds.remove(kind)
+            figures, members = figures | kind[0], sorted(members + kind[1])
+        kinds.append((figures, members))
+    return [kind for kind in kinds if kind[0]]
 
 
 def run_names(runs: Sequence[RunRecord]) -> list[str]:

@@ -72,6 +72,20 @@ def test_families_have_tables_of_their_own_and_a_missing_figure_is_an_empty_cell
     assert rows(text)[-1][3] == "`abcdef0`, with changes"
 
 
+def test_runs_that_share_no_figure_have_tables_of_their_own(tmp_path):
+    """A third run shares one figure with each of two, so that the three share a table."""
+    none = dict.fromkeys(("class_accuracy", "frechet_distance", "recall"))
+    figures = {"a": dict(psnr=20.0), "b": dict(elbo=-83.0), "c": dict(word_accuracy=0.5)}
+    figures |= {"d": dict(psnr=21.0, elbo=-80.0), "e": {}}
+    folders = []
+    for name, own in figures.items():
+        folders.append(make_record(tmp_path / name))
+        report = {key: value for key, value in (REPORT | own).items() if key not in none}
+        (folders[-1] / "report.json").write_text(json.dumps(report | dict(experiment=name)))
+    tabled = [[row[0] for row in rows(part)[2:]] for part in tables(folders).split("\n\n")[1:]]
+    assert tabled == [["`c`"], ["`a`", "`b`", "`d`"], [f"`{name}`" for name in "abcde"]]
+
+
 def test_runs_of_one_experiment_are_told_apart_by_their_folders(tmp_path):
     runs = [make_record(tmp_path / "a", fid=1366.99), make_record(tmp_path / "b")]
     header, _, first, second = rows(tables(runs))[:4]
