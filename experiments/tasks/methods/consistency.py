@@ -195,6 +195,7 @@ class LatentConsistency(GridMethod):
     huber: float = 0.001
     takes_guidance = True
     needs_teacher = True
+    reads_dropout = False
     anywhere: ClassVar[bool] = False
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
