@@ -307,6 +307,20 @@ def test_shortcuts_teach_the_mean_of_two_halves(float64):
     np.testing.assert_allclose(loss, by_hand, atol=1e-12)
 
 
+def test_a_shortcuts_states_and_targets_are_bounded():
+    """kvfrans/shortcut-models:targets_shortcut.py clips x_m and the target to ±4."""
+    seen = []
+
+    def apply(x, t, s):
+        seen.append(x)
+        return jnp.full_like(x, -10.0)
+
+    x = jnp.zeros((8, 3))
+    loss, _ = shortcut.shortcut_loss(KEY, apply, x, share=1.0, finest=2, noise=x)
+    np.testing.assert_array_equal(seen[1], 4)  # −10 over half of the way from 1 to 0 is 5
+    np.testing.assert_allclose(loss, (10 - 4) ** 2)
+
+
 def test_most_of_a_shortcut_models_batch_is_flow_matching():
     """The same loss as `diffusion.simple_loss` for the same times and noise."""
     x, z = jax.random.normal(KEY, (2, 16, 3))
@@ -345,7 +359,8 @@ def test_a_shortcuts_finest_velocities_are_guided():
 
     first = half(x_t, t, middle)
     x_m = jnp.clip(x_t - ((t - s) / 2)[:, None] * first, -4, 4)
-    by_hand = squared(apply(x_t, t, s, c) - (first + half(x_m, middle, s)) / 2)
+    goal = jnp.clip((first + half(x_m, middle, s)) / 2, -4, 4)
+    by_hand = squared(apply(x_t, t, s, c) - goal)
     np.testing.assert_allclose(loss, by_hand, rtol=1e-4, atol=1e-6)  # float32
     plain, _ = shortcut.shortcut_loss(KEY, apply, x, c, share=1.0, finest=8, noise=z)
     assert 0 < smallest.sum() < 64
