@@ -60,7 +60,7 @@ def shortcut_loss(
     Args:
         apply: `(x, t, s, *conditioning) -> u`, the network with its parameters bound.
         finest: the number of the shortest jumps in [0, 1], whose halves count as flow matching.
-        share: of the batch, that learns jumps: the paper's 1/8.
+        share: of the batch, that learns jumps: 1/8 in the paper's code.
         target_apply: the network with averaged parameters; the network itself if None.
         largest: bound of |x_m| and of the target, as in the paper's code.
 
