@@ -427,6 +427,21 @@ def test_mean_flows_guided_velocity_is_that_of_the_guided_network(float64):
     np.testing.assert_allclose(found, guided, atol=1e-12)
 
 
+def test_mean_flows_guidance_without_mixing_needs_the_unconditional_network_alone():
+    seen = []
+
+    def apply(x, t, s, label):
+        seen.append(label)
+        return jnp.sin(x)
+
+    x, v = jax.random.normal(KEY, (2, 4, 3))
+    null, scale = jnp.zeros(4), jnp.array([1.0, 1.5, 2.0, 3.0])
+    found = mean_flow.guided_velocity(apply, x, jnp.full(4, 0.5), v, jnp.ones(4), null, scale)
+    expected = jnp.sin(x) + scale[:, None] * (v - jnp.sin(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(seen, [null])
+
+
 def test_improved_mean_flows_scales_have_the_published_median_and_mean():
     u = jnp.linspace(0, 1, 100_001)
     scales = mean_flow.guidance_scales(u)
