@@ -49,8 +49,8 @@ def guided_velocity(
     """Return ω·v + κ·u(x_t, t, t | c) + (1 − ω − κ)·u(x_t, t, t | ∅) (Geng et al. 2025, eq. 21).
 
     A network trained on it answers with guidance in one call. The effective guidance scale is
-    ω/(1 − κ). Both calls of the network are one batch. Without κ only the unconditional one is made.
-    No gradient passes.
+    ω/(1 − κ). Both calls of the network are one batch. Without κ only the unconditional call is
+    made. No gradient passes.
 
     Args:
         velocity: v = z − x.
