@@ -210,5 +210,6 @@ def set_players(config: ConfigDict, choice: str) -> None:
     config.optimizer = {
         player: base.optimizer(learning_rate=rate, **options) for player, rate in rates.items()
     }
+    config.sampling.update(RENOISED)  # as the students' inputs are made in training
     config.num_steps = 1000  # each of them costs as much as 3 (LADD) to 22 (DMD2) of diffusion
     config.averages.ema.steps = 100.0

@@ -128,6 +128,10 @@ TO_THE_CLEAN_END = (
     "ImprovedConsistencyTraining",
     "LatentConsistency",
     "ContinuousConsistency",
+    "DMD",
+    "DMD2",
+    "LADD",
+    "RCM",
 )
 
 
