@@ -96,13 +96,14 @@ TRIGFLOW = dict(
 SMALL_DERIVATIVES = dict(model=dict(time_scale=1.0), optimizer=dict(b2=0.95))
 TWO_ANSWERS = dict(name="MeanFlowDiT", depth=4, head_depth=1, unroll=1)
 LAST_STAGE = dict(averages=dict(ema=dict(steps=100.0)))
+ALL_CONDITIONS = dict(conditioning_dropout=0.0)  # none is dropped
 
 
 def pairs(folder: str) -> dict:
     """Return the fields of a student of pairs. Samples to measure have the seed 0."""
     sampling = dict(num_steps=50, seed=1)
     made = dict(directory=folder, count=20_000, batch_size=500, sampling=sampling)
-    return EQUAL_TIMES | dict(pairs=made, conditioning_dropout=0.0)
+    return EQUAL_TIMES | ALL_CONDITIONS | dict(pairs=made)
 
 
 # The method of each choice, and its other differences from digits_flow.
@@ -123,7 +124,10 @@ WITHOUT_TEACHER = {
     "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
     "ImprovedConsistencyTraining": (dict(name="ImprovedConsistencyTraining"), SIGMA),
     "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW | SMALL_DERIVATIVES),
-    "Drift": (dict(name="Drift", generated=16), dict(task="Drifting", conditioning_dropout=0.0)),
+    "Drift": (
+        dict(name="Drift", generated=16),
+        EQUAL_TIMES | ALL_CONDITIONS | dict(task="Drifting"),
+    ),
     "PixelMeanFlow": (
         dict(name="PixelMeanFlow", largest=4.0, perceptual=0.0),
         dict(
@@ -149,11 +153,12 @@ WITH_TEACHER = {
     ),
     "LatentConsistency": (
         dict(name="LatentConsistency", **ANY_SCALE),
-        EQUAL_TIMES | dict(sampling=RENOISED | GUIDED),
+        EQUAL_TIMES | ALL_CONDITIONS | dict(sampling=RENOISED | GUIDED),
     ),
     "TrajectoryConsistency": (
         dict(name="TrajectoryConsistency", **ANY_SCALE),
         EQUAL_TIMES
+        | ALL_CONDITIONS
         | dict(sampling=dict(sampler=dict(name="trajectory_consistency", gamma=0.3), **GUIDED)),
     ),
     "ConsistencyTrajectory": (dict(name="ConsistencyTrajectory", **GUIDED), EQUAL_TIMES),
@@ -164,10 +169,13 @@ WITH_TEACHER = {
     # As many steps as the teacher, with one call of the student for two of the teacher.
     "GuidanceDistillation": (
         dict(name="GuidanceDistillation"),
-        dict(sampling=dict(num_steps=50, **GUIDED)),
+        ALL_CONDITIONS | dict(sampling=dict(num_steps=50, **GUIDED)),
     ),
     "Halving": (dict(name="Halving", **GUIDED), EQUAL_TIMES | LAST_STAGE),
-    "GuidedHalving": (dict(name="GuidedHalving", **ANY_SCALE), LAST_STAGE | dict(sampling=GUIDED)),
+    "GuidedHalving": (
+        dict(name="GuidedHalving", **ANY_SCALE),
+        LAST_STAGE | ALL_CONDITIONS | dict(sampling=GUIDED),
+    ),
     "Reflow": (dict(name="Reflow"), pairs("runs/digits_pairs")),
     # Samples of runs/digits_reflow have the guidance that it learned from its own teacher.
     "DistilledReflow": (
@@ -204,5 +212,6 @@ def set_players(config: ConfigDict, choice: str) -> None:
     config.optimizer = {
         player: base.optimizer(learning_rate=rate, **options) for player, rate in rates.items()
     }
+    config.sampling.update(RENOISED)  # as the students' inputs are made in training
     config.num_steps = 1000  # each of them costs as much as 3 (LADD) to 22 (DMD2) of diffusion
     config.averages.ema.steps = 100.0

@@ -145,6 +145,7 @@ def _distribution_matching(config: ConfigDict, size: str) -> None:
     config.times = dict(name="uniform")
     config.weighting = dict(name="edm", data_deviation=1.0)  # of the critic
     config.conditioning_dropout = 0.0
+    config.sampling.sampler.name = "consistency"
     config.method = dict(
         name="DMD2",
         critic_updates=5,

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import emoji_text
+from configs import (
+    digits_distillation,
+    emoji_text,
+    emoji_text_distillation,
+    imagenet256_distillation,
+)
 from experiments.configuration import kinds
 from experiments.configuration.runs import build, mesh_axes
 from experiments.inputs.conditions import Prompts
@@ -114,6 +119,42 @@ def test_jit_has_its_papers_numbers():
     assert (config.sampling.num_steps, config.sampling.guidance_scale) == (50, 2.9)
     assert dict(config.weighting) == dict(name="bounded_velocity", smallest=0.05)
     assert config.target.name == "clean"
+
+
+# Their students learn jumps to the clean end alone, from noised data or samples.
+TO_THE_CLEAN_END = (
+    "Consistency",
+    "DiscreteConsistency",
+    "ImprovedConsistencyTraining",
+    "LatentConsistency",
+    "ContinuousConsistency",
+    "DMD",
+    "DMD2",
+    "LADD",
+    "RCM",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        *(("digits_distillation", choice) for choice in digits_distillation.CHOICES),
+        *(("emoji_text_distillation", choice) for choice in emoji_text_distillation.CHOICES),
+        *(("imagenet256_distillation", choice) for choice in imagenet256_distillation.CHOICES),
+        ("emoji_families", "consistency"),
+        ("fashion_families", "consistency"),
+    ],
+)
+def test_students_of_the_clean_end_are_sampled_with_noise_again(name, choice):
+    config = load(name, choice)
+    renoised = config.sampling.sampler.name == "consistency"
+    assert renoised == (config.method.name in TO_THE_CLEAN_END)
+
+
+@pytest.mark.parametrize("choice", emoji_text_distillation.CHOICES)
+def test_students_of_text_learn_jumps_from_noise(choice):
+    """A jump from t = 1 is learned near t = 1. Logit-normal times lie above 0.95 once in 600."""
+    assert load("emoji_text_distillation", choice).times.name == "uniform"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,17 @@ from genjax.training.workdir import Config, read_record
 
 # Processes that had the data's deviation as an argument of their own.
 PRECONDITIONINGS = {"EDM": "EDMPreconditioning", "TrigFlow": "TrigFlowPreconditioning"}
-# Methods of few-step students that had a guidance scale, or a law of times, without effect.
+# Methods of few-step students that had a guidance scale, a law of times, or a rate of dropped
+# conditions, without effect.
 NEVER_GUIDED = ("LADD", "LatentConsistency", "TrajectoryConsistency")
-WITHOUT_TIMES = ("Shortcut", "Halving", "DistilledReflow")
+WITHOUT_TIMES = ("Shortcut", "Halving", "DistilledReflow", "Drift")
+WITHOUT_DROPOUT = (
+    "LatentConsistency",
+    "TrajectoryConsistency",
+    "GuidanceDistillation",
+    "GuidedHalving",
+    "Drift",
+)
 TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 
 
@@ -106,6 +114,8 @@ def _method_as_read(config: Config) -> Config:
         new["method"].pop("guidance_scale", None)
     if name in WITHOUT_TIMES:
         new["times"] = {"name": "uniform"}
+    if name in WITHOUT_DROPOUT:
+        new["conditioning_dropout"] = 0.0
     return config if new == config else _config(new)
 
 

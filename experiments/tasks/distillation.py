@@ -245,6 +245,8 @@ def _check_read(method: Method, config: Any) -> None:
         read["times.name"] = config.times.name, "uniform"
     if not method.reads_weighting:
         read["weighting"] = dict(config.weighting), dict(name="uniform")
+    if not method.reads_dropout:
+        read["conditioning_dropout"] = config.conditioning_dropout, 0.0
     for name, (given, usual) in read.items():
         if given != usual:
             raise ValueError(

@@ -89,6 +89,8 @@ class Drift(Method):
     features: Callable = PixelFeatures()
     takes_end_time = False
     takes_guidance = True
+    reads_times = False
+    reads_dropout = False
 
     def __post_init__(self):
         if self.power == 1:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
+from experiments.configuration import kinds
 from experiments.tasks import optimization
 from experiments.tasks.distillation import Distillation
 from experiments.tasks.methods.matching import FAKE, HEAD, Game
@@ -43,11 +44,13 @@ class Matching(Distillation):
     Attributes:
         heads: the discriminator on the features of a diffusion network's blocks.
         critic_optimizer, critic_schedule: of fake network and heads together.
+        grid: `(process, num_steps) -> times` of the sampler that the student trains for.
     """
 
     heads: nn.Module
     critic_optimizer: optax.GradientTransformation
     critic_schedule: optax.Schedule
+    grid: Callable
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
@@ -61,7 +64,10 @@ class Matching(Distillation):
             field="config.optimizer.critic",
         )
         return fields | dict(
-            heads=FeatureHeads(), critic_optimizer=optimizer, critic_schedule=schedule
+            heads=FeatureHeads(),
+            critic_optimizer=optimizer,
+            critic_schedule=schedule,
+            grid=kinds.GRID.bind(config.sampling.grid, "sampling.grid"),
         )
 
     def init(self, key: Key[Array, ""]) -> State:
@@ -130,7 +136,7 @@ class Matching(Distillation):
                 features = block_features(below, *network_inputs(self.process, x_t, t), condition)
                 return self.heads.apply({"params": critic[HEAD]}, features)
 
-        return Game(**vars(student), fake=fake, judge=judge), x, key
+        return Game(**vars(student), fake=fake, judge=judge, grid=self.grid), x, key
 
     def _first_features(self, params: PyTree) -> Array:
         """Return the features of one example, for the shape of the heads' parameters."""

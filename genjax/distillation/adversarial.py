@@ -1,7 +1,9 @@
 """Adversarial distillation: a discriminator on noised samples, over a diffusion model's features.
 
-Sauer et al. 2024 (LADD); the GAN term of DMD2 (Yin et al. 2024). Teacher: its features are what the
-discriminator reads, and its samples may be the real ones. No derivative but the gradient is taken.
+Sauer et al. 2024 (LADD); the GAN term of DMD2 (Yin et al. 2024, section 4.3). Teacher: a
+denoiser. Its features are what the discriminator reads, and its samples may be the real examples.
+The student is any generator, and the discriminator takes t. No derivative but the gradient is
+taken.
 """
 
 from collections.abc import Callable

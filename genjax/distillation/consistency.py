@@ -10,9 +10,12 @@ jumps end at a time e ≤ r. Methods differ in e and x_r:
 | iCT | clean end | same data and noise | Song & Dhariwal 2024 |
 | ECT | clean end | same data and noise, pairs by `pairs.easy` | Geng et al. 2025 |
 | LCM | clean end | a DDIM step of the guided teacher | Luo et al. 2023 |
-| CTM, TCD | any e ≤ r | a step of the teacher | Kim et al. 2024; Zheng et al. 2024 |
+| TCD, CTM | any e ≤ r | a step of the teacher | Zheng et al. 2024; Kim et al. 2024 |
 
-No derivative is taken. A student that only ever jumps to the clean end does not need e.
+CTM takes both points of the comparison from e to the clean end, which is left out here.
+
+Teacher: a denoiser for distillation, none for training. The student takes t, and e if it jumps
+anywhere but to the clean end. No derivative is taken.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """Distribution matching: the student's samples, at every noise level, are as likely as the data.
 
-Yin et al. 2024 (DMD, DMD2). Teacher: a denoiser of the data (usually guided). A second network, the
-fake denoiser, learns the student's samples by `fake_loss` as a diffusion model does, several
-updates for each of the student (DMD2: 5). No derivative but the gradient is taken; the student is
-any generator.
+Yin et al. 2024 (DMD, equation 7; DMD2). Teacher: a denoiser of the data, usually guided. A second
+network, the fake denoiser, learns the student's samples by `fake_loss` as a diffusion model does.
+It has several updates for each of the student (DMD2, section 4.2: 5). The student is any generator,
+and the fake denoiser takes t. No derivative but the gradient is taken.
 """
 
 from collections.abc import Callable

@@ -49,7 +49,8 @@ def guided_velocity(
     """Return ω·v + κ·u(x_t, t, t | c) + (1 − ω − κ)·u(x_t, t, t | ∅) (Geng et al. 2025, eq. 21).
 
     A network trained on it answers with guidance in one call. The effective guidance scale is
-    ω/(1 − κ). Both networks' calls are one batch; no gradient passes.
+    ω/(1 − κ). Both calls of the network are one batch. Without κ only the unconditional call is
+    made. No gradient passes.
 
     Args:
         velocity: v = z − x.
@@ -57,10 +58,14 @@ def guided_velocity(
         scale: ω, one or one per example.
         mixing: κ.
     """
+    network = diagonal(apply)
+    scale = expand(jnp.asarray(scale), x_t) if jnp.ndim(scale) else scale
+    if mixing == 0:
+        mean = scale * velocity + (1 - scale) * network(x_t, t, null)
+        return jax.lax.stop_gradient(mean)
     twice = lambda a: jnp.concatenate([a, a])
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), condition, null)
-    conditional, unconditional = jnp.split(diagonal(apply)(twice(x_t), twice(t), both), 2)
-    scale = expand(jnp.asarray(scale), x_t) if jnp.ndim(scale) else scale
+    conditional, unconditional = jnp.split(network(twice(x_t), twice(t), both), 2)
     mean = scale * velocity + mixing * conditional + (1 - scale - mixing) * unconditional
     return jax.lax.stop_gradient(mean)
 

@@ -6,7 +6,8 @@ the teacher's modes, and the distribution loss keeps its sharpness.
 
 The loss is 100 times `continuous_consistency.continuous_consistency_loss` with the `tangent` of
 this module, plus 2 times `distribution_matching.distribution_matching_loss` of the student's own
-samples. Those are the weights 100 and 1 of the published code, whose match has no factor ½.
+samples. Those are the weights 100 and 1 of the published code (NVlabs/rcm), whose match has no
+factor ½.
 """
 
 from collections.abc import Callable

@@ -60,9 +60,9 @@ def shortcut_loss(
     Args:
         apply: `(x, t, s, *conditioning) -> u`, the network with its parameters bound.
         finest: the number of the shortest jumps in [0, 1], whose halves count as flow matching.
-        share: of the batch, that learns jumps: the paper's 1/8.
+        share: of the batch, that learns jumps: 1/8 in the paper's code.
         target_apply: the network with averaged parameters; the network itself if None.
-        largest: bound of |x_m|, as in the paper's code.
+        largest: bound of |x_m| and of the target, as in the paper's code.
 
     Returns:
         The loss and the time t of each example.
@@ -109,9 +109,10 @@ def guide_finest(apply: Callable, null: PyTree, scale: float) -> Callable[..., B
 
 
 def _goal(apply, x_t, t, s, finest, largest, *conditioning):
-    """Return the mean velocity of two half jumps; halves of the finest length take s = t."""
+    """Return the bounded mean velocity of two half jumps; the finest halves take s = t."""
     middle = (t + s) / 2
     told = lambda a, b: jnp.where(a - b <= 1.5 / finest, a, b)
     first = apply(x_t, t, told(t, middle), *conditioning)
     x_m = jnp.clip(x_t + expand(middle - t, x_t) * first, -largest, largest)
-    return (first + apply(x_m, middle, told(middle, s), *conditioning)) / 2
+    mean = (first + apply(x_m, middle, told(middle, s), *conditioning)) / 2
+    return jnp.clip(mean, -largest, largest)

@@ -1,7 +1,7 @@
 """Reflow: rectified flow trained again on its own pairs of noise and data (Liu et al. 2023).
 
 Teacher: a flow, which makes the pairs once. The student is an ordinary network, which takes t
-alone. No derivative is taken.
+alone. No derivative is taken (Liu et al. 2023, algorithm 1).
 
 The second training is `diffusion.simple_loss(…, noise=z)` on pairs (x, z) from `couple`. Each
 repetition makes the paths straighter (theorem 3.7), so fewer steps do.

@@ -307,6 +307,20 @@ def test_shortcuts_teach_the_mean_of_two_halves(float64):
     np.testing.assert_allclose(loss, by_hand, atol=1e-12)
 
 
+def test_a_shortcuts_states_and_targets_are_bounded():
+    """kvfrans/shortcut-models:targets_shortcut.py clips x_m and the target to ±4."""
+    seen = []
+
+    def apply(x, t, s):
+        seen.append(x)
+        return jnp.full_like(x, -10.0)
+
+    x = jnp.zeros((8, 3))
+    loss, _ = shortcut.shortcut_loss(KEY, apply, x, share=1.0, finest=2, noise=x)
+    np.testing.assert_array_equal(seen[1], 4)  # −10 over half of the way from 1 to 0 is 5
+    np.testing.assert_allclose(loss, (10 - 4) ** 2)
+
+
 def test_most_of_a_shortcut_models_batch_is_flow_matching():
     """The same loss as `diffusion.simple_loss` for the same times and noise."""
     x, z = jax.random.normal(KEY, (2, 16, 3))
@@ -345,7 +359,8 @@ def test_a_shortcuts_finest_velocities_are_guided():
 
     first = half(x_t, t, middle)
     x_m = jnp.clip(x_t - ((t - s) / 2)[:, None] * first, -4, 4)
-    by_hand = squared(apply(x_t, t, s, c) - (first + half(x_m, middle, s)) / 2)
+    goal = jnp.clip((first + half(x_m, middle, s)) / 2, -4, 4)
+    by_hand = squared(apply(x_t, t, s, c) - goal)
     np.testing.assert_allclose(loss, by_hand, rtol=1e-4, atol=1e-6)  # float32
     plain, _ = shortcut.shortcut_loss(KEY, apply, x, c, share=1.0, finest=8, noise=z)
     assert 0 < smallest.sum() < 64
@@ -410,6 +425,21 @@ def test_mean_flows_guided_velocity_is_that_of_the_guided_network(float64):
     )
     found = mean_flow.guided_velocity(apply, x, t, v, jnp.ones(4), jnp.zeros(4), scale, mixing)
     np.testing.assert_allclose(found, guided, atol=1e-12)
+
+
+def test_mean_flows_guidance_without_mixing_needs_the_unconditional_network_alone():
+    seen = []
+
+    def apply(x, t, s, label):
+        seen.append(label)
+        return jnp.sin(x)
+
+    x, v = jax.random.normal(KEY, (2, 4, 3))
+    null, scale = jnp.zeros(4), jnp.array([1.0, 1.5, 2.0, 3.0])
+    found = mean_flow.guided_velocity(apply, x, jnp.full(4, 0.5), v, jnp.ones(4), null, scale)
+    expected = jnp.sin(x) + scale[:, None] * (v - jnp.sin(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(seen, [null])
 
 
 def test_improved_mean_flows_scales_have_the_published_median_and_mean():

@@ -39,6 +39,15 @@ def test_an_improved_mean_flow_calls_the_network_once_more():
     assert operations(config, "train") / step == pytest.approx(5 / 3, rel=0.03)
 
 
+@pytest.mark.parametrize(("method", "passes"), [("MeanFlow", 5), ("ImprovedMeanFlow", 6)])
+def test_guidance_calls_the_network_once_more(method, passes):
+    """The configs of the digits learn guidance. A step of flow matching is three passes."""
+    step = operations(digits_flow.get_config(), "train")
+    config = digits_distillation.get_config(method)
+    assert config.method.guidance_scale > 1
+    assert operations(config, "train") / step == pytest.approx(passes / 3, rel=0.03)
+
+
 def test_a_row_of_the_derivative_counts_what_xla_counts(monkeypatch):
     """XLA also counts what is elementwise, of which a narrow network has much."""
     monkeypatch.setattr("experiments.benchmark.measured_device", lambda: None)

@@ -117,7 +117,8 @@ class DiscreteConsistency(GridMethod):
     """`consistency.consistency_loss`, with a teacher or without one.
 
     Consistency distillation with a teacher, consistency training without one (Song et al. 2023,
-    algorithms 2 and 3).
+    algorithms 2 and 3). The number of steps and the decay of the averaged student are constant. The
+    paper's training may also change both by `pairs.adaptive_steps` and `pairs.adaptive_decay`.
 
     Attributes:
         guidance_scale: of the teacher.
@@ -195,6 +196,7 @@ class LatentConsistency(GridMethod):
     huber: float = 0.001
     takes_guidance = True
     needs_teacher = True
+    reads_dropout = False
     anywhere: ClassVar[bool] = False
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
@@ -220,7 +222,8 @@ class TrajectoryConsistency(LatentConsistency):
 class ConsistencyTrajectory(DiscreteConsistency):
     """`DiscreteConsistency` whose jumps end anywhere, and the loss at s = t (Kim et al. 2024, CTM).
 
-    The teacher takes one step of the grid, and the GAN's term is left out.
+    Differences from the paper: the teacher takes one step of the grid, points are compared where
+    the jumps end, and the GAN's term is left out.
     """
 
     takes_end_time = True
@@ -236,6 +239,9 @@ class ConsistencyTrajectory(DiscreteConsistency):
 @dataclass(frozen=True, kw_only=True)
 class ContinuousConsistency(Method):
     """`continuous_consistency.continuous_consistency_loss`, of a guided teacher or of the data.
+
+    The paper's learned weight over times is left out. A normalized tangent of length far above 0.1
+    has a norm of nearly 1, so the loss hardly depends on the time.
 
     Attributes:
         warmup: share of the training until the tangent is whole; 0 is none.

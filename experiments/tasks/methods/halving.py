@@ -22,6 +22,7 @@ class GuidanceDistillation(Method):
     takes_end_time = False
     takes_guidance = True
     needs_teacher = True
+    reads_dropout = False
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         guided = lambda x, t, scale: diffusion.guide(

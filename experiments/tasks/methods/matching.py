@@ -42,10 +42,12 @@ class Game(Student):
     Attributes:
         fake: `(x, t, condition) -> y`, the network that learns the student's samples, or None.
         judge: `(x_t, t, condition) -> logits`, the discriminator, or None.
+        grid: `(process, num_steps) -> times`, that of `config.sampling`.
     """
 
     fake: Callable | None
     judge: Callable | None
+    grid: Callable
 
     def denoiser(self, network: Callable) -> Callable[..., Prediction]:
         """Return the denoiser `(x_t, t)` of a network under the conditions of the batch."""
@@ -64,11 +66,11 @@ class Game(Student):
     def simulated(self, key: Key[Array, ""], like: Array, steps: int) -> Array:
         """Return samples, each by one jump from a time of a sampler that the student has reached.
 
-        The sampler is `flow_maps.consistency` on a uniform grid (`simulated_inputs`).
+        The sampler is `flow_maps.consistency` (`simulated_inputs`).
         """
         noise_key, key = jax.random.split(key)
         jump = flow_maps.ddim_map(self.denoiser(self.network), self.process)
-        times = diffusion.uniform_grid(self.process, steps)
+        times = self.grid(self.process, steps)
         inputs = distribution_matching.simulated_inputs(
             key, jump, self.process, self.draw_noise(noise_key, like), times
         )
@@ -77,10 +79,10 @@ class Game(Student):
     def noised(self, key: Key[Array, ""], x: Array, steps: int) -> tuple[Array, Array]:
         """Return samples, each by one jump from the data with noise, and the times of the jumps.
 
-        The times are those of the same grid.
+        The times are those of the sampler's grid.
         """
         noise_key, step_key = jax.random.split(key)
-        times = diffusion.uniform_grid(self.process, steps)
+        times = self.grid(self.process, steps)
         t = times[jax.random.randint(step_key, x.shape[:1], 0, steps)]
         z = jax.random.normal(noise_key, x.shape, x.dtype)
         return self.clean(self.process.corrupt(x, z, t), t), t
@@ -123,7 +125,7 @@ class MatchingMethod(Method):
 
     Attributes:
         critic_updates: updates of the critic for each of the student.
-        steps: of the sampler that the student trains for.
+        steps: of the sampler that the student trains for, on the grid of `config.sampling`.
         critic: the parts of the critic. Its fake network starts as the teacher. Its head judges by
             the features of the fake network, or by the teacher's if there is none.
     """
@@ -232,7 +234,12 @@ class RCM(MatchingMethod):
     """Continuous consistency with the match of distributions (Zheng et al. 2025, rCM).
 
     Teacher and student predict the velocity of rectified flow. The consistency loss sees the
-    networks as those of TrigFlow (`as_trigflow`).
+    networks as those of TrigFlow (`as_trigflow`). `config.times` is the law of times for the match
+    and the critic. The grid `align_your_steps_grid` takes the published times of four steps, as
+    levels: 80, tan 1.5, tan 1.4, tan 1.0 and any last one.
+
+    Differences from the published code: there the match and the critic wait for the end of the
+    warm-up, and the student's inputs have random times, not those of the sampler.
 
     Attributes:
         guidance_scale: of the teacher.

@@ -96,6 +96,8 @@ class Method:
             loss reads `config.target`.
         reads_times: the loss draws times by `config.times`.
         reads_weighting: the loss has the weight of `config.weighting`.
+        reads_dropout: the loss drops conditions at the rate of `config.conditioning_dropout`. A
+            student that takes the guidance scale does not need it: it is sampled without guidance.
         forward_mode: the loss takes forward-mode derivatives of the network.
         needs_pairs: the data are pairs of noise and the sample that the teacher made of it. The
             loss does not call the teacher itself.
@@ -110,6 +112,7 @@ class Method:
     needs_target: ClassVar[Callable | None] = None
     reads_times: ClassVar[bool] = True
     reads_weighting: ClassVar[bool] = False
+    reads_dropout: ClassVar[bool] = True
     forward_mode: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
     has_stages: ClassVar[bool] = False

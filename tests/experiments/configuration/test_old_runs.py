@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.configuration import kinds
-from experiments.configuration.old_runs import upgrade
+from experiments.configuration.old_runs import WITHOUT_DROPOUT, upgrade
 from genjax.diffusion import EDM, EDMPreconditioning, Shifted
 from genjax.training.workdir import Config
 
@@ -88,7 +88,15 @@ def test_a_guidance_scale_without_effect_is_dropped(method):
     assert recorded.method.guidance_scale == 1.25  # the record is left alone
 
 
-@pytest.mark.parametrize("method", ["Shortcut", "Halving", "DistilledReflow", "MeanFlow"])
+@pytest.mark.parametrize("method", [*WITHOUT_DROPOUT, "Halving"])
+def test_a_rate_of_dropped_conditions_without_effect_is_0(method):
+    new = upgrade(Config(space=Config(), method=Config(name=method), conditioning_dropout=0.1))
+    reads = kinds.METHOD.bind(new.method, "method").reads_dropout
+    assert reads == (method == "Halving")
+    assert new.conditioning_dropout == (0.1 if reads else 0.0)
+
+
+@pytest.mark.parametrize("method", ["Shortcut", "Halving", "DistilledReflow", "Drift", "MeanFlow"])
 def test_times_without_effect_are_uniform(method):
     times = Config(name="logit_normal", mean=1.0)
     new = upgrade(Config(space=Config(), method=Config(name=method), times=times))

@@ -329,6 +329,7 @@ def test_a_method_of_one_process_and_target_refuses_others(method, changes, mess
         ("MeanFlow", dict(loss=dict(direction_weight=1.0))),
         ("Shortcut", dict(loss=dict(importance_corrected=True))),
         ("Drift", dict(times=dict(variates="stratified"))),
+        ("Drift", dict(times=dict(name="logit_normal"))),
         ("Consistency", dict(weighting=dict(name="min_snr"))),
         ("LADD", dict(weighting=dict(name="min_snr"))),
         ("DistilledReflow", dict(weighting=dict(name="min_snr"))),
@@ -342,6 +343,26 @@ def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
     for field, value in changes.items():
         config[field] = dict(config[field]) | value
     with pytest.raises(ValueError, match=f"{field}.* is .*, but the loss of {method} does not"):
+        build(config)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "LatentConsistency",
+        "TrajectoryConsistency",
+        "GuidanceDistillation",
+        "GuidedHalving",
+        "Drift",
+    ],
+)
+def test_a_method_that_drops_no_conditions_has_no_rate_of_it(method):
+    config = digits_distillation.get_config(method)
+    assert config.conditioning_dropout == 0
+    config.conditioning_dropout = 0.1
+    with pytest.raises(
+        ValueError, match=f"conditioning_dropout is 0.1, but the loss of {method} does not read it"
+    ):
         build(config)
 
 

@@ -15,7 +15,7 @@ from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
 from experiments.tasks.methods.matching import RCM, Game
 from experiments.tasks.teachers import Teacher
-from genjax.diffusion import RectifiedFlow, predict, targets, times, weightings
+from genjax.diffusion import RectifiedFlow, predict, targets, times, uniform_grid, weightings
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
 from tests.experiments.random_runs import random_run
@@ -218,6 +218,7 @@ def a_game(**changes):
         progress=jnp.float32(0),
         fake=network,
         judge=None,
+        grid=uniform_grid,
     )
     return Game(**fields | changes)
 
@@ -238,6 +239,26 @@ def test_rcm_has_its_papers_numbers():
     method = RCM()
     assert (method.consistency, method.matching / 2, method.critic_updates) == (100, 1, 5)
     assert (method.mean, method.deviation) == (0.7, 1.6)
+
+
+def test_a_student_trains_for_the_times_of_its_sampler(teacher):
+    """rCM's are 1.5, 1.4 and 1.0 of TrigFlow, levels of tan(t); its code's first is 80."""
+    levels = (80.0, *np.tan([1.5, 1.4, 1.0]).tolist(), 0.002)
+    config = student("RCM", teacher)
+    config.sampling.grid = dict(name="align_your_steps_grid", levels=levels)
+    grid = build(config).grid
+    np.testing.assert_allclose(
+        grid(FLOW, 4), [1, 0.933781, 0.852895, 0.608979, 0], atol=1e-6
+    )  # the published times of rectified flow
+    game, seen = a_game(grid=grid, network=lambda x, t, _: seen.append(t) or 0 * x), []
+    _, t = game.noised(jax.random.key(0), jnp.zeros((64, 3)), 4)
+    np.testing.assert_array_equal(np.unique(t), np.sort(np.asarray(grid(FLOW, 4)[:-1])))
+    seen.clear()
+    with jax.disable_jit():
+        game.simulated(jax.random.key(0), jnp.zeros((64, 3)), 4)
+    *walked, last = seen  # three jumps without gradient, and the one from a time of each example
+    np.testing.assert_array_equal([float(t[0]) for t in walked], grid(FLOW, 4)[:-2])
+    np.testing.assert_array_equal(np.unique(last), np.sort(np.asarray(grid(FLOW, 4)[:-1])))
 
 
 def test_rcms_warm_up_of_no_length_is_over_at_the_first_step():
