@@ -19,7 +19,7 @@ from genjax.training.loop import compile_update
 from genjax.training.placement import place_frozen
 
 BATCH_SIZE, STEPS = 16, 3
-TAUGHT = ("Lagrangian",)
+TAUGHT = ("Lagrangian", "DMD2")
 
 
 def narrow(config, **changes):

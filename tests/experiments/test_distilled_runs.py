@@ -83,13 +83,13 @@ def test_on_eight_devices_it_is_as_on_one(teacher):
         ("Lagrangian", {"data": 8}),
         ("Lagrangian", {"data": 2, "fsdp": 4}),
         ("MeanFlow", {"data": 2, "fsdp": 4}),
+        ("DMD2", {"data": 2, "fsdp": 4}),
+        ("Drift", {"data": 8}),
     ]
     arguments = [f"{method}={json.dumps(axes)}" for method, axes in choices]
     rows = lines_of("tests.experiments.distilled_run", 8, teacher, *arguments)
-    alone = {
-        "Lagrangian": distilled_run.run("Lagrangian", {"data": 1}, teacher),
-        "MeanFlow": distilled_run.run("MeanFlow", {"data": 1}, None),
-    }
+    folders = {method: teacher if method in distilled_run.TAUGHT else None for method, _ in choices}
+    alone = {name: distilled_run.run(name, {"data": 1}, folders[name]) for name in folders}
     for (method, axes), eight in zip(choices, rows, strict=True):
         one = alone[method]
         assert len(one["losses"]) == 3 and eight["teacher_kept"]
