@@ -111,6 +111,7 @@ class GAN:
         """
         task = cls(**cls.fields(config))
         task._check_networks()
+        task._check_augmentations()
         return task
 
     @classmethod
@@ -198,6 +199,22 @@ class GAN:
         inputs = jax.random.key(0), examples, labels
         called_with = f"config.data.image_shape {list(shape)}"
         traced_shape(self.discriminator, "model.discriminator", called_with, judge, *inputs)
+
+    def _check_augmentations(self) -> None:
+        """Raise ValueError if the discriminator's images cannot be changed as the config says."""
+
+        unused = dict.fromkeys(("generator", "discriminator", "averages", "anchors", "path_mean"))
+        adaptation = self.adaptive and self.adaptive.init()
+        state = State(step=jnp.int32(0), adaptation=adaptation, **unused)
+        x = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.float32)
+        try:
+            jax.eval_shape(functools.partial(self._augment, state), jax.random.key(0), x)
+        except Exception as error:  # whatever an augmentation of the user's own raises
+            raise ValueError(
+                "leave out config.augmentations, config.adaptive_augmentation and config.blur, one "
+                f"of which cannot change examples of shape {list(self.space.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     @property
     def network(self) -> nn.Module:

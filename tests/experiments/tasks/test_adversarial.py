@@ -311,6 +311,16 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
             "config.adaptive_augmentation has target and no name of a part: set --config.adapt",
         ),
         (dict(accumulation_steps=2), "accumulation_steps must be 1"),
+        *(
+            (changes, r"leave out config.augm.* cannot change examples of shape \[2\]")
+            for changes in (
+                dict(augmentations=("color",)),
+                dict(adaptive_augmentation=dict(name="ADA")),
+                dict(blur=dict(sigma=2.0, images=100)),
+            )
+        ),
+        (dict(blur=dict(sigma=2.0, images=0)), "positive number of images; got .*images=0"),
+        (dict(blur=dict(sigma=-1.0, images=9)), "a sigma of at least 0.*got sigma=-1.0"),
     ],
 )
 def test_mistakes_are_named(changes, words):
