@@ -568,14 +568,16 @@ class GAN:
         """Return `logits(examples, labels)` of the discriminator, and the game's `objective`.
 
         `logits` takes floats, in batches as in training, since a discriminator may look at all of a
-        batch. It leaves out the examples that do not fill a batch. For a generator that takes a
-        transform of its input there is `transformed` (`transformed_images`).
+        batch. It leaves out the examples that do not fill a batch, and repeats those of fewer than
+        one batch. For a generator that takes a transform of its input there is `transformed`
+        (`transformed_images`).
         """
         mesh = mesh_of(state)
 
         def logits(examples: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            size = min(self.batch_size, len(examples))
-            batches = [slice(i, i + size) for i in range(0, len(examples) - size + 1, size)]
+            size = self.batch_size
+            whole = max(len(examples) // size, 1) * size
+            batches = (np.arange(whole) % len(examples)).reshape(-1, size)
             judge, variables = _judge(self.discriminator, mesh), state.discriminator.variables
             with jax.set_mesh(mesh):
                 told = [labels[each] if self.conditional else None for each in batches]
@@ -584,7 +586,7 @@ class GAN:
                         judge(variables, examples[each], some)
                         for each, some in zip(batches, told, strict=True)
                     ]
-                )
+                )[: len(examples)]
 
         functions = {"logits": logits, "objective": self.objective}
         if getattr(self.generator, "takes_transform", False):

@@ -328,6 +328,22 @@ def test_mistakes_are_named(changes, words):
         build(plane(**changes))
 
 
+@pytest.mark.parametrize("count", [30, 70])
+def test_logits_of_any_number_of_examples(count):
+    """The discriminator's groups of 8 divide a batch of 32, and neither 30 nor 70."""
+    task = build(gan_run.small_config("stylegan2"))
+    state = jax.jit(task.init)(jax.random.key(0))
+    examples = np.random.default_rng(0).uniform(-1, 1, (count, 8, 8, 1)).astype(np.float32)
+    labels = np.arange(count) % 10
+    logits = task.functions(state, None)["logits"](examples, labels)
+    assert logits.shape == (min(count, 64),)
+    first = np.resize(np.arange(count), 32)
+    expected = task.discriminator.apply(
+        state.discriminator.variables, examples[first], labels[first]
+    )
+    np.testing.assert_allclose(logits[:30], expected[:30], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("choice", ["dcgan", "stylegan2", "r3gan", "vit_gan"])
 def test_every_choice_traces(choice):
     configs = [digits_gan.get_config(choice)]
