@@ -198,7 +198,11 @@ class VGG16Distance:
         reference = originals_of(context.data, context.num_samples)
         training = lambda: image_reference(context.data, context.num_samples).train_labels
         images = model.sample(context.draw_labels(training))
-        report = {"fd_vgg16": reference.distance(images), "fd_vgg16_train": reference.floor}
+        report = {
+            "fd_vgg16": reference.distance(images),
+            "fd_vgg16_train": reference.floor,
+            "samples_per_distance": len(reference.examples),
+        }
         if reconstruct := model.functions.get("reconstruct"):
             reconstructions = in_batches(reconstruct, reference.examples)
             report["fd_vgg16_reconstruction"] = reference.distance(reconstructions)
