@@ -16,8 +16,9 @@ from experiments.configuration.runs import open_run
 from experiments.inputs.autoencoders import MOMENTS
 from experiments.launch import sampling_flags
 from experiments.launch.experiment import Experiment, split_pictures
+from experiments.launch.held_out import check_held_out
 from experiments.launch.reports import alarms, print_report, training_summary
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.launch.sampling_flags import sampling_changes
 from experiments.pages.report import write_report
 from genjax.training.workdir import Config
@@ -84,6 +85,7 @@ def with_intervals(experiment: Experiment, resamples: int) -> Experiment:
 
 def main() -> None:
     with user_errors():
+        check_out(OUT.value)
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
         if NUM_SAMPLES.value is not None:
             run.config.evaluation.num_samples = NUM_SAMPLES.value
@@ -92,6 +94,7 @@ def main() -> None:
         experiment = Experiment.of_run(run)
         if RESAMPLES.value:
             experiment = with_intervals(experiment, RESAMPLES.value)
+        warned = check_held_out(experiment)
         report = training_summary(WORKDIR.value, run.config.experiment, run.step)
         figures, _ = split_pictures(experiment.evaluate(experiment.model(run.state)))
         report |= figures | {"alarms": alarms(run.task, figures, WORKDIR.value, run.step)}
@@ -105,7 +108,7 @@ def main() -> None:
                 if name in MOMENTS
             }
         out.write_text(json.dumps(report, indent=2) + "\n")
-    print_report(report)
+    print_report(report, warned)
     print(f"  {out}")
     if OUT.value is None:  # the run's own report, which its page shows
         print(f"  {write_report(WORKDIR.value)}")

@@ -44,7 +44,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, Mesh, use_abstract_mesh
 
 from experiments.configuration.runs import examples_at_once
 from experiments.launch.config_flag import define_config
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.speed.breakdown import show_breakdown
 from experiments.speed.programs import PROGRAMS, Program, alone, cost_of, program_of
 from genjax.devices import make_mesh
@@ -397,6 +397,7 @@ def main() -> None:
     # JAX keeps what is compiled for TPUs that are not there, but fails to read it, with a warning.
     jax.config.update("jax_enable_compilation_cache", False)
     with user_errors():
+        check_out(OUT.value)
         found = plan(
             CONFIG.value,
             parse_mesh(MESH.value),

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.evaluation import protocol_choices as choices
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from genjax.training.workdir import device_name
 
 DATA = flags.DEFINE_string("data", "fashion_mnist", "A data set of images, of genjax.data.sets.")
@@ -28,6 +28,7 @@ OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 def main() -> None:
     began = time.perf_counter()
     with user_errors():
+        check_out(OUT.value)
         samples, reference = (choices.images_of(DATA.value, split) for split in ("train", "test"))
         few = samples[: NUM_IMAGES.value], reference[: NUM_IMAGES.value]
         rows = choices.measure_choices(*few, SIDE.value, choices.vgg16())

@@ -20,7 +20,7 @@ from absl import flags
 
 from experiments.configuration.runs import open_run
 from experiments.launch import sampling_flags
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.launch.sampling import (
     SUFFIXES,
     labels_of_classes,
@@ -78,6 +78,7 @@ def main() -> None:
             raise ValueError(
                 f"--out={out} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
             )
+        check_out(OUT.value)
         size = parse_size(SIZE.value)
         run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
         class_names = read_record(WORKDIR.value).get("class_names")

@@ -36,9 +36,11 @@ from experiments.evaluation.sampling_sweep import (
     measure,
     sweep_guidance,
 )
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.pages.heat_maps import draw_heat_maps
+from experiments.tasks.diffusion import interval_of
 from genjax.training.sampling import POSTHOC
+from genjax.training.workdir import Config
 
 SAMPLERS = flags.DEFINE_string(
     "samplers", "euler", "Samplers with their options, separated by spaces."
@@ -63,6 +65,7 @@ def main(*workdirs: str) -> None:
             raise ValueError(
                 "name the folders of runs, as in: python -m experiments.sweep runs/a runs/b --out=…"
             )
+        check_out(OUT.value)
         if WIDTHS.value:
             find_guidance(*workdirs)
         else:
@@ -100,7 +103,10 @@ def find_guidance(workdir: str, *others: str) -> None:
     if others:
         raise ValueError(f"--widths is of one run; leave out {', '.join(others)}")
     widths, scales = (numbers(flag) for flag in (WIDTHS, SCALES))
-    intervals = [tuple(numbers(INTERVALS, text.split(":"))) for text in INTERVALS.value]
+    intervals = [
+        interval_of(Config(guidance_interval=numbers(INTERVALS, text.split(":"))))
+        for text in INTERVALS.value
+    ]
     own = open_run(workdir)
     check(own, VGG16.value)
     runs = [open_run(workdir, weights=f"{POSTHOC}{width:g}") for width in widths]  # checks them

@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from configs import imagenet256_latent_flow, text_to_image
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.speed.breakdown import show_breakdown
 from experiments.speed.programs import program_of
 from genjax.devices import make_mesh
@@ -202,6 +202,7 @@ def main() -> None:
     heads = ("bound ms", "products", "layout", "element", "kernels", "moved GB", "peak GB")
     print(f"{'program':20} {'library':38}" + "".join(f"{head:>9}" for head in heads))
     with user_errors():
+        check_out(OUT.value)
         for name in ONLY.value or PROGRAMS:
             found.append(measure(name))
             for row in (row_of(found[-1]), *(peer for peer in PEERS if peer.program == name)):

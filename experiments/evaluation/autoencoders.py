@@ -65,9 +65,10 @@ def _vgg16():
     return jax.jit(vgg16_features)
 
 
-@functools.cache
-def _lpips():
-    return jax.jit(LPIPS().apply)
+@jax.jit
+def _lpips(variables, x, y):
+    with jax.default_matmul_precision("highest"):  # a distance does not depend on the device
+        return LPIPS().apply(variables, x, y)
 
 
 class Originals:
@@ -153,7 +154,7 @@ class Reconstructions:
         reference = originals_of(self.context.data, self.context.num_samples)
         decoded, latents, indices = in_batches(model.functions["autoencode"], reference.examples)
         x, y = as_frames(reference.examples), as_frames(decoded)
-        perceptual = in_batches(lambda *pair: _lpips()(reference.lpips, *map(to_float, pair)), x, y)
+        perceptual = in_batches(lambda *pair: _lpips(reference.lpips, *map(to_float, pair)), x, y)
         detail = [metrics.high_frequency_energy(to_float(images)).mean() for images in (y, x)]
         report = {
             "psnr": float(metrics.psnr(y, x).mean()),
@@ -197,7 +198,11 @@ class VGG16Distance:
         reference = originals_of(context.data, context.num_samples)
         training = lambda: image_reference(context.data, context.num_samples).train_labels
         images = model.sample(context.draw_labels(training))
-        report = {"fd_vgg16": reference.distance(images), "fd_vgg16_train": reference.floor}
+        report = {
+            "fd_vgg16": reference.distance(images),
+            "fd_vgg16_train": reference.floor,
+            "samples_per_distance": len(reference.examples),
+        }
         if reconstruct := model.functions.get("reconstruct"):
             reconstructions = in_batches(reconstruct, reference.examples)
             report["fd_vgg16_reconstruction"] = reference.distance(reconstructions)

@@ -35,7 +35,8 @@ def _maps(
     """
     images = to_float(images)
     images = jax.image.resize(images, (len(images), SIDE, SIDE, images.shape[-1]), "nearest")
-    maps = VGG16().apply(variables, images)
+    with jax.default_matmul_precision("highest"):  # an accuracy does not depend on the device
+        maps = VGG16().apply(variables, images)
     return jnp.concatenate(
         [pool(each, (1, 2)) for pool in (jnp.mean, jnp.max) for each in maps], axis=1
     )

@@ -41,6 +41,8 @@ class Protocol:
 
     Attributes:
         num_samples: how many samples were measured.
+        samples_per_distance: how many samples and as many held-out examples a distance compares, if
+            that is another number; None if the measure does not say so.
         labels: how classes were drawn, as in `Context`.
         weights, average: the weights' name, and the rule of their average; None for the last
             step's parameters.
@@ -51,6 +53,7 @@ class Protocol:
     """
 
     num_samples: int | None
+    samples_per_distance: int | None
     labels: str | None
     weights: str
     average: str | None
@@ -69,9 +72,12 @@ def protocol_of(evaluator: Any, model: Model, figures: Mapping[str, Any]) -> dic
     weights, seed = how.pop("weights"), how.pop("seed")
     features = evaluator.features() if hasattr(evaluator, "features") else {}
     count = figures.get("num_samples", getattr(context, "num_samples", None))
+    compared = figures.get("samples_per_distance")
     labels = getattr(context, "labels", None)
     uncertain = describe_uncertainty(figures, getattr(evaluator, "resamples", 0))
-    return asdict(Protocol(count, labels, weights, model.average, how, seed, features, uncertain))
+    return asdict(
+        Protocol(count, compared, labels, weights, model.average, how, seed, features, uncertain)
+    )
 
 
 def parameters_digest(variables: PyTree) -> str:

@@ -241,6 +241,16 @@ def _others_alive() -> Iterator[None]:
         _end_alone(str(error)[:300])
 
 
+def check_out(path: str | Path | None) -> None:
+    """Check that there is a folder for a file, before time is spent on what the file will hold.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if path and not (folder := Path(path).absolute().parent).is_dir():
+        raise FileNotFoundError(f"--out={path} needs the folder {folder}, which is not there")
+
+
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """End the program with one message, without a traceback, where the user can fix the cause."""

@@ -39,6 +39,7 @@ DENSITIES = {
     "DiscreteDiffusion": "a bound",
     "Diffusion": "by an ODE",
 }
+BELOW = ("teacher", "space.run")  # fields of the runs that a run stands on
 WITH_LATENTS = ("GAN", "VariationalAutoencoder")
 NO_RUNS = "No run is on record yet.\n"
 BEGIN, END = "<!-- begin: generated -->", "<!-- end: generated -->"
@@ -82,9 +83,10 @@ class Row(NamedTuple):
 
 
 def read_rows(folders: Sequence[str | Path]) -> dict[str, list[Row]]:
-    """Return rows by the name of their data set, in the order of the folders.
+    """Return rows by the name of their data set, those of `TITLES` first, by order of the folders.
 
-    Autoencoders have no row of their own. Runs of one experiment and length are one row.
+    Autoencoders have no row of their own. Runs of one experiment and length are one row if their
+    configs differ in the seed alone, and in which runs they stand on.
 
     Raises:
         FileNotFoundError: a folder holds no run.
@@ -97,15 +99,16 @@ def read_rows(folders: Sequence[str | Path]) -> dict[str, list[Row]]:
     for run in runs:
         if not run.reconstructs:
             key = run.config["data.name"], run.report["experiment"], run.report["steps"]
-            grouped.setdefault(key, []).append(run)
+            others = (each for each in run.config.items() if each[0] not in ("seed", *BELOW))
+            grouped.setdefault((*key, repr(sorted(others))), []).append(run)
     by_name = {run.folder.name: run for run in runs}
     tables: dict[str, list[Row]] = {}
     for (data, *_), members in grouped.items():
         config = members[0].config
-        names = [Path(config.get(field) or "").name for field in ("teacher", "space.run")]
+        names = [Path(config.get(field) or "").name for field in BELOW]
         below = tuple(by_name[name] for name in names if name in by_name)
         tables.setdefault(data, []).append(Row(tuple(members), below))
-    return tables
+    return {data: tables[data] for data in dict.fromkeys((*TITLES, *tables)) if data in tables}
 
 
 def by_budget(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -111,6 +111,7 @@ class GAN:
         """
         task = cls(**cls.fields(config))
         task._check_networks()
+        task._check_augmentations()
         return task
 
     @classmethod
@@ -198,6 +199,21 @@ class GAN:
         inputs = jax.random.key(0), examples, labels
         called_with = f"config.data.image_shape {list(shape)}"
         traced_shape(self.discriminator, "model.discriminator", called_with, judge, *inputs)
+
+    def _check_augmentations(self) -> None:
+        """Raise ValueError if the discriminator's images cannot be changed as the config says."""
+        unused = dict.fromkeys(("generator", "discriminator", "averages", "anchors", "path_mean"))
+        adaptation = self.adaptive and self.adaptive.init()
+        state = State(step=jnp.int32(0), adaptation=adaptation, **unused)
+        x = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.float32)
+        try:
+            jax.eval_shape(functools.partial(self._augment, state), jax.random.key(0), x)
+        except Exception as error:  # whatever an augmentation of the user's own raises
+            raise ValueError(
+                "leave out config.augmentations, config.adaptive_augmentation and config.blur, one "
+                f"of which cannot change examples of shape {list(self.space.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     @property
     def network(self) -> nn.Module:
@@ -551,14 +567,16 @@ class GAN:
         """Return `logits(examples, labels)` of the discriminator, and the game's `objective`.
 
         `logits` takes floats, in batches as in training, since a discriminator may look at all of a
-        batch. It leaves out the examples that do not fill a batch. For a generator that takes a
-        transform of its input there is `transformed` (`transformed_images`).
+        batch. It leaves out the examples that do not fill a batch, and repeats those of fewer than
+        one batch. For a generator that takes a transform of its input there is `transformed`
+        (`transformed_images`).
         """
         mesh = mesh_of(state)
 
         def logits(examples: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            size = min(self.batch_size, len(examples))
-            batches = [slice(i, i + size) for i in range(0, len(examples) - size + 1, size)]
+            size = self.batch_size
+            whole = max(len(examples) // size, 1) * size
+            batches = (np.arange(whole) % len(examples)).reshape(-1, size)
             judge, variables = _judge(self.discriminator, mesh), state.discriminator.variables
             with jax.set_mesh(mesh):
                 told = [labels[each] if self.conditional else None for each in batches]
@@ -567,7 +585,7 @@ class GAN:
                         judge(variables, examples[each], some)
                         for each, some in zip(batches, told, strict=True)
                     ]
-                )
+                )[: len(examples)]
 
         functions = {"logits": logits, "objective": self.objective}
         if getattr(self.generator, "takes_transform", False):

@@ -185,7 +185,8 @@ class ADA:
         every: steps from one adjustment of p to the next.
 
     Raises:
-        ValueError: there is no such group, or `every` is below 1.
+        ValueError: there is no such group, `every` is below 1, `target` is no mean sign between −1
+            and 1, or `images_to_one` is not positive.
     """
 
     changes: tuple[str, ...] = ("blitting", "geometry", "color")
@@ -200,6 +201,10 @@ class ADA:
             )
         if self.every < 1:
             raise ValueError(f"ADA adjusts p every {self.every} steps; it must be at least 1")
+        if not -1 < self.target < 1:
+            raise ValueError(f"ADA's target is {self.target}; a mean sign is between -1 and 1")
+        if self.images_to_one <= 0:
+            raise ValueError(f"ADA's images_to_one is {self.images_to_one}; it must be positive")
 
     def init(self) -> Adaptation:
         """Return the state before the first step, with p = 0."""

@@ -21,10 +21,20 @@ class FadingBlur:
     Attributes:
         sigma: of the blur before the first step, in pixels; see `blur`.
         images: number of real images after which there is no blur.
+
+    Raises:
+        ValueError: σ is negative, or there are no such images.
     """
 
     sigma: float
     images: int
+
+    def __post_init__(self):
+        if self.sigma < 0 or self.images <= 0:
+            raise ValueError(
+                "a fading blur has a sigma of at least 0 and a positive number of images; got "
+                f"sigma={self.sigma}, images={self.images}"
+            )
 
     def sigma_at(self, seen: Number) -> Float[Array, ""]:
         """Return σ after so many real images."""

@@ -104,6 +104,65 @@ def test_each_change_happens_as_often_as_it_should():
     assert abs(share(np.abs(np.abs(determinant) - 1) > 1e-4) - p) < 4.5 * deviation
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def drawn_by(probability, count, shape, strengths):
+    draw = lambda key: adaptive.draw(key, probability, shape, strengths)
+    return jax.vmap(draw)(jax.random.split(jax.random.key(2), count))
+
+
+def test_the_numbers_of_changes_have_the_authors_laws():
+    """With p = 1 every change happens; its number is read from the matrices (table 3).
+
+    The geometry is G = R(before)·D·R(after)/scale with D = diag(1/stretch, stretch), and the last
+    change moves by a fraction. A colour matrix is ±contrast along the axis of greys, and saturation
+    times contrast and a turn across it.
+    """
+    change = drawn_by(1.0, 5000, SHAPE, Strengths(0.0, 1.0, 1.0, 1.0, 1.0, 1.0))
+    change = jax.tree.map(lambda a: np.asarray(a, float), change)
+    angle = lambda y, x: stats.uniform(-np.pi, 2 * np.pi).cdf(np.arctan2(y, x))
+    g = change.geometry[:, :2, :2]
+    wide, narrow = np.linalg.svd(g, compute_uv=False).T
+    moved = np.linalg.inv(change.geometry)[:, :2, 2]
+    axes = np.linalg.qr(np.ones((3, 1)), mode="complete")[0]
+    color = axes.T @ change.color[:, :3, :3] @ axes
+    grey, chroma = color[:, 0, 0], color[:, 1:, 1:]
+    saturated = np.sqrt(np.linalg.det(chroma))
+    shares = {  # uniform, by the distribution function of each law
+        "scale": stats.norm(0, 0.2).cdf(-np.log2(np.linalg.det(g)) / 2),
+        "stretch": stats.halfnorm(0, 0.2).cdf(np.log2(wide / narrow) / 2),
+        "turns added": angle(g[:, 1, 0] - g[:, 0, 1], g[:, 0, 0] + g[:, 1, 1]),
+        "turns subtracted": angle(g[:, 1, 0] + g[:, 0, 1], g[:, 0, 0] - g[:, 1, 1]),
+        "fraction of x": stats.norm(0, 0.125 * SHAPE[1]).cdf(moved[:, 0]),
+        "fraction of y": stats.norm(0, 0.125 * SHAPE[0]).cdf(moved[:, 1]),
+        "brightness": stats.norm(0, 0.2).cdf(change.color[:, :3, 3].mean(1) / grey),
+        "contrast": stats.norm(0, 0.5).cdf(np.log2(np.abs(grey))),
+        "saturation": stats.norm(0, 1).cdf(np.log2(saturated / np.abs(grey))),
+        "hue": angle(chroma[:, 1, 0], chroma[:, 0, 0]),
+        "gains": stats.norm(0, 2**0.5).cdf(np.log2(change.gains[:, 1] / change.gains[:, 0])),
+        "noise": stats.halfnorm(0, 0.1).cdf(change.noise.std((1, 2, 3))),
+        "hole": change.hole[:, 0],
+    }
+    for name, share in shares.items():
+        assert stats.kstest(share, "uniform").pvalue > 1e-4, name
+    assert abs(np.mean(grey < 0) - 0.5) < 4.5 * np.sqrt(0.25 / 5000)
+    np.testing.assert_array_equal(change.hole[:, 2], 0.5)
+
+
+def test_whole_pixels_and_turns_have_the_authors_laws():
+    count = 5000
+    blitted = drawn_by(1.0, count, (32, 48, 3), Strengths(1.0, 0.0, 0.0)).geometry
+    moved = np.linalg.inv(np.asarray(blitted, float))[:, :2, 2].round(3)
+    for axis, most in enumerate((6, 4)):  # an eighth of each side
+        expected = np.full(2 * most + 1, 1 / (2 * most))
+        expected[[0, -1]] /= 2
+        found = [np.sum(moved[:, axis] == place) for place in range(-most, most + 1)]
+        assert stats.chisquare(found, count * expected).pvalue > 1e-4
+    p = 0.6  # of a turn before or after the stretch
+    turned = drawn_by(p, count, SHAPE, Strengths(0.0, 1.0, 0.0)).geometry
+    share = np.mean(np.abs(turned[:, 0, 1]) + np.abs(turned[:, 1, 0]) > 1e-6)
+    assert abs(share - p) < 4.5 * np.sqrt(p * (1 - p) / count)
+
+
 def test_below_one_the_changes_of_a_law_can_be_undone():
     """Quarter turns mix four orientations: with p = 1 all laws become one, with less none do.
 

@@ -33,6 +33,16 @@ def test_evaluate_reports_what_it_used(small_run, tmp_path):
         assert report[name] == trained[name]
 
 
+def test_what_cannot_be_measured_or_written_is_said_before_sampling(small_run, tmp_path):
+    for flag, message in (
+        ("--num_samples=3", "num_samples is 3, and config.evaluation.measures.samples needs 6"),
+        (f"--out={tmp_path / 'absent' / 'report.json'}", "which is not there"),
+    ):
+        result = run("evaluate", f"--workdir={small_run[0]}", flag)
+        assert result.returncode == 1 and message in result.stderr
+        assert "sampling" not in result.stderr
+
+
 def test_evaluation_of_the_run_itself_renews_its_page(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = run("evaluate", f"--workdir={workdir}", "--guidance_scale=0.125", "--num_steps=1")

@@ -139,6 +139,20 @@ def test_flags_that_nothing_would_read_are_refused(given, message):
     assert result.returncode == 1 and message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--widths=0.1", "--intervals=0:1,0.8:0.2", "--out=a.json"], "lower first"),
+        (["--widths=0.1", "--intervals=0.5", "--out=a.json"], "must be two times"),
+        (["--out=absent/a.json"], "--out=absent/a.json needs the folder"),
+    ],
+)
+def test_mistakes_are_named_before_a_run_is_opened(given, message, monkeypatch):
+    monkeypatch.setattr(runs, "open_run", None)
+    result = run("sweep", "runs/a", *given)
+    assert result.returncode == 1 and message in result.stderr
+
+
 def test_a_run_of_video_is_refused():
     of_video = SimpleNamespace(folder="runs/video", config=moving_digits_video.get_config())
     with pytest.raises(ValueError, match="runs/video is a run of video, and a sweep measures im"):

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -72,4 +73,6 @@ def vgg16_features(
     (`genjax.pretrained.lpips.load_vgg16`), their Fréchet distance is the FD-VGG16. It is not an
     FID, whose features are Inception's, and the two are not comparable.
     """
-    return VGG16().apply(variables, images)[-1].mean(axis=(1, 2))
+    # Full precision, so that a distance does not depend on the device.
+    with jax.default_matmul_precision("highest"):
+        return VGG16().apply(variables, images)[-1].mean(axis=(1, 2))

@@ -1,8 +1,14 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 
-from experiments.evaluation.autoencoders import latent_moments
+from experiments.evaluation import autoencoders
+from experiments.evaluation.autoencoders import VGG16Distance, latent_moments
+from experiments.evaluation.context import Context
+from experiments.evaluation.protocol import protocol_of
+from experiments.inputs.conditions import Classes
+from experiments.inputs.datasets import Data
 
 
 def test_small_deviations_of_latents_keep_their_digits():
@@ -16,3 +22,17 @@ def test_small_deviations_of_latents_keep_their_digits():
     np.testing.assert_allclose(moments["latent_deviation"], latents.std(axes), rtol=1e-3)
     np.testing.assert_allclose(moments["latent_mean"], latents.mean(axes), rtol=1e-4)
     assert all(len(f"{value:.9g}") <= 12 for values in moments.values() for value in values)
+
+
+def test_the_protocol_says_how_many_samples_a_distance_compares(monkeypatch):
+    """A thousand samples are asked for, and there are 360 held-out digits."""
+    held_out = SimpleNamespace(examples=np.zeros(360), distance=lambda images: 1.0, floor=0.5)
+    monkeypatch.setattr(autoencoders, "originals_of", lambda data, count: held_out)
+    monkeypatch.setattr(autoencoders, "require_lpips", lambda: None)
+    monkeypatch.setattr(VGG16Distance, "features", lambda self: {})
+    data = Data("digits", "train", "test", None, (8, 8, 1))
+    measure = VGG16Distance(Context(data, None, Classes(10), 1000))
+    how = dict(weights="ema", seed=0)
+    model = SimpleNamespace(sample=np.zeros_like, functions={}, how=how, average=None)
+    protocol = protocol_of(measure, model, measure(model))
+    assert (protocol["num_samples"], protocol["samples_per_distance"]) == (1000, 360)

@@ -25,6 +25,7 @@ def test_every_choice_is_written():
     model = SimpleNamespace(how=HOW, average="HalfLife(steps=150.0)")
     assert protocol_of(samples_of((8, 8, 1)), model, {}) == dict(
         num_samples=500,
+        samples_per_distance=None,
         labels="training",
         weights="ema",
         average="HalfLife(steps=150.0)",
@@ -41,8 +42,9 @@ def test_every_choice_is_written():
         ),
         uncertainty=None,
     )
-    counted = protocol_of(samples_of((96, 64, 3)), model, {"num_samples": 200})
-    assert counted["num_samples"] == 200
+    counts = {"num_samples": 200, "samples_per_distance": 100}
+    counted = protocol_of(samples_of((96, 64, 3)), model, counts)
+    assert {name: counted[name] for name in counts} == counts
     assert counted["features"]["pixels"]["resizing"] == "means over 4×4 pixels"  # 3 divides no 64
 
 

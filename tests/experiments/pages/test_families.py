@@ -97,14 +97,21 @@ def test_a_student_has_the_times_of_its_teacher_and_of_their_autoencoder(tmp_pat
 def test_seeds_of_one_length_are_one_row_with_an_interval(tmp_path):
     distances = {0: 14.0, 1: 15.0, 2: 16.0}
     folders = [
-        record(tmp_path, "flow", seed=seed, figures=dict(frechet_distance=value))
+        record(
+            tmp_path,
+            "flow",
+            seed=seed,
+            figures=dict(frechet_distance=value),
+            space=dict(name="Latents", run=f"runs/autoencoder_{seed}"),
+        )
         for seed, value in distances.items()
     ]
     longer = record(tmp_path, "flow", seed=3, figures=dict(steps=4000))
-    several, one, _ = tables_of(*folders, longer)[0]
+    guided = record(tmp_path, "flow", seed=4, sampling=dict(guidance_scale=3.0))
+    several, one, other, _ = tables_of(*folders, longer, guided)[0]
     # Student's quantile of 97.5 % with two degrees of freedom, over √3
     assert several["Fréchet distance ↓"] == f"15.0 ± {4.30265 / 3**0.5:.2f}"
-    assert one["Fréchet distance ↓"] == "15.5"
+    assert one["Fréchet distance ↓"] == other["Fréchet distance ↓"] == "15.5"
 
 
 def test_data_and_budgets_have_tables_of_their_own(tmp_path):
@@ -116,9 +123,9 @@ def test_data_and_budgets_have_tables_of_their_own(tmp_path):
     )
     prompts = dict(condition=dict(name="Prompts"), data="emoji", figures=captions)
     folders = [
+        record(tmp_path, "text", **prompts),
         record(tmp_path, "flow", seed=0),
         record(tmp_path, "flow", seed=1, figures=dict(seconds=3700.0, steps=4000)),
-        record(tmp_path, "text", **prompts),
     ]
     text = families.families(families.read_rows(folders), "pictures")
     headings = [line for line in text.splitlines() if line.startswith("#")]

@@ -149,9 +149,14 @@ def test_mistakes_are_named():
     config.adaptive_augmentation.changes = ("colour",)
     with pytest.raises(ValueError, match="no changes 'colour'; there are blitting.*color"):
         build(config)
-    config.adaptive_augmentation = dict(name="ADA", every=0)
-    with pytest.raises(ValueError, match="every 0 steps"):
-        build(config)
+    for wrong, words in (
+        (dict(every=0), "every 0 steps"),
+        (dict(target=6.0), "target is 6.0; a mean sign is between -1 and 1"),
+        (dict(images_to_one=0.0), "images_to_one is 0.0; it must be positive"),
+    ):
+        config.adaptive_augmentation = dict(name="ADA", **wrong)
+        with pytest.raises(ValueError, match=words):
+            build(config)
 
 
 def test_emoji_are_seen_as_they_are_or_by_one_of_two_augmentations():

@@ -311,11 +311,36 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
             "config.adaptive_augmentation has target and no name of a part: set --config.adapt",
         ),
         (dict(accumulation_steps=2), "accumulation_steps must be 1"),
+        *(
+            (changes, r"leave out config.augm.* cannot change examples of shape \[2\]")
+            for changes in (
+                dict(augmentations=("color",)),
+                dict(adaptive_augmentation=dict(name="ADA")),
+                dict(blur=dict(sigma=2.0, images=100)),
+            )
+        ),
+        (dict(blur=dict(sigma=2.0, images=0)), "positive number of images; got .*images=0"),
+        (dict(blur=dict(sigma=-1.0, images=9)), "a sigma of at least 0.*got sigma=-1.0"),
     ],
 )
 def test_mistakes_are_named(changes, words):
     with pytest.raises(ValueError, match=words):
         build(plane(**changes))
+
+
+@pytest.mark.parametrize("count", [30, 70])
+def test_logits_of_any_number_of_examples(count):
+    """The discriminator's groups of 8 divide a batch of 32, and neither 30 nor 70."""
+    task = build(gan_run.small_config("stylegan2"))
+    state = jax.jit(task.init)(jax.random.key(0))
+    examples = np.random.default_rng(0).uniform(-1, 1, (count, 8, 8, 1)).astype(np.float32)
+    labels = np.arange(count) % 10
+    logits = task.functions(state, None)["logits"](examples, labels)
+    assert logits.shape == (min(count, 64),)
+    first = np.resize(np.arange(count), 32)
+    judge = jax.jit(task.discriminator.apply)
+    expected = judge(state.discriminator.variables, examples[first], labels[first])
+    np.testing.assert_allclose(logits[:30], expected[:30], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("choice", ["dcgan", "stylegan2", "r3gan", "vit_gan"])

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import numpy as np
@@ -84,6 +85,17 @@ def test_sizes_as_published():
         (4, 4, 512),
     ]
     assert jax.eval_shape(vgg16_features, variables, images).shape == (2, 512)
+
+
+def test_features_of_metrics_have_full_precision():
+    """Accelerators round products more by default, and a distance would depend on the device."""
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    variables = jax.eval_shape(VGG16().init, jax.random.key(0), images)
+    traced = jax.jit(vgg16_features).trace(variables, images)
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    products = re.findall(r"stablehlo\.convolution.*", program)
+    assert len(products) >= 11  # three convolutions of one shape share a function
+    assert all(each.count("HIGHEST") == 2 for each in products)
 
 
 def test_compute_type(variables):
