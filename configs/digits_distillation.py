@@ -54,6 +54,7 @@ programs ran (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.
     LADD                          99.2 %  1.36    90.8 %  2.21     3 min 40 s
     TrajectoryConsistency         99.8 %  1.36    99.9 %  0.881    7 min 10 s
     ConsistencyTraining           89.3 %  2.17    98.3 %  1.28     3 min 38 s
+    GuidedMeanFlow                99.9 %  2.44    99.8 %  1.75    36 min 32 s
     GuidanceDistillation          100 %   4.00    99.9 %  1.31     6 min 36 s
 
 MeanFlow needs both uniform times and model.time_scale=1. Without guidance it has 97.9 % and 1.00 in

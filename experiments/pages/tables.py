@@ -44,32 +44,24 @@ def tables(folders: Sequence[str | Path]) -> str:
 def table(runs: Sequence[RunRecord]) -> str:
     """Return tables with a row for each run: figures, and how they came about.
 
-    Runs that share no figure have tables of their own.
+    Each data set has its own table of figures, since figures of two are not comparable.
     """
     heading = lambda name: words(name) + ARROWS[BETTER[name]]
     names = run_names(runs)
+    by_data: dict[str | None, list[int]] = {}
+    for i, run in enumerate(runs):
+        by_data.setdefault(run.config.get("data.name"), []).append(i)
     found = []
-    for figures, members in comparable(runs):
-        shown = [name for name in BETTER if name in figures]
-        cells = [[names[i], *(cell(runs[i], name) for name in shown)] for i in members]
-        found.append(markdown(["run", *map(heading, shown)], cells))
+    for members in by_data.values():
+        measured = set().union(*(runs[i].report for i in members)) - SPEED
+        figures = [name for name in BETTER if name in measured]
+        cells = [[names[i], *(cell(runs[i], name) for name in figures)] for i in members]
+        found.append(markdown(["run", *map(heading, figures)], cells))
     if any(by_steps(run) for run in runs):
         found.append(few_steps(names, runs))
     origins = [[name, *origin(run)] for name, run in zip(names, runs, strict=True)]
     found.append(markdown(["run", "steps, time", "device", "commit", "sampling"], origins))
     return "\n\n".join(found)
-
-
-def comparable(runs: Sequence[RunRecord]) -> list[tuple[set[str], list[int]]]:
-    """Return sets of figures that have none in common, with the positions of their runs."""
-    kinds: list[tuple[set[str], list[int]]] = []
-    for index, run in enumerate(runs):
-        figures, members = (BETTER.keys() & run.report.keys()) - SPEED, [index]
-        for kind in [kind for kind in kinds if kind[0] & figures]:
-            kinds.remove(kind)
-            figures, members = figures | kind[0], sorted(members + kind[1])
-        kinds.append((figures, members))
-    return [kind for kind in kinds if kind[0]]
 
 
 def run_names(runs: Sequence[RunRecord]) -> list[str]:
@@ -92,12 +84,10 @@ def by_steps(run: RunRecord) -> dict[int, dict[str, float]]:
 
 def few_steps(names: Sequence[str], runs: Sequence[RunRecord]) -> str:
     """Return a table of class accuracy, Fréchet distance and recall by number of steps."""
-    steps = sorted({number for run in runs for number in by_steps(run)})
+    rows = {name: rows for name, run in zip(names, runs, strict=True) if (rows := by_steps(run))}
+    steps = sorted({number for row in rows.values() for number in row})
     shown = lambda row: " / ".join(number(name, value) for name, value in row.items())
-    cells = [
-        [name, *(shown(by_steps(run).get(each, {})) for each in steps)]
-        for name, run in zip(names, runs, strict=True)
-    ]
+    cells = [[name, *(shown(row.get(each, {})) for each in steps)] for name, row in rows.items()]
     titles = [f"{each} step{'s' * (each > 1)}" for each in steps]
     return "Class accuracy / Fréchet distance / recall by number of steps:\n\n" + markdown(
         ["run", *titles], cells
