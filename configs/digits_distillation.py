@@ -35,15 +35,16 @@ programs ran (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.
                                   1 step          4 steps         time
     Consistency                   99.5 %  0.867   99.4 %  0.864    4 min 45 s
     Lagrangian                    99.3 %  0.867   99.7 %  0.818   31 min  8 s
+    ContinuousDistillation        99.1 %  0.888   99.7 %  0.851   11 min 18 s
     Halving                       99.3 %  0.898   91.9 %  2.10    23 min 30 s
     ImprovedConsistencyTraining   96.6 %  0.901   97.1 %  0.840    6 min 46 s
-    ContinuousDistillation        99.1 %  0.888   99.7 %  0.851   11 min 18 s
+    DMD2                          99.5 %  0.909   99.6 %  2.12    13 min 46 s
     ConsistencyDistillation       99.6 %  0.940   99.6 %  0.974    4 min 10 s
-    Eulerian                      99.7 %  0.959   99.7 %  0.847   29 min 24 s
-    RCM                           98.3 %  0.966   89.6 %  1.46    21 min 19 s
     DMD                           99.8 %  0.942   96.4 %  2.35     6 min  8 s
-    Drift                         99.8 %  1.03    one step only     8 min  0 s
+    Eulerian                      99.7 %  0.959   99.7 %  0.847   29 min 24 s
+    RCM                           98.3 %  0.966   98.7 %  0.919   21 min 19 s
     GuidedHalving                 99.2 %  1.01    88.7 %  2.64    22 min  0 s
+    Drift                         99.8 %  1.03    one step only     8 min  0 s
     Semigroup                     99.5 %  1.06    99.4 %  0.844   10 min  8 s
     ContinuousConsistency         96.9 %  1.07    97.6 %  1.06     3 min 31 s
     ImprovedMeanFlow              99.8 %  1.10    100 %   1.19     5 min 54 s
