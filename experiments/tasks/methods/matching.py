@@ -239,7 +239,7 @@ class RCM(MatchingMethod):
     levels: 80, tan 1.5, tan 1.4, tan 1.0 and any last one.
 
     Differences from the published code: there the match and the critic wait for the end of the
-    warm-up, and the student's inputs have random times, not those of the sampler.
+    warm-up. The student's inputs have random times there, and those of the sampler here.
 
     Attributes:
         guidance_scale: of the teacher.

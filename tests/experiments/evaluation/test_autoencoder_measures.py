@@ -25,7 +25,7 @@ def test_small_deviations_of_latents_keep_their_digits():
 
 
 def test_the_protocol_says_how_many_samples_a_distance_compares(monkeypatch):
-    """A thousand samples are asked for, and there are 360 held-out digits."""
+    """The config has a thousand samples, and there are 360 held-out digits."""
     held_out = SimpleNamespace(examples=np.zeros(360), distance=lambda images: 1.0, floor=0.5)
     monkeypatch.setattr(autoencoders, "originals_of", lambda data, count: held_out)
     monkeypatch.setattr(autoencoders, "require_lpips", lambda: None)
