@@ -69,9 +69,9 @@ That does not explain GuidedMeanFlow, which has 99.7 % and 2.29 at guidance scal
 
 The pairs of Reflow took another 11 min 43 s, and those of DistilledReflow 5 min 45 s.
 
-DistilledReflow, DMD, DMD2 and LADD train for one step, so more steps are worse. DMD and LADD were sampled by jumps
-along the grid, for which no student of a critic is trained. RCM sampled so has 89.6 % and 1.46 in
-four steps.
+DistilledReflow, DMD, DMD2 and LADD train for one step, so more steps are worse. DMD and LADD were
+sampled by jumps along the grid, for which no student of a critic is trained. RCM sampled so has
+89.6 % and 1.46 in four steps.
 
 The last stage of Halving and GuidedHalving learns one step, so more steps are worse. A student of
 GuidanceDistillation still needs the teacher's 50 steps, with one call in place of two: 99.6 % and
