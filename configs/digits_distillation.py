@@ -68,8 +68,8 @@ with model.time_scale=1000 diverged. ContinuousDistillation from a teacher with 
 9.2 % and 39.0. Guidance makes a student more accurate and less varied, which raises the distance.
 That does not explain GuidedMeanFlow, which has 99.7 % and 2.29 at guidance scale 1. PixelMeanFlow
 makes almost the same image of a class each time (recall 0.003). The cause of both is not known.
-Their network is told the length of a jump, but not t, as in the papers, and 64 pixels say less of
-the noise level than theirs.
+One possibility, not tested: their network is told the length of a jump but not t, as in the papers,
+and 64 pixels say little of the noise level.
 
 The pairs of Reflow took another 11 min 43 s, and those of DistilledReflow 5 min 45 s.
 
