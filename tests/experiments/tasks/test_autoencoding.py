@@ -455,7 +455,7 @@ def narrow_features(monkeypatch):
     """In place of published weights and their wide networks."""
     variables, (distance, features) = narrow_lpips(), _narrow()
     monkeypatch.setattr(evaluators, "load_lpips", lambda: (NARROW, variables))
-    monkeypatch.setattr(evaluators, "_lpips", lambda: distance)
+    monkeypatch.setattr(evaluators, "_lpips", distance)
     monkeypatch.setattr(evaluators, "_vgg16", lambda: features)
 
 
