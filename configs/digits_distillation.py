@@ -68,8 +68,8 @@ with model.time_scale=1000 diverged. ContinuousDistillation from a teacher with 
 9.2 % and 39.0. Guidance makes a student more accurate and less varied, which raises the distance.
 That does not explain GuidedMeanFlow, which has 99.7 % and 2.29 at guidance scale 1. PixelMeanFlow
 makes almost the same image of a class each time (recall 0.003). The cause of both is not known.
-One possibility, not tested: their network is told the length of a jump but not t, as in the papers,
-and 64 pixels say little of the noise level.
+One possibility, not tested: as in the papers, their network takes the length of a jump and not t.
+64 pixels say little of the noise level.
 
 The pairs of Reflow took another 11 min 43 s, and those of DistilledReflow 5 min 45 s.
 
@@ -82,7 +82,7 @@ GuidanceDistillation still needs the teacher's 50 steps, with one call in place 
 0.828.
 
 docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run. The run
-of Lagrangian is older than today's network code.
+of Lagrangian is older than today's network code, and that of Shortcut than the bound of its target.
 """
 
 from ml_collections import ConfigDict
