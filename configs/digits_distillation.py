@@ -86,7 +86,6 @@ of Lagrangian is older than today's network code, and that of Shortcut than the 
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import digits_flow
 from experiments.configuration import base
@@ -204,14 +203,13 @@ CHOICES = (*WITHOUT_TEACHER, *WITH_TEACHER, *MATCHING)
 def get_config(choice: str = "MeanFlow") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = digits_flow.get_config()
-    config.experiment, config.task = f"digits_distillation_{choice}", "Distillation"
+    config.experiment = f"digits_distillation_{choice}"
     config.conditioning_dropout = 0.1
     matching = {name: (dict(name=name, **options), {}) for name, options in MATCHING.items()}
-    config.method, changes = (WITHOUT_TEACHER | WITH_TEACHER | matching)[choice]
-    config.teacher = placeholder(str) if choice in WITHOUT_TEACHER else "runs/digits_flow"
+    method, changes = (WITHOUT_TEACHER | WITH_TEACHER | matching)[choice]
+    teacher = None if choice in WITHOUT_TEACHER else "runs/digits_flow"
+    base.distillation(config, teacher, **method)
     config.evaluation.measures.few_steps = dict(name="FewSteps", num_steps=(1, 2, 4, 8))
-    config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
-    config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
     config.update(changes)
     if choice in MATCHING:
         set_players(config, choice)

@@ -42,7 +42,6 @@ bigbigan: 99.1 %, 0.90.
 
 from ml_collections import ConfigDict
 
-from configs.digits_gan import small_networks
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
@@ -59,21 +58,12 @@ def get_config(choice: str = "bigan") -> ConfigDict:
         config.model.update(SMALL)
         return config
     config = base.gan(name, "dcgan", **data)
-    base.bidirectional(config)
+    base.bidirectional(config, bigbigan=choice == "bigbigan")
     config.num_steps = 5000
     config.sampling.every = config.snapshot_every = config.evaluation.every = 1000
-    config.model.generator.update(small_networks("dcgan")[0], image_channels=1)
+    config.model.generator.update(width=32, doublings=2, start=2, latent_size=32, image_channels=1)
     config.model.encoder.update(SMALL)
     config.model.discriminator.update(width=32, doublings=2, hidden=128)
     for penalty in config.regularizers.values():
         penalty.weight = 1.0
-    if choice == "bigbigan":
-        set_bigbigan(config)
     return config
-
-
-def set_bigbigan(config: ConfigDict) -> None:
-    """Set the fields in which BigBiGAN differs from BiGAN."""
-    config.objective, config.regularizers = "hinge", {}
-    config.model.encoder.stochastic = True
-    config.model.discriminator.update(unary=True, spectral_norm=True)

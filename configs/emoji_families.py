@@ -36,40 +36,38 @@ autoregression, drifting and uniform_diffusion have not been run to the end.
 from ml_collections import ConfigDict
 
 from configs import (
-    digits_distillation,
+    digits_vae,
     emoji_autoencoder,
     emoji_flow,
     emoji_gan,
     emoji_text,
-    emoji_text_distillation,
     emoji_tokens,
     fashion_autoregression,
-    fashion_families,
+    fashion_flow,
     fashion_unet,
 )
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 DATA = dict(name="emoji", image_shape=(32, 32, 3), flip=True)
-LATENTS = dict(
-    name="Latents",
-    run="runs/emoji_families_autoencoder",
-    weights="ema",
-    directory="runs/emoji_families_latents",
-    shape=(8, 8, 4),
+LATENTS = base.latents(
+    "runs/emoji_families_autoencoder", directory="runs/emoji_families_latents", shape=(8, 8, 4)
 )
-NAMES = dict(  # encodes names for the scorer, if the network has no text encoder
-    name="experiments.inputs.conditions.Prompts",
-    encoder="minilm",
-    length=16,
-    features=384,
-    pooled_features=384,
-    first_caption=1.0,
-    prompts=(),
-)
+# Encodes names for the scorer if the network has no text encoder.
+NAMES = base.captions((), name="experiments.inputs.conditions.Prompts")
 
 
-def _on_emoji(config: ConfigDict) -> ConfigDict:
-    """Return a config of Fashion-MNIST with emoji and their categories as its data."""
+def _vae() -> ConfigDict:
+    config = digits_vae.get_config("elbo")
+    config.data.update(DATA)
+    config.model.update(latent_size=32, width=512)
+    config.likelihood.levels = 256
+    config.evaluation.measures.bounds.num_importance_samples = 100
+    return config
+
+
+def _autoregression() -> ConfigDict:
+    config = fashion_autoregression.get_config("pixelcnn")
     config.data.update(DATA)
     return config
 
@@ -99,26 +97,34 @@ def _masked_autoregression() -> ConfigDict:
 
 
 def _mean_flow() -> ConfigDict:
-    config, learned = _latent_flow(), digits_distillation.get_config("MeanFlow")
-    scale = config.sampling.guidance_scale
-    config.task, config.method = "Distillation", learned.method
-    config.method.guidance_scale, config.teacher = scale, learned.get_ref("teacher")
-    config.times, config.model.time_scale = learned.times, learned.model.time_scale
-    config.optimizer.b2 = learned.optimizer.b2
-    config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
+    config = _latent_flow()
+    base.distillation(config, name="MeanFlow", diagonal=0.5, guidance_scale=3.0)
+    config.times = dict(name="uniform")
+    config.model.time_scale, config.optimizer.b2 = 1.0, 0.95
+    return config
+
+
+def _drifting() -> ConfigDict:
+    config = fashion_flow.get_config()
+    config.data.update(DATA)
+    base.distillation(config, name="Drift", generated=16)
+    config.times = dict(name="uniform")
+    config.task, config.conditioning_dropout = "Drifting", 0.0
     return config
 
 
 def _consistency() -> ConfigDict:
-    config = emoji_text_distillation.get_config("Consistency")
-    config.space, config.teacher = LATENTS, "runs/emoji_families_latent_flow"
+    config, teacher = _latent_flow(), "runs/emoji_families_latent_flow"
+    base.distillation(config, teacher, name="Consistency", guidance_scale=3.0)
+    config.times = dict(name="uniform")
+    config.sampling.update(num_steps=4, sampler=dict(name="consistency"))
     return config
 
 
 FAMILIES = {
-    "vae": lambda: _on_emoji(fashion_families.get_config("vae")),
+    "vae": _vae,
     "gan": lambda: emoji_gan.get_config("diffaugment"),
-    "autoregression": lambda: _on_emoji(fashion_autoregression.get_config("pixelcnn")),
+    "autoregression": _autoregression,
     "masked_diffusion": lambda: _tokens("masked_diffusion"),
     "uniform_diffusion": lambda: _tokens("uniform_diffusion"),
     "flow": lambda: emoji_text.get_config("cross_attention,pixels"),
@@ -129,7 +135,7 @@ FAMILIES = {
     "next_scale": lambda: _tokens("var", "scales_tokenizer"),
     "masked_autoregression": _masked_autoregression,
     "mean_flow": _mean_flow,
-    "drifting": lambda: _on_emoji(fashion_families.get_config("drifting")),
+    "drifting": _drifting,
     "consistency": _consistency,
 }
 AUTOENCODERS = {
@@ -148,5 +154,5 @@ def get_config(choice: str = "flow") -> ConfigDict:
     if choice in FAMILIES:
         captions = {} if config.condition.name == "Prompts" else dict(captions=NAMES)
         prompts = dict(name="PromptMatch", **captions)
-        fashion_families.set_measures(config, 384, prompts=prompts)
+        base.family_measures(config, 384, prompts=prompts)
     return config

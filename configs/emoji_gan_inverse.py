@@ -14,10 +14,10 @@ Not yet run to the end, so there are no scores.
 from ml_collections import ConfigDict
 
 from configs import emoji_gan
-from configs.digits_gan_inverse import CHOICES, set_bigbigan
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
+CHOICES = ("bigan", "bigbigan", "encoder")
 SMALL = dict(width=64, doublings=3)
 
 
@@ -32,10 +32,8 @@ def get_config(choice: str = "bigan") -> ConfigDict:
         config.evaluation.measures.inversions.count = 40  # each takes seconds of gradient descent
         return config
     config = emoji_gan.get_config()
-    base.bidirectional(config)
+    base.bidirectional(config, bigbigan=choice == "bigbigan")
     config.experiment, config.evaluation.measures.inversions.count = name, 40
     config.model.encoder.update(SMALL)
     config.model.discriminator.update(width=32, doublings=3)
-    if choice == "bigbigan":
-        set_bigbigan(config)
     return config

@@ -25,6 +25,7 @@ cannot carry the noise of 192 values.
 from ml_collections import ConfigDict
 
 from configs import emoji_flow
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("latents", "on_the_fly", "pixels")
@@ -42,11 +43,7 @@ def get_config(choice: str = "latents") -> ConfigDict:
     config.data.flip = True
     config.evaluation.measures.vgg16 = dict(name="VGG16Distance")
     if choice != "pixels":
-        config.space = emoji_latents(on_disk=choice == "latents")
+        config.space = base.latents("runs/emoji_autoencoder")
+    if choice == "latents":
+        config.space.update(directory="runs/emoji_latents", shape=(8, 8, 4))
     return config
-
-
-def emoji_latents(on_disk: bool) -> dict:
-    """Return the space of the emoji autoencoder's latents, encoded once or within the step."""
-    space = dict(name="Latents", run="runs/emoji_autoencoder", weights="ema")
-    return dict(space, directory="runs/emoji_latents", shape=(8, 8, 4)) if on_disk else space

@@ -34,22 +34,10 @@ A run of five minutes (275 s) reaches 58.0 % (48.8 %), 49.0 % (41.7 %) and FD-VG
 
 from ml_collections import ConfigDict
 
-from configs import emoji_flow
-from configs.emoji_latent_flow import emoji_latents
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-PROMPTS = (
-    "grinning face",
-    "red heart",
-    "tiger face",
-    "red apple",
-    "yellow car",
-    "blue book",
-    "flag: Japan",
-    "woman firefighter",
-    "clock face three oclock",
-    "a green frog with a crown",
-)
+LATENTS = base.latents("runs/emoji_autoencoder", directory="runs/emoji_latents", shape=(8, 8, 4))
 BLOCKS = dict(width=192, depth=4)
 NETWORKS = {
     "cross_attention": dict(name="PixArt", base_size=8, **BLOCKS),
@@ -66,21 +54,13 @@ STEPS = dict(cross_attention=9000, joint_attention=5500, in_context=6000)
 def get_config(choice: str = "cross_attention") -> ConfigDict:
     check_choice(choice, CHOICES)
     mechanism, _, space = choice.partition(",")
-    config = emoji_flow.get_config()
-    config.experiment = "emoji_text_" + choice.replace(",", "_")
+    name = "emoji_text_" + choice.replace(",", "_")
+    config = base.diffusion(name, name="emoji", image_shape=(32, 32, 3))
     config.num_steps = STEPS[mechanism]
     config.conditioning_dropout = 0.1
-    config.condition = dict(
-        name="Prompts",
-        encoder="minilm",  # or a folder with the text encoders of a published system
-        length=16,  # most tokens of a prompt
-        features=384,  # of a token's state
-        pooled_features=384,
-        first_caption=0.7,  # probability of an example's name; else one of its synonyms
-        prompts=PROMPTS,  # rows of the sample sheets
-    )
+    config.condition = base.captions(first_caption=0.7)  # a name, or a synonym
     if space != "pixels":
-        config.space = emoji_latents(on_disk=True)
+        config.space = LATENTS
         config.data.flip = True
     config.model = dict(
         patch_size=4 if space == "pixels" else 2, num_heads=6, unroll=4, **NETWORKS[mechanism]
@@ -88,5 +68,6 @@ def get_config(choice: str = "cross_attention") -> ConfigDict:
     config.optimizer.update(learning_rate=1e-3, warmup=200.0)
     config.averages.ema.steps = 500.0
     config.sampling.update(every=2000, guidance_scale=3.0, per_class=8)
+    config.evaluation.labels = "training"  # categories have 4 to 311 emoji
     config.evaluation.measures = dict(prompts=dict(name="PromptMatch"))
     return config

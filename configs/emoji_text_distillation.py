@@ -29,6 +29,7 @@ run to the end.
 from ml_collections import ConfigDict
 
 from configs import emoji_text
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 SAMPLERS = {"Semigroup": "jump", "Consistency": "consistency"}
@@ -38,11 +39,9 @@ CHOICES = tuple(SAMPLERS)
 def get_config(choice: str = "Semigroup") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = emoji_text.get_config("cross_attention")
+    config.experiment = f"emoji_text_distillation_{choice}"
     scale = config.sampling.guidance_scale
-    config.experiment, config.task = f"emoji_text_distillation_{choice}", "Distillation"
-    config.method = dict(name=choice, guidance_scale=scale)
-    config.teacher = "runs/emoji_text"
+    base.distillation(config, "runs/emoji_text", name=choice, guidance_scale=scale)
     config.times = dict(name="uniform")
-    config.sampling.update(num_steps=4, guidance_scale=1.0, sampler=dict(name=SAMPLERS[choice]))
-    config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
+    config.sampling.update(num_steps=4, sampler=dict(name=SAMPLERS[choice]))
     return config

@@ -40,8 +40,6 @@ docs/results/families.md measures all but uniform_diffusion_text.
 
 from ml_collections import ConfigDict
 
-from configs.emoji_latent_flow import emoji_latents
-from configs.emoji_text import PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
@@ -94,7 +92,7 @@ MODELS = {
 }
 SPACES = {
     "var": base.tokenizer(run="runs/emoji_scales"),
-    "mar": emoji_latents(on_disk=True),
+    "mar": base.latents("runs/emoji_autoencoder", directory="runs/emoji_latents", shape=(8, 8, 4)),
 }
 LENGTH = 16  # most tokens of a prompt
 STEPS = {"var": 1500, "mar": 5000}  # others take 2,000; var has more tokens, and mar has fewer
@@ -126,14 +124,6 @@ def get_config(choice: str = "vq_transformer") -> ConfigDict:
 
 
 def _by_caption(config: ConfigDict) -> None:
-    config.condition = dict(
-        name="Prompts",
-        encoder="minilm",
-        length=LENGTH,
-        features=384,  # of a token's state
-        pooled_features=384,
-        first_caption=0.7,  # probability of an example's name; else one of its synonyms
-        prompts=PROMPTS,  # rows of the sample sheets
-    )
+    config.condition = base.captions(length=LENGTH, first_caption=0.7)  # a name, or a synonym
     config.sampling.update(guidance_scale=3.0, per_class=8)
     config.evaluation.measures = dict(prompts=dict(name="PromptMatch"))

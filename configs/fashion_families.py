@@ -25,10 +25,11 @@ measured at its end, on 2,000 samples with balanced labels. docs/results/familie
 of twelve families after ten minutes on one CPU core. Masked diffusion has not been measured.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import (
-    digits_distillation,
     digits_vae,
     fashion_autoregression,
     fashion_flow,
@@ -83,7 +84,7 @@ def _autoencoder(quantizer: dict | None) -> ConfigDict:
 def _latent_flow() -> ConfigDict:
     config = fashion_flow.get_config()
     config.model.patch_size = 1
-    config.space = dict(name="Latents", run="runs/fashion_families_autoencoder", weights="ema")
+    config.space = base.latents("runs/fashion_families_autoencoder")
     return config
 
 
@@ -96,16 +97,30 @@ def _tokens(task: str, network: str, tokenizer: str = "tokenizer") -> ConfigDict
     return config
 
 
-def _one_step(method: str) -> ConfigDict:
-    """Return digits_distillation's student, with the data, network and budget of fashion_flow."""
-    config, flow = digits_distillation.get_config(method), fashion_flow.get_config()
-    config.data, config.num_steps, config.averages = flow.data, flow.num_steps, flow.averages
-    config.model.update(patch_size=4, **BLOCKS)
-    config.optimizer.update(learning_rate=2e-3, warmup=100.0)
-    if config.teacher:
-        config.teacher = "runs/fashion_families_flow"
-    if "guidance_scale" in config.method:
-        config.method.guidance_scale = flow.sampling.guidance_scale
+def _one_step(teacher: str | None = None, **method: Any) -> ConfigDict:
+    """Return a student with the data, network and budget of fashion_flow."""
+    config = fashion_flow.get_config()
+    base.distillation(config, teacher, **method)
+    config.times = dict(name="uniform")
+    config.conditioning_dropout = 0.1
+    return config
+
+
+def _mean_flow() -> ConfigDict:
+    config = _one_step(name="MeanFlow", diagonal=0.5, guidance_scale=1.5)
+    config.model.time_scale, config.optimizer.b2 = 1.0, 0.95
+    return config
+
+
+def _drifting() -> ConfigDict:
+    config = _one_step(name="Drift", generated=16)
+    config.task, config.conditioning_dropout = "Drifting", 0.0
+    return config
+
+
+def _consistency() -> ConfigDict:
+    config = _one_step("runs/fashion_families_flow", name="Consistency", guidance_scale=1.5)
+    config.sampling.sampler.name = "consistency"
     return config
 
 
@@ -122,9 +137,9 @@ FAMILIES = {
     "token_autoregression": lambda: _tokens("TokenAutoregression", "LlamaGen"),
     "masked_tokens": lambda: _tokens("MaskedTokens", "MaskGIT"),
     "next_scale": lambda: _tokens("NextScale", "VAR", "scales_tokenizer"),
-    "mean_flow": lambda: _one_step("MeanFlow"),
-    "drifting": lambda: _one_step("Drift"),
-    "consistency": lambda: _one_step("Consistency"),
+    "mean_flow": _mean_flow,
+    "drifting": _drifting,
+    "consistency": _consistency,
 }
 AUTOENCODERS = {
     "autoencoder": lambda: _autoencoder(None),
@@ -140,16 +155,6 @@ def get_config(choice: str = "flow") -> ConfigDict:
     config.experiment = f"fashion_families_{choice}"
     config.sampling.every = config.evaluation.every = 0
     if choice in FAMILIES:
-        set_measures(config, 2000, samples=dict(name="Samples"), vgg16=dict(name="VGG16Distance"))
+        measures = dict(samples=dict(name="Samples"), vgg16=dict(name="VGG16Distance"))
+        base.family_measures(config, 2000, **measures)
     return config
-
-
-def set_measures(config: ConfigDict, num_samples: int, **measures: dict) -> None:
-    """Set a family's measures: the given ones, the cost of a sample, and its bits per dimension."""
-    own = {
-        name: measure
-        for name, measure in config.evaluation.measures.items()
-        if name in ("bounds", "likelihood")
-    }
-    config.evaluation.num_samples = num_samples
-    config.evaluation.measures = measures | dict(cost=dict(name="SamplingCost")) | own

@@ -31,7 +31,6 @@ stylegan3  28 min  91.4  48.8 dB            11.7  24.6 %    152
 
 from ml_collections import ConfigDict
 
-from configs.digits_gan import small_networks
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
@@ -48,18 +47,18 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
     config.snapshot_every = 500
     config.sampling.every = 250
     config.evaluation.update(every=1500, num_samples=2000)  # takes a minute
-    generator, discriminator = small_networks(choice)
+    config.model.generator.update(start=7, latent_size=32, image_channels=1)
     if choice == "r3gan":
-        sizes = dict(start=7, widths=(48, 24, 12), cardinalities=(4, 2, 1), blocks=(1, 1, 1))
-        generator |= sizes
-        discriminator |= {k: v[::-1] if isinstance(v, tuple) else v for k, v in sizes.items()}
-    else:
-        config.num_steps = 3000
-        generator |= dict(start=7, doublings=2)
-        for penalty in config.regularizers.values():
-            penalty.weight = 0.3
-    config.model.generator.update(generator, image_channels=1)
-    config.model.discriminator.update(discriminator)
+        sizes = dict(widths=(48, 24, 12), cardinalities=(4, 2, 1), blocks=(1, 1, 1))
+        mirrored = {name: size[::-1] for name, size in sizes.items()}
+        config.model.generator.update(sizes, embedding_features=16)
+        config.model.discriminator.update(mirrored, start=7, embedding_features=64)
+        return config
+    config.num_steps = 3000
+    for network in config.model.values():
+        network.update(width=32, doublings=2)
+    for penalty in config.regularizers.values():
+        penalty.weight = 0.3
     return config
 
 

@@ -11,12 +11,11 @@ pixels 14.6 (training images 8.27); precision 0.62, recall 0.66; density 0.67, c
 
 from ml_collections import ConfigDict
 
-from configs import fashion_flow
+from experiments.configuration import base
 
 
 def get_config() -> ConfigDict:
-    config = fashion_flow.get_config()
-    config.experiment = "fashion_unet"
+    config = base.diffusion("fashion_unet", name="fashion_mnist", image_shape=(28, 28, 1))
     config.num_steps = 900
     config.model = dict(
         name="SongUNet",
@@ -26,4 +25,8 @@ def get_config() -> ConfigDict:
         attention_levels=(2,),
         time_scale=1000.0,
     )
+    config.optimizer.update(learning_rate=2e-3, warmup=100.0)
+    config.averages.ema.steps = 150.0
+    config.sampling.update(every=500, guidance_scale=1.5)
+    config.evaluation.num_samples = 2000
     return config

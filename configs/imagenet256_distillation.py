@@ -37,7 +37,6 @@ No choice has been run, so there is no score. The steps were compiled and run at
 import math
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import imagenet256_latent_flow
 from experiments.configuration import base
@@ -61,15 +60,12 @@ SCM_TIME = 1.3  # of scm_xl2 after its first step
 def get_config(choice: str = "mean_flow_b4") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = imagenet256_latent_flow.get_config("sit")
-    config.experiment, config.task = f"imagenet256_distillation_{choice}", "Distillation"
-    config.teacher = placeholder(str)
+    config.experiment = f"imagenet256_distillation_{choice}"
+    base.distillation(config)
     config.model.time_scale = 1.0
     config.optimizer.b2 = 0.95
     config.times = dict(name="logit_normal", mean=-0.4, deviation=1.0)
     config.num_steps = 240 * (EPOCH // 256)
-    # One jump without a scale: the network has learned its guidance in training.
-    config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
-    config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
     {
         "mean": _mean_flow,
         "imf": _improved_mean_flow,

@@ -100,19 +100,10 @@ def text_to_video(clips: str, prompts: tuple[str, ...], **data: Any) -> ConfigDi
         data: fields of the data set.
     """
     config = base.diffusion(f"{clips}_video", feature="video", **data)
-    run, directory = f"runs/{clips}_autoencoder", f"runs/{clips}_latents"
-    config.space = dict(name="Latents", run=run, weights="ema", directory=directory)
+    config.space = base.latents(f"runs/{clips}_autoencoder", directory=f"runs/{clips}_latents")
     config.num_steps = 2000
     config.batch_size = 32
-    config.condition = dict(
-        name="Prompts",
-        encoder="minilm",
-        length=20,  # most tokens of a prompt
-        features=384,  # of a token's state
-        pooled_features=384,
-        first_caption=1.0,  # probability of a clip's first caption
-        prompts=prompts,
-    )
+    config.condition = base.captions(prompts, length=20)
     config.conditioning_dropout = 0.1
     blocks = dict(width=128, depth=6, num_heads=4, unroll=6)
     config.model = dict(name="VideoDiT", patch_size=(1, 2, 2), **blocks)

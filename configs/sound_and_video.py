@@ -38,15 +38,14 @@ def get_config(choice: str = "ltx_2_3") -> ConfigDict:
     config.num_steps = 100_000
     config.batch_size = 64
     gated = choice == "ltx_2_3"
-    config.condition = dict(
+    config.condition = base.captions(
+        PROMPTS,
         name="SoundingClips",
         encoder="runs/system",
         directory="runs/prompts",
         length=1024,
         features=4096 + 2048 if gated else 2 * 3840,  # of the connectors' texts together
         pooled_features=0,
-        first_caption=1.0,
-        prompts=PROMPTS,
     )
     config.model = dict(
         name="JointLTX2",

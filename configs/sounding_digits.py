@@ -67,15 +67,7 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config.space.sound_scale = 8.0
     config.num_steps = 250
     config.batch_size = 16
-    config.condition = dict(
-        name="SoundingClips",
-        encoder="minilm",
-        length=20,  # most tokens of a prompt
-        features=384,  # of a token's state
-        pooled_features=384,
-        first_caption=1.0,  # probability of a clip's first caption
-        prompts=PROMPTS,
-    )
+    config.condition = base.captions(PROMPTS, name="SoundingClips", length=20)
     config.conditioning_dropout = 0.1
     config.model = dict(
         name="SoundAndVideoDiT",

@@ -52,15 +52,7 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config = _tokens(choice) if choice.endswith("tokens") else _flow(choice)
     config.num_steps = 2000
     config.batch_size = 32
-    config.condition = dict(
-        name="Prompts",
-        encoder="minilm",
-        length=LENGTH,
-        features=384,  # of a token's state
-        pooled_features=384,
-        first_caption=0.5,  # probability of the word; else the number
-        prompts=DIGITS,
-    )
+    config.condition = base.captions(DIGITS, length=LENGTH, first_caption=0.5)  # word, or number
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=1e-3, warmup=0.05)
     config.averages.ema.steps = 100.0
@@ -92,7 +84,7 @@ def _flow(choice: str) -> ConfigDict:
         bands = dict(n_fft=1024, hop=256, num_mels=64, mean=-3.93, deviation=1.06, floor=0.01)
         config.space = dict(name="Spectrograms", **bands)
     else:
-        config.space = dict(name="Latents", run="runs/sound_mel", weights="ema")
+        config.space = base.latents("runs/sound_mel")
     config.model = dict(name="AudioDiT", patch_size=1, **BLOCKS)
     config.sampling.update(num_steps=30, guidance_scale=2.0)
     return config

@@ -37,15 +37,13 @@ def get_config() -> ConfigDict:
     )
     config.num_steps = 500_000
     config.batch_size = 256
-    config.condition = dict(
-        name="Prompts",
+    config.condition = base.captions(
+        PROMPTS,
         encoder="runs/system",
         directory="runs/prompts",
         length=130,  # 128 of T5, and a token for each of start and end
         features=768,
         pooled_features=1536,  # start and end
-        first_caption=1.0,
-        prompts=PROMPTS,
     )
     config.space = dict(
         name="Latents",

@@ -16,7 +16,6 @@ so there is no score.
 
 from ml_collections import ConfigDict
 
-from configs.emoji_text import PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
@@ -31,15 +30,12 @@ def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
     config = base.diffusion(name, name="folder", image_shape=(1024, 1024, 3))
     config.num_steps = 500_000
     config.batch_size = 1024
-    config.condition = dict(
-        name="Prompts",
+    config.condition = base.captions(
         encoder="runs/system",
         directory="runs/prompts",
         length=333,  # 77 tokens of CLIP and 256 of T5
         features=4096,
         pooled_features=2048,
-        first_caption=1.0,
-        prompts=PROMPTS,
     )
     config.model = dict(name="sd3_medium")
     if choice == "flux":

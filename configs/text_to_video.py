@@ -24,7 +24,6 @@ plans a training step with 64 clips (memory of v5p by its compiler, libtpu 0.0.4
 
 from ml_collections import ConfigDict
 
-from configs.emoji_text import PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
@@ -41,15 +40,12 @@ def get_config(choice: str = "wan_14b") -> ConfigDict:
     config.data.image_shape = (81, 720, 1280, 3)
     config.num_steps = 100_000
     config.batch_size = 64
-    config.condition = dict(
-        name="Prompts",
+    config.condition = base.captions(
         encoder="runs/system",
         directory="runs/prompts",
         length=512,
         features=4096,
         pooled_features=0,  # UMT5 has none
-        first_caption=1.0,
-        prompts=PROMPTS,
     )
     config.space = dict(
         name="Latents",

@@ -1,8 +1,10 @@
 """Every config builds its experiment and traces its step, or its parameters, at full size."""
 
+import ast
 import functools
 import importlib
 import inspect
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -341,6 +343,27 @@ def test_a_choice_is_one_of_those_there_are(name):
                 module.get_config(wrong)
         with pytest.raises(ValueError, match=f"nearest to '{longest}'"):
             module.get_config(longest + "x")
+
+
+def imported_configs(name):
+    """Return the names of the configs that a config imports."""
+    found = []
+    for node in ast.walk(ast.parse(Path(ROOT, "configs", f"{name}.py").read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            found += [f"{module}.{each.name}" if module else each.name for each in node.names]
+    return {each.split(".")[1] for each in found if each.startswith("configs.")}
+
+
+def test_a_config_builds_on_configs_that_build_on_none():
+    """Configs of large data, for accelerators, build on none of digits or emoji."""
+    imported = {name: imported_configs(name) for name in CONFIGS}
+    pairs = [(name, each) for name in CONFIGS for each in imported[name]]
+    assert ("digits_likelihood", "digits_flow") in pairs
+    assert [(name, each) for name, each in pairs if imported[each]] == []
+    small = [name for name in CONFIGS if re.search("digits|emoji|fashion|notes", name)]
+    of_small = [name for name, each in pairs if re.search("digits|emoji", each)]
+    assert sorted({*of_small} - {*small}) == []
 
 
 # What DiT's and SiT's training scripts say, and LightningDiT's config of 64 epochs: learning rate,

@@ -9,6 +9,20 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+# Rows of the sample sheets of pictures.
+PROMPTS = (
+    "grinning face",
+    "red heart",
+    "tiger face",
+    "red apple",
+    "yellow car",
+    "blue book",
+    "flag: Japan",
+    "woman firefighter",
+    "clock face three oclock",
+    "a green frog with a crown",
+)
+
 
 def experiment(
     name: str,
@@ -102,6 +116,23 @@ def sampling(**fields: Any) -> dict[str, Any]:
     )
 
 
+def captions(prompts: tuple[str, ...] = PROMPTS, **fields: Any) -> dict[str, Any]:
+    """Return the condition of captions, which MiniLM or the `encoder` among the fields encodes.
+
+    Args:
+        prompts: rows of the sample sheets.
+    """
+    usual = dict(
+        name="Prompts",
+        encoder="minilm",  # or a folder with the text encoders of a published system
+        length=16,  # most tokens of a prompt
+        features=384,  # of a token's state
+        pooled_features=384,
+        first_caption=1.0,  # probability of an example's first caption; else another one
+    )
+    return dict(usual, prompts=prompts, **fields)
+
+
 def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
     """Return the fields of class-conditional rectified flow with a transformer."""
     return experiment(
@@ -142,6 +173,20 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
             measures=dict(samples=dict(name="Samples")),
         ),
     )
+
+
+def distillation(config: ConfigDict, teacher: str | None = None, **method: Any) -> None:
+    """Make a config of diffusion that of a student for few steps, which samples in one jump.
+
+    Args:
+        teacher: the run that it learns from; None for a method that learns from data.
+        method: the name of one of experiments/tasks/methods, and its arguments.
+    """
+    config.task, config.method = "Distillation", method
+    config.teacher = teacher or placeholder(str)
+    # No guidance scale: the network has learned its guidance in training.
+    config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
+    config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
 
 
 def masked_autoregression(
@@ -220,8 +265,8 @@ def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: A
     )
 
 
-def bidirectional(config: ConfigDict) -> None:
-    """Give a GAN's config an encoder and a discriminator of pairs: BiGAN or BigBiGAN.
+def bidirectional(config: ConfigDict, bigbigan: bool = False) -> None:
+    """Give a GAN's config an encoder and a discriminator of pairs: BiGAN, or BigBiGAN.
 
     The generator's optimizer is that of the encoder too.
     """
@@ -231,6 +276,10 @@ def bidirectional(config: ConfigDict) -> None:
     config.evaluation.measures = dict(
         samples=dict(name="Samples"), inversions=dict(name="Inversions", every=0)
     )
+    if bigbigan:
+        config.objective, config.regularizers = "hinge", {}
+        config.model.encoder.stochastic = True
+        config.model.discriminator.update(unary=True, spectral_norm=True)
 
 
 def inversion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
@@ -348,6 +397,14 @@ def tokenizer(**fields: Any) -> dict[str, Any]:
     return dict(space, **fields)
 
 
+def latents(run: str, **fields: Any) -> dict[str, Any]:
+    """Return the space of an autoencoder's latents.
+
+    Latents that experiments.encode has written have a `directory` and a `shape`.
+    """
+    return dict(name="Latents", run=run, weights="ema", **fields)
+
+
 def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:
     """Return the fields of an autoencoder with a perceptual loss and a discriminator."""
     return experiment(
@@ -380,3 +437,14 @@ def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:
             every=0, num_samples=384, measures=dict(reconstructions=dict(name="Reconstructions"))
         ),
     )
+
+
+def family_measures(config: ConfigDict, num_samples: int, **measures: dict[str, Any]) -> None:
+    """Set a family's measures: the given ones, the cost of a sample, and its bits per dimension."""
+    own = {
+        name: measure
+        for name, measure in config.evaluation.measures.items()
+        if name in ("bounds", "likelihood")
+    }
+    config.evaluation.num_samples = num_samples
+    config.evaluation.measures = measures | dict(cost=dict(name="SamplingCost")) | own
