@@ -143,11 +143,12 @@ WITHOUT_TEACHER = {
     ),
     "PixelMeanFlow": (
         dict(name="PixelMeanFlow", largest=4.0, perceptual=0.0),
-        dict(
+        EQUAL_TIMES
+        | dict(
             task="PixelDistillation",
             target=dict(name="clean"),
-            times=dict(name="logit_normal", mean=0.8, deviation=0.8),
             model=TWO_ANSWERS | dict(grid=True),
+            optimizer=dict(b2=0.95),
             sampling=GUIDED,
         ),
     ),
