@@ -113,6 +113,28 @@ def test_resampling_of_band_limited_sound():
     close(ours[50:-50], theirs[50:-50], 2e-3)
 
 
+# Of `torchaudio.functional.resample` 2.11.0 in float64, for 300 normal numbers: four output samples,
+# and the sum of all magnitudes. torchaudio has no release for the PyTorch that the tests install, so
+# the numbers are kept here.
+TORCHAUDIO = {
+    (44_100, 16_000): (109, [0.1609681, -0.0143197, 0.1709765, -0.2201498], 53.60319),
+    (16_000, 44_100): (827, [0.1205884, -0.0313224, -0.0348195, 0.521412], 647.6191),
+    (22_050, 16_000): (218, [-0.0299286, 0.2318496, 0.180893, 0.3219693], 146.10487),
+    (48_000, 16_000): (100, [0.115653, 0.0704217, 0.1771796, -0.2149258], 46.75921),
+    (8_000, 16_000): (600, [0.1205884, -0.0910337, -0.2620941, 0.7917624], 471.45364),
+}
+
+
+@pytest.mark.parametrize("rates", TORCHAUDIO)
+def test_resampling_is_torchaudios(rates):
+    count, values, total = TORCHAUDIO[rates]
+    noise = np.random.default_rng(0).normal(size=300)
+    ours = np.asarray(audio.resample(noise[None, :, None], *rates))[0, :, 0]
+    assert len(ours) == count
+    close(ours[[0, 1, count // 2, -1]], values, 1e-6)
+    close(np.abs(ours).sum(dtype=np.float64), total, 1e-6)
+
+
 def test_griffin_lim(waveforms):
     """Both start from phases of 0; steps amplify rounding, so there are few."""
     magnitudes = np.abs(audio.stft(waveforms, N_FFT, HOP))
