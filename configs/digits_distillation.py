@@ -130,7 +130,7 @@ WITHOUT_TEACHER = {
         EQUAL_TIMES | SMALL_DERIVATIVES,
     ),
     "GuidedMeanFlow": (
-        dict(name="GuidedMeanFlow", largest=4.0),
+        dict(name="GuidedMeanFlow", largest=1.5),
         EQUAL_TIMES | dict(model=TWO_ANSWERS, sampling=GUIDED),
     ),
     "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), EQUAL_TIMES),
@@ -142,7 +142,7 @@ WITHOUT_TEACHER = {
         EQUAL_TIMES | ALL_CONDITIONS | dict(task="Drifting"),
     ),
     "PixelMeanFlow": (
-        dict(name="PixelMeanFlow", largest=4.0, perceptual=0.0),
+        dict(name="PixelMeanFlow", largest=1.5, perceptual=0.0),
         EQUAL_TIMES
         | dict(
             task="PixelDistillation",
