@@ -17,7 +17,7 @@ of configs/emoji_text.py:
 --config.model.width=128 --config.model.num_heads=4 --config.averages.ema.steps=300
 
                        steps  time           training names  held-out names  FD-VGG16
-teacher, 50 steps      4,000  11 min 38 s    57.0 %          49.8 %          67.6
+teacher, 50 steps      4,000  12 min 22 s    57.0 %          49.8 %          67.6
 Semigroup, 4 steps     3,600  27 min 12 s    56.2 %          48.7 %          66.3
 Consistency, 4 steps   3,600  16 min 22 s    56.2 %          48.7 %          68.5
 
