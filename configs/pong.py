@@ -16,15 +16,22 @@ events, and by how many rows the paddle misses the emulator's paddle. In 64 clip
 frames long, all events of the ball have a sound, and 4.8 % of sounds have no event. With the next
 clip's sound, 28 % of events have a sound by chance.
 
-The short form is the default: 900 steps in 13 minutes on one shared CPU core. It is far too short.
-The network draws the field, but neither ball nor paddles. All its sounds are noise, so every event
-has a sound, and every event also has one in the next clip's sound (100 %). 58 % of its sounds have
-no event. The paddle misses the emulator's paddle by 43 rows of the screen. A paddle that stays in
-its given place misses by 35.
+Ball and paddles differ from the field by 0.03 (root mean square of all pixels), where noise has a
+deviation of 1. So the video's noise is weaker than at the same time without its shift, and that of
+the louder sound is stronger. A token of 96 features has a patch of 256 samples. Its head has rank
+96, so a predicted velocity would keep 62 % of the noise, and the network predicts clean data.
+
+The short form is the default: 900 steps in 13 minutes on one shared CPU core. These results are
+older than the shifts, the clean target and absolute positions. The network draws the field, but
+neither ball nor paddles. All its sounds are noise, so every event has a sound, and every event also
+has one in the next clip's sound (100 %). 58 % of its sounds have no event. The paddle misses the
+emulator's paddle by 43 rows of the screen. A paddle that stays in its given place misses by 35.
 
 The longer form has six times as many steps, and has not been run: --config.num_steps=5400
 --config.averages.ema.steps=540.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -68,12 +75,17 @@ def get_config(choice: str = "actions") -> ConfigDict:
         num_heads=3,
         frame_rate=FRAME_RATE,
         sound_rate=float(SAMPLE_RATE),
+        absolute_positions=True,
         unroll=4,
     )
     # In half of the examples the first 4 frames are clean, with their sound, so that clips go on.
     config.loss = dict(name="joint_loss", clean_share=0.2, noise_share=0.1)
     config.loss.update(continued_share=0.5, known_part=0.25)
-    config.modalities = dict(video=dict(weight=1.0), sound=dict(weight=1.0))
+    config.target.name = "clean"
+    config.weighting.name = "bounded_velocity"  # the velocity's loss
+    config.modalities = dict(
+        video=dict(weight=1.0, process=_flow(0.25)), sound=dict(weight=1.0, process=_flow(4.0))
+    )
     config.optimizer.update(learning_rate=1e-3, warmup=0.04)
     config.averages.ema.steps = 90.0
     config.checkpoint.every = 250
@@ -83,3 +95,12 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.evaluation.measures = dict(play=dict(name="PlayedPong"))
     config.evaluation.num_samples = 64
     return config
+
+
+def _flow(shift: float) -> dict[str, Any]:
+    """Return the fields of a rectified flow whose noise is stronger by `shift` at equal times.
+
+    At noise 0 a clean target says nothing of the noise. Known rows wait at a noise of 0.01.
+    """
+    flow = dict(name="RectifiedFlow", domain=(0.01 / shift, 1.0))
+    return dict(name="Shifted", base=flow, shift=shift)

@@ -16,7 +16,13 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.models.transformers.video_dit import Block, Ends, rotary_features, self_attentions
+from genjax.models.transformers.video_dit import (
+    Block,
+    Ends,
+    embed_positions,
+    rotary_features,
+    self_attentions,
+)
 from genjax.nn import (
     Dense,
     Text,
@@ -180,6 +186,7 @@ class SoundAndVideoDiT(nn.Module):
         num_actions: if given, the condition is `WithActions`. An action's embedding is added to
             that of its frame's time.
         factorized: as of `VideoDiT`, for the video.
+        absolute_positions: as of `VideoDiT`, for both modalities.
         resolution: positions a second, in attention between streams. The fastest pair of features
             turns by one radian from one position to the next.
         time_scale, unroll, remat_policy, dtype: as of `VideoDiT`.
@@ -196,6 +203,7 @@ class SoundAndVideoDiT(nn.Module):
     num_classes: int | None = None
     num_actions: int | None = None
     factorized: bool = False
+    absolute_positions: bool = False
     resolution: float = 100.0
     mlp_ratio: float = 4.0
     time_scale: float = 1000.0
@@ -234,6 +242,9 @@ class SoundAndVideoDiT(nn.Module):
         tokens, conditionings = {}, {}
         for name, stream in streams.items():
             tokens[name], conditionings[name] = ends[name].embed(stream.tokens, stream.t, label)
+            if self.absolute_positions:
+                places = embed_positions(stream.positions, self._width(name))
+                tokens[name] = constrain_tokens(tokens[name] + places)
         if actions is not None and "video" in streams:
             conditionings["video"] = conditionings["video"] + self._embed_actions(actions)
         told = (None, None)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
@@ -255,6 +256,9 @@ class VideoDiT(nn.Module):
         causal: whether a token attends to no later frame.
         window: number of frames that a token of a causal network attends to, the last of which is
             its own; all if None. Clips longer than in training need no longer distances then.
+        absolute_positions: whether tokens know their frame, row and column (`embed_positions`).
+            Rotary positions tell them distances alone: from an input without contrast, such a
+            network gives the same output everywhere.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
@@ -272,6 +276,7 @@ class VideoDiT(nn.Module):
     factorized: bool = False
     causal: bool = False
     window: int | None = None
+    absolute_positions: bool = False
     mlp_ratio: float = 4.0
     out_channels: int | None = None
     time_scale: float = 1000.0
@@ -413,6 +418,10 @@ class VideoDiT(nn.Module):
         ends = Ends(self.width, parts, features, self.num_classes, self.time_scale, *types)
         ends = inline(self, ends)
         tokens, conditioning = ends.embed(tokens, t, label)
+        if self.absolute_positions:
+            # Roll-outs reach frames that training has not seen: causal networks know no frame.
+            positions = layout.positions * jnp.array([not self.causal, 1, 1])
+            tokens = constrain_tokens(tokens + embed_positions(positions, self.width))
         modulation = ends.modulate_blocks(conditioning)
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
@@ -429,6 +438,16 @@ def rotary_features(features: int) -> tuple[int, int, int]:
     """Return a head's features for frames, rows and columns: a third each, in pairs, as in Wan."""
     third = 2 * (features // 6)
     return features - 2 * third, third, third
+
+
+def embed_positions(
+    positions: Int[Array | np.ndarray, "*rows length 3"], features: int
+) -> Float[Array, "*rows length features"]:
+    """Return sines and cosines of frames, rows and columns, a third of the features each."""
+    axes = jnp.asarray(positions, jnp.float32).reshape(-1, 3).T
+    sizes = rotary_features(features)
+    waves = [sinusoidal_embedding(axis, size) for axis, size in zip(axes, sizes, strict=True)]
+    return jnp.concatenate(waves, axis=-1).reshape(*positions.shape[:-1], features)
 
 
 def _text(

@@ -15,7 +15,7 @@ SIDES, PATCH = (4, 4, 6), (2, 2, 2)
 LENGTH = 12
 SIZES = dict(video_width=24, sound_width=16, depth=2, num_heads=2)
 RATES = dict(frame_rate=4.0, sound_rate=16.0)  # a clip of a second with sound of 3/4 of a second
-NETWORK = SoundAndVideoDiT(PATCH, 2, **SIZES, **RATES)
+NETWORK = SoundAndVideoDiT(PATCH, 2, **SIZES, **RATES, absolute_positions=True)
 TOLD = Text(jnp.ones((2, 3, 5)), None, jnp.arange(3) < jnp.array([[3], [1]]))
 
 
@@ -70,7 +70,8 @@ def test_streams_that_do_not_exchange_are_unimodal_models(name):
     both, params = outputs(variables, X, T, start()), variables["params"]
     blocks = params["blocks"][name]
     patch, x = (PATCH, X[name]) if name == "video" else ((2, 1, 1), X[name][:, :, None, None])
-    unimodal = VideoDiT(patch, width=width, depth=2, num_heads=2)
+    sizes = dict(width=width, depth=2, num_heads=2)
+    unimodal = VideoDiT(patch, **sizes, absolute_positions=True)
     expected = jax.jit(unimodal.apply)(
         {"params": params[name] | {"blocks": blocks}}, x, T[name], TOLD
     )

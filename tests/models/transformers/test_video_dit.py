@@ -14,7 +14,7 @@ from genjax.nn.packing import Packing
 from tests.virtual_devices import run
 
 SIDES, PATCH = (3, 4, 6), (1, 2, 2)
-CLASSES = VideoDiT(PATCH, width=24, depth=2, num_heads=3, num_classes=3)
+CLASSES = VideoDiT(PATCH, width=24, depth=2, num_heads=3, num_classes=3, absolute_positions=True)
 WORDS = VideoDiT(PATCH, width=32, depth=2, num_heads=2)
 CAUSAL = {
     "full": CLASSES.clone(causal=True),
@@ -98,6 +98,23 @@ def test_the_cache_gives_what_the_whole_computation_gives(name, sizes):
 def test_only_a_causal_network_takes_a_cache():
     with pytest.raises(ValueError, match="causal=False"):
         CLASSES.apply({}, *inputs(), CAUSAL["full"].empty_cache(2, *SIDES), method="extend")
+
+
+def differences(network):
+    """Return by how much outputs of an even input differ in a frame, and from frame to frame."""
+    x, t, labels = inputs(batch=1)
+    arguments = jnp.ones_like(x), jnp.full_like(t, 0.5), labels
+    output = jax.jit(network.apply)(perturbed(network, *arguments), *arguments)
+    tokens = patchify_video(output, PATCH)[0].reshape(SIDES[0], -1, 12)
+    return [float(np.ptp(np.asarray(tokens), axis).max()) for axis in (1, 0)]
+
+
+def test_absolute_positions_tell_the_patches_of_an_even_input_apart():
+    assert min(differences(CLASSES)) > 1e-2
+    assert max(differences(CLASSES.clone(absolute_positions=False))) < 1e-4
+    # Each frame is alone here, so distances tell nothing. Roll-outs go on to any frame.
+    within, between = differences(CLASSES.clone(causal=True, window=1))
+    assert within > 1e-2 and between < 1e-4
 
 
 @functools.cache
