@@ -30,7 +30,7 @@ PixelMeanFlow take a guidance scale. PixelMeanFlow predicts clean pixels. It has
 here, because that term needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 
 Class accuracy and Fréchet distance of 1,000 samples, and the time on one of 2 CPU cores while other
-programs ran (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.7 % and 0.829:
+programs ran (Lagrangian: on both). The teacher's 50 steps have 99.7 % and 0.829:
 
                                   1 step          4 steps         time
     DistilledReflow               99.7 %  0.858   97.7 %  4.52     3 min 56 s
@@ -53,7 +53,7 @@ programs ran (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.
     ConsistencyTrajectory         99.1 %  1.13    99.5 %  0.889   19 min  3 s
     MeanFlow                      99.7 %  1.15    100 %   1.28     5 min 14 s
     LatentConsistency             99.9 %  1.23    99.9 %  0.925    4 min 56 s
-    Shortcut                      98.5 %  1.34    99.6 %  1.14     4 min 29 s
+    Shortcut                      98.5 %  1.34    99.6 %  1.14     4 min 48 s
     LADD                          99.2 %  1.36    98.8 %  2.10     2 min  7 s
     TrajectoryConsistency         99.8 %  1.36    99.9 %  0.881    7 min 10 s
     ConsistencyTraining           89.3 %  2.17    98.3 %  1.28     3 min 38 s
@@ -82,7 +82,7 @@ GuidanceDistillation still needs the teacher's 50 steps, with one call in place 
 0.828.
 
 docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run. The run
-of Lagrangian is older than today's network code, and that of Shortcut than the bound of its target.
+of Lagrangian is older than today's network code.
 """
 
 from ml_collections import ConfigDict
