@@ -69,13 +69,13 @@ NAMES = dict(  # encodes names for the scorer, if the network has no text encode
 
 
 def _on_emoji(config: ConfigDict) -> ConfigDict:
-    """Return a config of Fashion-MNIST with emoji and their categories as its data."""
+    """Return a config with the data of all families: emoji, mirrored, and their categories."""
     config.data.update(DATA)
     return config
 
 
 def _unet() -> ConfigDict:
-    config = emoji_flow.get_config()
+    config = _on_emoji(emoji_flow.get_config())
     config.model = fashion_unet.get_config().model
     return config
 

@@ -79,9 +79,9 @@ def get_config(choice: str = "cross_attention") -> ConfigDict:
         first_caption=0.7,  # probability of an example's name; else one of its synonyms
         prompts=PROMPTS,  # rows of the sample sheets
     )
+    config.data.flip = True
     if space != "pixels":
         config.space = emoji_latents(on_disk=True)
-        config.data.flip = True
     config.model = dict(
         patch_size=4 if space == "pixels" else 2, num_heads=6, unroll=4, **NETWORKS[mechanism]
     )
