@@ -15,7 +15,8 @@ These choices see the name, encoded by MiniLM:
 
 These choices take no text, and see the category of the name, one of ten:
 - gan: emoji_gan:diffaugment.
-- autoregression, unet and drifting: the same choices of fashion_families.
+- autoregression: fashion_autoregression:rnn, which sees the whole picture above a pixel.
+- unet and drifting: the same choices of fashion_families.
 
 The choice vae sees nothing.
 
@@ -118,7 +119,7 @@ def _consistency() -> ConfigDict:
 FAMILIES = {
     "vae": lambda: _on_emoji(fashion_families.get_config("vae")),
     "gan": lambda: emoji_gan.get_config("diffaugment"),
-    "autoregression": lambda: _on_emoji(fashion_autoregression.get_config("pixelcnn")),
+    "autoregression": lambda: _on_emoji(fashion_autoregression.get_config("rnn")),
     "masked_diffusion": lambda: _tokens("masked_diffusion"),
     "uniform_diffusion": lambda: _tokens("uniform_diffusion"),
     "flow": lambda: emoji_text.get_config("cross_attention,pixels"),
