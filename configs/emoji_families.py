@@ -15,7 +15,8 @@ These choices see the name, encoded by MiniLM:
 
 These choices take no text, and see the category of the name, one of ten:
 - gan: emoji_gan:diffaugment.
-- autoregression, unet and drifting: the same choices of fashion_families.
+- autoregression: fashion_autoregression:rnn, which sees the whole picture above a pixel.
+- unet and drifting: the same choices of fashion_families.
 
 The choice vae sees nothing.
 
@@ -57,23 +58,22 @@ LATENTS = base.latents(
 NAMES = base.captions((), name="experiments.inputs.conditions.Prompts")
 
 
-def _vae() -> ConfigDict:
-    config = digits_vae.get_config("elbo")
+def _on_emoji(config: ConfigDict) -> ConfigDict:
+    """Return a config with the data of all families: emoji, mirrored, and their categories."""
     config.data.update(DATA)
+    return config
+
+
+def _vae() -> ConfigDict:
+    config = _on_emoji(digits_vae.get_config("elbo"))
     config.model.update(latent_size=32, width=512)
     config.likelihood.levels = 256
     config.evaluation.measures.bounds.num_importance_samples = 100
     return config
 
 
-def _autoregression() -> ConfigDict:
-    config = fashion_autoregression.get_config("pixelcnn")
-    config.data.update(DATA)
-    return config
-
-
 def _unet() -> ConfigDict:
-    config = emoji_flow.get_config()
+    config = _on_emoji(emoji_flow.get_config())
     config.model = fashion_unet.get_config().model
     return config
 
@@ -105,10 +105,9 @@ def _mean_flow() -> ConfigDict:
 
 
 def _drifting() -> ConfigDict:
-    config = fashion_flow.get_config()
-    config.data.update(DATA)
+    config = _on_emoji(fashion_flow.get_config())
     base.distillation(config, name="Drift", generated=16)
-    config.times = dict(name="uniform")
+    config.times, config.target = dict(name="uniform"), dict(name="clean")
     config.task, config.conditioning_dropout = "Drifting", 0.0
     return config
 
@@ -124,7 +123,7 @@ def _consistency() -> ConfigDict:
 FAMILIES = {
     "vae": _vae,
     "gan": lambda: emoji_gan.get_config("diffaugment"),
-    "autoregression": _autoregression,
+    "autoregression": lambda: _on_emoji(fashion_autoregression.get_config("rnn")),
     "masked_diffusion": lambda: _tokens("masked_diffusion"),
     "uniform_diffusion": lambda: _tokens("uniform_diffusion"),
     "flow": lambda: emoji_text.get_config("cross_attention,pixels"),

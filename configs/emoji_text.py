@@ -59,9 +59,9 @@ def get_config(choice: str = "cross_attention") -> ConfigDict:
     config.num_steps = STEPS[mechanism]
     config.conditioning_dropout = 0.1
     config.condition = base.captions(first_caption=0.7)  # a name, or a synonym
+    config.data.flip = True
     if space != "pixels":
         config.space = LATENTS
-        config.data.flip = True
     config.model = dict(
         patch_size=4 if space == "pixels" else 2, num_heads=6, unroll=4, **NETWORKS[mechanism]
     )

@@ -3,7 +3,8 @@
 python -m experiments.train --config=configs/fashion_autoregression.py:pixelcnn \
     --workdir=runs/fashion_pixelcnn
 
-The choice is rnn, pixelcnn, pixelcnn_pp or transformer. Pixels have 256 levels.
+The choice is rnn, pixelcnn, pixelcnn_pp or transformer. Pixels have 256 levels. Eight layers of
+pixelcnn see only nine rows above a pixel. rnn sees all of them.
 """
 
 from ml_collections import ConfigDict

@@ -327,6 +327,14 @@ def test_all_families_have_one_evaluation(name):
             assert Experiment.from_config(config).measures
 
 
+@pytest.mark.parametrize("name", ["fashion_families", "emoji_families"])
+def test_all_families_see_the_same_images(name):
+    """The same set at the same size, and either all mirror half of the images or none does."""
+    choices = importlib.import_module(f"configs.{name}").CHOICES
+    data = [load(f"{name}:{choice}").data for choice in choices]
+    assert len({(each.name, tuple(each.image_shape), each.flip) for each in data}) == 1
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_choice_is_one_of_those_there_are(name):
     module = importlib.import_module(f"configs.{name}")

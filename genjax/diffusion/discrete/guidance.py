@@ -32,8 +32,10 @@ def guide(
 ) -> Denoiser:
     """Make the guided denoiser of a conditional one, with one network call for both answers.
 
-    It is p(x | x_t, c)^s·p(x | x_t)^(1 − s), normalized at each place (Schiff et al. 2025). A token
-    that one of the two answers excludes is impossible, unless the scale takes the other one alone.
+    It is p(x | x_t, c)^s·p(x | x_t)^(1 − s), normalized at each place. The program of Schiff et al.
+    2025 does the same for masks. For uniform noise their program guides p(x_s | x_t) instead. A
+    token that one of the two answers excludes is impossible, unless the scale takes the other one
+    alone.
 
     Args:
         denoiser: `(x_t, t, conditioning) -> log p(x | x_t)`.
