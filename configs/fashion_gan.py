@@ -26,7 +26,8 @@ choice     time    EQ-T  EQ-T of fractions  EQ-R  accuracy  Fréchet distance
 stylegan2  5 min   13.1  12.6 dB            9.5   30.8 %    144
 stylegan3  28 min  91.4  48.8 dB            11.7  24.6 %    152
 
-600 steps are too few for either to make good pictures.
+600 steps are too few for either to make good pictures. Both runs are older than the average's
+half-life of 100 steps, and had one of 200.
 """
 
 from ml_collections import ConfigDict

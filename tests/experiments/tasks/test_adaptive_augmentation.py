@@ -1,5 +1,7 @@
 """Test ADA in the task of GANs: where it acts, what moves its probability, and its state."""
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -163,3 +165,11 @@ def test_emoji_are_seen_as_they_are_or_by_one_of_two_augmentations():
     for choice, kinds in (("none", (0, 0)), ("diffaugment", (3, 0)), ("ada", (0, 1))):
         task = build(emoji_gan.get_config(choice))
         assert (len(task.augmentations), int(task.adaptive is not None)) == kinds
+
+
+def test_ada_on_emoji_has_the_settings_of_its_run_on_record():
+    record = Path(__file__).parents[3] / "docs/results/records/emoji_gan_ada_weak/config.json"
+    run = json.loads(record.read_text())["config"]
+    config = json.loads(emoji_gan.get_config("ada").to_json_best_effort())
+    for field in ("adaptive_augmentation", "regularizers", "num_steps", "batch_size"):
+        assert config[field] == run[field]
