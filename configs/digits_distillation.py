@@ -82,8 +82,7 @@ GuidanceDistillation still needs the teacher's 50 steps, with one call in place 
 0.828.
 
 docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run. The run
-of Lagrangian is older than today's network code. In the run of Drift the network predicted the
-velocity. Today it predicts the image itself.
+of Lagrangian is older than today's network code.
 """
 
 from ml_collections import ConfigDict
@@ -140,7 +139,7 @@ WITHOUT_TEACHER = {
     "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW | SMALL_DERIVATIVES),
     "Drift": (
         dict(name="Drift", generated=16),
-        EQUAL_TIMES | ALL_CONDITIONS | dict(task="Drifting", target=dict(name="clean")),
+        EQUAL_TIMES | ALL_CONDITIONS | dict(task="Drifting"),
     ),
     "PixelMeanFlow": (
         dict(name="PixelMeanFlow", largest=1.5, perceptual=0.0),

@@ -107,7 +107,7 @@ def _mean_flow() -> ConfigDict:
 def _drifting() -> ConfigDict:
     config = _on_emoji(fashion_flow.get_config())
     base.distillation(config, name="Drift", generated=16)
-    config.times, config.target = dict(name="uniform"), dict(name="clean")
+    config.times = dict(name="uniform")
     config.task, config.conditioning_dropout = "Drifting", 0.0
     return config
 

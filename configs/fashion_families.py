@@ -114,7 +114,6 @@ def _mean_flow() -> ConfigDict:
 
 def _drifting() -> ConfigDict:
     config = _one_step(name="Drift", generated=16)
-    config.target = dict(name="clean")
     config.task, config.conditioning_dropout = "Drifting", 0.0
     return config
 

@@ -1,9 +1,9 @@
 """One-step generators that drift: samples move to data and away from each other (Deng et al. 2026).
 
 There is no teacher. The network sees noise alone, at the noise end of the process, and its
-prediction of the data is the sample. So it is sampled in one step. Take the target `clean`: then
-the sample is the network's output, as in the paper. Another target adds the noise to the output,
-and the network has to remove it again.
+prediction of the data is the sample. So it is sampled in one step. With the target `clean` the
+sample is the network's output, as in the paper. Its last layer is 0 at first, so all samples start
+alike. With the target `velocity` they start as the noise, which the network has to remove.
 """
 
 import functools

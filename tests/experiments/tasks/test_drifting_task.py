@@ -59,17 +59,6 @@ def test_a_step_fills_the_banks_and_moves_the_generator(training):
     assert task.abstract_frozen() == task.frozen() == ()  # pixels need no network
 
 
-def test_a_sample_is_the_output_of_the_network(training):
-    """As in lambertae/drifting:models/generator.py. The last layer is 0 at first, and no noise is.
-
-    With a velocity the first samples would be the noise, all of which training has to remove.
-    """
-    task, state, _ = training
-    labels, inputs = jnp.arange(3), task.sampling_inputs(small().sampling)
-    samples = task.generate(state, jax.random.key(0), labels, labels, *inputs)
-    np.testing.assert_array_equal(samples, 0)
-
-
 def test_the_loss_of_a_class_is_the_sum_of_its_drifts():
     """By a loop over classes, features and places."""
     method, by_hand = Drift(), jax.jit(drifting_loss)
