@@ -51,9 +51,9 @@ guidance scale 4  34.5 %         48.5 %  46.5 %      26 %    0.15
 (data)            98 %           98 %    99.5 %      98 %    differences from 0.18 are found
 
 So 34.5 % of the captions were followed, where 90 % are wanted. The autoencoder of the longer form
-is not the reason: of 60 held-out clips that it reconstructs, the tracker finds 95 % right. MiniLM
-is not the reason either: linear probes of the words' states read both digits and both directions of
-all 56 held-out captions. image_to_video, causal and packed have not been run.
+is not the reason: of 60 held-out clips that it reconstructs, the tracker finds 95 % right. Nor is
+MiniLM: linear probes of its states read both digits and both directions of all 56 held-out
+captions. image_to_video, causal and packed have not been run.
 """
 
 from typing import Any

@@ -23,9 +23,9 @@ the louder sound is stronger. A token of 96 features has a patch of 256 samples.
 
 The short form is the default: 900 steps in 13 minutes on one shared CPU core. These results are
 older than the shifts, the clean target and absolute positions. The network draws the field, but
-neither ball nor paddles. All its sounds are noise, so every event has a sound, and every event also
-has one in the next clip's sound (100 %). 58 % of its sounds have no event. The paddle misses the
-emulator's paddle by 43 rows of the screen. A paddle that stays in its given place misses by 35.
+neither ball nor paddles. All its sounds are noise, so every event has a sound. It also has one in
+the next clip's sound (100 %). 58 % of its sounds have no event. The paddle misses the emulator's
+paddle by 43 rows of the screen. A paddle that stays in its given place misses by 35.
 
 The longer form has six times as many steps, and has not been run: --config.num_steps=5400
 --config.averages.ema.steps=540.
