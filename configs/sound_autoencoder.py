@@ -17,8 +17,8 @@ The others have their papers' sizes at 44.1 kHz and take a folder, for many acce
 - dac: DAC of 9 codes, with its discriminators and its weights.
 
 codec with 12 codes was trained on `spoken_stamps` for 1,439 s on a shared core. Its mel distance is
-1.20, where Opus has 0.60 at the same 6 kb/s (docs/results/autoencoders.md). The other choices have
-not been run to their ends.
+1.20, where Opus has 0.60 at the same 6 kb/s (docs/results/autoencoders.md). In that run the
+adversarial loss had half its weight. The other choices have not been run to their ends.
 """
 
 from typing import Any
@@ -78,7 +78,7 @@ def _sound(choice: str, data: str, sample_rate: int, samples: int, channels: int
     """Return the fields of an autoencoder of sound, whose discriminators have DAC's weights.
 
     DAC multiplies the mel distance by 15, the adversarial loss by 1 and feature matching by 2. Here
-    the distance's weight is 1.
+    the distance's weight is 1, and `least_squares` is half of DAC's adversarial loss.
     """
     options: dict[str, Any] = dict(sample_rate=sample_rate, seconds=samples / sample_rate)
     if channels > 1:
@@ -94,7 +94,7 @@ def _sound(choice: str, data: str, sample_rate: int, samples: int, channels: int
     config.space.name = "Waveforms"
     config.condition.num_rows = 2
     config.adversary.update(
-        weight=1 / 15, adaptive=False, objective="least_squares", feature_matching=2.0
+        weight=2 / 15, adaptive=False, objective="least_squares", feature_matching=1.0
     )
     for player in config.optimizer.values():
         player.update(b1=0.8, b2=0.99)
@@ -127,14 +127,16 @@ def _stable_audio() -> ConfigDict:
     """Return Stable Audio Open's autoencoder, with the authors' weights in this project's units.
 
     A latent frame stands for 4,096 values, and the authors' weight of 1e-4 is for twice the nats of
-    a frame. Their adversarial loss and feature matching are means over five parts.
+    a frame. Their adversarial loss is a mean over five parts, and their feature matching, of weight
+    5, over the five layers of each part too. Their distance of the sum and the difference of both
+    channels is left out.
     """
     config = _published("stable_audio", 65_536, channels=2, batch_size=32)
     config.model = dict(name="AutoencoderOobleck", dtype="bfloat16")
     n_ffts = (2048, 1024, 512, 256, 128, 64, 32)
     config.reconstruction = dict(name="multi_resolution_stft", n_ffts=n_ffts)
     config.weights = dict(divergence=2e-4 * 4096)
-    config.adversary.update(weight=0.1 / 5, objective="hinge")
+    config.adversary.update(weight=0.1 / 5, objective="hinge", feature_matching=10.0)
     config.adversary.network = dict(
         name="SoundDiscriminator", periods=(), n_ffts=n_ffts[:5], width=64, dtype="bfloat16"
     )

@@ -9,6 +9,7 @@ from experiments.configuration.runs import build
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch, training_batches
 from experiments.launch.sampling import save_sheet
+from genjax import adversarial
 from genjax.data import Dataset, InMemory
 from genjax.devices import make_mesh
 from genjax.training.sampling import sample
@@ -72,12 +73,22 @@ def test_the_codecs_say_their_bitrates():
 def test_weights_are_the_authors():
     """DAC: mel 15, adversarial 1, feature matching 2, commitment ¼, codebook 1."""
     config = sound_autoencoder.get_config("dac")
-    weights = np.array(
-        [config.adversary.weight, config.weights.commitment, config.weights.codebook]
-    )
-    np.testing.assert_allclose(15 * weights, [1, 0.25, 1])
-    assert config.adversary.feature_matching == 2 and config.reconstruction.name.endswith("mel")
+    adversary, weights = config.adversary, config.weights
+    matching = adversary.weight * adversary.feature_matching
+    relative = np.array([matching, weights.commitment, weights.codebook])
+    np.testing.assert_allclose(15 * relative, [2, 0.25, 1])
+    fake = np.array([-1.0, 0.25, 3.0])
+    loss = getattr(adversarial, adversary.objective).generator(None, fake)
+    np.testing.assert_allclose(15 * adversary.weight * loss, (1 - fake) ** 2, rtol=1e-6)
+    assert config.reconstruction.name.endswith("mel")
     assert config.optimizer.autoencoder.learning_rate == 1e-4 and config.batch_size == 72
+
+
+def test_stable_audio_matches_features_as_its_authors():
+    """The adversarial loss is a mean over 5 parts; 5 times feature matching, over 5 layers too."""
+    adversary = sound_autoencoder.get_config("stable_audio").adversary
+    matching = adversary.weight * adversary.feature_matching
+    np.testing.assert_allclose([adversary.weight, matching], [0.1 / 5, 5 / (5 * 5)])
 
 
 def load(split: str) -> Dataset:

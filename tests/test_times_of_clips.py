@@ -1,4 +1,4 @@
-"""Where configs of clips train and sample: at the noise that hides what clips differ in."""
+"""Where configs of clips and sounds train and sample: at the noise that hides their captions."""
 
 import math
 
@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import animated_emoji_video, moving_digits_video, pong, sounding_digits
+from configs import (
+    animated_emoji_video,
+    moving_digits_video,
+    notes,
+    pong,
+    sounding_digits,
+    spoken_digits,
+)
 from experiments.tasks.diffusion import Objective, time_grid
 from experiments.tasks.joint_objective import JointObjective
 from genjax.diffusion import targets
@@ -31,6 +38,8 @@ def share(levels, low, high):
         moving_digits_video.get_config("image_to_video"),
         animated_emoji_video.get_config(),
         sounding_digits.get_config(),
+        spoken_digits.get_config(),
+        notes.get_config(),
     ],
     ids=lambda config: config.experiment,
 )

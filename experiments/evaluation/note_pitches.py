@@ -55,7 +55,8 @@ class NotePitches:
 
     The prompts are held-out captions. `pitch_accuracy` is the share of samples whose median pitch
     lies within half a semitone of the named one. `pitch_accuracy_chance` is the mean accuracy of
-    the same answers in all orders, and `pitch_accuracy_real` that of held-out recordings. In
+    the same answers in all orders, and `pitch_accuracy_real` that of held-out recordings.
+    `pitch_accuracy_reconstructed` is the same share after the space of the network and back. In
     0.3 s of each of 155 notes of the data set, the tiny CREPE hears 98.7 % right.
 
     Attributes:
@@ -85,6 +86,8 @@ class NotePitches:
     def __call__(self, model: Model) -> dict[str, Any]:
         real = real_videos(self.context.data, self.context.num_samples)
         played = {"": sample_videos(self.context, model), "_real": real.held_out}
+        if reconstruct := model.functions.get("reconstruct"):
+            played["_reconstructed"] = in_batches(reconstruct, real.held_out, size=BATCH)
         asked, report = np.array([parse_pitch(each) for each in real.captions]), {}
         network = crepe.load(self.crepe)
         for suffix, sounds in played.items():

@@ -144,7 +144,7 @@ class FrozenAutoencoder:
 
     @property
     def vocabulary(self) -> int:
-        """Return how many codes there are.
+        """Return how many codes there are, in all levels of a residual quantizer.
 
         Raises:
             ValueError: the network does not quantize.
@@ -155,17 +155,24 @@ class FrozenAutoencoder:
                 "quantize, decode_indices and a quantizer; take a network of discrete latents, or "
                 "config.space.name=Latents"
             )
-        return self.network.quantizer.num_codes
+        return self.network.quantizer.num_codes * self._levels
+
+    @property
+    def _levels(self) -> int:
+        """The number of codebooks. A transformer knows the codes of each as its own tokens."""
+        return getattr(self.network.quantizer, "num_levels", 1)
 
     def encode_codes(
         self, variables: PyTree, x: Float[Array, " batch *shape"]
     ) -> Int[Array, " batch *grid"]:
-        """Return the codes of data in [−1, 1]."""
+        """Return the codes of data in [−1, 1]; a level's follow those of the level before."""
         latents = encode(self.network, variables, x)
-        return self.network.apply(variables, latents, method="quantize").indices
+        codes = self.network.apply(variables, latents, method="quantize").indices
+        return codes + self.network.quantizer.num_codes * jnp.arange(self._levels)
 
     def decode_codes(self, variables: PyTree, codes: Int[Array, " batch *grid"]) -> Array:
-        """Return data of codes."""
+        """Return data of codes; one of another level stands for the code of its number there."""
+        codes = codes % self.network.quantizer.num_codes
         return decode_chunked(self.network, variables, codes, method="decode_indices")
 
 

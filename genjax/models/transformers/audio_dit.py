@@ -29,6 +29,7 @@ class AudioDiT(nn.Module):
         width: features of a token; those of a head, `width / num_heads`, are divisible by 2.
         depth: number of blocks, scanned with stacked parameters.
         num_classes: classes besides the null one; with None the condition is a text.
+        absolute_positions: whether tokens know their place in the sound, as of `VideoDiT`.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll, remat_policy, dtype, param_dtype: as of `VideoDiT`.
     """
@@ -38,6 +39,7 @@ class AudioDiT(nn.Module):
     depth: int
     num_heads: int
     num_classes: int | None = None
+    absolute_positions: bool = False
     mlp_ratio: float = 4.0
     time_scale: float = 1000.0
     unroll: int = 1
@@ -67,6 +69,7 @@ class AudioDiT(nn.Module):
             self.depth,
             self.num_heads,
             self.num_classes,
+            absolute_positions=self.absolute_positions,
             mlp_ratio=self.mlp_ratio,
             time_scale=self.time_scale,
             unroll=self.unroll,

@@ -29,7 +29,7 @@ class Codec(nn.Module):
     """The mean of four samples in [−1, 1) as two octal digits, the second finer than the first."""
 
     factor = 4
-    quantizer = SimpleNamespace(num_codes=CODES)
+    quantizer = SimpleNamespace(num_codes=CODES, num_levels=2)
 
     def __call__(self, x):
         return self.decode(self.encode(x))
@@ -69,20 +69,22 @@ def config(task):
 
 def test_codes_are_frames_of_levels_and_masked_frames_are_silent():
     space = build(config("TokenAutoregression")).space
-    assert space.shape == (6, 2) and space.vocabulary == CODES and space.sample_rate == 8000
+    assert space.shape == (6, 2) and space.vocabulary == 2 * CODES and space.sample_rate == 8000
     assert space.abstract_batch()["audio"] == jax.ShapeDtypeStruct((SAMPLES, 1), jnp.int16)
     sounds, frozen = load("test", None).source[:]["audio"], space.frozen()
     means = sounds.reshape(8, 6, 4).mean(2) / 2**15
     octal = np.array([[[int(d) for d in f"{int((m + 1) * 32):02o}"] for m in r] for r in means])
     codes = space.encode(jnp.asarray(sounds), frozen)
-    np.testing.assert_array_equal(codes, octal)
+    # A level's codes are tokens of its own, as the digit 3 means another sound in the second level.
+    np.testing.assert_array_equal(codes, octal + np.array([0, CODES]))
     assert space.encode(codes, frozen) is codes  # those that experiments.encode wrote
     assert space.layout.grid == (6, 2)
-    np.testing.assert_array_equal(space.layout.sequence(codes)[0, :4], octal[0, :2].reshape(-1))
+    np.testing.assert_array_equal(space.layout.sequence(codes)[0, :4], codes[0, :2].reshape(-1))
     decoded = space.decode(codes, frozen)
     assert decoded.shape == sounds.shape
     assert np.abs(decoded - np.repeat(means, 4, axis=1)[..., None]).max() <= 0.5 / 32 + 1e-6
-    hidden = space.decode(codes.at[:, 3, 1].set(CODES), frozen)
+    np.testing.assert_array_equal(space.decode(jnp.asarray(octal), frozen), decoded)
+    hidden = space.decode(codes.at[:, 3, 1].set(2 * CODES), frozen)
     assert not np.any(hidden[:, 12:16]) and np.all(hidden[:, :12] == decoded[:, :12])
     np.testing.assert_array_equal(hidden[:, 16:], decoded[:, 16:])
     assert space.to_data(decoded).dtype == jnp.int16
@@ -98,7 +100,7 @@ def test_transformers_of_codes_train_and_sample(name):
     for _ in range(4):
         state, metrics = update(state, batch, key, frozen)
         losses.append(float(metrics["loss"]))
-    assert abs(losses[0] - np.log(CODES)) < 0.6  # of codes that are equally likely at first
+    assert abs(losses[0] - np.log(2 * CODES)) < 0.6  # of codes that are equally likely at first
     assert losses[3] < losses[0]  # one key, so one loss, which falls
     sounds = sample(task, state, np.zeros(3, int), fields.sampling)
     assert sounds.shape == (3, SAMPLES, 1) and sounds.dtype == np.int16

@@ -49,6 +49,15 @@ def test_patches_are_successive_samples(parameters):
     np.testing.assert_allclose(apply(swapped, moved, t, text), expected, atol=1e-4)
 
 
+def test_absolute_positions_tell_the_patches_of_an_even_input_apart(parameters):
+    x, t, text = inputs()
+    for known in (False, True):
+        network = NETWORK.clone(absolute_positions=known)
+        out = jax.jit(network.apply)(parameters, jnp.ones_like(x), t, text)
+        patches = out.reshape(2, -1, 4 * 2)
+        assert (np.ptp(np.asarray(patches), axis=1).max() > 1e-2) == known
+
+
 def test_the_order_of_patches_and_the_text_matter_and_masked_words_do_not(parameters):
     x, t, text = inputs()
     apply = jax.jit(NETWORK.apply)
