@@ -68,12 +68,12 @@ with model.time_scale=1000 diverged. ContinuousDistillation from a teacher with 
 9.2 % and 39.0. Guidance makes a student more accurate and less varied, which raises the distance.
 
 GuidedMeanFlow and PixelMeanFlow learn guidance scales from 1 to 1.5. With scales up to 4 they had
-2.44 and 4.07 at the same scale. Their PixelMeanFlow also had logit-normal times and a b2 of 0.999,
-and made almost the same image of a class each time (recall 0.003). Their network has two more
-costs. As in the papers, it takes the length of a jump and not t, and 64 pixels say little of the
-noise level. ImprovedMeanFlow without guidance has 1.01 in one step, and 1.46 if its network is not
-told t. The network also learns slowly. As a flow it has 1.36 after 1,500 steps of guided samples,
-where the DiT has 1.11.
+2.44 and 4.07, sampled at the same scale. PixelMeanFlow then also had logit-normal times and a b2 of
+0.999, and made almost the same image of a class each time (recall 0.003). Their network has two
+more costs. As in the papers, it takes the length of a jump and not t, and 64 pixels say little of
+the noise level. ImprovedMeanFlow without guidance has 1.01 in one step, and 1.46 if its network is
+not told t. The network also learns slowly. In place of the DiT of digits_flow it has 1.36 after
+1,500 training steps, and the DiT has 1.11.
 
 The pairs of Reflow took another 11 min 43 s, and those of DistilledReflow 5 min 45 s.
 
