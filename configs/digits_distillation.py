@@ -30,12 +30,12 @@ PixelMeanFlow take a guidance scale. PixelMeanFlow predicts clean pixels. It has
 here, because that term needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 
 Class accuracy and Fréchet distance of 1,000 samples, and the time on one of 2 CPU cores while other
-programs ran (Lagrangian: on both). The teacher's 50 steps have 99.7 % and 0.829:
+programs ran. The teacher's 50 steps have 99.7 % and 0.829:
 
                                   1 step          4 steps         time
     DistilledReflow               99.7 %  0.858   97.7 %  4.52     3 min 56 s
     Consistency                   99.5 %  0.867   99.4 %  0.864    4 min 45 s
-    Lagrangian                    99.3 %  0.867   99.7 %  0.818   31 min  8 s
+    Lagrangian                    99.3 %  0.868   99.7 %  0.818   22 min 17 s
     Reflow                        99.6 %  0.887   99.7 %  0.850    3 min 53 s
     ContinuousDistillation        99.1 %  0.888   99.7 %  0.851   11 min 18 s
     Halving                       99.3 %  0.898   91.9 %  2.10    23 min 30 s
@@ -88,8 +88,7 @@ GuidanceDistillation still needs the teacher's 50 steps, with one call in place 
 The network of Drift predicts the velocity, so samples start as different noise. With the target
 clean, as in the paper, samples of a class start alike and stay so: 100 % and 6.61, recall 0.
 
-docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run. The run
-of Lagrangian is older than today's network code.
+docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run.
 """
 
 from ml_collections import ConfigDict
