@@ -193,6 +193,7 @@ class Whole(nn.Module):
     num_heads: int
     unroll: int
     patch_size: tuple[int, int, int]
+    absolute_positions: bool
 
     @nn.compact
     def __call__(self, x_t, t, condition):
