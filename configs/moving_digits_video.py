@@ -112,7 +112,7 @@ def text_to_video(clips: str, prompts: tuple[str, ...], **data: Any) -> ConfigDi
     config.conditioning_dropout = 0.1
     blocks = dict(width=128, depth=6, num_heads=4, unroll=6)
     config.model = dict(name="VideoDiT", patch_size=(1, 2, 2), absolute_positions=True, **blocks)
-    # Latents of a clip are many and alike, so what a caption says is seen at high noise alone.
+    # A clip has many latents. So only high noise hides what its caption says.
     config.times.update(deviation=1.3, shift=6.0)
     config.sampling.grid.shift = 6.0
     config.optimizer.update(learning_rate=1e-3, warmup=200.0)

@@ -14,10 +14,11 @@ Captions decide at high noise. An ideal denoiser, which knows the other 971 trai
 caption, gives the right pitch a probability of 0.86 at t = 0.9, of 0.31 at t = 0.95, and of 0.05 at
 t = 0.98. So training and sampling are shifted, as in configs/moving_digits_video.py.
 
-These results are older than the shift and than absolute positions: 1.4 % of the times lay above
-0.9. 2,000 steps took 10 min 9 s on one CPU core, while other programs used the other core. CREPE
-hears the pitch of the name in 87.8 % of 90 samples, in 100 % of the recordings, and by chance in
-3.0 %. `fd_mel` is 27.3, and 20.1 for training recordings. The loss still falls.
+These results are older than the shift and than absolute positions. Without the shift 1.4 % of the
+times lie above 0.9. The run of 2,000 steps took 10 min 9 s on one CPU core, while other programs
+used the other core. CREPE hears the pitch of the name in 87.8 % of 90 samples, in 100 % of the
+recordings, and by chance in 3.0 %. `fd_mel` is 27.3, and 20.1 for training recordings. The loss
+still falls.
 """
 
 from ml_collections import ConfigDict

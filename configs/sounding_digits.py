@@ -83,7 +83,7 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
         absolute_positions=True,
         unroll=6,
     )
-    # As in configs/moving_digits_video.py, what a caption says is seen at high noise alone.
+    # As in configs/moving_digits_video.py, only high noise hides what a caption says.
     config.times.update(deviation=1.3, shift=6.0)
     config.sampling.grid.shift = 6.0
     # Shares of examples in which one modality is clean (so it is given), or pure noise (so the

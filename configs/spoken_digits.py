@@ -87,7 +87,7 @@ def _flow(choice: str) -> ConfigDict:
     else:
         config.space = base.latents("runs/sound_mel")
     config.model = dict(name="AudioDiT", patch_size=1, absolute_positions=True, **BLOCKS)
-    # What a caption says is seen at high noise alone, the higher the more numbers a sound has.
+    # Only high noise hides the caption. More numbers of a sound need more noise.
     shift = 6.0 if choice == "spectrograms" else 2.0
     config.times.update(deviation=1.3, shift=shift)
     config.sampling.grid.shift = shift

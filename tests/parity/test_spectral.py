@@ -113,9 +113,9 @@ def test_resampling_of_band_limited_sound():
     close(ours[50:-50], theirs[50:-50], 2e-3)
 
 
-# What `torchaudio.functional.resample` 2.11.0 makes of 300 normal numbers in float64: four samples,
-# and the sum of all magnitudes. The numbers are kept here, since torchaudio has no release for the
-# PyTorch that the tests install.
+# Outputs of `torchaudio.functional.resample` 2.11.0 for 300 normal numbers in float64: their count,
+# four of them, and the sum of their magnitudes. They are kept here, since torchaudio has no release
+# for the PyTorch that the tests install.
 TORCHAUDIO = {
     (44_100, 16_000): (109, [0.1609681, -0.0143197, 0.1709765, -0.2201498], 53.60319),
     (16_000, 44_100): (827, [0.1205884, -0.0313224, -0.0348195, 0.521412], 647.6191),
