@@ -37,7 +37,7 @@ Norm = Callable | None
 HalfBlock = TypeVar("HalfBlock", bound=nn.Module)
 xavier = nn.initializers.xavier_uniform()
 exact_gelu = functools.partial(nn.gelu, approximate=False)
-FIRST_PART = 256  # places of a cache that a CPU reads at least
+FIRST_PART = 128  # places of a cache that a CPU reads at least
 
 
 def inline(block: nn.Module, half: HalfBlock) -> HalfBlock:

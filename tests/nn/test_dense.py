@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from genjax.nn import Dense
+from genjax.nn.dense import in_token_loop
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (2, 3, 4, 5)])
@@ -26,3 +27,21 @@ def test_types():
     output, params = jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.zeros((2, 3, 5)))
     assert output.dtype == jnp.bfloat16
     assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(("features", "products"), [(6, "2x3x7"), (5, "5x7")])
+def test_one_row_in_a_loop_over_tokens_is_a_sum_of_two_products(features, products):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 1, features)), jnp.float32)
+    layer = Dense(7, bias_init=nn.initializers.normal())
+    params = layer.init(jax.random.key(0), x)
+    apply = jax.jit(layer.apply)
+    expected = apply(params, x)
+    with in_token_loop(True):
+        # Two sums of three terms in place of one of six.
+        np.testing.assert_allclose(apply(params, x), expected, rtol=1e-6, atol=1e-6)
+        assert f"tensor<{products}xf32>) -> tensor" in _product_of(apply, params, x)
+
+
+def _product_of(function, *args) -> str:
+    (line,) = (line for line in function.lower(*args).as_text().splitlines() if "dot_gen" in line)
+    return line
