@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -79,8 +80,9 @@ class PlaneModes:
 class Discriminator:
     """Measure modes covered, duplicates and the discriminator's accuracy; draw its logits.
 
-    The discriminator sees all images without augmentation. `overfitting/r_v` is
-    `instruments.overfitting` of its logits.
+    The discriminator sees all images without augmentation. Each real image makes a pair with a
+    generated one of its class. `overfitting/r_v` is `instruments.overfitting` of the differences in
+    the pairs, so it does not depend on the shares of the classes.
 
     A classifier of the data finds the modes. In the plane the nearest centre does.
     """
@@ -95,11 +97,19 @@ class Discriminator:
         samples = model.sample(labels)
         count, features = min(len(samples), len(reference.unseen)), reference.features(samples)
         predicted, expected = reference.modes(features), reference.modes(reference.unseen)
-        generated = reference.floats(samples)[:count], labels[:count]
         judge, objective = model.functions["logits"], model.functions["objective"]
-        train, held_out, fake = (judge(*examples) for examples in (*reference.examples, generated))
-        edge = float(instruments.boundary(objective, jnp.asarray(train), jnp.asarray(fake)))
-        shown = {"training": train, "held out": held_out, "generated": fake}
+
+        def pairs(examples: np.ndarray, labels: np.ndarray) -> tuple[jax.Array, jax.Array]:
+            """Return logits of real examples, and of generated ones of the same classes."""
+            generated = reference.floats(model.sample(labels))
+            return jnp.asarray(judge(examples, labels)), jnp.asarray(judge(generated, labels))
+
+        (train, fake), (held_out, others) = (pairs(*each) for each in reference.examples)
+        accuracies = functools.partial(instruments.accuracies, objective)
+        of_train, of_held_out = accuracies(train, fake), accuracies(held_out, others)
+        r_v = instruments.overfitting(train - fake, held_out - others, jnp.zeros(1))
+        logits = {"training": train, "held out": held_out, "generated": fake}
+        shown = {name: np.asarray(each) for name, each in logits.items()}
         edges = instruments.histogram_edges(*shown.values())
         return {
             "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
@@ -110,12 +120,10 @@ class Discriminator:
             "duplicate_rate": instruments.duplicate_rate(
                 features[:count], reference.unseen[:count]
             ),
-            "accuracy/train": float(np.mean(train > edge)),
-            "accuracy/held_out": float(np.mean(held_out > edge)),
-            "accuracy/samples": float(np.mean(fake < edge)),
-            "overfitting/r_v": float(
-                instruments.overfitting(*map(jnp.asarray, (train, held_out, fake)))
-            ),
+            "accuracy/train": float(of_train["accuracy/real"]),
+            "accuracy/held_out": float(of_held_out["accuracy/real"]),
+            "accuracy/samples": float(of_train["accuracy/fake"]),
+            "overfitting/r_v": float(r_v),
             "logits": histograms(
                 {name: instruments.histogram(each, edges) for name, each in shown.items()}, edges
             ),

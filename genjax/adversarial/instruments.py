@@ -18,22 +18,27 @@ from genjax.adversarial.objectives import Objective
 def accuracies(
     objective: Objective, real: Float[Array, " batch"], fake: Float[Array, " batch"]
 ) -> dict[str, Float[Array, ""]]:
-    """Return the shares of real and of generated examples on the right side of the boundary."""
+    """Return the shares of real and of generated examples on the right side of the boundary.
+
+    Args:
+        real, fake: logits of pairs, of one class each.
+    """
     edge = boundary(objective, real, fake)
     return {"accuracy/real": jnp.mean(real > edge), "accuracy/fake": jnp.mean(fake < edge)}
 
 
 def boundary(
     objective: Objective, real: Float[Array, " batch"], fake: Float[Array, " batch"]
-) -> Float[Array, ""]:
-    """Return the logit that prefers neither real nor generated.
+) -> Float[Array, " batch"]:
+    """Return the logit that prefers neither real nor generated, for each pair.
 
     It is that of the objective. If only differences of logits count, it is midway between the two
-    means.
+    logits of a pair. No boundary of all pairs would do: a class may move both logits of its pairs,
+    which such an objective does not see.
     """
     if objective.boundary is None:
-        return (jnp.mean(real) + jnp.mean(fake)) / 2
-    return jnp.asarray(objective.boundary, real.dtype)
+        return (real + fake) / 2
+    return jnp.full_like(real, objective.boundary)
 
 
 def overfitting(

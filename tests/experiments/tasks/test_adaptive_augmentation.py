@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +35,45 @@ class Dim:
 
     def update(self, state, step, r_t, images):
         return state
+
+
+class Low(nn.Module):
+    """A generator of the point (−1, −1)."""
+
+    latent_size: int = 2
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, z, labels=None, *, train=False):
+        return self.param("point", nn.initializers.constant(-1.0), (2,)) + 0 * z
+
+
+class Offset(nn.Module):
+    """The sum of the coordinates, and an offset for each class."""
+
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, points, labels=None, *, train=False):
+        return self.param("scale", nn.initializers.ones, ()) * points.sum(1) + 9.0 * labels
+
+
+def test_r_t_is_of_pairs_where_only_differences_count():
+    """All pairs are right, although the logits of class 0 are below all those of class 1."""
+    config = gaussians_gan.get_config("r3gan")
+    config.model = dict(
+        generator=dict(name=f"{__name__}.Low"), discriminator=dict(name=f"{__name__}.Offset")
+    )
+    config.unlock()
+    config.condition = dict(name="Classes", num_classes=2)
+    config.batch_size, config.updates.generator = BATCH_SIZE, 1
+    task = build(config)
+    labels = np.arange(BATCH_SIZE, dtype=np.int32) % 2
+    batch = {"image": np.ones((BATCH_SIZE, 2), np.float32), "label": labels}
+    state = jax.jit(task.init)(jax.random.key(0))
+    _, metrics = jax.jit(task.update, compiler_options=QUICK)(state, batch, KEY)
+    for name in ("overfitting/r_t", "accuracy/real", "accuracy/fake"):
+        assert float(jnp.divide(*metrics[name])) == 1
 
 
 @pytest.mark.parametrize("objective", ["non_saturating", "relativistic"])
@@ -168,8 +208,10 @@ def test_emoji_are_seen_as_they_are_or_by_one_of_two_augmentations():
 
 
 def test_ada_on_emoji_has_the_settings_of_its_run_on_record():
+    """But for the target, which was 0.3 for an earlier r_t."""
     record = Path(__file__).parents[3] / "docs/results/records/emoji_gan_ada_weak/config.json"
     run = json.loads(record.read_text())["config"]
     config = json.loads(emoji_gan.get_config("ada").to_json_best_effort())
+    assert run["adaptive_augmentation"].pop("target") == 0.3
     for field in ("adaptive_augmentation", "regularizers", "num_steps", "batch_size"):
         assert config[field] == run[field]
