@@ -26,7 +26,8 @@ Differences from the papers:
 - Images are encoded within the training step, after one crop and a random flip. With
   --config.space.directory=CODES experiments.encode writes the codes once. LlamaGen reads codes of
   ten crops.
-- There is no dropout. LlamaGen, MaskGIT and MAR drop 0.1 of the activations, and VAR some layers.
+- There is no dropout. LlamaGen, MaskGIT, MAR and MDLM drop 0.1 of the activations, and VAR some
+  layers.
 - var's rate falls from the end of the warm-up. The authors' rate first stays for 5 % of the steps.
   The weight decay of var_d30 stays at 0.05. The authors' decay rises to 0.08. var also averages its
   weights, but samples with the last ones, as the authors do. VAR crops at random from 288 pixels.
@@ -35,7 +36,8 @@ Differences from the papers:
 - mar draws a share of masked tokens for each image. The authors draw one share for a batch.
 - maskgit has layer norms before its layers. Its masks follow the cosine alone. Conditions are
   dropped in training, so that sampling can be guided.
-- mdlm's network is modulated by time and class. The paper's network does not take the time.
+- mdlm's network is modulated by time and class, with 768 features. The paper's network does not
+  take the time, and is modulated with 128 features.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
 """

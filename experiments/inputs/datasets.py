@@ -25,6 +25,7 @@ from genjax.data import (
     squared,
 )
 from genjax.data.dataset import select
+from genjax.data.sets.latents import read_summary
 from genjax.devices import process_rows
 from genjax.devices.mesh import batch_sharding
 from genjax.training.task import GenerativeTask
@@ -133,12 +134,13 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     Raises:
         ValueError: as of `Batches`, `BucketedBatches` and `PackedClips`; or the examples, or their
             sounds, have another shape than the task's, or another number of classes than
-            `config.condition`; or images are no bytes.
+            `config.condition`; or codes have another vocabulary; or images are no bytes.
     """
     data = Data.from_config(config)
     latents = getattr(task.space, "directory", None)
     if latents:
         dataset = load_dataset("latents", data.train_split, latents)
+        _check_vocabulary(latents, task.space)
     elif data.buckets:
         dataset = data.stored(data.train_split)
     else:
@@ -201,6 +203,20 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
         f"{'vary in size' if varies else f'have shape {given}'}, the network takes {expected}: "
         f"{'; or '.join(ways) or 'encode the images again'}"
     )
+
+
+def _check_vocabulary(folder: str, space: Any) -> None:
+    """Raise ValueError if codes on disk have another vocabulary than the space's tokenizer.
+
+    Folders of earlier versions do not say their vocabulary.
+    """
+    own = getattr(space, "vocabulary", None)
+    given = read_summary(folder).get("vocabulary", own)
+    if given != own:
+        raise ValueError(
+            f"{folder} has codes of a vocabulary of {given}, and the autoencoder of config.space "
+            f"has {own}: encode the data again, or take the tokenizer that encoded them"
+        )
 
 
 def _check_entries(dataset: Dataset, space: Any) -> None:

@@ -86,10 +86,10 @@ class EncodedData:
         }
         self.counts = {split: len(each) for split, each in self.examples.items()}
         variables, size = space.autoencoder.variables(), config.space.get("batch_size", 64)
-        self.are_codes = hasattr(space, "vocabulary")
+        self.vocabulary = getattr(space, "vocabulary", None)
         latents = functools.partial(encode, space.autoencoder.network)
         self.encoder = Encoder(
-            space.autoencoder.encode_codes if self.are_codes else latents, variables, size
+            space.autoencoder.encode_codes if self.vocabulary else latents, variables, size
         )
         self.shape = self.encoder.shape(self.examples[data.train_split][0][0])
 
@@ -98,11 +98,13 @@ class EncodedData:
         return self.encoder(self.examples[split], rows)
 
     def summarize(self) -> None:
-        """Write captions, and the summary with the moments by which latents are standardized."""
-        train_split, moments = next(iter(self.splits)), {}
-        if not self.are_codes:
-            moments = moments_of(self.folder, train_split, self.counts[train_split], self.shape)
-        summarize(self.folder, train_split, self.splits, self.counts, self.shape, moments)
+        """Write captions, and the summary with moments of latents or the vocabulary of codes."""
+        train_split = next(iter(self.splits))
+        if self.vocabulary:
+            facts = {"vocabulary": self.vocabulary}
+        else:
+            facts = moments_of(self.folder, train_split, self.counts[train_split], self.shape)
+        summarize(self.folder, train_split, self.splits, self.counts, self.shape, facts)
 
 
 def origin_of(config: ConfigDict) -> dict[str, Any]:
@@ -199,9 +201,9 @@ def summarize(
     splits: dict[str, Dataset],
     counts: dict[str, int],
     shape: tuple[int, ...],
-    moments: Mapping[str, list[float]],
+    facts: Mapping[str, Any],
 ) -> None:
-    """Write captions, and the summary with moments by which latents are standardized."""
+    """Write captions, and the summary with the moments of latents or the vocabulary of codes."""
     for split, dataset in splits.items():
         if dataset.captions is not None:
             write_captions(
@@ -210,7 +212,7 @@ def summarize(
     dataset = splits[train_split]
     summary = {
         "shape": list(shape),
-        **moments,
+        **facts,
         "splits": counts,
         "num_classes": dataset.num_classes,
         "class_names": list(dataset.class_names or ()),

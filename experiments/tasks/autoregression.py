@@ -53,8 +53,8 @@ class Autoregression:
         """Return the task of a config.
 
         Raises:
-            ValueError: a part does not exist, the space has no levels, or the network does not
-                return what the likelihood reads.
+            ValueError: a part does not exist, the space has no levels, the network does not return
+                what the likelihood reads, or the temperature is negative.
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         if not hasattr(space, "levels"):
@@ -85,7 +85,7 @@ class Autoregression:
             flip=config.data.flip,
         )
         task._check_network(config)
-        autoregression.check_sampling(space.levels, config.sampling.temperature)
+        task.sampling_inputs(config.sampling)
         return task
 
     @property
@@ -229,6 +229,7 @@ class Autoregression:
     is_sampled_from = staticmethod(optimization.is_sampled_from)
 
     def sampling_inputs(self, sampling: Any) -> tuple:
+        autoregression.check_sampling(self.space.levels, sampling.temperature)
         return (jnp.float32(sampling.temperature),)
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:

@@ -82,15 +82,15 @@ class MaskedAutoregression(Diffusion):
         Raises:
             ValueError: a part does not exist or does not fit the others: the space does not divide
                 into patches, the network does not take its tokens, there are more steps than
-                tokens, the target is singular where the sampler would evaluate the network, or
-                guidance is limited to an interval.
+                tokens, the target is singular where the sampler would evaluate the network, the
+                temperature is negative, or guidance is limited to an interval.
         """
         task = cls(**cls.fields(config))
         task._check_network()
         autoregression.masked_counts(task.schedule, task._length, task.num_steps)
-        autoregression.check_sampling(1, config.sampling.temperature)
         check_no_interval(config.sampling, cls.__name__)
-        times = evaluation_times(task.sampler, task.process, task._token_grid(config.sampling))
+        *_, token_grid = task.abstract_sampling_inputs(config.sampling, {}, ())
+        times = evaluation_times(task.sampler, task.process, token_grid)
         diffusion.check_target(task.process, task.objective.target, times)
         return task
 
@@ -252,6 +252,7 @@ class MaskedAutoregression(Diffusion):
         return self.abstract_sampling_inputs(sampling, {}, self.frozen())
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
+        autoregression.check_sampling(1, sampling.temperature)
         numbers = jnp.float32(sampling.guidance_scale), jnp.float32(sampling.temperature)
         return *numbers, self._token_grid(sampling), *frozen
 

@@ -54,7 +54,12 @@ def decode(
         cache: after everything before the first token.
         law: draws tokens; `sample` with its options.
         start: position of the first token, which is the number of given tokens.
+
+    Raises:
+        ValueError: `length` is not positive.
     """
+    if length < 1:
+        raise ValueError(f"length={length} leaves nothing to decode; it is at least 1")
 
     def draw(logits, position):
         return law(jax.vmap(jax.random.fold_in, (0, None))(keys, position), logits)

@@ -85,7 +85,14 @@ def choice_temperatures(num_steps: int, first: float) -> Float[np.ndarray, " num
     """Return first·(1 − k/N) for the steps k = 1 … N, the last of which needs no choice.
 
     `first` is 4.5 in the authors' program.
+
+    Raises:
+        ValueError: `first` is negative.
     """
+    if not first >= 0:
+        raise ValueError(
+            f"a choice temperature is at least 0, and 0 keeps the surest tokens; got {first}"
+        )
     return np.float32(first) * (1 - np.arange(1, num_steps + 1, dtype=np.float32) / num_steps)
 
 

@@ -37,7 +37,7 @@ def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
     dot = lambda x, kernel: jax.lax.dot_general(x, kernel, *args, **options)
     if in_token_loop.value and current_platform() == "cpu":
         kernel = jax.lax.optimization_barrier(kernel)
-        if x.shape[0] == 1 and x.size % 2 == 0:
+        if x.ndim == 2 and x.shape[0] == 1 and x.size % 2 == 0:
             dot = _sum_of_halves
     product = lambda x, kernel: dot(x, gathered(kernel.astype(x.dtype)))
     return over_parts(product)(x, kernel)

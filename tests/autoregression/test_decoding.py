@@ -90,6 +90,11 @@ def test_given_tokens_are_continued_as_if_they_had_been_drawn():
     np.testing.assert_array_equal(rest, tokens[:, 1:])
 
 
+def test_a_sequence_of_no_tokens_is_refused():
+    with pytest.raises(ValueError, match="length=0 leaves nothing to decode"):
+        decode(keys(2), step, *start(2), 0)
+
+
 @pytest.mark.parametrize("length", [2, 3])
 def test_the_model_is_once_in_the_program_however_long_the_sequence(length):
     traces = []

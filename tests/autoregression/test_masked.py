@@ -65,6 +65,9 @@ def test_choice_temperatures_of_the_authors():
     """4.5·(1 − (step + 1)/steps) of parallel_decode.py."""
     expected = [4.5 * (1 - (i + 1) / 8) for i in range(8)]
     np.testing.assert_allclose(choice_temperatures(8, 4.5), expected, rtol=1e-6)
+    np.testing.assert_array_equal(choice_temperatures(3, 0.0), 0)
+    with pytest.raises(ValueError, match="a choice temperature is at least 0.*; got -0.5"):
+        choice_temperatures(8, -0.5)
 
 
 def test_orders_are_uniform():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn import Dense
+from genjax.nn import Dense, dense
 from genjax.nn.dense import in_token_loop
 
 
@@ -40,6 +40,16 @@ def test_one_row_in_a_loop_over_tokens_is_a_sum_of_two_products(features, produc
         # Two sums of three terms in place of one of six.
         np.testing.assert_allclose(apply(params, x), expected, rtol=1e-6, atol=1e-6)
         assert f"tensor<{products}xf32>) -> tensor" in _product_of(apply, params, x)
+
+
+def test_a_row_that_keeps_its_dimensions_is_one_product(monkeypatch):
+    """Tokens that are split over devices are not joined with examples to one dimension."""
+    monkeypatch.setattr(dense, "context_size", lambda: 2)
+    x, layer = jnp.ones((1, 1, 6)), Dense(7)
+    params = layer.init(jax.random.key(0), x)
+    with in_token_loop(True):
+        output = layer.apply(params, x)
+    np.testing.assert_allclose(output, layer.apply(params, x), rtol=1e-6, strict=True)
 
 
 def _product_of(function, *args) -> str:

@@ -3,8 +3,8 @@
 A folder holds
 - `origin.json`, which says what the latents were encoded from;
 - for each split its parts, `train-00003-of-00012.array_record`, each complete or absent;
-- `latents.json`, once all parts exist, with the moments that standardize latents, or without
-  moments for codes;
+- `latents.json`, once all parts exist, with the moments that standardize latents, or with the
+  vocabulary of codes;
 - for captioned sets `train.captions.jsonl`, one list of texts per line.
 
 A record is a latent's float32 values, or the int32 codes, and the int32 label.

@@ -136,7 +136,12 @@ class LlamaGen(nn.Module):
         Raises:
             ValueError: there are more tokens than the grid has places.
         """
-        self._check(tokens)
+        if tokens.shape[1] > self.length:
+            rows, columns = self.grid
+            raise ValueError(
+                f"a grid of {rows}×{columns} has {self.length} tokens; got {tokens.shape[1]}: the "
+                "tokenizer and the network must have one grid"
+            )
         x, mask = self._sequence(condition, tokens[:, :-1])
         if mask is not None:
             mask = mask[..., : x.shape[1]]
@@ -152,9 +157,14 @@ class LlamaGen(nn.Module):
 
         Returns:
             The logits of the next token, and the state for `step`.
+
+        Raises:
+            ValueError: the given tokens leave nothing to predict.
         """
-        if tokens is not None:
-            self._check(tokens)
+        if tokens is not None and tokens.shape[1] >= self.length:
+            raise ValueError(
+                f"{tokens.shape[1]} tokens are given of a grid that has {self.length}; give fewer"
+            )
         x, mask = self._sequence(condition, tokens)
         batch, length, width = x.shape
         capacity = self.prefix.length + self.length
@@ -197,14 +207,6 @@ class LlamaGen(nn.Module):
         self, x: Float[Array, "batch *length width"]
     ) -> Float[Array, "batch *length vocabulary"]:
         return self.head(self.norm(x)).astype(jnp.float32)
-
-    def _check(self, tokens: Int[Array, "batch length"]) -> None:
-        if tokens.shape[1] > self.length:
-            rows, columns = self.grid
-            raise ValueError(
-                f"a grid of {rows}×{columns} has {self.length} tokens; got {tokens.shape[1]}: the "
-                "tokenizer and the network must have one grid"
-            )
 
 
 def _size(depth: int, width: int, num_heads: int) -> Callable[..., LlamaGen]:

@@ -99,7 +99,16 @@ class PixelTransformer(nn.Module):
     def __call__(
         self, levels: Int[Array, "batch height width channels"], labels: Int[Array, " batch"]
     ) -> Float[Array, "batch height width channels levels"]:
-        """Return the logits of every sub-pixel given all before it."""
+        """Return the logits of every sub-pixel given all before it.
+
+        Raises:
+            ValueError: the pictures have another shape than the network's.
+        """
+        if levels.shape[1:] != tuple(self.image_shape):
+            raise ValueError(
+                f"this network is of pictures {list(self.image_shape)}; got "
+                f"{list(levels.shape[1:])}: set image_shape"
+            )
         tokens = levels.reshape(len(levels), -1)
         x = jnp.concatenate([self._start(labels), self.tokens(tokens[:, :-1])], axis=1)
         logits, _ = self._decode(x, None, 0)

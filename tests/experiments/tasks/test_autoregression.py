@@ -188,6 +188,11 @@ def test_mistakes_are_named(name, changes, words):
         build(config)
 
 
+def test_an_opened_run_refuses_a_negative_temperature():
+    with pytest.raises(ValueError, match="temperature is at least 0, and 0 is greedy; got -0.5"):
+        build(small_config()).sampling_inputs(Config(temperature=-0.5))
+
+
 def test_without_classes_the_network_has_none():
     config = small_config()
     config.condition = dict(name="Unconditional", num_rows=10)

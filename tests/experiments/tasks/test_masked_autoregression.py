@@ -165,3 +165,10 @@ def test_what_does_not_fit_is_named(changes, words):
         (config[part[0]] if part else config)[field] = value
     with pytest.raises(ValueError, match=words):
         build(config)
+
+
+def test_an_opened_run_refuses_a_negative_temperature():
+    config, task = small_config(), build(small_config())
+    config.sampling.temperature = -0.5
+    with pytest.raises(ValueError, match="temperature is at least 0, and 0 is greedy; got -0.5"):
+        task.sampling_inputs(config.sampling)

@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,7 @@ from experiments.inputs.datasets import training_batches
 from experiments.launch.encoding import write
 from genjax import autoregression
 from genjax.data import load_dataset, to_float
+from genjax.data.sets.latents import write_latents, write_summary
 from genjax.devices import make_mesh
 from genjax.diffusion import sample_keys
 from genjax.models.autoregressive.llamagen import LlamaGen
@@ -283,6 +285,22 @@ def test_an_empty_prompt_is_refused_when_sampling(tokenizer):
         task.with_prompts(["red apple", ""])
 
 
+@pytest.mark.parametrize("space", ["Tokens", "Latents"])
+def test_codes_on_disk_of_another_vocabulary_are_refused(space, tokenizer, tmp_path):
+    """Their grid may still be the tokenizer's, and codes are no latents."""
+    config = small_config("vq_transformer", tokenizer)
+    task = build(config)
+    codes, labels = np.full((16, 2, 2), 4, np.int32), np.zeros(16, np.int32)
+    list(write_latents(tmp_path, "train", 16, lambda rows: (codes, labels)))
+    facts = dict(shape=(2, 2), splits={"train": 16}, num_classes=10, class_names=[])
+    write_summary(tmp_path, facts | dict(vocabulary=5))
+    config.data.train_split = "train"
+    own = VOCABULARY if space == "Tokens" else None
+    task = replace(task, space=SimpleNamespace(directory=tmp_path, vocabulary=own))
+    with pytest.raises(ValueError, match=f"a vocabulary of 5, and the autoencoder .* has {own}"):
+        training_batches(config, task, None)
+
+
 @pytest.mark.slow
 def test_a_run_resumes_and_is_sampled_with_flags(tokenizer, tmp_path):
     """From a copy of a run as it was after two of its four steps."""
@@ -333,6 +351,8 @@ def test_codes_on_disk_are_those_of_the_step(tokenizer, tmp_path):
     (frozen,) = task.frozen()
     dataset, rows = load_dataset("emoji", "train[:64]"), np.arange(16)
     codes = load_dataset("latents", "train[:64]", tmp_path / "codes").source
+    summary = json.loads((tmp_path / "codes/latents.json").read_text())
+    assert summary["vocabulary"] == VOCABULARY and "mean" not in summary
     images = np.stack([dataset.source[int(row)]["image"] for row in rows])
     of_images = jax.jit(task.space.encode)(images, frozen)
     of_mirrored = jax.jit(task.space.encode)(images[:, :, ::-1], frozen)

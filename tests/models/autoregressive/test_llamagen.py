@@ -183,5 +183,8 @@ def test_what_does_not_fit_is_refused():
     init = lambda name, *a: jax.eval_shape(NETWORKS[name].init, jax.random.key(0), *a)
     with pytest.raises(ValueError, match="a grid of 2×3 has 6 tokens; got 7"):
         init("class", jnp.zeros((1, 7), int), jnp.zeros(1, int))
+    prefill = functools.partial(NETWORKS["class"].init_with_output, method="prefill")
+    with pytest.raises(ValueError, match="6 tokens are given of a grid that has 6; give fewer"):
+        jax.eval_shape(prefill, jax.random.key(0), jnp.zeros(BATCH, int), TOKENS)
     with pytest.raises(ValueError, match="takes 4 states of a text; got 0"):
         init("text", TOKENS, Text(jnp.zeros((BATCH, 0, 6))))

@@ -202,6 +202,13 @@ def check_frequencies(found, probabilities):
     assert statistic < limit
 
 
+def test_pictures_of_another_shape_are_refused():
+    """A smaller picture would be read at the places of the first rows."""
+    levels = jnp.zeros((1, SHAPE[0] - 1, *SHAPE[1:]), int)
+    with pytest.raises(ValueError, match="this network is of pictures .*: set image_shape"):
+        jax.eval_shape(PixelTransformer(SHAPE).init, jax.random.key(0), levels, jnp.zeros(1, int))
+
+
 def test_unknown_positions_are_named():
     network = PixelTransformer(SHAPE, positions="absolute")
     with pytest.raises(ValueError, match="'learned' or 'rotary'; got 'absolute'"):

@@ -83,6 +83,18 @@ def test_biases_broadcast_and_the_scale_can_be_given(inputs, shape):
     check(output, inputs, mask, bias=bias, scale=0.5)
 
 
+def test_one_query_is_the_first_of_several(inputs):
+    """It has a product of its own, as in decoding token by token."""
+    query, *others = inputs
+    mask = jnp.asarray(np.random.default_rng(1).random((BATCH, HEADS, QUERIES, KEYS)) < 0.5)
+    mask = mask.at[..., 2].set(True)
+    alone = attention(query[:, :1], *others, mask[:, :, :1])
+    several = np.asarray(attention(*inputs, mask)[:, :1], np.float32)
+    assert alone.shape == several.shape and alone.dtype == query.dtype
+    rounding = 5e-6 if query.dtype == jnp.float32 else 0.02  # sums in another order
+    np.testing.assert_allclose(np.asarray(alone, np.float32), several, atol=rounding, rtol=rounding)
+
+
 def test_causal_mask_cuts_gradients_of_later_keys():
     random = np.random.default_rng(0)
     query, key, value = (
