@@ -32,8 +32,10 @@ def get_config(choice: str = "bigan") -> ConfigDict:
         config.model.update(SMALL)
         config.evaluation.measures.inversions.count = 40  # each takes seconds of gradient descent
         return config
-    config = emoji_gan.get_config()
+    config = emoji_gan.get_config("none")  # augmentations would hide how x and z belong together
+    distance = config.evaluation.measures.vgg16
     base.bidirectional(config, bigbigan=choice == "bigbigan")
+    config.evaluation.measures.vgg16 = distance
     config.experiment, config.evaluation.measures.inversions.count = name, 40
     config.model.encoder.update(SMALL)
     config.model.discriminator.update(width=32, doublings=3)
