@@ -9,7 +9,15 @@ The choices are those of digits_gan_inverse. encoder learns the inverse of runs/
 second command makes, or of `--config.generator_run`. Its loss has a perceptual term. An encoder
 finds no image that its generator cannot make. The choice none has a recall of 0.36, and ada 0.08.
 
-Not yet run to the end, so there are no scores.
+Results of encoder on 40 held-out emoji, after 29 minutes on one CPU core. Errors are mean squares,
+of pixels in [-1, 1] and of the latents z of generated emoji:
+
+way back                       pixels  latents  milliseconds per image
+gradient descent, 500 steps    0.066   0.25     1,715
+encoder                        0.152   0.77     0.48
+encoder, then 20 steps         0.104   0.69     65
+
+bigan and bigbigan have not been run to the end.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +36,7 @@ def get_config(choice: str = "bigan") -> ConfigDict:
     if choice == "encoder":
         config = base.inversion(name, name="emoji", image_shape=(32, 32, 3), flip=True)
         config.generator_run = "runs/emoji_gan"
-        config.num_steps, config.batch_size, config.weights.perceptual = 3000, 32, 1.0
+        config.num_steps, config.batch_size, config.weights.perceptual = 1500, 32, 1.0
         config.model.update(SMALL)
         config.evaluation.measures.inversions.count = 40  # each takes seconds of gradient descent
         return config
