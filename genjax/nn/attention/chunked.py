@@ -35,7 +35,12 @@ def attention_logits(
     query: Queries, key: Keys, mask: Mask, bias: Bias
 ) -> Float[Array, "batch heads queries keys"]:
     """Return q·kᵀ + bias in float32, and float32's least number where the mask is False."""
-    logits = jnp.einsum("bqhf,bkhf->bhqk", query, key, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    if query.shape[1] == 1:
+        # XLA's CPU back end would copy the keys for a product with a dimension of one query.
+        logits = product("bhf,bhkf->bhk", query[:, 0], key.swapaxes(1, 2))[:, :, None]
+    else:
+        logits = product("bqhf,bkhf->bhqk", query, key)
     if bias is not None:
         logits = logits + bias
     if mask is not None:

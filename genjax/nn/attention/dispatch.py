@@ -131,8 +131,8 @@ def plain_attention(
 ) -> Float[Array, "batch queries heads features"]:
     """Compute `attention` as its equation is written, with all weights in memory."""
     weights = attention_weights(query, key, mask, bias, scale).astype(value.dtype)
-    if query.shape[1] == 1:  # with a dimension of one query, XLA's CPU back end copies the values
-        return jnp.einsum("bhk,bkhf->bhf", weights[:, :, 0], value)[:, None]
+    if query.shape[1] == 1:  # as in `attention_logits`
+        return jnp.einsum("bhk,bhkf->bhf", weights[:, :, 0], value.swapaxes(1, 2))[:, None]
     return jnp.einsum("bhqk,bkhf->bqhf", weights, value)
 
 
