@@ -30,8 +30,8 @@ scales_tokenizer makes runs/emoji_families_scales_tokenizer for next_scale.
 Each network makes a picture for each of 384 training names and each of 384 held-out names, and
 PromptMatch measures these pictures. A picture of a category or of nothing is scored by the name,
 too. Training draws no sheets and measures nothing, so that the budget goes into steps.
-docs/results/families.md has the scores after ten minutes on one CPU core. flow, unet,
-autoregression, drifting and uniform_diffusion have not been run to the end.
+docs/results/families.md has the scores after ten minutes on one CPU core, and of uniform_diffusion
+after twenty. flow, unet, autoregression and drifting have not been run to the end.
 """
 
 from ml_collections import ConfigDict

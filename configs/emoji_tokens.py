@@ -34,8 +34,8 @@ emoji_latent_flow  1,724    61.5 %    196           74.9      0.77 / 0.50       
 (training emoji)                      190           37.0
 
 Reconstructions of the tokenizer have an FD-VGG16 of 24.6, and those of the flow's autoencoder have
-24.3. The other choices by category have not been run to the end. Of those by name,
-docs/results/families.md measures all but uniform_diffusion_text.
+24.3. The other choices by category have not been run to the end. docs/results/families.md measures
+all choices by name.
 """
 
 from ml_collections import ConfigDict

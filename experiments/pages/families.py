@@ -184,7 +184,7 @@ def _costs(row: Row) -> list[str]:
         parameters += f" + {report['decoder_parameters']:,}"
     below = (run.report["seconds"] for run in row.below)
     trained = " + ".join(map(duration, (_mean(row, "seconds"), *below)))
-    milliseconds = f"{_mean(row, MILLISECONDS):.3g}" if _timed([row]) else ""
+    milliseconds = number(MILLISECONDS, _mean(row, MILLISECONDS)) if _timed([row]) else ""
     on_codes = config.get("space.name") in ("Latents", "Tokens")
     density = "no" if on_codes else DENSITIES.get(config["task"], "no")
     code = "yes" if on_codes or config["task"] in WITH_LATENTS else "no"
