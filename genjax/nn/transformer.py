@@ -288,7 +288,7 @@ class Attention(Heads):
             return over(cache.capacity)
         sizes = [FIRST_PART << i for i in range(32) if FIRST_PART << i < cache.capacity]
         sizes.append(cache.capacity)
-        part = jnp.searchsorted(jnp.asarray(sizes), cache.of_layer(1)[2])
+        part = jnp.searchsorted(jnp.asarray(sizes), cache.of_layer(1)[2], method="compare_all")
         return jax.lax.switch(part, [functools.partial(over, size) for size in sizes])
 
     def _visible(
