@@ -83,6 +83,8 @@ def get_config(choice: str = "text_to_video") -> ConfigDict:
     data = dict(name="moving_digits", image_shape=(17, 32, 32, 1))
     config = text_to_video("moving_digits", PROMPTS, **data)
     config.experiment += f"_{choice}"
+    config.model.update(width=192, num_heads=6)
+    config.condition.length = 16
     config.evaluation.measures.digits = dict(name="MovingDigits")
     if choice in ("image_to_video", "causal"):
         config.condition.update(name="CaptionedClips", prompts=(), rows=8)
@@ -113,8 +115,8 @@ def text_to_video(clips: str, prompts: tuple[str, ...], **data: Any) -> ConfigDi
     blocks = dict(width=128, depth=6, num_heads=4, unroll=6)
     config.model = dict(name="VideoDiT", patch_size=(1, 2, 2), absolute_positions=True, **blocks)
     # A clip has many latents. So only high noise hides what its caption says.
-    config.times.update(deviation=1.3, shift=6.0)
-    config.sampling.grid.shift = 6.0
+    config.times = dict(name="uniform", shift=3.0)
+    config.sampling.grid.shift = 3.0
     config.optimizer.update(learning_rate=1e-3, warmup=200.0)
     config.averages.ema.steps = 200.0
     config.checkpoint.every = 500
@@ -146,5 +148,5 @@ def roll_out(config: ConfigDict) -> None:
 def pack(config: ConfigDict) -> None:
     """Pack whole clips, clips of their first frames, and single frames in the rows of a batch."""
     config.task = "PackedDiffusion"
-    config.packing = dict(length=128, slots=8, frames=(5, 3, 1))
+    config.packing = dict(length=32, slots=8, frames=(5, 3, 1))
     config.batch_size = 20  # rows; as many patches as 32 whole clips have

@@ -60,6 +60,11 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
         blocks=1,
         temporal_downsample=(True, True),
     )
+    if choice == "moving_digits":
+        config.model.update(patch_size=2, widths=(32, 48, 64), latent_channels=32)
+        # Most pixels are black, so the absolute error likes a black clip.
+        config.reconstruction.name = "l2"
+        config.optimizer.autoencoder.update(b1=0.9, b2=0.99)
     config.weights = dict(perceptual=0.0, divergence=1e-3)
     config.adversary.weight = 0.0
     config.averages.ema.steps = 50.0
