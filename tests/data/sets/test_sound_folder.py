@@ -131,6 +131,18 @@ def test_unusable_files_are_named_and_counted(tmp_path, caplog):
     assert dataset.conversions["cut"] == 6
 
 
+def test_floats_beyond_full_scale_are_clipped_sound(tmp_path):
+    """Files of floats may go beyond 1, where 16 bits end. A few samples there do no harm."""
+    loud = sine(300, 0.5, amplitude=1.5)
+    write(tmp_path / "loud.wav", loud, codec="pcm_f32le")
+    with pytest.raises(ValueError, match=r"is clipped: .* or beyond full scale"):
+        decode(tmp_path / "loud.wav", RATE)
+    rarely = sine(300, 0.5)
+    rarely[100:105] = 1.2
+    write(tmp_path / "rarely.wav", rarely, codec="pcm_f32le")
+    assert decode(tmp_path / "rarely.wav", RATE)[0].max() == 2**15 - 1
+
+
 def test_folders_are_classes(tmp_path):
     for name in ("bell/0.wav", "bell/1.wav", "drum/0.wav"):
         write(tmp_path / name, sine(300, 1.5))
