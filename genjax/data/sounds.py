@@ -81,6 +81,8 @@ def decode(
     if samples.shape[1] != channels:
         kinds.append(f"{samples.shape[1]} to {channels} channels")
         samples = samples.mean(axis=1, keepdims=True).repeat(channels, axis=1)
+        if np.abs(samples).max() < SILENCE:
+            raise ValueError("is silent: its channels cancel each other in their mean")
     if sound.rate != sample_rate:
         kinds.append(f"{sound.rate} to {sample_rate} Hz")
     length = length or round(len(samples) * sample_rate / sound.rate)

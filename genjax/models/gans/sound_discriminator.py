@@ -40,7 +40,7 @@ class PeriodDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, waveform: Float[Array, "batch samples channels"]) -> Judgement:
-        """Return logits `[batch times period]` in float32, and the features of the layers before."""
+        """Return logits `[batch times period]` in float32, and the features before them."""
         missing = -waveform.shape[1] % self.period
         x = jnp.pad(waveform, ((0, 0), (0, missing), (0, 0)), mode="reflect")
         x = rearrange(x, "b (time period) c -> b time period c", period=self.period)
@@ -79,7 +79,7 @@ class SpectrumDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, waveform: Float[Array, "batch samples channels"]) -> Judgement:
-        """Return logits `[batch frames bins]` in float32, and the features of the layers before."""
+        """Return logits `[batch frames bins]` in float32, and the features before them."""
         window = audio.hann_window(self.n_fft)
         spectrum = audio.stft(waveform, self.n_fft, self.n_fft // 4, padding=0)
         spectrum = spectrum / math.sqrt((window**2).sum())

@@ -81,6 +81,9 @@ def test_channels(tmp_path):
     stereo, kinds = decode(tmp_path / "two.wav", RATE, 2)
     np.testing.assert_allclose(stereo / 2**15, np.stack([left, right], 1), atol=2**-15)
     assert kinds == ()
+    write(tmp_path / "opposite.wav", left, -left)
+    with pytest.raises(ValueError, match="is silent: its channels cancel each other"):
+        decode(tmp_path / "opposite.wav", RATE, 1)
     doubled, kinds = decode(tmp_path / "one.wav", RATE, 2)
     np.testing.assert_array_equal(doubled[:, 0], doubled[:, 1])
     assert kinds == ("1 to 2 channels",)
