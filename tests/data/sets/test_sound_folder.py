@@ -2,6 +2,9 @@
 
 import json
 import sys
+from contextlib import nullcontext
+from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +101,25 @@ def test_longer_files_are_cut_and_shorter_padded(tmp_path):
     padded, kinds = decode(tmp_path / "a.wav", RATE, length=20_000)
     np.testing.assert_array_equal(padded[:12_000], whole)
     assert not np.any(padded[12_000:]) and kinds == ("padded with silence",)
+
+
+def test_sound_that_begins_before_its_clip_is_read_to_the_clips_end(monkeypatch):
+    """A clip from 0 to 1 s, whose sound begins half a second earlier, in frames of 0.1 s."""
+
+    def frame(number):
+        samples = np.full((1, RATE // 10), number / 100, np.float32)
+        made = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        made.sample_rate, made.time_base = RATE, Fraction(1, RATE)
+        made.pts = (number - 5) * RATE // 10
+        return made
+
+    container = SimpleNamespace(
+        streams=SimpleNamespace(audio=[None]), decode=lambda stream: map(frame, range(30))
+    )
+    monkeypatch.setattr(av, "open", lambda path: nullcontext(container))
+    sound, _ = decode("clip.mp4", RATE, length=RATE, start=0.0)
+    expected = np.repeat(np.arange(5, 15) / 100, RATE // 10)
+    np.testing.assert_allclose(sound[:, 0] / 2**15, expected, atol=2**-15)
 
 
 FORM = dict(sample_rate=8000, seconds=1.25)
