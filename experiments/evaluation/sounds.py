@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int16
 
+from experiments.evaluation.autoencoders import latent_moments
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
 from experiments.evaluation.videos import real_videos, sample_videos
@@ -143,7 +144,8 @@ class SoundReconstruction:
 
     `log_spectral_distance` is in dB, `mel_distance` in nepers, and `stft_distance` the sum of
     spectral convergence and log magnitude over three resolutions. They are means over sounds.
-    `si_sdr` is in dB, and the median over sounds, since a silent sound has −∞.
+    `si_sdr` is in dB, and the median over sounds, since a silent sound has −∞. `latent_mean` and
+    `latent_deviation` are those of each channel of an autoencoder's latents, for networks on them.
 
     `bitrate` is that of the autoencoder's codes, all of equal length, in bits per second. Figures
     that end in `_opus_6000` are those of Opus at 6,000 bits per second, and `bitrate_opus_6000` is
@@ -172,19 +174,18 @@ class SoundReconstruction:
     def __call__(self, model: Model) -> dict[str, Any]:
         originals = real_videos(self.context.data, self.context.num_samples).held_out
         rate = self.context.space.sample_rate
-        sounds = in_batches(model.functions["reconstruct"], originals, size=BATCH)
-        report = distances(sounds, originals, rate) | self._bitrate(model, originals[:1])
+        alone = lambda x: (model.functions["reconstruct"](x), None, None)
+        autoencode = model.functions.get("autoencode", alone)
+        sounds, latents, codes = in_batches(autoencode, originals, size=BATCH)
+        report = distances(sounds, originals, rate)
+        if latents is not None:
+            report |= latent_moments(latents)
+        if codes is not None:
+            bits = codes[0].size * math.log2(model.functions["num_codes"])
+            report["bitrate"] = bits * rate / originals.shape[1]
         for codec, bitrate in itertools.product(self.codecs, self.bitrates):
             compressed = [compress(each, rate, codec, bitrate) for each in originals]
             found = distances(np.stack([each.samples for each in compressed]), originals, rate)
             found["bitrate"] = float(np.mean([each.bitrate for each in compressed]))
             report |= {f"{name}_{codec}_{bitrate}": value for name, value in found.items()}
         return report | {"num_samples": len(originals), **model.how}
-
-    def _bitrate(self, model: Model, sounds: Sounds) -> dict[str, float]:
-        """Return the bits per second of the codes of an autoencoder that quantizes."""
-        if not (num_codes := model.functions.get("num_codes")):
-            return {}
-        _, _, codes = model.functions["autoencode"](sounds)
-        seconds = sounds.shape[1] / self.context.space.sample_rate
-        return {"bitrate": codes[0].size * math.log2(num_codes) / seconds}

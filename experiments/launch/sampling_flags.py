@@ -66,7 +66,7 @@ GIVEN = flags.DEFINE_list(
     "Of video: frames that are kept from a held-out clip, 0 or 0,-1 for the first and the last. "
     "Frames are those of the network's space. Of sound and video: the one that is kept.",
 )
-FRAMES = flags.DEFINE_integer("frames", None, "Of a causal network's video: its length.", 1)
+FRAMES = flags.DEFINE_integer("frames", None, "Of video that is rolled out: its length.", 1)
 HISTORY_SCALE = flags.DEFINE_float(
     "history_scale", None, "Of a causal network's video: guidance on the frames before."
 )

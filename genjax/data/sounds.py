@@ -15,9 +15,10 @@ from jaxtyping import Float, Int16
 SUFFIXES = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 # Sound whose largest amplitude is below −60 dB of full scale is silent.
 SILENCE = 1e-3
-# Sound is clipped if its peak is at full scale and this share of its samples stays there for a run
-# of `PLATEAU` samples. Square waves of a lower peak are not clipped.
+# Sound is clipped if its peak is at full scale and this share of its samples stays there, or beyond
+# full scale, for a run of `PLATEAU` samples. Square waves of a lower peak are not clipped.
 FULL_SCALE, PLATEAU, CLIPPED = 0.98, 4, 1e-3
+RULES = 2  # a new number for new rules, so that stored results of the old ones are not used
 MISSING = 0.1  # seconds by which a file may end before it says; codecs pad and delay sound
 
 
@@ -80,6 +81,8 @@ def decode(
     if samples.shape[1] != channels:
         kinds.append(f"{samples.shape[1]} to {channels} channels")
         samples = samples.mean(axis=1, keepdims=True).repeat(channels, axis=1)
+        if np.abs(samples).max() < SILENCE:
+            raise ValueError("is silent: its channels cancel each other in their mean")
     if sound.rate != sample_rate:
         kinds.append(f"{sound.rate} to {sample_rate} Hz")
     length = length or round(len(samples) * sample_rate / sound.rate)
@@ -110,7 +113,8 @@ def read(
         for frame in container.decode(stream):
             if first is None:
                 first, rate = frame.time or 0.0, frame.sample_rate
-                needed = math.inf if seconds is None else seconds + (start or first) - first
+                wanted = first if start is None else start
+                needed = math.inf if seconds is None else seconds + wanted - first
             parts += [part.to_ndarray() for part in planar.resample(frame)]
             end += frame.samples / rate
             if end > needed + MISSING:
@@ -152,11 +156,13 @@ def _check(samples: Float[np.ndarray, "samples channels"]) -> None:
         raise ValueError(f"is silent: no sample of {len(samples)} exceeds {SILENCE}")
     if peak < FULL_SCALE:
         return
-    highest = np.abs(samples) > peak * (1 - 2**-14)  # within half a step of 16 bits of the peak
+    # Within half a step of 16 bits of the peak. Samples beyond 1, as floats have, will be cut to 1.
+    highest = np.abs(samples) > min(peak, 1) * (1 - 2**-14)
     runs = np.lib.stride_tricks.sliding_window_view(highest, min(PLATEAU, len(samples)), axis=0)
     if (share := runs.all(axis=-1).mean()) > CLIPPED:
         raise ValueError(
-            f"is clipped: {share:.1%} of its samples are in runs of {PLATEAU} at the peak"
+            f"is clipped: {share:.1%} of its samples are in runs of {PLATEAU} at the peak, or "
+            "beyond full scale"
         )
 
 

@@ -98,7 +98,7 @@ def _form(
         return video | {"audio": audio}, kinds
 
     dtypes = {"video": np.dtype(np.uint8)} | ({"audio": np.dtype(np.int16)} if sample_rate else {})
-    description = f"clips {options} {sample_rate, channels} {PIXEL_LIMIT}"
+    description = f"clips {options} {sample_rate, channels} {PIXEL_LIMIT} {sounds.RULES}"
     return Form(dtypes, description, example)
 
 

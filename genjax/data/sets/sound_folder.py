@@ -59,7 +59,7 @@ def load_sound_folder(
         audio, kinds = sounds.decode(path, *options)
         return {"audio": audio}, kinds
 
-    form = Form({"audio": np.dtype(np.int16)}, f"sounds {options}", example)
+    form = Form({"audio": np.dtype(np.int16)}, f"sounds {options} {sounds.RULES}", example)
     return read_files(
         "sound_folder",
         split,

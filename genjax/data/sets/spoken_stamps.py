@@ -70,7 +70,7 @@ def load_spoken_stamps(
 
     dtypes = {"audio": np.dtype(np.int16)}
     dtypes = dtypes if size is None else {"image": np.dtype(np.uint8)} | dtypes
-    form = Form(dtypes, f"stamps {options} {size}", example)
+    form = Form(dtypes, f"stamps {options} {size} {sounds.RULES}", example)
     return read_files(
         "spoken_stamps", split, entries, root, None, form, preload_bytes=preload_bytes
     )

@@ -2,7 +2,8 @@
 
 Kong et al. 2020, "HiFi-GAN", section 2.3; Défossez et al. 2022, "EnCodec", section 3.4; Kumar et
 al. 2023, "DAC", section 3.4. Every part returns its logits and the features of its layers, which
-feature matching compares.
+feature matching compares. Logits are no features, as in EnCodec and DAC. HiFi-GAN compares them
+too.
 """
 
 import functools
@@ -39,7 +40,7 @@ class PeriodDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, waveform: Float[Array, "batch samples channels"]) -> Judgement:
-        """Return logits `[batch times period]` in float32, and the features of every layer."""
+        """Return logits `[batch times period]` in float32, and the features before them."""
         missing = -waveform.shape[1] % self.period
         x = jnp.pad(waveform, ((0, 0), (0, missing), (0, 0)), mode="reflect")
         x = rearrange(x, "b (time period) c -> b time period c", period=self.period)
@@ -51,7 +52,7 @@ class PeriodDiscriminator(nn.Module):
             x = nn.leaky_relu(x, 0.1)
             features.append(x)
         logits = conv(1, (3, 1), padding=(1, 0), name="head")(x)
-        return logits[..., 0].astype(jnp.float32), [*features, logits]
+        return logits[..., 0].astype(jnp.float32), features
 
 
 class SpectrumDiscriminator(nn.Module):
@@ -78,7 +79,7 @@ class SpectrumDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, waveform: Float[Array, "batch samples channels"]) -> Judgement:
-        """Return logits `[batch frames bins]` in float32, and the features of every layer."""
+        """Return logits `[batch frames bins]` in float32, and the features before them."""
         window = audio.hann_window(self.n_fft)
         spectrum = audio.stft(waveform, self.n_fft, self.n_fft // 4, padding=0)
         spectrum = spectrum / math.sqrt((window**2).sum())
@@ -92,7 +93,7 @@ class SpectrumDiscriminator(nn.Module):
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         head = WaveConv(1, (3, 3), padding=(1, 1), **types, name="head")
         logits = head(jnp.concatenate(parts, axis=2))
-        return logits[..., 0].astype(jnp.float32), [*features, logits]
+        return logits[..., 0].astype(jnp.float32), features
 
     def _layers(self, x: Float[Array, "batch frames bins channels"], prefix: str) -> Judgement:
         conv = functools.partial(
@@ -134,7 +135,7 @@ class SoundDiscriminator(nn.Module):
     def __call__(
         self, waveform: Float[Array, "batch samples channels"], *, train: bool = False
     ) -> tuple[list[Float[Array, "batch ..."]], list[list[Float[Array, "batch ..."]]]]:
-        """Return the logits of each discriminator, and the features of its layers.
+        """Return the logits of each discriminator, and the features of the layers before them.
 
         Ignores `train`: the discriminators behave the same in training and evaluation.
         """

@@ -2,6 +2,9 @@
 
 import json
 import sys
+from contextlib import nullcontext
+from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,6 +84,9 @@ def test_channels(tmp_path):
     stereo, kinds = decode(tmp_path / "two.wav", RATE, 2)
     np.testing.assert_allclose(stereo / 2**15, np.stack([left, right], 1), atol=2**-15)
     assert kinds == ()
+    write(tmp_path / "opposite.wav", left, -left)
+    with pytest.raises(ValueError, match="is silent: its channels cancel each other"):
+        decode(tmp_path / "opposite.wav", RATE, 1)
     doubled, kinds = decode(tmp_path / "one.wav", RATE, 2)
     np.testing.assert_array_equal(doubled[:, 0], doubled[:, 1])
     assert kinds == ("1 to 2 channels",)
@@ -95,6 +101,25 @@ def test_longer_files_are_cut_and_shorter_padded(tmp_path):
     padded, kinds = decode(tmp_path / "a.wav", RATE, length=20_000)
     np.testing.assert_array_equal(padded[:12_000], whole)
     assert not np.any(padded[12_000:]) and kinds == ("padded with silence",)
+
+
+def test_sound_that_begins_before_its_clip_is_read_to_the_clips_end(monkeypatch):
+    """A clip from 0 to 1 s, whose sound begins half a second earlier, in frames of 0.1 s."""
+
+    def frame(number):
+        samples = np.full((1, RATE // 10), number / 100, np.float32)
+        made = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        made.sample_rate, made.time_base = RATE, Fraction(1, RATE)
+        made.pts = (number - 5) * RATE // 10
+        return made
+
+    container = SimpleNamespace(
+        streams=SimpleNamespace(audio=[None]), decode=lambda stream: map(frame, range(30))
+    )
+    monkeypatch.setattr(av, "open", lambda path: nullcontext(container))
+    sound, _ = decode("clip.mp4", RATE, length=RATE, start=0.0)
+    expected = np.repeat(np.arange(5, 15) / 100, RATE // 10)
+    np.testing.assert_allclose(sound[:, 0] / 2**15, expected, atol=2**-15)
 
 
 FORM = dict(sample_rate=8000, seconds=1.25)
@@ -129,6 +154,18 @@ def test_unusable_files_are_named_and_counted(tmp_path, caplog):
         assert reason in dataset.skipped[name]
     assert len(dataset.source) == 6 and "skipped 8 of 14 files" in caplog.text
     assert dataset.conversions["cut"] == 6
+
+
+def test_floats_beyond_full_scale_are_clipped_sound(tmp_path):
+    """Files of floats may go beyond 1, where 16 bits end. A few samples there do no harm."""
+    loud = sine(300, 0.5, amplitude=1.5)
+    write(tmp_path / "loud.wav", loud, codec="pcm_f32le")
+    with pytest.raises(ValueError, match=r"is clipped: .* or beyond full scale"):
+        decode(tmp_path / "loud.wav", RATE)
+    rarely = sine(300, 0.5)
+    rarely[100:105] = 1.2
+    write(tmp_path / "rarely.wav", rarely, codec="pcm_f32le")
+    assert decode(tmp_path / "rarely.wav", RATE)[0].max() == 2**15 - 1
 
 
 def test_folders_are_classes(tmp_path):

@@ -10,6 +10,7 @@ from experiments.evaluation import videos
 from experiments.evaluation.context import Context
 from experiments.evaluation.protocol import parameters_digest
 from experiments.evaluation.sounds import SoundDistance, SoundReconstruction, mel_statistics
+from experiments.inputs.autoencoders import MOMENTS
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Waveforms
 from experiments.pages.report import QUALITY
@@ -114,6 +115,18 @@ def test_known_noise_has_its_ratio():
 
     report = SoundReconstruction(context())(StandIn(add_noise))
     assert report["si_sdr"] == pytest.approx(20, abs=0.2)  # noise is not quite at a right angle
+
+
+def test_the_latents_of_an_autoencoder_have_their_moments():
+    """Networks on latents standardize by them (`FrozenAutoencoder.load`)."""
+    latents = lambda sounds: np.stack([sounds[:, ::9, 0] / 2.0**15, 3 + 0 * sounds[:, ::9, 0]], -1)
+    model = StandIn()
+    model.functions["autoencode"] = lambda sounds: (sounds, latents(sounds), None)
+    report = SoundReconstruction(context())(model)
+    first = latents(SPLITS["test"])[..., 0]
+    np.testing.assert_allclose(report["latent_mean"], [first.mean(), 3], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(report["latent_deviation"], [first.std(), 0], rtol=1e-4)
+    assert set(MOMENTS) <= set(report) and "bitrate" not in report
 
 
 @pytest.mark.parametrize("evaluator", [SoundDistance, SoundReconstruction])

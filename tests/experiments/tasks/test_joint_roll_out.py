@@ -10,6 +10,8 @@ import pytest
 from configs import pong
 from experiments.configuration.runs import build
 from experiments.inputs.datasets import Data, training_batches
+from experiments.tasks.diffusion import time_grid
+from genjax import diffusion
 from genjax.data import Dataset, InMemory
 from genjax.devices import make_mesh
 from genjax.training.sampling import mesh_of, sample, sampling_program
@@ -155,6 +157,21 @@ def test_the_trajectory_ends_in_the_samples():
     assert task.num_evaluations(sampling) == 3 * 2 and task.functions(None, sampling) == {
         "known_frames": KNOWN
     }
+
+
+def test_samples_have_the_noise_of_their_times():
+    """With an exact prediction of the data, samples keep their own noise at every time."""
+    config, task, *_ = made()
+    process, shapes = task.process, {"video": (1, 4, 1), "sound": (1, 8, 1)}
+    data = {name: jnp.full(shape, 0.5) for name, shape in shapes.items()}
+    noise = {name: jax.random.normal(KEY, shape) for name, shape in shapes.items()}
+    exact = lambda x_t, t: diffusion.recover(process, diffusion.clean, x_t, data, t)
+    grid = time_grid(process, config.sampling)
+    path = task.sampler(exact, process, noise, grid, trajectory=True)
+    for name, times in grid.items():
+        for state, t in zip(path[name], times, strict=True):
+            expected = process[name].corrupt(data[name], noise[name], t[None])
+            np.testing.assert_allclose(state, expected, atol=1e-5)
 
 
 def test_sampling_is_planned_without_loading_anything(monkeypatch):
