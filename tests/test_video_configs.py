@@ -225,6 +225,30 @@ def test_evaluations_of_a_roll_out_are_the_calls_of_its_network(
     assert task.num_evaluations(config.sampling) == len(calls) == evaluations
 
 
+def test_a_roll_out_remembers_frames_at_times_that_its_network_knows(tmp_path):
+    """EDM's network is told log(sigma)/4; its history is clean, or pure noise."""
+    seen = []
+
+    class Told(CausalVideo):
+        def _apply(self, params, frozen):
+            def extend(frames, t, condition, cache, method):
+                jax.debug.callback(lambda t: seen.extend(np.unique(t)), t)
+                return frames, cache
+
+            return extend
+
+    config = small(moving_digits_video.get_config("causal"), tmp_path)
+    config.process.name, config.target.name = "EDM", "edm"
+    config.sampling.update(frames=3, history_scale=1.5)
+    task, labels = Told(**vars(build(config))), jnp.arange(2)
+    inputs = task.sampling_inputs(config.sampling)
+    jax.block_until_ready(task.solve({}, jax.random.key(0), labels, labels, *inputs))
+    jax.effects_barrier()
+    np.testing.assert_allclose(
+        sorted({float(t) for t in seen}), np.log(task.process.domain) / 4, rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize(("choice", "frames"), [("image_to_video", 17), ("causal", 33)])
 def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, monkeypatch):
     config = small(moving_digits_video.get_config(choice), tmp_path)

@@ -11,6 +11,7 @@ from experiments.tasks.diffusion import Diffusion, check_no_interval
 from experiments.tasks.frame_completion import check_clips
 from genjax import diffusion
 from genjax.diffusion.rollout import Rolled
+from genjax.diffusion.targets import network_inputs
 
 
 class Guidance(NamedTuple):
@@ -124,7 +125,8 @@ class CausalVideo(Diffusion):
         )
 
         def remember(frames, t, condition, cache):
-            return extend(frames, t, condition, cache)[1]
+            inputs = network_inputs(self.process, frames, t)
+            return extend(*inputs, condition, cache)[1]
 
         scales = guidance.guidance_scale, guidance.history_scale
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)

@@ -15,7 +15,7 @@ from genjax import diffusion
 class FrameCompletion(Diffusion):
     """A network that completes clips from given frames, which sampling keeps.
 
-    A given frame is clean and has the time of the clean end. `given_frames_loss` trains so, and
+    A given frame is clean and has the first time of the domain. `given_frames_loss` trains so, and
     samplers take a grid with a column for each frame. `config.sampling.given` has the numbers of
     the frames to give, in the space of the network. They are those of the condition's clips.
     """
