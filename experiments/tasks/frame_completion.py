@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -25,10 +26,12 @@ class FrameCompletion(Diffusion):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`; the condition has no clips; or there are no such frames.
+            ValueError: as of `Diffusion`; the condition has no clips; a patch has several frames;
+                or there are no such frames.
         """
         fields = super().fields(config)
         check_clips(fields["condition"])
+        check_patches(fields["network"])
         diffusion.given_mask(config.sampling.given, fields["space"].shape[0])
         return fields
 
@@ -66,4 +69,14 @@ def check_clips(condition: Any) -> None:
         raise ValueError(
             f"config.condition is {type(condition).__name__}, which has no clips to take frames "
             "of: set config.condition.name=CaptionedClips"
+        )
+
+
+def check_patches(network: nn.Module) -> None:
+    """Raise ValueError if a patch has several frames, of which the network knows one time."""
+    patch = getattr(network, "patch_size", 1)
+    if not isinstance(patch, int) and patch[0] != 1:
+        raise ValueError(
+            f"config.model.patch_size is {patch}, but frames have times of their own: a patch must "
+            "have one frame"
         )
