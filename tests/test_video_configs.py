@@ -225,6 +225,30 @@ def test_evaluations_of_a_roll_out_are_the_calls_of_its_network(
     assert task.num_evaluations(config.sampling) == len(calls) == evaluations
 
 
+def test_a_roll_out_remembers_frames_at_times_that_its_network_knows(tmp_path):
+    """EDM's network is told log(sigma)/4; its history is clean, or pure noise."""
+    seen = []
+
+    class Told(CausalVideo):
+        def _apply(self, params, frozen):
+            def extend(frames, t, condition, cache, method):
+                jax.debug.callback(lambda t: seen.extend(np.unique(t)), t)
+                return frames, cache
+
+            return extend
+
+    config = small(moving_digits_video.get_config("causal"), tmp_path)
+    config.process.name, config.target.name = "EDM", "edm"
+    config.sampling.update(frames=3, history_scale=1.5)
+    task, labels = Told(**vars(build(config))), jnp.arange(2)
+    inputs = task.sampling_inputs(config.sampling)
+    jax.block_until_ready(task.solve({}, jax.random.key(0), labels, labels, *inputs))
+    jax.effects_barrier()
+    np.testing.assert_allclose(
+        sorted({float(t) for t in seen}), np.log(task.process.domain) / 4, rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize(("choice", "frames"), [("image_to_video", 17), ("causal", 33)])
 def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, monkeypatch):
     config = small(moving_digits_video.get_config(choice), tmp_path)
@@ -241,6 +265,8 @@ def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, 
     [
         ("image_to_video", {"sampling.given": (5,)}, "frames 0 to 4"),
         ("image_to_video", {"condition.name": "Prompts"}, "no clips to take frames of"),
+        ("image_to_video", {"model.patch_size": (5, 2, 2)}, "a patch must have one frame"),
+        ("causal", {"model.patch_size": (5, 2, 2)}, "a patch must have one frame"),
         ("causal", {"model.causal": False}, "not causal"),
         ("causal", {"loss.time_axes": 1}, "config.loss.time_axes to 2"),
         ("causal", {"sampling.given": (1,)}, "in order, at most 5"),
@@ -260,6 +286,22 @@ def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, messag
         config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)
+
+
+def test_given_frames_of_a_roll_out_are_checked_when_it_is_sampled(tmp_path):
+    """A run is built once, and sampled with other frames then."""
+    config = small(moving_digits_video.get_config("causal"), tmp_path)
+    task = build(config)
+    config.sampling.given = (1,)
+    with pytest.raises(ValueError, match="in order, at most 5"):
+        task.sampling_inputs(config.sampling)
+
+
+def test_more_rows_than_clips_are_refused(tmp_path):
+    config = small(moving_digits_video.get_config("causal"), tmp_path)
+    config.condition.rows = 9
+    with pytest.raises(ValueError, match="rows is 9, and .* has 8 clips with captions"):
+        build(config).frozen()
 
 
 def test_text_to_video_takes_a_step_with_an_encoder_without_pooled(tmp_path):

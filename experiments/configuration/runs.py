@@ -64,7 +64,8 @@ def open_run(
     change_sampling(config, **sampling)
     if size:
         check_diffusion(config)
-        config.data.image_shape = [*size, config.data.image_shape[-1]]
+        *frames, _, _, channels = config.data.image_shape
+        config.data.image_shape = [*frames, *size, channels]
     return Run(workdir, step, config=config, build=build)
 
 

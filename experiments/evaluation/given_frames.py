@@ -12,7 +12,7 @@ from genjax.diffusion import given_mask
 
 
 def shown_frames(given: Sequence[int], frames: int, length: int) -> np.ndarray:
-    """Return which frames of a clip show the given frames of its latents.
+    """Return the numbers of a clip's frames that show the given frames of its latents.
 
     The first of `frames` latent frames stands for one frame, the others share the rest.
 
@@ -21,7 +21,8 @@ def shown_frames(given: Sequence[int], frames: int, length: int) -> np.ndarray:
         length: number of frames of the clip.
     """
     latent = given_mask(given, frames)
-    return np.concatenate([latent[:1], np.repeat(latent[1:], (length - 1) // (frames - 1))])
+    later = np.repeat(latent[1:], (length - 1) // (frames - 1))
+    return np.flatnonzero(np.concatenate([latent[:1], later]))
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class GivenFrames:
         if not model.sampling.given:
             return {}
         shown = shown_frames(model.sampling.given, self.context.space.shape[0], clips.shape[1])
-        samples = model.sample(np.arange(len(clips)), captions)[:, : clips.shape[1]]
+        samples = model.sample(np.arange(len(clips)), captions)
         error = lambda made: float(
             np.sqrt(np.mean((made[:, shown].astype(float) - clips[:, shown]) ** 2))
         )
         report = {
-            "given_frames": np.flatnonzero(shown).tolist(),
+            "given_frames": shown.tolist(),
             "given_frames_error": error(samples),
         }
         if reconstruct := model.functions.get("reconstruct"):

@@ -59,6 +59,9 @@ def sample_videos(context: Context, model: Model) -> Videos:
 
     A network that takes prompts gets the captions of `real_videos`, in their order. For clips with
     sound, the videos alone are returned.
+
+    Raises:
+        ValueError: samples have fewer frames than the clips.
     """
     real = real_videos(context.data, context.num_samples)
     count = len(real.held_out)
@@ -67,7 +70,23 @@ def sample_videos(context: Context, model: Model) -> Videos:
     else:
         labels = context.draw_labels(lambda: labels_of(context.data.train().source[:]))
         samples = model.sample(labels[:count])
-    return samples["video"] if isinstance(samples, dict) else samples
+    videos = samples["video"] if isinstance(samples, dict) else samples
+    frames, least = videos.shape[1], real.held_out.shape[1]
+    if frames < least:
+        raise ValueError(
+            f"samples of {frames} frames are measured beside clips of {least}: make them as long "
+            "by config.sampling.frames (--frames)"
+        )
+    return videos
+
+
+def first_frames(context: Context, model: Model) -> Videos:
+    """Return the first frames of `sample_videos`, as many as the clips have.
+
+    Means over the frames of a longer sample vary less, so longer samples differ from all clips.
+    """
+    real = real_videos(context.data, context.num_samples)
+    return sample_videos(context, model)[:, : real.held_out.shape[1]]
 
 
 def _check_videos(name: str, data: Data) -> None:
@@ -106,7 +125,7 @@ class VideoDistance:
     VGG16's features over a clip's frames, beside their mean over the halved differences of
     consecutive frames. It is a substitute for the Fréchet video distance, and not comparable with
     it. `fvd` is the Fréchet video distance itself, and needs weights. `…_train` is the same
-    distance of as many training clips.
+    distance of as many training clips. Samples longer than the clips are cut to their length.
 
     Attributes:
         i3d: weights of I3D, which `genjax.pretrained.i3d.load` reads; None leaves `fvd` out.
@@ -149,7 +168,7 @@ class VideoDistance:
 
     def __call__(self, model: Model) -> dict[str, Any]:
         real = real_videos(self.context.data, self.context.num_samples)
-        compared = {"": sample_videos(self.context, model), "_train": real.train}
+        compared = {"": first_frames(self.context, model), "_train": real.train}
         held_out, report = self._features(real.held_out), {}
         for suffix, videos in compared.items():
             for name, features in self._features(videos).items():
@@ -177,7 +196,8 @@ class Motion:
     `motion` is the mean absolute difference of consecutive frames, in grey levels of 255, and
     `motion_real` that of held-out clips. `motion_distance` is the Kolmogorov–Smirnov distance of
     its laws over clips, and `motion_p_value` is the p-value of the test. The test finds distances
-    of `motion_detectable` with a probability of 0.9 or more.
+    of `motion_detectable` with a probability of 0.9 or more. Samples longer than the clips are cut
+    to their length.
     """
 
     context: Context
@@ -191,7 +211,7 @@ class Motion:
         real = real_videos(self.context.data, self.context.num_samples).held_out
         samples, held_out = (
             metrics.frame_differences(videos).mean(1)
-            for videos in (sample_videos(self.context, model), real)
+            for videos in (first_frames(self.context, model), real)
         )
         return {
             "motion": float(samples.mean()),

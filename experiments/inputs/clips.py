@@ -37,10 +37,21 @@ class CaptionedClips(Prompts):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The prompts, or the captions of the clips."""
+        """The prompts, or the captions of the clips.
+
+        Raises:
+            ValueError: there are fewer clips with captions than rows.
+        """
         if self.prompts:
             return self.prompts
-        return tuple(texts[0] for texts in self.data.held_out().captions[: self.rows])
+        captions = self.data.held_out().captions or ()
+        if len(captions) < self.rows:
+            raise ValueError(
+                f"config.condition.rows is {self.rows}, and {self.data.name} "
+                f"({self.data.held_out_split}) has {len(captions)} clips with captions: set fewer "
+                "rows, or prompts"
+            )
+        return tuple(texts[0] for texts in captions[: self.rows])
 
     def own_rows(self) -> Int[np.ndarray, " rows"]:
         """Return the held-out clip of each row, by its number."""

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.tasks.diffusion import Diffusion, check_no_interval
-from experiments.tasks.frame_completion import check_clips
+from experiments.tasks.frame_completion import check_clips, check_patches
 from genjax import diffusion
 from genjax.diffusion.rollout import Rolled
+from genjax.diffusion.targets import network_inputs
 
 
 class Guidance(NamedTuple):
@@ -44,11 +45,12 @@ class CausalVideo(Diffusion):
 
         Raises:
             ValueError: as of `Diffusion`; the network is not causal, the loss has one time for a
-                clip, the condition has no clips, no frame is left to sample, or guidance has an
-                interval.
+                clip, the condition has no clips, a patch has several frames, no frame is left to
+                sample, or guidance has an interval.
         """
         fields = super().fields(config)
         check_clips(fields["condition"])
+        check_patches(fields["network"])
         if not getattr(fields["network"], "causal", False):
             raise ValueError(
                 f"config.model names {config.model.name}, which is not causal; a roll-out takes "
@@ -70,8 +72,8 @@ class CausalVideo(Diffusion):
         scale, *others = super().abstract_sampling_inputs(sampling, batch, frozen)
         return self._guidance(scale, sampling), *others
 
-    @staticmethod
-    def _guidance(scale: Array, sampling: Any) -> Guidance:
+    def _guidance(self, scale: Array, sampling: Any) -> Guidance:
+        check_given(sampling, self.space.shape[0])
         history_scale = sampling.history_scale
         return Guidance(
             guidance_scale=scale,
@@ -124,7 +126,8 @@ class CausalVideo(Diffusion):
         )
 
         def remember(frames, t, condition, cache):
-            return extend(frames, t, condition, cache)[1]
+            inputs = network_inputs(self.process, frames, t)
+            return extend(*inputs, condition, cache)[1]
 
         scales = guidance.guidance_scale, guidance.history_scale
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -15,7 +16,7 @@ from genjax import diffusion
 class FrameCompletion(Diffusion):
     """A network that completes clips from given frames, which sampling keeps.
 
-    A given frame is clean and has the time of the clean end. `given_frames_loss` trains so, and
+    A given frame is clean and has the first time of the domain. `given_frames_loss` trains so, and
     samplers take a grid with a column for each frame. `config.sampling.given` has the numbers of
     the frames to give, in the space of the network. They are those of the condition's clips.
     """
@@ -25,10 +26,12 @@ class FrameCompletion(Diffusion):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`; the condition has no clips; or there are no such frames.
+            ValueError: as of `Diffusion`; the condition has no clips; a patch has several frames;
+                or there are no such frames.
         """
         fields = super().fields(config)
         check_clips(fields["condition"])
+        check_patches(fields["network"])
         diffusion.given_mask(config.sampling.given, fields["space"].shape[0])
         return fields
 
@@ -66,4 +69,14 @@ def check_clips(condition: Any) -> None:
         raise ValueError(
             f"config.condition is {type(condition).__name__}, which has no clips to take frames "
             "of: set config.condition.name=CaptionedClips"
+        )
+
+
+def check_patches(network: nn.Module) -> None:
+    """Raise ValueError if a patch has several frames, of which the network knows one time."""
+    patch = getattr(network, "patch_size", 1)
+    if not isinstance(patch, int) and patch[0] != 1:
+        raise ValueError(
+            f"config.model.patch_size is {patch}, but frames have times of their own: a patch must "
+            "have one frame"
         )

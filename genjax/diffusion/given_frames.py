@@ -1,4 +1,4 @@
-"""Clips of which some frames are given: clean frames, whose time is that of the clean end.
+"""Clips of which some frames are given: clean frames, with the first time of the domain.
 
 A network with a time for each frame (Chen et al. 2024, "Diffusion forcing") needs no other input to
 animate a picture or to continue a clip. The same network serves any frames: the first, the first
@@ -74,7 +74,8 @@ def given_frames_loss(
     mask = choices[jax.random.randint(choice_key, x.shape[:1], 0, len(choices))]
 
     def law(process, u):
-        return jnp.where(mask, process.clean_end, times(process, u[:, :1]))
+        # The clean end may lie outside the domain, where the network has no time.
+        return jnp.where(mask, process.domain[0], times(process, u[:, :1]))
 
     target = at_counted_times(target, mask)
     weighting = weighting and at_counted_times(weighting, mask)

@@ -89,7 +89,9 @@ def guide_roll_out(
 
     Args:
         denoiser: `(x_t, t, condition, memory) -> Prediction` of frames.
-        remember: `(frames, t, condition, memory) -> memory`, with times `[batch frames]`.
+        remember: `(frames, t, condition, memory) -> memory`, with times `[batch frames]`. Clean
+            frames have the first time of the domain, which the network knows. Frames and times are
+            not yet `targets.network_inputs`.
         condition, null: leaves `[batch …]`, and what broadcasts against them.
         guidance_scale: s.
         history_scale: w; None leaves its part out.
@@ -111,7 +113,7 @@ def guide_roll_out(
 
     def remember_parts(frames, noise, memory):
         shown = jnp.concatenate([frames, frames, noise][:parts])
-        times = jnp.full((parts, *frames.shape[:2]), process.clean_end)
+        times = jnp.full((parts, *frames.shape[:2]), process.domain[0])
         times = times.at[2:].set(process.domain[1]).reshape(shown.shape[:2])
         return remember(shown, times, conditions, memory)
 

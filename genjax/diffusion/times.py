@@ -30,10 +30,15 @@ def stratified(key: Key[Array, ""], shape: tuple[int, ...]) -> Variates:
     This is the low-discrepancy sampler of VDM (Kingma et al. 2021, appendix). Each variate is
     uniform in (0, 1), and each n-th part of the interval holds exactly one. Where a loss varies
     smoothly with time, the variance that time adds to the mean loss falls as 1/n² instead of 1/n.
+
+    Variates `[batch frames]` are shuffled among the examples, each frame by itself. Otherwise the
+    frames of an example would have nearly the same time.
     """
     n = math.prod(shape)
-    u = (jax.random.uniform(key) + jnp.arange(n) / n) % 1
-    return jnp.maximum(u, 2.0**-24).reshape(shape)
+    part = jnp.arange(n).reshape(shape)
+    if len(shape) > 1:
+        part = jax.random.permutation(jax.random.fold_in(key, 1), part, independent=True)
+    return jnp.maximum((jax.random.uniform(key) + part / n) % 1, 2.0**-24)
 
 
 def density(law: Law, process: Process, u: Variates) -> Variates:

@@ -9,7 +9,7 @@ import pytest
 
 from genjax import diffusion
 from genjax.diffusion import times
-from genjax.diffusion.targets import clean, score, velocity
+from genjax.diffusion.targets import clean, edm, score, velocity
 from genjax.diffusion.weightings import bounded_velocity, min_snr
 
 FLOW = diffusion.RectifiedFlow()
@@ -58,6 +58,20 @@ def test_given_frames_do_not_spoil_gradients(target, weighting):
     value, slope = jax.value_and_grad(loss)(0.5)
     assert np.isfinite(value) and np.isfinite(slope) and slope != 0
     assert np.all(seen[0][:, 0] == 0)
+
+
+def test_given_frames_have_a_time_that_the_network_knows():
+    """EDM's network is told log(sigma)/4, and its clean end, sigma = 0, is outside the domain."""
+    seen, process = [], diffusion.EDM()
+
+    def apply(x_t, t):
+        seen.append(np.asarray(t))
+        return x_t
+
+    options = dict(process=process, target=edm, times=times.log_normal_sigma)
+    losses, _ = diffusion.given_frames_loss(jax.random.key(0), apply, CLIPS, **options)
+    np.testing.assert_allclose(seen[0][:, 0], np.log(process.domain[0]) / 4, rtol=1e-6)
+    assert np.isfinite(losses).all()
 
 
 def test_samplers_keep_given_frames_and_fill_in_the_others():

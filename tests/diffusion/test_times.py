@@ -280,6 +280,13 @@ def test_stratified_variates_fall_one_into_each_part(shape):
         np.testing.assert_allclose(gaps, 1 / u.size, atol=4e-7)
 
 
+def test_stratified_variates_of_two_frames_of_an_example_are_independent():
+    u = np.asarray(stratified(jax.random.key(0), (1000, 3)))
+    assert np.abs(np.corrcoef(u.T) - np.eye(3)).max() < 4 / np.sqrt(1000)
+    for frame in u.T:  # each frame's variates are stratified too
+        assert np.ptp(np.diff(np.sort(frame))) < 1e-6
+
+
 def test_each_stratified_variate_is_uniform():
     keys = jax.random.split(jax.random.key(3), 20_000)
     u = np.asarray(jax.vmap(lambda key: stratified(key, (5,)))(keys), np.float64)

@@ -14,6 +14,7 @@ import numpy as np
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
 from genjax.data.images import PROGRESS_SECONDS, is_absent
+from genjax.data.sets.clips import check_rate
 from genjax.data.sets.emoji import TAGS, TONES
 
 PACKAGES = ("@lobehub/fluent-emoji-anim-1", "@lobehub/fluent-emoji-anim-2")
@@ -53,12 +54,14 @@ def load_animated_emoji(
 
     Raises:
         FileNotFoundError: `data_dir` holds none of the packages.
-        ValueError: `data_dir` is missing, the split is unknown, or no clip can be used.
+        ValueError: `data_dir` is missing, the split is unknown, no clip can be used, or there are
+            no frames or no frame rate.
         OSError: the disk fails.
 
     Source: Fluent Emoji by Microsoft, as LobeHub publishes them (MIT); names and tags: Unicode CLDR
     by way of emojibase (MIT).
     """
+    check_rate(num_frames, frames_per_second)
     root, paths = _find_clips(data_dir)
     indices, videos, skipped = _decode_cached(root, paths, (size, num_frames, frames_per_second))
     if not len(indices):

@@ -65,10 +65,11 @@ def load_clips(
         ImportError: PyAV is not installed.
         FileNotFoundError: the folder does not exist.
         ValueError: `data_dir` is missing, the split is unknown, no clip can be read, captions are
-            wrong as `load_folder` describes, or clips with sound do not all last the same whole
-            number of samples.
+            wrong as `load_folder` describes, clips with sound do not all last the same whole
+            number of samples, or there are no frames or no frame rate.
     """
     require_av("clips")
+    check_rate(num_frames, frames_per_second)
     root = find_folder("clips", data_dir, "clips")
     splits, class_names = read_layout(root, "clips", SUFFIXES)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}
@@ -100,6 +101,14 @@ def _form(
     dtypes = {"video": np.dtype(np.uint8)} | ({"audio": np.dtype(np.int16)} if sample_rate else {})
     description = f"clips {options} {sample_rate, channels} {PIXEL_LIMIT} {sounds.RULES}"
     return Form(dtypes, description, example)
+
+
+def check_rate(num_frames: int | None, frames_per_second: float) -> None:
+    """Raise ValueError if clips have no frames, or their frame rate is not positive."""
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames is {num_frames}; a clip has 1 or more")
+    if not frames_per_second > 0:
+        raise ValueError(f"frames_per_second is {frames_per_second}; it must be above 0")
 
 
 def _num_samples(num_frames: int | None, frames_per_second: float, sample_rate: int) -> int:

@@ -24,6 +24,7 @@ from genjax.data.dataset import Dataset, OnDisk, preload, take
 from genjax.folders import located
 
 ORIGIN, SUMMARY = "origin.json", "latents.json"
+PARAMETERS = "parameters"  # of an origin: a digest of the autoencoder's
 PART = 1024  # records
 
 
@@ -120,6 +121,8 @@ def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
         return
     there = located(json.loads(path.read_text()), folder)
     own = json.loads(json.dumps(origin))
+    if PARAMETERS not in there:  # a folder of an earlier version
+        own.pop(PARAMETERS, None)
     if differing := [name for name in there | own if there.get(name) != own.get(name)]:
         theirs, ours = ({name: each.get(name) for name in differing} for each in (there, own))
         raise ValueError(

@@ -404,7 +404,16 @@ class VideoDiT(nn.Module):
         layout: Layout,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "batch length out_features"], Cache | None]:
-        """Return the output of each token, and the cache with these tokens."""
+        """Return the output of each token, and the cache with these tokens.
+
+        Raises:
+            ValueError: there is a window without frames, or of a network that is not causal.
+        """
+        if self.window is not None and not (self.causal and self.window > 0):
+            raise ValueError(
+                f"window={self.window} and causal={self.causal}: a window has 1 or more frames, "
+                "and a causal network alone has one"
+            )
         text = text_mask = label = None
         if self.num_classes is None:
             text, text_mask = _text(condition, layout.segments)

@@ -7,7 +7,13 @@ import sys
 import numpy as np
 import pytest
 
-from genjax.data import Batches, BucketedClips, load_clips, load_dataset
+from genjax.data import (
+    Batches,
+    BucketedClips,
+    load_animated_emoji,
+    load_clips,
+    load_dataset,
+)
 from genjax.data.dataset import InMemory, OnDisk
 from genjax.data.sets.clips import decode
 
@@ -191,6 +197,21 @@ def write_with_sound(path, start, sound_start, sounds):
         container.mux(audio.encode(frame))
         for stream in (video, audio):
             container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 0}, "num_frames is 0; a clip has 1 or more"),
+        ({"frames_per_second": -8.0}, "frames_per_second is -8.0; it must be above 0"),
+        ({"frames_per_second": 0.0}, "frames_per_second is 0.0; it must be above 0"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_clips, load_animated_emoji])
+def test_clips_without_frames_are_refused(load, options, message, tmp_path):
+    """A frame rate below 0 would show the first frame in all places."""
+    with pytest.raises(ValueError, match=message):
+        load("train", tmp_path, **options)
 
 
 @pytest.mark.parametrize("start, sound_start", [(0.0, 0.0), (1.5, 1.25), (0.5, 0.75)])

@@ -1,5 +1,19 @@
-from configs import digits_flow
-from experiments.configuration.runs import mesh_axes
+from types import SimpleNamespace
+
+import pytest
+
+from configs import digits_flow, moving_digits_video
+from experiments.configuration.runs import mesh_axes, open_run
+from genjax.training import record_config
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"), [(digits_flow, [24, 40, 1]), (moving_digits_video, [17, 24, 40, 1])]
+)
+def test_another_size_keeps_channels_and_frames(module, shape, tmp_path):
+    record_config(tmp_path, module.get_config().to_dict(), ())
+    run = open_run(tmp_path, size=(24, 40), build=lambda config: SimpleNamespace())
+    assert run.config.data.image_shape == shape
 
 
 def test_the_mesh_has_its_axes_in_order_and_none_of_tensor_and_context_that_split_nothing():

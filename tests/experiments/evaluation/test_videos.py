@@ -120,6 +120,28 @@ def test_motion_of_equal_and_of_frozen_clips():
     assert still["motion_p_value"] < 1e-10 and still["motion_detectable"] < 0.21
 
 
+def continued(clips):
+    """Return clips that stand still after their last frame."""
+    return np.concatenate([clips, np.repeat(clips[:, -1:], 16, axis=1)], axis=1)
+
+
+def test_longer_samples_are_cut_to_the_clips(real, monkeypatch):
+    """So a roll-out that starts as the clips do moves as they do, and is as near to them."""
+    monkeypatch.setattr(module, "require_lpips", lambda: None)
+    monkeypatch.setattr(module, "load_vgg16", lambda: (None, {}))
+    monkeypatch.setattr(module, "vgg16_features", cells)
+    monkeypatch.setattr(module, "_frame_features", module._frame_features.__wrapped__)
+    for evaluator in (Motion, VideoDistance):
+        measure = evaluator(context())
+        assert measure(StandIn(real, continued)) == measure(StandIn(real))
+
+
+@pytest.mark.parametrize("evaluator", [Motion, MovingDigits])
+def test_shorter_samples_are_refused(evaluator, real):
+    with pytest.raises(ValueError, match="samples of 9 frames are measured beside clips of 17"):
+        evaluator(context())(StandIn(real, lambda clips: clips[:, :9]))
+
+
 def cells(variables, images):
     """Return means over cells, in place of VGG16's features."""
     return jnp.abs(images[:, 1:31, 1:31, 0]).reshape(-1, 3, 10, 3, 10).mean((2, 4)).reshape(-1, 9)

@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from configs import emoji_latent_flow, text_to_audio
-from experiments.launch.encoding import origin_of, write
-from genjax.data.sets.latents import ORIGIN, check_origin, write_origin
+from configs import emoji_latent_flow, moving_digits_video, text_to_audio
+from experiments.inputs import autoencoders
+from experiments.launch.encoding import EncodedData, origin_of, write
+from genjax.data.sets.latents import ORIGIN, PARAMETERS, check_origin, write_origin
+from tests.experiments import small_video
 
 
 def test_nested_fields_of_data_are_part_of_the_origin(tmp_path):
@@ -45,3 +48,24 @@ def test_origins_without_nested_fields_are_as_before(tmp_path):
     }
     (tmp_path / ORIGIN).write_text(json.dumps(before, indent=2))
     check_origin(tmp_path, origin_of(config))
+
+
+def test_latents_of_an_autoencoder_that_was_trained_anew_do_not_mix(tmp_path, monkeypatch):
+    """It has the name of the old one. Folders of earlier versions do not say the parameters."""
+    config = small_video.narrow(moving_digits_video.get_config(), f"{tmp_path}/latents")
+
+    def encoded(parameter):
+        variables = {"params": {"unused": np.float32([parameter])}}
+        published = lambda folder: (small_video.BlockMeans(), variables)
+        monkeypatch.setattr(autoencoders, "_published", published)
+        return EncodedData(config)
+
+    write_origin(tmp_path / "latents", encoded(1.0).origin)
+    assert encoded(1.0).counts == {"train": 24, "test": 8}
+    with pytest.raises(ValueError, match="take another folder, or empty it"):
+        encoded(2.0)
+    path = tmp_path / "latents" / ORIGIN
+    before = json.loads(path.read_text())
+    del before[PARAMETERS]
+    path.write_text(json.dumps(before))
+    assert encoded(2.0).shape == (5, 4, 4, 4)

@@ -100,6 +100,13 @@ def test_only_a_causal_network_takes_a_cache():
         CLASSES.apply({}, *inputs(), CAUSAL["full"].empty_cache(2, *SIDES), method="extend")
 
 
+@pytest.mark.parametrize(("causal", "window"), [(False, 2), (True, 0)])
+def test_windows_that_would_hide_nothing_or_all_are_refused(causal, window):
+    network = CLASSES.clone(causal=causal, window=window)
+    with pytest.raises(ValueError, match=f"window={window} and causal={causal}: a window has 1"):
+        jax.eval_shape(network.init, jax.random.key(0), *inputs())
+
+
 def differences(network):
     """Return by how much outputs of an even input differ in a frame, and from frame to frame."""
     x, t, labels = inputs(batch=1)
