@@ -7,8 +7,10 @@ import pytest
 
 from configs import text_to_audio
 from experiments.configuration.runs import build
+from experiments.evaluation.sounds import SoundDistance
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import training_batches
+from experiments.launch.experiment import Experiment
 from genjax import pretrained
 from genjax.data import Dataset, InMemory
 from genjax.devices import make_mesh
@@ -54,6 +56,12 @@ def config(tmp_path, monkeypatch):
     config.averages.ema.steps = 1.0
     config.sampling.update(num_steps=2, per_class=1, every=0)
     return config
+
+
+def test_sounds_are_measured(config):
+    """Not by pictures, which the training of the default config would end with."""
+    (measure,) = Experiment.from_config(config).measures
+    assert isinstance(measure.evaluator, SoundDistance)
 
 
 @pytest.mark.slow
