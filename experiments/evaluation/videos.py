@@ -70,6 +70,11 @@ def sample_videos(context: Context, model: Model) -> Videos:
     return samples["video"] if isinstance(samples, dict) else samples
 
 
+def drawn_classes(context: Context) -> dict[str, str]:
+    """Return how `sample_videos` draws classes, for a report; nothing of networks of prompts."""
+    return {} if hasattr(context.condition, "prompts") else {"labels": context.labels}
+
+
 def _check_videos(name: str, data: Data) -> None:
     if data.feature != "video":
         raise ValueError(
@@ -154,7 +159,8 @@ class VideoDistance:
         for suffix, videos in compared.items():
             for name, features in self._features(videos).items():
                 report[name + suffix] = metrics.frechet_distance(features, held_out[name])
-        return report | {"num_samples": len(real.held_out), **model.how}
+        drawn = drawn_classes(self.context)
+        return report | {"num_samples": len(real.held_out), **drawn, **model.how}
 
     def _features(self, videos: Videos) -> dict[str, Float[np.ndarray, "examples features"]]:
         """Return features by the name of their distance."""
@@ -198,6 +204,7 @@ class Motion:
             "motion_real": float(held_out.mean()),
             **_tested("motion", samples, held_out),
             "num_samples": len(samples),
+            **drawn_classes(self.context),
             **model.how,
         }
 
@@ -261,7 +268,8 @@ class MovingDigits:
                 **_tested(f"speed{part}", _speeds(found), _speeds(found_real)),
                 f"frames_in_range{part}": _in_range(videos, real.held_out),
             }
-        return report | {"num_samples": len(samples), **model.how}
+        drawn = drawn_classes(self.context)
+        return report | {"num_samples": len(samples), **drawn, **model.how}
 
 
 @functools.lru_cache(maxsize=2)
