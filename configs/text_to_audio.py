@@ -69,4 +69,5 @@ def get_config() -> ConfigDict:
     config.sampling.sampler = dict(name="dpm_solver_pp_2m", eta=1.0)
     config.sampling.grid = dict(name="exponential_grid", sigma_min=0.3)
     config.checkpoint.every = 5000
+    config.evaluation.measures = dict(distance=dict(name="SoundDistance"))
     return config

@@ -5,9 +5,11 @@
     python -m experiments.exactness --green=c0ffee1
 
 The facts are those of docs/results/exactness.json. The last command keeps the commit whose tests
-passed in that file, and writes docs/results/exactness.md.
+passed in that file, and writes docs/results/exactness.md. A list that has changed since then has
+not passed, and the page says so.
 """
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -49,6 +51,23 @@ class Fact(NamedTuple):
         return [] if isinstance(self.value, str) else list(_flat(self.value))
 
 
+class Passed(NamedTuple):
+    """The last time that all tests of a list passed.
+
+    Attributes:
+        commit: of the code and the tests.
+        digest: of the list (`digest_of`).
+    """
+
+    commit: str
+    digest: str
+
+
+def digest_of(facts: list[Fact]) -> str:
+    """Return the SHA-256 of a list of facts."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def _flat(value: Any) -> Iterator[float]:
     if isinstance(value, list):
         for each in value:
@@ -57,32 +76,37 @@ def _flat(value: Any) -> Iterator[float]:
         yield value
 
 
-def read_facts(path: Path = FACTS) -> tuple[str | None, list[Fact]]:
-    """Return the commit of the last passed tests, None before the first, and all facts."""
+def read_facts(path: Path = FACTS) -> tuple[Passed, list[Fact]]:
+    """Return when all tests last passed, and all facts."""
     stored = json.loads(path.read_text(encoding="utf-8"))
-    return stored["commit"], [Fact(**fact) for fact in stored["facts"]]
+    return Passed(**stored["passed"]), [Fact(**fact) for fact in stored["facts"]]
 
 
-def write_facts(commit: str | None, facts: list[Fact], path: Path = FACTS) -> None:
+def write_facts(passed: Passed, facts: list[Fact], path: Path = FACTS) -> None:
     """Write what `read_facts` reads, a fact a line."""
     row = lambda fact: {key: value for key, value in fact._asdict().items() if value != ()}
     lines = (f"    {json.dumps(row(fact), ensure_ascii=False)}" for fact in facts)
-    text = (
-        f'{{\n  "commit": {json.dumps(commit)},\n  "facts": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
-    )
-    path.write_text(text, encoding="utf-8")
+    first = f'{{\n  "passed": {json.dumps(passed._asdict())},\n  "facts": [\n'
+    path.write_text(first + ",\n".join(lines) + "\n  ]\n}\n", encoding="utf-8")
 
 
-def page(commit: str | None, facts: list[Fact]) -> str:
+def page(passed: Passed, facts: list[Fact]) -> str:
     """Return the page of all facts, a table for each group."""
     count = sum(len(fact.numbers) or 1 for fact in facts)
-    passed = f"All passed at commit `{commit}`." if commit else "They have not been run together."
+    at = f"passed at commit `{passed.commit}`."
+    if passed.digest == digest_of(facts):
+        state = f"All tests {at}"
+    else:
+        state = f"The tests of an earlier list {at} This list has not been run as a whole."
     text = f"""\
 # Exactness
 
 genjax reproduces {count} published numbers and closed forms, in {len(facts)} rows. Each row names
-the test that checks it. {passed} `exactness.json`, beside this page in the
-repository, holds the rows. These commands run the tests and write the page:
+the test that checks it. `exactness.json`, beside this page in the repository, holds the rows.
+
+{state}
+
+These commands run the tests and write the page:
 
 ```sh
 python -m experiments.exactness --tests=facts.txt
@@ -105,15 +129,16 @@ def shown(value: float | list | str) -> str:
 
 
 def main() -> None:
-    commit, facts = read_facts()
+    passed, facts = read_facts()
     if TESTS.value:
         tests = dict.fromkeys(fact.test for fact in facts)
         Path(TESTS.value).write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")
         print(f"{len(tests)} tests: {TESTS.value}")
         return
-    commit = GREEN.value or commit
-    write_facts(commit, facts)
-    PAGE.write_text(page(commit, facts), encoding="utf-8")
+    if GREEN.value:
+        passed = Passed(GREEN.value, digest_of(facts))
+    write_facts(passed, facts)
+    PAGE.write_text(page(passed, facts), encoding="utf-8")
     print(f"{len(facts)} facts: {PAGE}")
 
 

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from configs import text_to_audio
+from experiments.configuration.kinds import EVALUATOR
 from experiments.configuration.runs import build
+from experiments.evaluation.context import Context
+from experiments.evaluation.sounds import SoundDistance
 from experiments.inputs.conditions import Prompts
-from experiments.inputs.datasets import training_batches
+from experiments.inputs.datasets import Data, training_batches
 from genjax import pretrained
 from genjax.data import Dataset, InMemory
 from genjax.devices import make_mesh
@@ -54,6 +57,14 @@ def config(tmp_path, monkeypatch):
     config.averages.ema.steps = 1.0
     config.sampling.update(num_steps=2, per_class=1, every=0)
     return config
+
+
+def test_sounds_are_measured():
+    """Not by pictures, which the training of the default config would end with."""
+    config = text_to_audio.get_config()
+    context = Context(Data.from_config(config), None, None, 100)
+    (measure,) = config.evaluation.measures.values()
+    assert isinstance(EVALUATOR.bind(measure, "measures", context=context), SoundDistance)
 
 
 @pytest.mark.slow

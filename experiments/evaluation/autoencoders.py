@@ -49,6 +49,7 @@ class Bounds:
             "elbo_error": float(elbos.std() / np.sqrt(len(images))),
             "importance_weighted_bound": float(tighter.mean()),
             "num_importance_samples": self.num_importance_samples,
+            "likelihood_images": len(images),
             "active_units": float(metrics.active_units(means)),
             "num_units": float(means.shape[1]),
             "reconstructions": paired_grid(
@@ -187,6 +188,7 @@ class VGG16Distance:
     least_held_out: ClassVar[int] = 2  # of a covariance
 
     def __post_init__(self):
+        self.context.check_classes("VGG16Distance")
         require_lpips()
 
     def features(self) -> dict[str, FeatureProtocol]:
@@ -201,7 +203,9 @@ class VGG16Distance:
         report = {
             "fd_vgg16": reference.distance(images),
             "fd_vgg16_train": reference.floor,
+            "num_samples": len(images),
             "samples_per_distance": len(reference.examples),
+            "labels": context.labels,
         }
         if reconstruct := model.functions.get("reconstruct"):
             reconstructions = in_batches(reconstruct, reference.examples)

@@ -121,6 +121,7 @@ class Equivariance:
             **{name: equivariance.decibels(*each) for name, each in totals.items()},
             **self._films(model, labels, side),
             "num_samples": len(labels),
+            "labels": context.labels,
             **model.how,
         }
 

@@ -33,6 +33,9 @@ class FewSteps:
     needs: ClassVar[tuple[str, ...]] = ()
     least_held_out: ClassVar[int] = Samples.least_held_out
 
+    def __post_init__(self):
+        self.context.check_classes("FewSteps")
+
     def features(self) -> dict[str, FeatureProtocol]:
         """Return how samples become features, for the protocol."""
         return pixel_protocol(self.context.data)
@@ -50,4 +53,4 @@ class FewSteps:
             report |= {
                 f"{name}_at_{num_steps}": figures[name] for name in FIGURES if name in figures
             }
-        return report
+        return report | {"num_samples": len(labels), "labels": context.labels}

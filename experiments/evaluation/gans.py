@@ -72,6 +72,7 @@ class PlaneModes:
             **compare_with_training(points, reference.real, reference.unseen),
             "num_samples": len(points),
             "samples_per_distance": len(reference.unseen),
+            "labels": context.labels,
             **model.how,
         }
 
@@ -124,6 +125,8 @@ class Discriminator:
             "accuracy/held_out": float(of_held_out["accuracy/real"]),
             "accuracy/samples": float(of_train["accuracy/fake"]),
             "overfitting/r_v": float(r_v),
+            "num_samples": len(samples),
+            "labels": context.labels,
             "logits": histograms(
                 {name: instruments.histogram(each, edges) for name, each in shown.items()}, edges
             ),

@@ -88,7 +88,7 @@ class Reference:
         self.datasets = data.train(), data.held_out()
         train, held_out = (dataset.source for dataset in self.datasets)
         train_rows = draw(len(train), TRAIN_IMAGES)
-        held_out_rows = draw(len(held_out), min(count, len(train)))
+        held_out_rows = draw(len(held_out), min(count, len(train_rows)))
         self.real, self.train_labels = _features(train, train_rows)
         self.unseen, held_out_labels = _features(held_out, held_out_rows)
         cut = train_rows[: len(held_out_rows)]
@@ -192,6 +192,8 @@ class Samples:
     also extrapolated to infinitely many (FD∞), as `frechet_distance_extrapolated`. Its interval of
     95 %, `frechet_distance_interval`, comes from resampling.
 
+    The nearest-neighbour ratio does not find copies of mirrored training images.
+
     Attributes:
         resamples: of the interval, each of which takes as long as a distance; 0 leaves it out.
     """
@@ -202,6 +204,7 @@ class Samples:
     least_held_out: ClassVar[int] = 6  # of density and coverage: an example and 5 neighbours
 
     def __post_init__(self):
+        self.context.check_classes("Samples")
         if self.resamples:
             blank = np.zeros((1, *self.context.data.image_shape), np.uint8)
             width = pixel_features(blank).shape[1]

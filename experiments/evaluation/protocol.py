@@ -40,10 +40,10 @@ class Protocol:
     """How the figures of a measure were made.
 
     Attributes:
-        num_samples: how many samples were measured.
+        num_samples: how many samples were measured; None if the measure does not say so.
         samples_per_distance: how many samples and as many held-out examples a distance compares, if
             that is another number; None if the measure does not say so.
-        labels: how classes were drawn, as in `Context`.
+        labels: how classes were drawn, as in `Context`; None if the measure draws none.
         weights, average: the weights' name, and the rule of their average; None for the last
             step's parameters.
         sampling: sampler, steps, guidance and what else the task says of it.
@@ -66,18 +66,16 @@ class Protocol:
 def protocol_of(evaluator: Any, model: Model, figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `Protocol` of an evaluator's figures, as a dictionary for a report.
 
-    An evaluator may have a method `features() -> {name: FeatureProtocol}`.
+    Numbers of samples and labels are those that the figures name: an evaluator's context has them
+    too, but not every evaluator draws samples by it. An evaluator may have a method
+    `features() -> {name: FeatureProtocol}`.
     """
-    context, how = getattr(evaluator, "context", None), dict(model.how)
+    how = dict(model.how)
     weights, seed = how.pop("weights"), how.pop("seed")
     features = evaluator.features() if hasattr(evaluator, "features") else {}
-    count = figures.get("num_samples", getattr(context, "num_samples", None))
-    compared = figures.get("samples_per_distance")
-    labels = getattr(context, "labels", None)
+    counts = (figures.get(name) for name in ("num_samples", "samples_per_distance", "labels"))
     uncertain = describe_uncertainty(figures, getattr(evaluator, "resamples", 0))
-    return asdict(
-        Protocol(count, compared, labels, weights, model.average, how, seed, features, uncertain)
-    )
+    return asdict(Protocol(*counts, weights, model.average, how, seed, features, uncertain))
 
 
 def parameters_digest(variables: PyTree) -> str:

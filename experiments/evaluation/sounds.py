@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int16
 from experiments.evaluation.autoencoders import latent_moments
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
-from experiments.evaluation.videos import real_videos, sample_videos
+from experiments.evaluation.videos import drawn_classes, real_videos, sample_videos
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import sound_to_float
@@ -100,7 +100,8 @@ class SoundDistance:
         for suffix, sounds in compared.items():
             for name, features in self._features(sounds).items():
                 report[name + suffix] = metrics.frechet_distance(features, held_out[name])
-        return report | {"num_samples": len(real.held_out), **model.how}
+        drawn = drawn_classes(self.context)
+        return report | {"num_samples": len(real.held_out), **drawn, **model.how}
 
     def _features(self, sounds: Sounds) -> dict[str, Float[np.ndarray, "patches features"]]:
         """Return features by the name of their distance."""

@@ -89,6 +89,11 @@ def first_frames(context: Context, model: Model) -> Videos:
     return sample_videos(context, model)[:, : real.held_out.shape[1]]
 
 
+def drawn_classes(context: Context) -> dict[str, str]:
+    """Return how `sample_videos` draws classes, for a report; nothing of networks of prompts."""
+    return {} if hasattr(context.condition, "prompts") else {"labels": context.labels}
+
+
 def _check_videos(name: str, data: Data) -> None:
     if data.feature != "video":
         raise ValueError(
@@ -173,7 +178,8 @@ class VideoDistance:
         for suffix, videos in compared.items():
             for name, features in self._features(videos).items():
                 report[name + suffix] = metrics.frechet_distance(features, held_out[name])
-        return report | {"num_samples": len(real.held_out), **model.how}
+        drawn = drawn_classes(self.context)
+        return report | {"num_samples": len(real.held_out), **drawn, **model.how}
 
     def _features(self, videos: Videos) -> dict[str, Float[np.ndarray, "examples features"]]:
         """Return features by the name of their distance."""
@@ -218,6 +224,7 @@ class Motion:
             "motion_real": float(held_out.mean()),
             **_tested("motion", samples, held_out),
             "num_samples": len(samples),
+            **drawn_classes(self.context),
             **model.how,
         }
 
@@ -281,7 +288,8 @@ class MovingDigits:
                 **_tested(f"speed{part}", _speeds(found), _speeds(found_real)),
                 f"frames_in_range{part}": _in_range(videos, real.held_out),
             }
-        return report | {"num_samples": len(samples), **model.how}
+        drawn = drawn_classes(self.context)
+        return report | {"num_samples": len(samples), **drawn, **model.how}
 
 
 @functools.lru_cache(maxsize=2)

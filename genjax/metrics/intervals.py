@@ -7,6 +7,8 @@ import scipy  # which loads its parts when they are used: `scipy.stats` is slow 
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from genjax.metrics.border import check_finite
+
 
 def bootstrap_interval(
     measure: Callable[..., float],
@@ -31,20 +33,24 @@ def bootstrap_interval(
         confidence: the share of intervals that contain the true value.
 
     Raises:
-        ValueError: no features are given, or the confidence is not between 0 and 1.
+        ValueError: no features are given, `resamples` is below 1, the confidence is not between 0
+            and 1, or the measure is not finite.
 
     Source: Davison & Hinkley 1997, "Bootstrap Methods and their Application", section 5.2.
     """
     if not features:
         raise ValueError("there are no features to resample; pass the arrays that measure takes")
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; expected 1 or more, such as 1000")
     _check(confidence)
     arrays = [np.asarray(each) for each in features]
     generator = np.random.default_rng(seed)
     draw = lambda array: array[generator.integers(len(array), size=len(array))]
     resampled = [measure(*map(draw, arrays)) for _ in range(resamples)]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
     measured = measure(*arrays)
+    check_finite(np.array([measured, *resampled]), "the measure of features")
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(2 * measured - high), float(2 * measured - low)
 
 
@@ -57,11 +63,13 @@ def seed_interval(
     interval of one trained network.
 
     Raises:
-        ValueError: there are fewer than two values, or the confidence is not between 0 and 1.
+        ValueError: there are fewer than two values, one is not finite, or the confidence is not
+            between 0 and 1.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values have shape {values.shape}; expected [seeds], of 2 seeds or more")
+    check_finite(values, "values")
     _check(confidence)
     deviation = values.std(ddof=1) / np.sqrt(len(values))
     reach = scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1) * deviation

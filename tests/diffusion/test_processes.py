@@ -407,6 +407,16 @@ def test_zero_terminal_snr(float64):
     np.testing.assert_allclose(new.time_at(new.log_snr(jnp.asarray(0.9996))), 0.9996, rtol=1e-12)
 
 
+def test_zero_terminal_snr_of_cogvideox(float64):
+    """CogVideoX-2B first divides the SNR of Stable Diffusion's table by 3."""
+    squared = np.cumprod(1 - np.array(scaled_linear_betas()))
+    squared = squared / (3 - 2 * squared)
+    betas = 1 - squared / np.append(1, squared[:-1])
+    process = VariancePreservingTable(betas=zero_terminal_snr(betas.tolist()))
+    alpha = process.alpha(jnp.array([1, 500, 1000]) / 1000)
+    np.testing.assert_allclose(alpha**2, [0.997454, 0.09597, 0], atol=5e-7)  # as printed
+
+
 # --- Shifts.
 
 

@@ -697,8 +697,9 @@ def test_distances_are_their_formulas():
     np.testing.assert_allclose(distances.squared(d), [12.5, 0])
     c = 0.00054 * np.sqrt(3072)
     assert abs(c - 0.02993) < 5e-6  # published for CIFAR-10
-    image = jnp.full((1, 32, 32, 3), 0.1)
-    np.testing.assert_allclose(distances.pseudo_huber(image), np.sqrt(30.72 + c**2) - c, rtol=1e-4)
+    image = jnp.full((1, 32, 32, 3), 5e-4)  # whose norm is about c, so that c matters
+    expected = np.sqrt(3072 * 5e-4**2 + c**2) - c
+    np.testing.assert_allclose(distances.pseudo_huber(image), expected, rtol=1e-5)
     np.testing.assert_allclose(distances.adaptive(d), [25 / 25.01, 0], rtol=1e-6)
     slope = jax.grad(lambda d: distances.adaptive(d).sum())(d)
     np.testing.assert_allclose(slope[0], [6 / 25.01, 8 / 25.01], rtol=1e-5)  # no gradient below

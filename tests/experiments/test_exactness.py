@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from experiments.exactness import PAGE, Fact, page, read_facts, write_facts
+from experiments.exactness import PAGE, Fact, Passed, digest_of, page, read_facts, write_facts
 from tests.experiments.launching import ROOT
 
-COMMIT, FACTS = read_facts()
+PASSED, FACTS = read_facts()
 
 
 @functools.cache
@@ -80,8 +80,16 @@ def test_a_wrong_number_or_test_would_be_noticed():
 
 
 def test_the_page_is_that_of_the_facts(tmp_path):
-    assert PAGE.read_text(encoding="utf-8") == page(COMMIT, FACTS)
-    write_facts("c0ffee1", FACTS, tmp_path / "facts.json")
-    commit, facts = read_facts(tmp_path / "facts.json")
-    assert commit == "c0ffee1" and [fact.test for fact in facts] == [fact.test for fact in FACTS]
-    assert "commit `c0ffee1`" in page(commit, facts)
+    assert PAGE.read_text(encoding="utf-8") == page(PASSED, FACTS)
+    passed = Passed("c0ffee1", digest_of(FACTS))
+    write_facts(passed, FACTS, tmp_path / "facts.json")
+    again, facts = read_facts(tmp_path / "facts.json")
+    assert again == passed and [fact.test for fact in facts] == [fact.test for fact in FACTS]
+    assert "All tests passed at commit `c0ffee1`" in page(again, facts)
+
+
+def test_a_list_that_has_changed_has_not_passed():
+    passed = Passed("c0ffee1", digest_of(FACTS))
+    added = [*FACTS, FACTS[-1]._replace(name="another")]
+    assert "All tests passed" not in page(passed, added)
+    assert "an earlier list passed at commit `c0ffee1`" in page(passed, added)

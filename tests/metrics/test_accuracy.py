@@ -28,5 +28,7 @@ def test_errors_say_what_was_given_and_what_to_do():
         class_accuracy(LOGITS, np.array([1, 2, 3, 1]))
     with pytest.raises(ValueError, match=r"logits has shape \(4,\); expected two axes"):
         class_accuracy(LOGITS[:, 0], np.zeros(4, int))
+    with pytest.raises(ValueError, match="labels are float64; expected integers"):
+        class_accuracy(LOGITS, np.array([0, 1, np.nan, 0]))
     with pytest.raises(ValueError, match="logits holds NaN"):
         class_accuracy(LOGITS * np.nan, np.zeros(4, int))

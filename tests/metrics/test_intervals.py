@@ -52,5 +52,11 @@ def test_errors():
         bootstrap_interval(np.mean)
     with pytest.raises(ValueError, match="confidence is 95; expected a share"):
         bootstrap_interval(np.mean, np.ones((3, 1)), confidence=95)
+    with pytest.raises(ValueError, match="resamples is 0; expected 1 or more"):
+        bootstrap_interval(np.mean, np.ones((3, 1)), resamples=0)
+    with pytest.raises(ValueError, match="the measure of features holds NaN"):
+        bootstrap_interval(np.mean, np.array([[1.0], [np.nan]]), resamples=2)
     with pytest.raises(ValueError, match=r"shape \(1,\); expected \[seeds\]"):
         seed_interval([1.0])
+    with pytest.raises(ValueError, match="values holds NaN or infinity"):
+        seed_interval([1.0, np.nan, 2.0])

@@ -61,13 +61,15 @@ def table_times(timesteps):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_latent_consistency(prediction, monkeypatch):
+    """Four of fifty trailing steps."""
     scheduler = diffusers.LCMScheduler(prediction_type=prediction)
     scheduler.set_timesteps(STEPS)
-    assert scheduler.timesteps.tolist() == [999, 759, 499, 259]
     process = VariancePreservingTable(betas=scaled_linear_betas())
+    times = diffusion.trailing_grid(process, 50)[np.array([0, 12, 25, 37, 50])]
+    np.testing.assert_allclose(1000 * times[:-1] - 1, [999, 759, 499, 259], atol=1e-3)
+    np.testing.assert_allclose(times[:-1], table_times(scheduler.timesteps), rtol=1e-6)
     target = targets.noise if prediction == "epsilon" else targets.v
     denoiser = diffusion.predict(lambda x, t: jnp.sin(x), process, target)
-    times = jnp.append(table_times(scheduler.timesteps), 0.0)
     ours = flow_maps.consistency(
         flow_maps.ddim_map(denoiser, process),
         process,
@@ -101,13 +103,13 @@ def test_trajectory_consistency(monkeypatch):
 
 
 def test_consistency_models(monkeypatch):
-    """The scheduler adds no noise at the end, as its noise there has deviation 0."""
+    """Every tenth of 40 times. The scheduler adds no noise at the end, where its deviation is 0."""
     scheduler = diffusers.CMStochasticIterativeScheduler()
     scheduler.set_timesteps(STEPS)
-    np.testing.assert_allclose(
-        scheduler.sigmas, [80, 16.77989, 2.24044, 0.131197, 0.002], rtol=1e-5
-    )
     process = EDM()
+    times = diffusion.karras_grid(process, 40)[np.array([0, 10, 20, 30, 39])]
+    np.testing.assert_allclose(times, [80, 16.77989, 2.24044, 0.131197, 0.002], rtol=1e-5)
+    np.testing.assert_allclose(times, scheduler.sigmas, rtol=1e-5)
     start = 80 * X
 
     def network(x, t):
@@ -116,7 +118,6 @@ def test_consistency_models(monkeypatch):
 
     monkeypatch.setattr(scheduler, "is_scale_input_called", True)
     scheduler.register_to_config(clip_denoised=False)
-    times = jnp.asarray(scheduler.sigmas.numpy())
     ours = flow_maps.consistency(
         flow_maps.consistency_map(lambda x, t: jnp.sin(x), process),
         process,

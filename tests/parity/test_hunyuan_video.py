@@ -128,6 +128,7 @@ def test_published_sizes_have_as_many_parameters(mean_flow, count):
     config = HUNYUAN_VIDEO.complete(dict(use_meanflow=mean_flow))
     module = HUNYUAN_VIDEO.make(config)
     assert module == hunyuan_video_1_5(takes_end_time=mean_flow)
+    assert module.rotary_features == (16, 56, 56)
     shapes = HUNYUAN_VIDEO.shapes(module, config)
     assert sum(a.size for a in jax.tree.leaves(shapes)) == count
     with torch.device("meta"):

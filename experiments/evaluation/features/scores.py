@@ -85,8 +85,14 @@ class PretrainedFeatures:
 
         Raises:
             FileNotFoundError, ValueError: as of `load_network`; or CLIP is given without prompts,
-                a network without pictures, or `resamples` with too few samples.
+                a network without pictures, `resamples` with too few samples, or a reference of
+                another name.
         """
+        if unknown := set(self.reference) - {"split", *DISTANCES}:
+            raise ValueError(
+                f"a measure's reference has {', '.join(sorted(unknown))}; expected split, "
+                f"{', '.join(DISTANCES)}"
+            )
         feature, shape = self.context.data.feature, self.context.data.image_shape
         if self.weights and (feature != "image" or len(shape) != 3):
             raise ValueError(
@@ -140,7 +146,8 @@ class PretrainedFeatures:
             return self._of_prompts(model)
         context = self.context
         training = lambda: image_reference(context.data, context.num_samples).train_labels
-        return self.measure(model.sample(context.draw_labels(training)))
+        images = model.sample(context.draw_labels(training))
+        return self.measure(images) | {"num_samples": len(images), "labels": context.labels}
 
     def _of_prompts(self, model: Model) -> dict[str, Any]:
         """Measure samples for one held-out prompt after the other, then from the first again.
@@ -157,7 +164,7 @@ class PretrainedFeatures:
             images.append(model.sample(np.arange(size), some, seed=model.sampling.seed + number))
         report = self.measure(np.concatenate(images)[:count], given)
         used = f"{min(count, len(prompts))} held-out prompts for {count} samples"
-        return report | {"features_prompts": used}
+        return report | {"features_prompts": used, "num_samples": count}
 
     def measure(
         self,
@@ -203,7 +210,8 @@ class ReconstructionFeatures(PretrainedFeatures):
         count = min(self.context.num_samples, len(source))
         rows = np.random.default_rng(0).permutation(len(source))[:count]
         decoded = in_small_batches(model.functions["reconstruct"], source[rows][data.feature])
-        return self.measure(as_frames(decoded), split=data.held_out_split)
+        report = self.measure(as_frames(decoded), split=data.held_out_split)
+        return report | {"num_samples": count}
 
 
 @functools.cache

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from experiments.evaluation import images as evaluation
+from experiments.evaluation.autoencoders import VGG16Distance
 from experiments.evaluation.context import Context
 from experiments.evaluation.few_steps import FewSteps
 from experiments.evaluation.images import Samples
 from experiments.evaluation.protocol import protocol_of
-from experiments.inputs.conditions import Classes, Unconditional
+from experiments.inputs.conditions import Classes, Prompts, Unconditional
 from experiments.inputs.datasets import Data
 from genjax.data import Dataset, InMemory, load_dataset, to_float
 
@@ -161,7 +162,17 @@ def test_few_steps_are_measured_as_samples_are():
     for name in ("class_accuracy", "frechet_distance", "recall"):
         assert report[f"{name}_at_4"] == of_samples[name]
     assert report["class_accuracy_at_1"] == 0.25 and report["recall_at_1"] < 0.1
-    assert len(report) == 6
+    assert (report["num_samples"], report["labels"], len(report)) == (80, "balanced", 8)
+
+
+def test_networks_of_prompts_are_refused():
+    """Labels are numbers of prompts there. So classes would all stand for the first few prompts."""
+    prompts = Prompts("minilm", 16, 384, 384, 1.0, ("a red apple",))
+    context = Context(Data("digits", "train", "test", None, (8, 8, 1)), None, prompts, 20)
+    for measure in (Samples, FewSteps, VGG16Distance):
+        message = f"{measure.__name__}, which draws classes, .* takes prompts: take PromptMatch"
+        with pytest.raises(ValueError, match=message):
+            measure(context)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +185,7 @@ def test_few_steps_have_no_class_accuracy_without_classes(condition, labels):
         Splits(dict(train=striped(80, 0), test=striped(40, 1)), 4), None, condition, 40, labels
     )
     report = FewSteps(context, num_steps=(4,))(SimpleNamespace(sample=lambda *_, **__: images))
-    assert report.keys() == {"frechet_distance_at_4", "recall_at_4"}
+    assert report.keys() == {"frechet_distance_at_4", "recall_at_4", "num_samples", "labels"}
 
 
 def test_features_of_large_images_are_means_of_squares():
@@ -201,6 +212,9 @@ def test_few_training_images_are_compared_with_as_many_held_out(report_of):
     splits = dict(train=striped(40, seed=0), test=striped(100, seed=1))
     report = report_of(splits, striped(90, seed=2)["image"], 4)
     assert (report["samples_per_distance"], report["groups"], report["groups_train"]) == (40, 2, 1)
+    splits["train"] = striped(100, seed=3)
+    cut = report_of(splits, striped(90, seed=2)["image"], 4, TRAIN_IMAGES=30)
+    assert (cut["train_images"], cut["samples_per_distance"], cut["groups"]) == (30, 30, 3)
     features = [np.random.default_rng(i).normal(size=(n, 3)) for i, n in enumerate((50, 10, 30))]
     samples, real, unseen = features
     found = evaluation.compare_with_training(samples, real, unseen)

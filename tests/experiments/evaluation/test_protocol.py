@@ -8,6 +8,7 @@ import numpy as np
 from experiments.evaluation import context
 from experiments.evaluation.context import Context
 from experiments.evaluation.images import Samples
+from experiments.evaluation.likelihoods import ExactBits
 from experiments.evaluation.protocol import parameters_digest, protocol_of
 from experiments.inputs.conditions import Classes
 from experiments.inputs.datasets import Data
@@ -23,7 +24,8 @@ def samples_of(shape):
 
 def test_every_choice_is_written():
     model = SimpleNamespace(how=HOW, average="HalfLife(steps=150.0)")
-    assert protocol_of(samples_of((8, 8, 1)), model, {}) == dict(
+    figures = dict(num_samples=500, labels="training")
+    assert protocol_of(samples_of((8, 8, 1)), model, figures) == dict(
         num_samples=500,
         samples_per_distance=None,
         labels="training",
@@ -46,6 +48,20 @@ def test_every_choice_is_written():
     counted = protocol_of(samples_of((96, 64, 3)), model, counts)
     assert {name: counted[name] for name in counts} == counts
     assert counted["features"]["pixels"]["resizing"] == "means over 4×4 pixels"  # 3 divides no 64
+
+
+def test_a_measure_of_held_out_images_has_no_samples_and_no_labels():
+    """Its context has a thousand balanced samples, of which it draws none."""
+    context = Context(Data("digits", "train", "test", None, (8, 8, 1)), None, Classes(10), 1000)
+    pixels = np.zeros((20, 8, 8, 1), np.float32)
+    functions = dict(
+        log_probabilities=lambda images, labels: pixels[: len(images)] - 1,
+        completions=lambda images, *_: images,
+    )
+    model = SimpleNamespace(how=HOW, average=None, functions=functions)
+    measure = ExactBits(context, num_images=20)
+    protocol = protocol_of(measure, model, measure(model))
+    assert protocol["num_samples"] is protocol["labels"] is None
 
 
 def test_an_evaluator_of_ones_own_needs_no_more_than_a_call():

@@ -157,6 +157,12 @@ def test_dinov2_has_names_of_its_own(splits, load):
     assert report["fd_dinov2"] == close(frechet_by_square_root(*features))
 
 
+def test_a_reference_of_another_name_is_refused():
+    """Nothing would read it, and the training split would be the reference."""
+    with pytest.raises(ValueError, match="reference has inceptoin; expected split, inception, "):
+        PretrainedFeatures(CONTEXT, reference={"inceptoin": "published.npz", "split": "test"})
+
+
 def test_without_weights_nothing_is_measured():
     assert PretrainedFeatures(CONTEXT).measure(pictures(20, 2)) == {}
 
