@@ -84,8 +84,8 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
         unroll=6,
     )
     # As in configs/moving_digits_video.py, only high noise hides what a caption says.
-    config.times.update(deviation=1.3, shift=6.0)
-    config.sampling.grid.shift = 6.0
+    config.times = dict(name="uniform", shift=3.0)
+    config.sampling.grid.shift = 3.0
     # Shares of examples in which one modality is clean (so it is given), or pure noise (so the
     # other modality is alone).
     config.loss = dict(name="joint_loss", clean_share=0.3, noise_share=0.1)

@@ -9,10 +9,8 @@ import pytest
 from configs import (
     animated_emoji_video,
     moving_digits_video,
-    notes,
     pong,
     sounding_digits,
-    spoken_digits,
 )
 from experiments.tasks.diffusion import Objective, time_grid
 from experiments.tasks.joint_objective import JointObjective
@@ -38,19 +36,18 @@ def share(levels, low, high):
         moving_digits_video.get_config("image_to_video"),
         animated_emoji_video.get_config(),
         sounding_digits.get_config(),
-        spoken_digits.get_config(),
-        notes.get_config(),
     ],
     ids=lambda config: config.experiment,
 )
-def test_a_quarter_is_at_the_noise_in_which_captions_decide(config):
+def test_a_sixth_is_at_the_noise_in_which_captions_decide(config):
     """At t = 0.98 an ideal denoiser knows no digit and no direction, at 0.9 most of them.
 
-    At low noise, too, the network has to be trained.
+    At low noise, too, the network has to be trained: with 8 % of the times below 0.5, samples of
+    notes were worse than without a shift.
     """
     for levels in training_and_sampling(Objective.from_config(config), config):
-        assert share(levels, 0.9 / 0.1, 0.98 / 0.02) > 0.25
-        assert share(levels, 0, 1) > 0.05
+        assert share(levels, 0.9 / 0.1, 0.98 / 0.02) > 1 / 6
+        assert share(levels, 0, 1) > 0.2
 
 
 def test_pongs_ball_is_not_drowned():
