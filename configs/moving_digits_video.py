@@ -14,7 +14,7 @@ The choices:
   the last frame. Samples keep the first frame. With --given=0,-1 of experiments.sample they keep
   both. Frames are those of the latents: the first stands for one frame of the clip, the others for
   four.
-- causal: each frame has its own noise, and attends to itself and to the three before it. Samples are
+- causal: each frame has its own noise, and attends to itself and the three before it. Samples are
   rolled out frame by frame, to 9 frames of latents, 33 of the clip. Flags of experiments.sample:
   --frames is another length, --given=0,1 continues a clip from its first two frames, and
   --history_scale=1.5 guides on the frames before.
