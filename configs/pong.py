@@ -92,8 +92,8 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.sampling.update(every=0, num_steps=20, guidance_scale=1.0, per_class=1)
     config.sampling.update(modality_scale=placeholder(float), given=(), batch_size=64)
     config.sampling.frames = FRAMES
-    # Euler's steps in t leave the noise levels of shifted processes: the sound would keep four
-    # times the noise of its last time, and the video a quarter too little before it.
+    # Euler's steps in t leave the noise levels of shifted processes. The sound would keep four
+    # times the noise of its last time, and the video would have a quarter too little before it.
     config.sampling.sampler.name = "ddim"
     config.evaluation.measures = dict(play=dict(name="PlayedPong"))
     config.evaluation.num_samples = 64
