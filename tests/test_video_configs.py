@@ -226,7 +226,7 @@ def test_evaluations_of_a_roll_out_are_the_calls_of_its_network(
 
 
 def test_a_roll_out_remembers_frames_at_times_that_its_network_knows(tmp_path):
-    """EDM's network is told log(sigma)/4; its history is clean, or pure noise."""
+    """EDM's network takes log(sigma)/4. Its history is clean, or pure noise."""
     seen = []
 
     class Told(CausalVideo):

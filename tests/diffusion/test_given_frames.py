@@ -61,7 +61,7 @@ def test_given_frames_do_not_spoil_gradients(target, weighting):
 
 
 def test_given_frames_have_a_time_that_the_network_knows():
-    """EDM's network is told log(sigma)/4, and its clean end, sigma = 0, is outside the domain."""
+    """EDM's network takes log(sigma)/4, and the clean end, sigma = 0, is outside its domain."""
     seen, process = [], diffusion.EDM()
 
     def apply(x_t, t):
