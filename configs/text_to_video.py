@@ -72,4 +72,7 @@ def get_config(choice: str = "wan_14b") -> ConfigDict:
     )
     config.sampling.grid.shift = 5.0
     config.checkpoint.every = 5000
+    # A clip of 720 rows has 0.2 GB, so memory holds few.
+    config.evaluation.num_samples = 32
+    config.evaluation.measures = dict(motion=dict(name="Motion"))
     return config
