@@ -15,7 +15,8 @@ configs/moving_digits_video.py.
 A scorer of names compares each clip's own name with nine others, by three of its frames.
 configs/emoji_text.py has the same figures of still pictures.
 
-The default is meant for 10 minutes on 2 CPU cores. The longer form, within two hours:
+Not yet run, so there is no score. The default is meant for 10 minutes on 2 CPU cores. The longer
+form, within two hours:
 --config.num_steps=20000 --config.averages.ema.steps=1000
 """
 
