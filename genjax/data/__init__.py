@@ -1,4 +1,4 @@
-"""Datasets and batches.
+"""Data sets, and batches that depend on the seed and the step alone.
 
 tensorflow-datasets, grain and scikit-learn are imported at first use.
 """

@@ -1,4 +1,4 @@
-"""The one training loop and what it needs."""
+"""The one training loop, with checkpoints, optimizers, averages and logs."""
 
 from genjax.training.accumulation import value_and_gradient as value_and_gradient
 from genjax.training.checkpoints import Checkpoints as Checkpoints

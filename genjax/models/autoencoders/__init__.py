@@ -1,1 +1,1 @@
-"""Autoencoders of images and video, one file per architecture."""
+"""Autoencoders of images, video and sound, one file per architecture."""

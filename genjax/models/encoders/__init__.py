@@ -1,1 +1,1 @@
-"""Encoders of text and images, one file per architecture."""
+"""Encoders of text, images, video and sound, one file per architecture."""
