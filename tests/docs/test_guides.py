@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import digits_flow
 from experiments.evaluation import prompts
+from experiments.inputs.datasets import Data
 from genjax.models.autoregressive import llamagen, var
 from tests.docs.pages import ROOT, blocks, checkout, commands
 from tests.experiments import stand_in
@@ -133,6 +135,17 @@ def test_readers_that_a_guide_names_exist():
     assert len(readers) > 8
     for module, function in readers:
         assert callable(getattr(importlib.import_module(f"genjax.pretrained.{module}"), function))
+
+
+def test_sounds_are_the_data_of_a_config_as_shown():
+    block = next(
+        each for each in blocks(ROOT / "docs/guides/own_data.md", "py") if "sounds" in each.text
+    )
+    config = digits_flow.get_config()
+    exec(block.text, {"config": config})
+    data = Data.from_config(config)
+    assert (data.name, data.directory, data.train_split) == ("sound_folder", "sounds", "train")
+    assert dict(data.options)["seconds"] * config.data.sample_rate == data.image_shape[0]
 
 
 LECTURE = sorted(ROOT.glob("docs/lecture/*.md"))
