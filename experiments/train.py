@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from PIL import Image
 
 from experiments.configuration import kinds
@@ -108,12 +110,19 @@ FREE_TO_DIFFER = (
 BUILT_BY = "experiments.configuration.runs.build"
 
 
-def free_to_differ(config: Any) -> tuple[str, ...]:
+def free_to_differ(config: Any, trained_with: Collection[str] = ()) -> tuple[str, ...]:
     """Return the fields that may change when a run is resumed.
 
     With constant learning rates its length may change, too. A warm-up or an end of the decay that
     is a fraction of the run would change with the length, and so would a student's schedules.
+
+    Args:
+        trained_with: names of fields of `config.sampling` that training reads. They may not change.
     """
+    free = FREE_TO_DIFFER
+    if trained_with:
+        others = [f"sampling.{name}" for name in config.sampling if name not in trained_with]
+        free = (*(field for field in free if field != "sampling."), *others)
     optimizers = (
         [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
     )
@@ -121,7 +130,7 @@ def free_to_differ(config: Any) -> tuple[str, ...]:
     whole = all(length is None or length == 0 or length >= 1 for length in lengths)
     constant = all(each.schedule == "constant" for each in optimizers)
     longer = constant and whole and "method" not in config
-    return (*FREE_TO_DIFFER, "num_steps") if longer else FREE_TO_DIFFER
+    return (*free, "num_steps") if longer else free
 
 
 class Recorder:
@@ -424,6 +433,20 @@ def check_length(workdir: Path, num_steps: int, profile_at: int | None) -> None:
         )
 
 
+def check_precision(params: PyTree[jax.ShapeDtypeStruct]) -> None:
+    """Raise ValueError if parameters have a type in which small updates are lost.
+
+    Moments and averages have the types of their parameters. In bfloat16 they round away changes of
+    less than 1/512, so an average whose decay is 0.999 stands still.
+    """
+    types = {a.dtype for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.floating)}
+    if small := [str(dtype) for dtype in types if dtype.itemsize < 4]:
+        raise ValueError(
+            f"parameters are {min(small)}, in which averages and an optimizer's moments stand "
+            "still: leave out param_dtype, and set config.model.dtype for layers in half precision"
+        )
+
+
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     """Resolve a config, check that it can be trained in a folder, and record it there.
 
@@ -439,6 +462,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     writers = writers_by(config)
     task = experiment.task
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
+    check_precision(getattr(abstract, "params", ()))
     check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
     batches = training_batches(config, task, mesh)
     update, choices = recording_attention(packed_update(task))
@@ -463,7 +487,8 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         f"--init_from={workdir}: a finished run can only be made longer where its learning rate is "
         "constant and its warm-up is given in steps."
     }
-    record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
+    free = free_to_differ(config, getattr(task, "trained_with", ()))
+    record = record_config(workdir, config.to_dict(), free, advice, **facts)
     options = dict(
         keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record}
     )

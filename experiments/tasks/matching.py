@@ -52,6 +52,8 @@ class Matching(Distillation):
     critic_schedule: optax.Schedule
     grid: Callable
 
+    trained_with = ("grid",)
+
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
         """Return the fields of the task of a config; raise ValueError as `Distillation.fields`."""

@@ -269,7 +269,8 @@ def parameter_collectives(
     that are split over `fsdp`. A backward pass gathers the arrays of scanned layers again. A
     gradient is summed over `fsdp`, and each device keeps its part of the sum. The parts are then
     summed over `data` and `context`. The gradient of an array that is not split is summed over all
-    devices. Kernels and their gradients are sent in the type of their product.
+    devices. XLA does so in each pass, before the passes are added up. Kernels and their gradients
+    are sent in the type of their product.
     """
     sent, layer_of = _Sent(), layers_of(params, layers)
     for name, a in _by_name(params):
@@ -283,9 +284,9 @@ def parameter_collectives(
         if backward and "fsdp" in spec:
             size_of_part = size // mesh.shape["fsdp"]
             sent.add(mesh, "reduce-scatter", ("fsdp",), size_of_part, passes)
-            sent.add(mesh, "all-reduce", ("data", CONTEXT), size_of_part)
+            sent.add(mesh, "all-reduce", ("data", CONTEXT), size_of_part, passes)
         elif backward:
-            sent.add(mesh, "all-reduce", (*BATCH_AXES, CONTEXT), size)
+            sent.add(mesh, "all-reduce", (*BATCH_AXES, CONTEXT), size, passes)
     return sent.all()
 
 

@@ -63,6 +63,9 @@ class PowerFunction:
 def update_average(average: PyTree, params: PyTree, step: Int[Array, ""], rule: Any) -> PyTree:
     """Return the average that takes in the parameters after one more update.
 
+    The result has the types of the average. Keep averages in float32: bfloat16 would round away a
+    share of less than 1/512.
+
     Args:
         step: updates made before this one.
         rule: anything with `shares(step)`.

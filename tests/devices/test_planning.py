@@ -4,6 +4,7 @@ The account has the bytes of shards, the bytes that are live at once, the bytes 
 and the seconds that sending takes.
 """
 
+import json
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -33,6 +34,7 @@ from genjax.devices.specifications import DEVICES, device_of
 from genjax.models.transformers.dit import DiT
 from genjax.nn import attention
 from genjax.training.placement import abstract_state
+from tests import virtual_devices
 
 WIDTH, DEPTH, BATCH, TOKENS = 64, 5, 8, 16
 
@@ -217,6 +219,42 @@ def test_a_product_of_axes_gathers_over_one_and_sums_over_both():
     assert not sent
     (whole,) = parameter_collectives(state, [], abstract_mesh({"data": 8}, BATCH))
     assert whole == Collective("all-reduce", ("data",), 3, KERNEL + BIAS + HEAD)
+
+
+ACCUMULATED = """
+import json
+import jax, jax.numpy as jnp
+from genjax.devices import make_mesh
+from genjax.devices.collectives import collectives
+from genjax.devices.mesh import batch_sharding, replicated
+from genjax.devices.planning import parameter_collectives
+from genjax.training import value_and_gradient
+
+def loss(params, x, key):
+    h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params["blocks"])
+    return jnp.mean((h @ params["head"]) ** 2), None
+
+mesh, key = make_mesh({"data": 4}, 16), jax.random.key(0)
+shardings = replicated(mesh), batch_sharding(mesh), replicated(mesh)
+array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+params, x = {"blocks": array(3, 16, 16), "head": array(16, 8)}, array(64, 16)
+for passes in (1, 2, 4):
+    with jax.set_mesh(mesh):
+        gradient = jax.jit(value_and_gradient(loss, passes), in_shardings=shardings)
+        compiled = gradient.lower(params, x, key).compile()
+    sent = (collectives(compiled, mesh), parameter_collectives(params, [], mesh, passes))
+    print(json.dumps([[(c.kind, c.bytes) for c in each] for each in sent]))
+"""
+
+
+@pytest.mark.slow
+def test_every_microbatch_sums_its_gradients_over_devices():
+    """As four devices of a CPU do, which also sum the loss: 4 bytes for each microbatch."""
+    lines = virtual_devices.run(["-c", ACCUMULATED], num_devices=4).splitlines()
+    for passes, line in zip((1, 2, 4), lines, strict=True):
+        ((kind, compiled),), (counted,) = json.loads(line)
+        assert [kind, compiled - 4 * passes] == counted
+        assert counted == ["all-reduce", passes * 4 * (3 * 16 * 16 + 16 * 8)]
 
 
 def network_and_inputs(**mesh):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits_flow, emoji_autoencoder
+from configs import digits_distillation, digits_flow, emoji_autoencoder
 from experiments import train
 from experiments.inputs.datasets import abstract_batch
 from experiments.launch.experiment import Experiment
 from experiments.tasks.diffusion import Diffusion
+from experiments.tasks.matching import Matching
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.pictures import read_rows
@@ -260,6 +261,10 @@ WRONG = {
         "config.data.image_shape is 8,8; for config.data.feature=image it needs 3 positive numbers:"
         " height, width, channels",
     ),
+    "parameters in bfloat16": (
+        ["--config.model.param_dtype=bfloat16"],
+        "parameters are bfloat16, in which averages and an optimizer's moments stand still",
+    ),
     "a batch of none": (["--config.batch_size=0"], "config.batch_size is 0; it must be at least 1"),
     "no columns": (["--config.sampling.per_class=0"], "sampling.per_class is 0; it must be at"),
     "few samples": (
@@ -364,6 +369,16 @@ def test_a_workdir_with_another_config(small_run):
     assert result.returncode == 1
     assert "optimizer.learning_rate: 0.001 there, 0.01 now" in result.stderr
     assert "Choose another --workdir" in result.stderr
+
+
+def test_a_student_of_a_grid_keeps_the_grid():
+    """The grid of `config.sampling` is part of what it learns; its other fields are not."""
+    config = digits_distillation.get_config("DMD2")
+    free = train.free_to_differ(config, Matching.trained_with)
+    may_change = lambda field: field.startswith(free)
+    assert not may_change("sampling.grid") and not may_change("sampling.grid.name")
+    assert all(map(may_change, ("sampling.seed", "sampling.num_steps", "log_every", "mesh.data")))
+    assert "sampling.grid".startswith(train.free_to_differ(config))
 
 
 def test_fine_tuning_where_a_run_is_says_that_it_would_change_nothing(small_run):

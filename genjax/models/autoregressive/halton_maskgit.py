@@ -139,9 +139,9 @@ class HaltonMaskGIT(nn.Module):
         shift, scale = Modulation(2, self.param_dtype, name="head_modulation")(conditioning)
         x = nn.RMSNorm(EPSILON, jnp.float32, self.param_dtype, name="norm")(x[:, :length])
         x = shift_and_scale(x + bias("norm_bias", self.width), shift, scale)
-        logits = x.astype(self.dtype) @ embedding.embedding.astype(self.dtype).T
-        logits = logits.astype(jnp.float32) + bias("bias", self.vocabulary + 1)
-        return logits[..., : self.vocabulary]
+        codes = embedding.embedding.astype(self.dtype)
+        logits = jnp.matmul(x.astype(self.dtype), codes.T, preferred_element_type=jnp.float32)
+        return (logits + bias("bias", self.vocabulary + 1))[..., : self.vocabulary]
 
 
 def halton_large(**options) -> HaltonMaskGIT:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn import Dense, Text, constrain_tokens, scanned
-from genjax.nn.dense import in_token_loop
+from genjax.nn.dense import float32_product, in_token_loop
 from genjax.nn.rotary import grid_positions, rotary_positions
 from genjax.nn.transformer import Attention, Cache, FeedForward, empty_cache, inline
 
@@ -126,6 +126,7 @@ class LlamaGen(nn.Module):
             kernel_init=zeros,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            dot_general=float32_product,
         )
 
     def __call__(
@@ -206,7 +207,7 @@ class LlamaGen(nn.Module):
     def _logits(
         self, x: Float[Array, "batch *length width"]
     ) -> Float[Array, "batch *length vocabulary"]:
-        return self.head(self.norm(x)).astype(jnp.float32)
+        return self.head(self.norm(x))
 
 
 def _size(depth: int, width: int, num_heads: int) -> Callable[..., LlamaGen]:

@@ -127,4 +127,4 @@ class MaskGIT(nn.Module):
         x = nn.LayerNorm(dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
         codes = embedding.embedding[: self.vocabulary].astype(self.dtype)
         bias = self.param("bias", zeros, (self.vocabulary,), self.param_dtype)
-        return (x.astype(self.dtype) @ codes.T).astype(jnp.float32) + bias
+        return jnp.matmul(x.astype(self.dtype), codes.T, preferred_element_type=jnp.float32) + bias

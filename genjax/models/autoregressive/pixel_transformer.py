@@ -62,6 +62,8 @@ class PixelTransformer(nn.Module):
             row, column and, if there are several, channel.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`genjax.nn.scanned`), or None to keep every activation.
+        dtype: type of the matrix products, and of the cache. Tokens between layers, softmax and
+            logits are float32 always.
     """
 
     image_shape: tuple[int, int, int]
@@ -91,8 +93,7 @@ class PixelTransformer(nn.Module):
         else:
             raise ValueError(f"positions is 'learned' or 'rotary'; got {self.positions!r}")
         block = scanned(Block, self.depth, self.unroll, self.remat_policy)
-        types |= dict(dtype=self.dtype)
-        self.blocks = block(self.num_heads, self.mlp_ratio, **types)
+        self.blocks = block(self.num_heads, self.mlp_ratio, dtype=self.dtype, **types)
         self.norm = nn.RMSNorm(**types)
         self.logits = Dense(self.num_levels, kernel_init=nn.initializers.zeros, **types)
 
@@ -160,8 +161,8 @@ class PixelTransformer(nn.Module):
             x += places(self.places)
         else:
             rotations = places(self.rotations)
-        (x, cache), _ = self.blocks((x.astype(self.dtype), cache), rotations)
-        return self.logits(self.norm(x)).astype(jnp.float32), cache
+        (x, cache), _ = self.blocks((x.astype(jnp.float32), cache), rotations)
+        return self.logits(self.norm(x)), cache
 
 
 def rotations_of(

@@ -65,6 +65,16 @@ def test_parameter_count_with_text():
     assert count(llamagen.LlamaGen_XL(prefix=TextPrefix()), text) == 777_678_080
 
 
+def test_logits_are_not_rounded_to_the_type_of_products():
+    network = NETWORKS["class"].clone(dtype=jnp.bfloat16)
+    variables = variables_of("class")
+    call = lambda variables: network.apply(variables, TOKENS, CONDITIONS["class"])
+    logits, gradients = call(variables), jax.grad(lambda v: call(v).var())(variables)
+    assert logits.dtype == jnp.float32
+    assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
+    assert np.all(np.isfinite(gradients["params"]["head"]["kernel"]))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("given", [0, 2])
 def test_cached_logits_are_those_of_the_whole_sequence(name, given):

@@ -50,6 +50,14 @@ def test_every_token_sees_every_token_and_the_class(variables, apply):
         assert (np.abs(output - expected).max(-1) > 1e-4).all()
 
 
+def test_logits_are_not_rounded_to_the_type_of_products(variables):
+    variables["params"]["bias"] *= 0
+    params = variables["params"] | {"bias": jnp.zeros(VOCABULARY)}
+    logits = NETWORK.clone(dtype=jnp.bfloat16).apply({"params": params}, TOKENS, LABELS)
+    assert logits.dtype == jnp.float32
+    assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
+
+
 def test_tokens_without_positions_may_change_places(variables, apply):
     order = RANDOM.permutation(LENGTH)
     same = jnp.zeros_like(variables["params"]["positions"])

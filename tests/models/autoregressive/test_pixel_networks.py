@@ -70,6 +70,14 @@ def test_an_output_depends_on_all_of_the_past_and_the_class_and_on_no_future(nam
     np.testing.assert_array_equal(differs[1:], unit[:, None] < np.arange(outputs.shape[1]))
 
 
+def test_logits_of_a_transformer_are_not_rounded_to_the_type_of_products():
+    network, _, variables = made("rotary")
+    picture, label = jnp.zeros((1, *SHAPE), jnp.int32), jnp.zeros(1, jnp.int32)
+    logits = network.clone(dtype=jnp.bfloat16).apply(variables, picture, label)
+    assert logits.dtype == jnp.float32
+    assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_with_a_cache_are_those_of_the_whole_picture(name):
     network, _, variables = made(name)
