@@ -129,6 +129,16 @@ def test_noise_leads_back_to_the_grid(gamma):
         np.testing.assert_allclose(same, found, atol=1e-6)
 
 
+def test_no_share_of_noise_is_a_jump_along_the_grid():
+    """γ = 0 adds σ_s² − σ_s² = 0 of noise. Fused arithmetic rounds that difference below 0."""
+    process = VariancePreservingCosine()
+    keys = diffusion.sample_keys(KEY, jnp.arange(4))
+    times = diffusion.uniform_grid(process, 7)
+    jump = lambda x, t, s: jnp.tanh(x) * (1 + t - s)[:, None]
+    found = flow_maps.trajectory_consistency(jump, process, X, times, gamma=0.0, keys=keys)
+    np.testing.assert_allclose(found, flow_maps.jump(jump, process, X, times), atol=1e-6)
+
+
 @pytest.mark.parametrize("process", [RectifiedFlow(), EDM()], ids=lambda p: type(p).__name__)
 def test_the_stochastic_sampler_keeps_the_law_of_the_data(process):
     """The deviation of 40,000 samples, and what is left of the noise, to five standard errors."""
