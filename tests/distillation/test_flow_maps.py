@@ -89,6 +89,14 @@ def test_consistency_models_skip_and_scale_as_published():
     np.testing.assert_array_equal(one[2], [1.0])
 
 
+def test_consistency_models_change_nothing_where_sigma_is_not_the_time():
+    """Sigma is 0.01 at the start of this domain, where t is 0."""
+    process, x = diffusion.VarianceExploding(), jnp.ones((1, 3))
+    start = jnp.zeros(1)
+    jump = flow_maps.consistency_map(lambda x, t: 0 * x + 1, process)
+    np.testing.assert_array_equal(jump(x, start, start), x)
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_jumps_of_the_exact_map_end_where_one_jump_does(process, steps):
