@@ -19,8 +19,8 @@ from experiments.tasks.teachers import Teacher
 from genjax import diffusion
 from genjax.data.sets.latents import check_origin
 from genjax.diffusion import targets
-from genjax.diffusion.preconditioning import SameLevel
-from genjax.diffusion.processes import expand
+from genjax.diffusion.preconditioning import Preconditioning, SameLevel
+from genjax.diffusion.processes import RectifiedFlow, expand
 from genjax.nn import forward_mode
 
 
@@ -70,6 +70,7 @@ class Distillation(Diffusion):
             fields["objective"] = _objective(fields["objective"], teacher.run.task.objective)
         if method.has_stages:
             fields["optimization"] = _with_stages(fields["optimization"], config, method)
+            _check_grid(config.sampling.grid, method.last_steps, fields["objective"].process)
         return fields | _pairs(config, method, teacher, fields)
 
     @staticmethod
@@ -218,6 +219,18 @@ def _with_stages(optimization: Optimization, config: Any, method: Method) -> Opt
     return replace(optimization, averages=(*optimization.averages, kept))
 
 
+def _check_grid(grid: Any, steps: int, process: diffusion.Process) -> None:
+    """Raise ValueError if the sampler's grid is not the equal steps that halving learns last."""
+    found = kinds.GRID.bind(grid, "sampling.grid")(process, steps)
+    learned = np.linspace(process.domain[1], process.clean_end, steps + 1)
+    if not np.allclose(found, learned, atol=1e-5 * process.domain[1]):
+        raise ValueError(
+            f"config.sampling.grid has the times {np.round(found, 4)} for {steps} steps, but "
+            f"halving learns equal steps, {np.round(learned, 4)}: take uniform_grid without a "
+            "shift, or stages down to one step"
+        )
+
+
 def _check_process(method: Method, objective: Objective, name: str, owner: str) -> None:
     """Raise ValueError if a method is for another process or target than those of an objective."""
     process, target = objective.process, getattr(objective.target, "func", objective.target)
@@ -226,6 +239,11 @@ def _check_process(method: Method, objective: Objective, name: str, owner: str) 
         raise ValueError(
             f"{owner}process is {type(process).__name__}, but {name} is for {wanted.__name__} "
             "alone: take that process, or another method"
+        )
+    if wanted is RectifiedFlow and type(process.preconditioning) is not Preconditioning:
+        raise ValueError(
+            f"{owner}process.preconditioning is {type(process.preconditioning).__name__}, but "
+            f"{name} feeds its network x_t and t unchanged: leave it out, or take another method"
         )
     wanted = method.needs_target
     if wanted and target is not wanted:
@@ -243,6 +261,7 @@ def _check_read(method: Method, config: Any) -> None:
     }
     if not method.reads_times:
         read["times.name"] = config.times.name, "uniform"
+        read["times.shift"] = config.times.get("shift", 1.0), 1.0
     if not method.reads_weighting:
         read["weighting"] = dict(config.weighting), dict(name="uniform")
     if not method.reads_dropout:
@@ -310,6 +329,11 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
             f"{name} has the guidance that it learned; set it to 1"
         )
     if not folder:
+        if method.needs_teacher is None and method.guidance_scale != 1:
+            raise ValueError(
+                f"config.method.guidance_scale is {method.guidance_scale}, the teacher's, but "
+                "there is no teacher: set it to 1, or set config.teacher"
+            )
         return None
     if not (Path(folder) / "config.json").exists():
         raise FileNotFoundError(

@@ -79,23 +79,24 @@ def ddim_map(denoiser: Callable[..., Prediction], process: Process) -> FlowMap:
 def consistency_map(apply: Callable, process: Process) -> FlowMap:
     """Make the map of consistency models to the start of the domain (Song et al. 2023, appendix C).
 
-    f(x_t, t) = c_skip·x_t + c_out·F for a process with alpha = 1, where ε is the start of the
-    domain, s the data's deviation, and
+    f(x_t, t) = c_skip·x_t + c_out·F for a process with alpha = 1, where ε is the sigma at the start
+    of the domain, s the data's deviation, and
 
-        c_skip = s²/((t − ε)² + s²),   c_out = s·(t − ε)/√(t² + s²).
+        c_skip = s²/((sigma − ε)² + s²),   c_out = s·(sigma − ε)/√(sigma² + s²).
 
-    Unlike EDM's preconditioning, which the network's input still has, f is x_t exactly at t = ε.
+    Unlike EDM's preconditioning, which the network's input still has, f is x_t exactly at the
+    start of the domain.
 
     Args:
         apply: `(x, t, *conditioning)`, the network with its parameters bound.
 
     Returns:
-        `(x_t, t, s, *conditioning)`. It ignores s, which stands for ε.
+        `(x_t, t, s, *conditioning)`. It ignores s, which stands for the start of the domain.
     """
-    deviation, epsilon = process.preconditioning.data_deviation, process.domain[0]
+    deviation = process.preconditioning.data_deviation
 
     def jump(x_t: Batch, t: Times, s: Times, *conditioning) -> Batch:
-        past = process.sigma(t) - epsilon
+        past = process.sigma(t) - process.sigma(jnp.full_like(t, process.domain[0]))
         skip = deviation**2 / (past**2 + deviation**2)
         out = deviation * past * jax.lax.rsqrt(process.sigma(t) ** 2 + deviation**2)
         output = apply(*network_inputs(process, x_t, t), *conditioning)

@@ -40,6 +40,14 @@ def shortcut_times(
     return jnp.where(jumps, start, fine), jnp.where(jumps, start - length, fine)
 
 
+def told_end(t: Times, s: Times, finest: int) -> Times:
+    """Return what the network is told as the end of a jump: t itself for jumps of 1/finest.
+
+    Flow matching stands for these jumps, and its examples have s = t.
+    """
+    return jnp.where(t - s <= 1.5 / finest, t, s)
+
+
 def shortcut_loss(
     key: Key[Array, ""],
     apply: Callable,
@@ -111,8 +119,7 @@ def guide_finest(apply: Callable, null: PyTree, scale: float) -> Callable[..., B
 def _goal(apply, x_t, t, s, finest, largest, *conditioning):
     """Return the bounded mean velocity of two half jumps; the finest halves take s = t."""
     middle = (t + s) / 2
-    told = lambda a, b: jnp.where(a - b <= 1.5 / finest, a, b)
-    first = apply(x_t, t, told(t, middle), *conditioning)
+    first = apply(x_t, t, told_end(t, middle, finest), *conditioning)
     x_m = jnp.clip(x_t + expand(middle - t, x_t) * first, -largest, largest)
-    mean = (first + apply(x_m, middle, told(middle, s), *conditioning)) / 2
+    mean = (first + apply(x_m, middle, told_end(middle, s, finest), *conditioning)) / 2
     return jnp.clip(mean, -largest, largest)

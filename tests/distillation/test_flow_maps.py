@@ -89,6 +89,14 @@ def test_consistency_models_skip_and_scale_as_published():
     np.testing.assert_array_equal(one[2], [1.0])
 
 
+def test_consistency_models_change_nothing_where_sigma_is_not_the_time():
+    """Sigma is 0.01 at the start of this domain, where t is 0."""
+    process, x = diffusion.VarianceExploding(), jnp.ones((1, 3))
+    start = jnp.zeros(1)
+    jump = flow_maps.consistency_map(lambda x, t: 0 * x + 1, process)
+    np.testing.assert_array_equal(jump(x, start, start), x)
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_jumps_of_the_exact_map_end_where_one_jump_does(process, steps):
@@ -127,6 +135,16 @@ def test_noise_leads_back_to_the_grid(gamma):
     if gamma == 1:
         same = flow_maps.consistency(jump, process, X, times, keys=keys)
         np.testing.assert_allclose(same, found, atol=1e-6)
+
+
+def test_no_share_of_noise_is_a_jump_along_the_grid():
+    """γ = 0 adds σ_s² − σ_s² = 0 of noise. Fused arithmetic rounds that difference below 0."""
+    process = VariancePreservingCosine()
+    keys = diffusion.sample_keys(KEY, jnp.arange(4))
+    times = diffusion.uniform_grid(process, 7)
+    jump = lambda x, t, s: jnp.tanh(x) * (1 + t - s)[:, None]
+    found = flow_maps.trajectory_consistency(jump, process, X, times, gamma=0.0, keys=keys)
+    np.testing.assert_allclose(found, flow_maps.jump(jump, process, X, times), atol=1e-6)
 
 
 @pytest.mark.parametrize("process", [RectifiedFlow(), EDM()], ids=lambda p: type(p).__name__)

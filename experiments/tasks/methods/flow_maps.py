@@ -1,6 +1,7 @@
 """Methods that learn the whole flow map: any jump from t to s."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -9,8 +10,9 @@ from jaxtyping import Array, Key
 
 from experiments.tasks.methods.student import Losses, Method, Student
 from genjax.diffusion import targets
-from genjax.diffusion.processes import RectifiedFlow, expand
+from genjax.diffusion.processes import Process, RectifiedFlow, expand
 from genjax.distillation import distances, flow_map_matching, mean_flow, pairs, shortcut
+from genjax.distillation.flow_maps import FlowMap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,17 @@ class Shortcut(Method):
             largest=self.largest,
             target_apply=averaged,
         )
+
+    def flow_map(
+        self, network: Callable, process: Process, target: Callable, **told: Array
+    ) -> FlowMap:
+        """Return the map of `Method.flow_map`, which tells the shortest jumps what they learned."""
+
+        def as_trained(x, t, condition, end_time, **told):
+            end = shortcut.told_end(t, end_time, self.finest)
+            return network(x, t, condition, end_time=end, **told)
+
+        return super().flow_map(as_trained, process, target, **told)
 
 
 @dataclass(frozen=True, kw_only=True)

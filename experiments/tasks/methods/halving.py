@@ -67,6 +67,11 @@ class Halving(Method):
         """Raise ValueError if the steps cannot be halved as often."""
         _check_halves(self.num_steps, self.stages - 1)
 
+    @property
+    def last_steps(self) -> int:
+        """Return the student's steps in the last stage."""
+        return self.num_steps // 2 ** (self.stages - 1)
+
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         guided = student.guided_teacher(self.guidance_scale)
         previous = diffusion.predict(student.previous, student.process, student.target)
@@ -97,6 +102,11 @@ class GuidedHalving(GuidanceDistillation):
     def __post_init__(self):
         """Raise ValueError if the steps cannot be halved as often."""
         _check_halves(self.num_steps, self.stages - 2)
+
+    @property
+    def last_steps(self) -> int:
+        """Return the student's steps in the last stage."""
+        return self.num_steps // 2 ** (self.stages - 2)
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         scale_key, loss_key = jax.random.split(key)

@@ -153,7 +153,7 @@ class DMD(MatchingMethod):
     Attributes:
         guidance_scale: of the teacher.
         regression: its weight.
-        solver_steps: Euler steps of the guided teacher from noise to data.
+        solver_steps: DDIM steps of the guided teacher from noise to data.
     """
 
     guidance_scale: float = 1.0
@@ -166,7 +166,7 @@ class DMD(MatchingMethod):
         loss, t = student.matching_loss(match_key, samples, self.guidance_scale)
         noise = student.draw_noise(pair_key, x)
         times = diffusion.uniform_grid(student.process, self.solver_steps)
-        solved = diffusion.euler(
+        solved = diffusion.ddim(
             student.guided_teacher(self.guidance_scale), student.process, noise, times
         )
         own = student.clean(noise, jnp.full(len(x), times[0]))

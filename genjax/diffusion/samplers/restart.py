@@ -14,7 +14,9 @@ def renoising(
 ) -> tuple[Float[Array, " *frames"], Float[Array, " *frames"]]:
     """Return the factor of the state and the deviation of the noise that lead to time `high`."""
     scale = process.alpha(high) / process.alpha(low)
-    return scale, root(process.sigma(high) ** 2 - (scale * process.sigma(low)) ** 2)
+    kept = scale * process.sigma(low)
+    # A compiler may round a difference of equal squares below 0, whose root is NaN.
+    return scale, root(jnp.maximum((process.sigma(high) - kept) * (process.sigma(high) + kept), 0))
 
 
 def noised(

@@ -60,6 +60,8 @@ def student(method, teacher=None, network=NETWORK, **changes):
     config.teacher = teacher
     if teacher:
         config.model.time_scale = TIME_SCALE
+    elif method in ("Consistency", "Semigroup"):
+        config.method.guidance_scale = 1.0  # the teacher's
     if method.endswith("Halving"):
         config.method.stages = 2
     return config.lock()  # as the program gets it
@@ -306,6 +308,11 @@ def test_a_consistency_students_grid_has_the_quantiles_of_its_law():
             dict(process=dict(name="Shifted", base=dict(name="RectifiedFlow"), shift=3.0)),
             "config.process is Shifted, but Shortcut is for RectifiedFlow alone: take",
         ),
+        (
+            "MeanFlow",
+            dict(process=dict(preconditioning=dict(name="UnitVariance", data_deviation=0.5))),
+            "config.process.preconditioning is UnitVariance, but MeanFlow feeds its network x_t",
+        ),
         ("ImprovedMeanFlow", dict(target=dict(name="v")), "config.target is v, but a network of"),
         ("GuidedMeanFlow", dict(target=dict(name="clean")), "GuidedMeanFlow predicts velocity"),
         (
@@ -336,6 +343,7 @@ def test_a_method_of_one_process_and_target_refuses_others(method, changes, mess
         ("DistilledReflow", dict(times=dict(name="logit_normal"))),
         ("Halving", dict(times=dict(name="logit_normal"))),
         ("Shortcut", dict(times=dict(name="logit_normal"))),
+        ("Shortcut", dict(times=dict(shift=3.0))),
     ],
 )
 def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
@@ -363,6 +371,28 @@ def test_a_method_that_drops_no_conditions_has_no_rate_of_it(method):
     with pytest.raises(
         ValueError, match=f"conditioning_dropout is 0.1, but the loss of {method} does not read it"
     ):
+        build(config)
+
+
+@pytest.mark.parametrize("method", ["Halving", "GuidedHalving"])
+def test_halving_refuses_a_grid_of_other_steps_than_it_learns(plain_teacher, method):
+    """One step leads from noise to data on every grid. Two steps are elsewhere with a shift."""
+    config = student(method, plain_teacher, PLAIN)
+    with config.unlocked():
+        config.method.stages = 6 if method == "GuidedHalving" else 5
+        config.num_steps, config.sampling.grid.shift = 20, 3.0
+    with pytest.raises(ValueError, match=r"the times \[1.   0.75 0.  \] for 2 steps, but halving"):
+        build(config)
+    with config.unlocked():
+        config.method.stages += 1
+    build(config)
+
+
+@pytest.mark.parametrize("method", ["Consistency", "ContinuousDistillation", "Semigroup"])
+def test_a_teachers_guidance_scale_without_a_teacher_is_refused(method):
+    config = digits_distillation.get_config(method)
+    config.teacher = None
+    with pytest.raises(ValueError, match="guidance_scale is 1.25, the teacher's, but there is no"):
         build(config)
 
 

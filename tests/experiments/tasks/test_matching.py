@@ -13,9 +13,17 @@ from experiments import train
 from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
-from experiments.tasks.methods.matching import RCM, Game
+from experiments.tasks.methods.matching import DMD, RCM, Game
 from experiments.tasks.teachers import Teacher
-from genjax.diffusion import RectifiedFlow, predict, targets, times, uniform_grid, weightings
+from genjax.diffusion import (
+    RectifiedFlow,
+    Shifted,
+    predict,
+    targets,
+    times,
+    uniform_grid,
+    weightings,
+)
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
 from tests.experiments.random_runs import random_run
@@ -267,6 +275,20 @@ def test_rcms_warm_up_of_no_length_is_over_at_the_first_step():
         return RCM(warmup=warmup)(jax.random.key(0), game, X)[0]
 
     np.testing.assert_array_equal(loss(0.0, 0.0), loss(0.1, 0.1))
+
+
+def test_dmds_pairs_end_without_noise_on_every_process():
+    """If all players answer one x̂, the teacher's sample is that x̂, and no loss is left."""
+    process = Shifted(base=FLOW, shift=4.0)
+    network = lambda x, t, _: jnp.full_like(x, 0.5)
+    game = a_game(
+        process=process,
+        target=targets.clean,
+        network=network,
+        fake=network,
+        teacher=predict(network, process, targets.clean),
+    )
+    np.testing.assert_allclose(DMD()(jax.random.key(0), game, X)[0], 0, atol=1e-9)
 
 
 @pytest.mark.slow

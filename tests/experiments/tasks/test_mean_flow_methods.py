@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tasks.methods.flow_maps import MeanFlow
+from experiments.tasks.methods.flow_maps import MeanFlow, Shortcut
 from experiments.tasks.methods.guided_mean_flow import GuidedMeanFlow
 from experiments.tasks.pixel_mean_flow import PixelMeanFlow
+from genjax.diffusion import RectifiedFlow, targets
 from genjax.diffusion.times import logit_normal
 
 KEY, LABELS = jax.random.key(0), jnp.array([0, 1, 2, 3])
@@ -62,3 +63,18 @@ def test_answers_with_images_are_turned_into_velocities():
     ]
     # float32: differences of numbers of about 1, divided by t.
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_the_shortest_jumps_of_a_shortcut_are_told_what_they_learned():
+    """Flow matching trains jumps of 1/128 with s = t, so they are sampled with s = t too."""
+    told = []
+
+    def network(x, t, labels, end_time):
+        told.append(end_time)
+        return 0 * x
+
+    jump = Shortcut(finest=128).flow_map(network, RectifiedFlow(), targets.velocity)
+    t = jnp.array([1.0, 0.5, 0.5, 1 / 128])
+    s = jnp.array([127 / 128, 63 / 128, 62 / 128, 0.0])
+    jump(X, t, s, LABELS)
+    np.testing.assert_array_equal(told[0], [1.0, 0.5, 62 / 128, 1 / 128])
