@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from configs import digits_flow, moving_digits_video
+from configs import digits_flow, emoji_latent_flow, moving_digits_video
 from experiments.configuration.runs import mesh_axes, open_run
 from genjax.training import record_config
 
@@ -14,6 +14,14 @@ def test_another_size_keeps_channels_and_frames(module, shape, tmp_path):
     record_config(tmp_path, module.get_config().to_dict(), ())
     run = open_run(tmp_path, size=(24, 40), build=lambda config: SimpleNamespace())
     assert run.config.data.image_shape == shape
+
+
+def test_another_size_is_not_that_of_the_latents_on_disk(tmp_path):
+    """The autoencoder has the shape of their latents."""
+    record_config(tmp_path, emoji_latent_flow.get_config("latents").to_dict(), ())
+    run = open_run(tmp_path, size=(48, 64), build=lambda config: SimpleNamespace())
+    assert run.config.data.image_shape == [48, 64, 3]
+    assert "shape" not in run.config.space and run.config.space.directory == "runs/emoji_latents"
 
 
 def test_the_mesh_has_its_axes_in_order_and_none_of_tensor_and_context_that_split_nothing():
