@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from experiments.configuration import kinds
 from experiments.configuration.numbers import check_numbers
-from experiments.evaluation.protocol import parameters_digest
 from experiments.inputs.autoencoders import encode
 from experiments.inputs.datasets import Data
 from experiments.launch.runtime import user_errors
@@ -32,6 +31,7 @@ from genjax.data.sets.latents import (
 )
 from genjax.devices.mesh import batch_sharding, replicated
 from genjax.metrics import channel_statistics
+from genjax.pretrained.variables import parameters_digest
 from genjax.training.progress import ProgressBar
 
 

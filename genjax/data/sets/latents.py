@@ -130,6 +130,22 @@ def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
         )
 
 
+def check_parameters(folder: str | os.PathLike, digest: Callable[[], str]) -> None:
+    """Raise ValueError if a folder was encoded by other parameters.
+
+    Args:
+        digest: returns that of the autoencoder's parameters. It is not called for a folder that
+            does not say what it was encoded by.
+    """
+    path = Path(folder) / ORIGIN
+    there = json.loads(path.read_text()).get(PARAMETERS) if path.exists() else None
+    if there and there != digest():
+        raise ValueError(
+            f"{folder} was encoded by other parameters than those of config.space: encode the data "
+            "again into an empty folder, or take the autoencoder that encoded them"
+        )
+
+
 def write_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
     """Write `origin.json`, what a folder's latents are made of, before the first part.
 
@@ -159,8 +175,8 @@ def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
     path = Path(folder or ".") / SUMMARY
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist: set config.data.directory to a folder of latents, and make "
-            "or finish it first by python -m experiments.encode with this config"
+            f"{path} does not exist: make or finish the folder first by python -m "
+            "experiments.encode with this config"
         )
     return json.loads(path.read_text())
 
