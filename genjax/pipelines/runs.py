@@ -199,8 +199,10 @@ class Run:
 
         Raises:
             ValueError: no published form exists, or the network has a field that the form cannot
-                express.
+                express; or the folder holds a run, whose record would be replaced.
         """
+        if (Path(folder) / "checkpoints").is_dir():
+            raise ValueError(f"{folder} holds a run: save the weights into another folder")
         pretrained.save(folder, self.network, jax.device_get(self.variables))
 
     def _checkpoints(self) -> Checkpoints:
