@@ -13,6 +13,7 @@ On several hosts, start the command once on each host with --coordinator (see --
 import contextlib
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -347,7 +348,8 @@ def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]
 
     def scores() -> dict[int, float]:
         rows = read_metrics(workdir / "metrics.jsonl")
-        return {row["step"]: signs[name] * row[name] for row in rows if name in row}
+        known = [row for row in rows if name in row and math.isfinite(row[name])]
+        return {row["step"]: signs[name] * row[name] for row in known}
 
     return scores
 
@@ -369,6 +371,13 @@ def check_retention(config: Any, measures: Sequence[Measure]) -> None:
         raise ValueError(
             f"config.checkpoint.keep_best is {name!r}, and nothing is measured while the run "
             "trains; set config.evaluation.every"
+        )
+    intervals = [measure.every for measure in measures if measure.every]
+    if name and every and all(each % every and every % each for each in intervals):
+        raise ValueError(
+            f"config.checkpoint.keep_best is {name!r}, and measures every "
+            f"{', '.join(map(str, intervals))} steps meet few checkpoints every {every}: set "
+            "config.checkpoint.every to a divisor of config.evaluation.every"
         )
 
 
@@ -446,6 +455,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         frozen = abstract_frozen(task, mesh)
         step = abstract, abstract_batch(config, task), jax.random.key(0)
         _, metrics = jax.eval_shape(update, *step, *frozen)
+    task.space.frozen()  # an autoencoder that is not finished shows before the run begins
     explosions = explosions_by(config, metrics.names)
     initialize = lambda state: state
     if saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
