@@ -15,6 +15,9 @@ from experiments.configuration.kinds import KINDS_BY_FIELD, parts_for_field
 from experiments.inputs.datasets import Data
 from genjax.training.workdir import flatten
 
+# Fields of `config.data` that genjax reads. The last two are of spaces: `Levels` and `Waveforms`.
+DATA = (*inspect.signature(Data).parameters, "levels", "sample_rate")
+
 
 def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
     """Define --config, which a program must be given.
@@ -42,7 +45,7 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     - an average: `--config.averages.wide="{'name':'PowerFunction','width':0.1}"`
     - an argument of a named part: `--config.sampling.sampler.eta=1.0`
     - an option of the data set: `--config.data.options.language=fr`
-    - another field of `Data`: `--config.data.sound_shape=4000,1`
+    - another field of the data (`DATA`): `--config.data.sample_rate=8000`
 
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.
@@ -93,7 +96,7 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     there = _get(original, parent) if parent else original
     known = there is not None and (name in there or not len(there))  # an empty part takes any field
     if parent == "data":  # its name is a loader, which takes `options` alone
-        named = name in inspect.signature(Data).parameters
+        named = name in DATA
     else:
         named = parent and "name" in (_get(config, parent) or ())
     if known or named or parent in ("evaluation.measures", "averages", "data.options"):

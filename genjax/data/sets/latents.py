@@ -24,7 +24,9 @@ from genjax.data.dataset import Dataset, OnDisk, preload, take
 from genjax.folders import located
 
 ORIGIN, SUMMARY = "origin.json", "latents.json"
-PARAMETERS = "parameters"  # of an origin: a digest of the autoencoder's
+# Entries of an origin that folders of earlier versions lack: a digest of the autoencoder's
+# parameters, and the number of examples by split.
+PARAMETERS, COUNTS = "parameters", "counts"
 PART = 1024  # records
 
 
@@ -121,8 +123,8 @@ def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
         return
     there = located(json.loads(path.read_text()), folder)
     own = json.loads(json.dumps(origin))
-    if PARAMETERS not in there:  # a folder of an earlier version
-        own.pop(PARAMETERS, None)
+    for name in {PARAMETERS, COUNTS} - there.keys():
+        own.pop(name, None)
     if differing := [name for name in there | own if there.get(name) != own.get(name)]:
         theirs, ours = ({name: each.get(name) for name in differing} for each in (there, own))
         raise ValueError(

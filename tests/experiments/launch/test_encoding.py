@@ -1,6 +1,7 @@
 """The folder of a config's latents records their origin."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +13,7 @@ from experiments.inputs import autoencoders
 from experiments.inputs.conditions import Unconditional
 from experiments.inputs.datasets import training_batches
 from experiments.launch.encoding import EncodedData, origin_of, write
+from genjax.data import InMemory
 from genjax.data.sets.latents import (
     ORIGIN,
     PARAMETERS,
@@ -62,6 +64,24 @@ def test_origins_without_nested_fields_are_as_before(tmp_path):
     }
     (tmp_path / ORIGIN).write_text(json.dumps(before, indent=2))
     check_origin(tmp_path, origin_of(config))
+
+
+def test_latents_of_fewer_or_more_images_do_not_mix(tmp_path, monkeypatch):
+    """Latents would have the labels and captions of other images."""
+    small_video.use_block_means(monkeypatch)
+    config = small_video.narrow(moving_digits_video.get_config(), f"{tmp_path}/latents")
+    write_origin(tmp_path / "latents", EncodedData(config).origin)
+
+    def fewer(split, load=small_video.load):
+        dataset = load(split)
+        source = InMemory({"video": dataset.source[:5]["video"]})
+        return replace(dataset, source=source, captions=dataset.captions[:5])
+
+    monkeypatch.setattr(small_video, "load", fewer)
+    with pytest.raises(
+        ValueError, match="'train': 24, .* not of .*'train': 5, .* take another fol"
+    ):
+        EncodedData(config)
 
 
 def test_latents_of_other_parameters_are_not_trained_on(tmp_path):
