@@ -34,7 +34,7 @@ from experiments.launch import runtime
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
-from experiments.launch.fine_tuning import initializer, resumed_source
+from experiments.launch.fine_tuning import check_source, initializer, resumed_source
 from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
@@ -463,6 +463,8 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
             init_from = resumed_source(workdir, init_from)
     elif init_from := init_from or getattr(task, "starts_from", None):
         initialize = initializer(task, init_from)
+    else:
+        check_source(workdir)
     attention = "; ".join(sorted(map(str, choices))) or None
     class_names = batches.dataset.class_names
     facts = dict(

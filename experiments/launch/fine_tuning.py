@@ -1,5 +1,6 @@
 """Start training from another run's networks, or from published weights."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,23 @@ def resumed_source(workdir: Path, source: str | None) -> str | None:
             "--init_from to resume"
         )
     return began
+
+
+def check_source(workdir: Path) -> None:
+    """Check that a run without a source did not have one before.
+
+    Args:
+        workdir: holds no checkpoint, as after a stop before the first one.
+
+    Raises:
+        ValueError: it had one, so training would begin from random weights instead.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if began := read_record(workdir).get("init_from"):
+            raise ValueError(
+                f"{workdir} holds a run that started from {began} and has no checkpoint yet: give "
+                f"--init_from={began} again, or choose another --workdir"
+            )
 
 
 def open_source(source: str, adapters: bool = False) -> dict[str, PyTree]:

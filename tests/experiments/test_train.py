@@ -372,6 +372,15 @@ def test_checkpoints_that_cannot_be_written_are_found_at_the_start(tmp_path):
     assert "cannot be written to" in result.stderr and "choose another folder" in result.stderr
 
 
+def test_a_run_without_checkpoints_is_not_begun_again_from_random_weights(tmp_path):
+    """It was stopped before its first checkpoint. To resume, --init_from may be left out."""
+    (tmp_path / "config.json").write_text(json.dumps(dict(config={}, init_from="runs/first")))
+    result = run("train", *SMALL, f"--workdir={tmp_path}")
+    assert result.returncode == 1, result.stdout
+    assert "started from runs/first and has no checkpoint yet: give --init_from" in result.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_no_folder_named_as_the_home_folder_is_made():
     """Bash leaves the ~ of --workdir=~/run as it is, and removing such a folder is dangerous."""
     result = run("train", *SMALL, "--workdir=~/run")
