@@ -34,7 +34,12 @@ from experiments.launch import runtime
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
-from experiments.launch.fine_tuning import check_source, initializer, resumed_source
+from experiments.launch.fine_tuning import (
+    check_frozen,
+    check_source,
+    initializer,
+    resumed_source,
+)
 from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
@@ -71,7 +76,7 @@ from genjax.training.pictures import save_animation, save_curves, save_picture
 from genjax.training.placement import abstract_frozen
 from genjax.training.progress import ProgressBar
 from genjax.training.sampling import add_posthoc, power_averages, sample
-from genjax.training.workdir import device_name
+from genjax.training.workdir import device_name, frozen_runs
 from genjax.training.writers import Stream
 
 CONFIG = define_config(
@@ -457,9 +462,10 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         _, metrics = jax.eval_shape(update, *step, *frozen)
     task.space.frozen()  # an autoencoder that is not finished shows before the run begins
     explosions = explosions_by(config, metrics.names)
-    initialize = lambda state: state
+    initialize, frozen_parts = lambda state: state, frozen_runs(config.to_dict())
     if saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         with contextlib.suppress(FileNotFoundError):  # `record_config` says what to do
+            check_frozen(workdir, frozen_parts)
             init_from = resumed_source(workdir, init_from)
     elif init_from := init_from or getattr(task, "starts_from", None):
         initialize = initializer(task, init_from)
@@ -468,7 +474,11 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     attention = "; ".join(sorted(map(str, choices))) or None
     class_names = batches.dataset.class_names
     facts = dict(
-        built_by=BUILT_BY, attention=attention, init_from=init_from, class_names=class_names
+        built_by=BUILT_BY,
+        attention=attention,
+        init_from=init_from,
+        class_names=class_names,
+        frozen_runs=frozen_parts,
     )
     advice = {
         "num_steps": "To train longer, start in another --workdir with "

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,24 @@ def check_source(workdir: Path) -> None:
             raise ValueError(
                 f"{workdir} holds a run that started from {began} and has no checkpoint yet: give "
                 f"--init_from={began} again, or choose another --workdir"
+            )
+
+
+def check_frozen(workdir: Path, frozen: Mapping[str, int]) -> None:
+    """Check that the frozen parts of a run have been trained no further since the run began.
+
+    Args:
+        frozen: the newest steps of the runs that are frozen parts, by folder.
+
+    Raises:
+        ValueError: one has been.
+    """
+    began = read_record(workdir).get("frozen_runs", frozen)
+    for folder, step in frozen.items():
+        if began.get(folder, step) != step:
+            raise ValueError(
+                f"{workdir} was trained with {folder} at step {began[folder]}, which is at step "
+                f"{step} by now: choose another --workdir, or put back what was there"
             )
 
 

@@ -17,6 +17,8 @@ import jax
 from genjax.training.checkpoints import read_facts, saved_steps
 from genjax.training.json_files import read_json
 
+FROZEN = ("run", "source", "generator_run")  # the fields that name a run as a frozen part
+
 
 class Config(dict):
     """A dictionary whose entries are attributes too, as in ml_collections."""
@@ -71,6 +73,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def frozen_runs(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the newest step of each run that is a frozen part of a config, by its folder.
+
+    Such a run is an autoencoder, a generator, or the source of adapters.
+    """
+    fields = [value for name, value in flatten(config) if name.rpartition(".")[2] in FROZEN]
+    folders = sorted(value for value in fields if value and isinstance(value, str))
+    found = {folder: saved_steps(Path(folder) / "checkpoints") for folder in folders}
+    return {folder: steps[-1] for folder, steps in found.items() if steps}
 
 
 def environment() -> dict[str, Any]:
