@@ -21,6 +21,7 @@ from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.launch.sampling_flags import sampling_changes
 from experiments.pages.report import write_report
+from genjax.training.json_files import read_json
 from genjax.training.workdir import Config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -95,18 +96,14 @@ def main() -> None:
         if RESAMPLES.value:
             experiment = with_intervals(experiment, RESAMPLES.value)
         warned = check_held_out(experiment)
+        out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
+        moments = {}
+        if OUT.value is None and out.exists():  # flows on these latents were trained by them
+            moments = {n: value for n, value in read_json(out).items() if n in MOMENTS}
         report = training_summary(WORKDIR.value, run.config.experiment, run.step)
         figures, _ = split_pictures(experiment.evaluate(experiment.model(run.state)))
         report |= figures | {"alarms": alarms(run.task, figures, WORKDIR.value, run.step)}
-        out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
-        if (
-            OUT.value is None and out.exists()
-        ):  # flows on this run's latents have been trained by them
-            report |= {
-                name: value
-                for name, value in json.loads(out.read_text()).items()
-                if name in MOMENTS
-            }
+        report |= moments
         out.write_text(json.dumps(report, indent=2) + "\n")
     print_report(report, warned)
     print(f"  {out}")

@@ -21,6 +21,7 @@ from absl import flags
 from jaxtyping import Array
 
 from experiments.configuration.runs import check_diffusion, open_run
+from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.datasets import Data, labels_of
 from experiments.launch.runtime import run_program, user_errors
 from genjax import diffusion
@@ -75,16 +76,16 @@ def held_out_bits(
     """
     levels, width = jnp.linspace(-1, 1, num_levels), 2 / (num_levels - 1)
     images, labels = _held_out(config, count, levels)
-    count = len(images)
+    count, conditions = len(images), task.condition.of_batch({"label": labels})
     start, end = task.process.domain
     clipped = dataclasses.replace(task.process, domain=(max(start, clean_end * end), end))
 
     @jax.jit
-    def bits(params, key, images, labels):
+    def bits(params, key, images, condition):
         apply = lambda *inputs: task.network.apply({"params": params}, *inputs)
         target = task.objective.target
         denoiser = lambda process: (
-            lambda x, t: diffusion.predict(apply, process, target)(x, t, labels)
+            lambda x, t: diffusion.predict(apply, process, target)(x, t, condition)
         )
         dequantize_key, probe_key, bound_key = jax.random.split(key, 3)
         continuous = likelihood.dequantize(dequantize_key, images, width)
@@ -110,7 +111,8 @@ def held_out_bits(
     with ProgressBar("evaluating", 0, count, "images") as progress:
         for i in range(0, count, BATCH):
             with forward_mode(True):  # for the trace of the Jacobian
-                part = bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
+                rows = slice(i, i + BATCH)
+                part = bits(params, jax.random.key(i), images[rows], conditions[rows])
             parts.append([np.asarray(values) for values in part])
             progress.update(min(i + BATCH, count))
     exact, bound = (np.concatenate(each).astype(float) for each in zip(*parts, strict=True))
@@ -125,6 +127,12 @@ def main() -> None:
             raise ValueError(
                 f"{run.config.experiment} is a flow on latents, which has no likelihood of "
                 "images; take a run on pixels"
+            )
+        condition, feature = run.task.condition, run.task.space.feature
+        if feature != "image" or not isinstance(condition, Classes | Unconditional):
+            raise ValueError(
+                f"{run.config.experiment} is a flow on {feature} given {type(condition).__name__}; "
+                "take a run on images, of classes or Unconditional"
             )
         numbers = LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value
         results = held_out_bits(run.task, run.state, run.config, *numbers)

@@ -23,6 +23,7 @@ from experiments.launch import sampling_flags
 from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.launch.sampling import (
     SUFFIXES,
+    check_file,
     labels_of_classes,
     save_samples,
     shown_labels,
@@ -81,14 +82,21 @@ def main() -> None:
         check_out(OUT.value)
         size = parse_size(SIZE.value)
         run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
+        with_sound = isinstance(run.task.space.shape, dict)
+        check_file(out, run.config.data.get("feature", "image"), with_sound)
         class_names = read_record(WORKDIR.value).get("class_names")
         num_rows = run.task.condition.num_rows
+        names = run.task.condition.row_names(class_names)
         rows = shown_labels(num_rows)  # all, or some of many
         if CLASSES.value:
+            if not names:
+                raise ValueError(
+                    f"--classes={','.join(CLASSES.value)}, but this run has no classes to choose "
+                    "from: leave it out"
+                )
             rows = labels_of_classes(CLASSES.value, num_rows, class_names)
         elif PROMPT.value:
             rows = np.arange(num_rows)
-        names = run.task.condition.row_names(class_names)
         if COUNT.value and not names:
             count = min(COUNT.value, getattr(run.task, "num_originals", COUNT.value))
             labels, per_row = np.zeros(count, np.int32), min(count, PER_ROW)

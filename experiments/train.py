@@ -13,6 +13,7 @@ On several hosts, start the command once on each host with --coordinator (see --
 import contextlib
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -35,7 +36,12 @@ from experiments.launch import runtime
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
-from experiments.launch.fine_tuning import initializer, resumed_source
+from experiments.launch.fine_tuning import (
+    check_frozen,
+    check_source,
+    initializer,
+    resumed_source,
+)
 from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
@@ -72,7 +78,7 @@ from genjax.training.pictures import save_animation, save_curves, save_picture
 from genjax.training.placement import abstract_frozen
 from genjax.training.progress import ProgressBar
 from genjax.training.sampling import add_posthoc, power_averages, sample
-from genjax.training.workdir import device_name
+from genjax.training.workdir import device_name, frozen_runs
 from genjax.training.writers import Stream
 
 CONFIG = define_config(
@@ -356,7 +362,8 @@ def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]
 
     def scores() -> dict[int, float]:
         rows = read_metrics(workdir / "metrics.jsonl")
-        return {row["step"]: signs[name] * row[name] for row in rows if name in row}
+        known = [row for row in rows if name in row and math.isfinite(row[name])]
+        return {row["step"]: signs[name] * row[name] for row in known}
 
     return scores
 
@@ -378,6 +385,13 @@ def check_retention(config: Any, measures: Sequence[Measure]) -> None:
         raise ValueError(
             f"config.checkpoint.keep_best is {name!r}, and nothing is measured while the run "
             "trains; set config.evaluation.every"
+        )
+    intervals = [measure.every for measure in measures if measure.every]
+    if name and every and all(each % every and every % each for each in intervals):
+        raise ValueError(
+            f"config.checkpoint.keep_best is {name!r}, and measures every "
+            f"{', '.join(map(str, intervals))} steps meet few checkpoints every {every}: set "
+            "config.checkpoint.every to a divisor of config.evaluation.every"
         )
 
 
@@ -470,17 +484,25 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         frozen = abstract_frozen(task, mesh)
         step = abstract, abstract_batch(config, task), jax.random.key(0)
         _, metrics = jax.eval_shape(update, *step, *frozen)
+    task.space.frozen()  # an autoencoder that is not finished shows before the run begins
     explosions = explosions_by(config, metrics.names)
-    initialize = lambda state: state
+    initialize, frozen_parts = lambda state: state, frozen_runs(config.to_dict())
     if saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         with contextlib.suppress(FileNotFoundError):  # `record_config` says what to do
+            check_frozen(workdir, frozen_parts)
             init_from = resumed_source(workdir, init_from)
     elif init_from := init_from or getattr(task, "starts_from", None):
         initialize = initializer(task, init_from)
+    else:
+        check_source(workdir)
     attention = "; ".join(sorted(map(str, choices))) or None
     class_names = batches.dataset.class_names
     facts = dict(
-        built_by=BUILT_BY, attention=attention, init_from=init_from, class_names=class_names
+        built_by=BUILT_BY,
+        attention=attention,
+        init_from=init_from,
+        class_names=class_names,
+        frozen_runs=frozen_parts,
     )
     advice = {
         "num_steps": "To train longer, start in another --workdir with "

@@ -66,6 +66,7 @@ def open_run(
         check_diffusion(config)
         *frames, _, _, channels = config.data.image_shape
         config.data.image_shape = [*frames, *size, channels]
+        config.space.pop("shape", None)  # of the latents that the run was trained on
     return Run(workdir, step, config=config, build=build)
 
 

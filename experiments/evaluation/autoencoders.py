@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.images import image_reference
-from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.autoencoding import instruments
@@ -18,6 +18,7 @@ from genjax.data import to_float, to_uint8
 from genjax.metrics.lpips import LPIPS
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips, require_lpips
+from genjax.pretrained.variables import parameters_digest
 from genjax.training.pictures import paired_grid
 
 

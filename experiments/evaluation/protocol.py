@@ -1,13 +1,8 @@
 """The protocol of a measure: all that its figures depend on beside the run, as a record."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import jax
-import numpy as np
-from jaxtyping import PyTree
 
 from experiments.evaluation.context import Model
 from experiments.evaluation.uncertainty import describe_uncertainty
@@ -21,8 +16,8 @@ class FeatureProtocol:
 
     Attributes:
         network: in words; "none" for pixels.
-        parameters_sha256: of the network's parameters (`parameters_digest`); None without a
-            network.
+        parameters_sha256: of the network's parameters, as `parameters_digest` of
+            `genjax.pretrained.variables` gives it; None without a network.
         rounding: of samples before anything else, "uint8" or "float".
         resizing: in words.
         antialiasing: whether resizing filters before it reduces; None if nothing is resized.
@@ -76,17 +71,3 @@ def protocol_of(evaluator: Any, model: Model, figures: Mapping[str, Any]) -> dic
     counts = (figures.get(name) for name in ("num_samples", "samples_per_distance", "labels"))
     uncertain = describe_uncertainty(figures, getattr(evaluator, "resamples", 0))
     return asdict(Protocol(*counts, weights, model.average, how, seed, features, uncertain))
-
-
-def parameters_digest(variables: PyTree) -> str:
-    """Return the SHA-256 of arrays with their names, types and shapes.
-
-    It does not depend on the file that the arrays were read from.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(variables):
-        array = np.asarray(leaf)
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

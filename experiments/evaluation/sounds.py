@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int16
 
 from experiments.evaluation.autoencoders import latent_moments
 from experiments.evaluation.context import Context, Model, in_batches
-from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.evaluation.videos import drawn_classes, real_videos, sample_videos
 from experiments.inputs.datasets import Data
 from genjax import metrics
@@ -21,6 +21,7 @@ from genjax.data import sound_to_float
 from genjax.data.lossy_codecs import compress
 from genjax.models.encoders.vggish import SAMPLE_RATE, vggish_features, vggish_patches
 from genjax.pretrained import vggish
+from genjax.pretrained.variables import parameters_digest
 
 Sounds = Int16[np.ndarray, "sounds samples channels"]
 BATCH = 8  # sounds that are measured at once

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from experiments.evaluation.autoencoders import vgg16_protocol
 from experiments.evaluation.context import Context, Model, in_batches
-from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.evaluation.tracking import Track, follows, track
 from experiments.inputs.datasets import Data, labels_of
 from genjax import metrics
@@ -23,6 +23,7 @@ from genjax.models.encoders.i3d import SIDE as I3D_SIDE
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained import i3d
 from genjax.pretrained.lpips import load_vgg16, require_lpips
+from genjax.pretrained.variables import parameters_digest
 
 Videos = UInt8[np.ndarray, "videos time height width channels"]
 BATCH = 8  # videos whose features are computed at once

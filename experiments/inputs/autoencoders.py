@@ -113,12 +113,22 @@ class FrozenAutoencoder:
         return _published(self.published)[1] if self.published else _of_run(self.run, self.weights)
 
     def load(self) -> PyTree:
-        """Load the variables, and `mean` and `deviation` of the latents' channels."""
+        """Load the variables, and `mean` and `deviation` of the latents' channels.
+
+        Raises:
+            FileNotFoundError, ValueError: the autoencoder's run has not measured these moments.
+        """
         if self.latents:
             summary = read_summary(self.latents)
             moments = summary["mean"], summary["deviation"]
         elif self.run:
             report = open_run(self.run, weights=self.weights).report
+            if not report.keys() >= set(MOMENTS):
+                raise ValueError(
+                    f"the report of {self.run} has no {' and no '.join(MOMENTS)}, by which latents "
+                    "are standardized: give the autoencoder the measure Reconstructions, or "
+                    "SoundReconstruction, and start its command again"
+                )
             moments = [report[name] for name in MOMENTS]
         else:
             moments = self.network.latent_mean, self.network.latent_deviation

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from experiments.configuration import kinds
 from experiments.inputs.datasets import Data
@@ -127,7 +127,7 @@ class Frames:
     num_rows: int = 4
     num_classes: ClassVar[int] = 0
     network_fields: ClassVar[dict] = {}
-    abstract_batch, transform = Classes.abstract_batch, Classes.transform
+    abstract_batch = Classes.abstract_batch
 
     def example(self) -> Float[Array, "1 count height width channels"]:
         return jnp.zeros((1, self.count, *self.data.image_shape[1:]))
@@ -143,9 +143,22 @@ class Frames:
     def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> Array:
         return frozen["frames"][labels]
 
+    def transform(self, dataset: Dataset) -> None:
+        """Check before training that there is a held-out clip for each row."""
+        self._own_clips()
+
     def frozen(self) -> dict[str, PyTree]:
+        return {"frames": to_float(self._own_clips()[:, : self.count])}
+
+    def _own_clips(self) -> UInt8[np.ndarray, "rows time height width channels"]:
+        """Return the clip of each row; raise ValueError if there are fewer clips."""
         clips = self.data.held_out().source[: self.num_rows][self.data.feature]
-        return {"frames": to_float(clips[:, : self.count])}
+        if len(clips) < self.num_rows:
+            raise ValueError(
+                f"config.condition.num_rows is {self.num_rows}, and {self.data.name} "
+                f"({self.data.held_out_split}) has {len(clips)} clips: set fewer rows"
+            )
+        return clips
 
     def abstract_frozen(self) -> dict[str, PyTree]:
         shape = self.num_rows, *self.example().shape[1:]
@@ -155,8 +168,7 @@ class Frames:
         return tuple(f"clip {label}" for label in range(self.num_rows))
 
     def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
-        clips = data.held_out().source[: self.num_rows][data.feature]
-        return RealExamples(clips[labels], names)
+        return RealExamples(self._own_clips()[labels], names)
 
 
 def _length(batch: dict[str, Array]) -> int:

@@ -25,9 +25,10 @@ from genjax.data import (
     squared,
 )
 from genjax.data.dataset import select
-from genjax.data.sets.latents import read_summary
+from genjax.data.sets.latents import check_parameters, read_summary
 from genjax.devices import process_rows
 from genjax.devices.mesh import batch_sharding
+from genjax.pretrained.variables import parameters_digest
 from genjax.training.task import GenerativeTask
 
 
@@ -134,13 +135,15 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     Raises:
         ValueError: as of `Batches`, `BucketedBatches` and `PackedClips`; or the examples, or their
             sounds, have another shape than the task's, or another number of classes than
-            `config.condition`; or codes have another vocabulary; or images are no bytes.
+            `config.condition`; or latents or codes are another autoencoder's; or images are no
+            bytes.
     """
     data = Data.from_config(config)
     latents = getattr(task.space, "directory", None)
     if latents:
         dataset = load_dataset("latents", data.train_split, latents)
         _check_vocabulary(latents, task.space)
+        check_parameters(latents, lambda: parameters_digest(task.space.autoencoder.variables()))
     elif data.buckets:
         dataset = data.stored(data.train_split)
     else:

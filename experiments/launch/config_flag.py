@@ -12,7 +12,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments.configuration.kinds import KINDS_BY_FIELD, parts_for_field
+from experiments.inputs.datasets import Data
 from genjax.training.workdir import flatten
+
+# Fields of `config.data` that genjax reads. The last two are of spaces: `Levels` and `Waveforms`.
+DATA = (*inspect.signature(Data).parameters, "levels", "sample_rate")
 
 
 def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
@@ -41,6 +45,7 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     - an average: `--config.averages.wide="{'name':'PowerFunction','width':0.1}"`
     - an argument of a named part: `--config.sampling.sampler.eta=1.0`
     - an option of the data set: `--config.data.options.language=fr`
+    - another field of the data (`DATA`): `--config.data.sample_rate=8000`
 
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.
@@ -90,7 +95,10 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     parent, _, name = path.rpartition(".")
     there = _get(original, parent) if parent else original
     known = there is not None and (name in there or not len(there))  # an empty part takes any field
-    named = parent and "name" in (_get(config, parent) or ())
+    if parent == "data":  # its name is a loader, which takes `options` alone
+        named = name in DATA
+    else:
+        named = parent and "name" in (_get(config, parent) or ())
     if known or named or parent in ("evaluation.measures", "averages", "data.options"):
         return
     raise ValueError(_describe_unknown(path, original))

@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from experiments.configuration import kinds
 from experiments.configuration.numbers import check_numbers
-from experiments.evaluation.protocol import parameters_digest
 from experiments.inputs.autoencoders import encode
 from experiments.inputs.datasets import Data
 from experiments.launch.runtime import user_errors
 from experiments.launch.teacher_pairs import TeacherPairs
 from genjax.data import Dataset, sound_to_float, to_float
 from genjax.data.sets.latents import (
+    COUNTS,
     PARAMETERS,
     SUMMARY,
     check_origin,
@@ -32,6 +32,7 @@ from genjax.data.sets.latents import (
 )
 from genjax.devices.mesh import batch_sharding, replicated
 from genjax.metrics import channel_statistics
+from genjax.pretrained.variables import parameters_digest
 from genjax.training.progress import ProgressBar
 
 
@@ -79,9 +80,6 @@ class EncodedData:
             )
         self.folder = Path(space.directory)
         variables, size = space.autoencoder.variables(), config.space.get("batch_size", 64)
-        # A run of the same name may have been trained anew since.
-        self.origin = origin_of(config) | {PARAMETERS: parameters_digest(variables)}
-        check_origin(self.folder, self.origin)
         self.splits = {data.train_split: data.train(), data.held_out_split: data.held_out()}
         flips = {data.train_split: config.data.flip, data.held_out_split: False}
         self.examples = {
@@ -89,6 +87,11 @@ class EncodedData:
             for split, dataset in self.splits.items()
         }
         self.counts = {split: len(each) for split, each in self.examples.items()}
+        # A run of the same name may have been trained anew since, and a folder of images may have
+        # got more of them.
+        facts = {PARAMETERS: parameters_digest(variables), COUNTS: self.counts}
+        self.origin = origin_of(config) | facts
+        check_origin(self.folder, self.origin)
         self.vocabulary = getattr(space, "vocabulary", None)
         latents = functools.partial(encode, space.autoencoder.network)
         self.encoder = Encoder(

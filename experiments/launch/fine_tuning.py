@@ -1,7 +1,8 @@
 """Start training from another run's networks, or from published weights."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,41 @@ def resumed_source(workdir: Path, source: str | None) -> str | None:
             "--init_from to resume"
         )
     return began
+
+
+def check_source(workdir: Path) -> None:
+    """Check that a run without a source did not have one before.
+
+    Args:
+        workdir: holds no checkpoint, as after a stop before the first one.
+
+    Raises:
+        ValueError: it had one, so training would begin from random weights instead.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if began := read_record(workdir).get("init_from"):
+            raise ValueError(
+                f"{workdir} holds a run that started from {began} and has no checkpoint yet: give "
+                f"--init_from={began} again, or choose another --workdir"
+            )
+
+
+def check_frozen(workdir: Path, frozen: Mapping[str, int]) -> None:
+    """Check that the frozen parts of a run have been trained no further since the run began.
+
+    Args:
+        frozen: the newest steps of the runs that are frozen parts, by folder.
+
+    Raises:
+        ValueError: one has been.
+    """
+    began = read_record(workdir).get("frozen_runs", frozen)
+    for folder, step in frozen.items():
+        if began.get(folder, step) != step:
+            raise ValueError(
+                f"{workdir} was trained with {folder} at step {began[folder]}, which is at step "
+                f"{step} by now: choose another --workdir, or put back what was there"
+            )
 
 
 def open_source(source: str, adapters: bool = False) -> dict[str, PyTree]:

@@ -132,6 +132,8 @@ REQUIRED = re.compile(r"Flag --(\w+) must have a value other than None")
 # Python's words for text that is not a number.
 NO_INTEGER = re.compile(r"invalid literal for int\(\).*")
 NO_NUMBER = re.compile(r"could not convert string to float.*")
+# ml_collections' words for a name in place of a part's fields.
+NO_FIELDS = re.compile(r"flag (--config[\w.]+)=(.*): Failed to parse .* as a ConfigDict.*", re.S)
 
 
 def _mark_required() -> None:
@@ -171,6 +173,8 @@ def run_program(main: Callable[..., None]) -> None:
             text = str(error).rpartition("ValueError: ")[2].strip()
             text = NO_INTEGER.sub("it must be an integer", text)
             text = NO_NUMBER.sub("it must be a number", text)
+            fields = r"flag \1=\2: it has fields of its own, so set one of them, as \1.name=\2"
+            text = NO_FIELDS.sub(fields, text)
             sys.exit(f"error: {text}\nSee --help.")
         # How ml_collections reports a field of no part, or a field of a file that is not there.
         except (AttributeError, KeyError, OSError):

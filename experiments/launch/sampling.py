@@ -142,6 +142,28 @@ def save_real(
     return save_sheet(path, space, examples, labels[kept], columns, real.names)
 
 
+def check_file(path: Path, feature: str, with_sound: bool) -> None:
+    """Check before sampling that `save_samples` will be able to write the samples.
+
+    Args:
+        feature: of the data, `config.data.feature`.
+        with_sound: whether the samples are clips with their sound.
+
+    Raises:
+        ImportError, ValueError: as of `save_samples`.
+    """
+    if path.suffix == ".wav" and feature != "audio" and not with_sound:
+        raise _not_written(path, "sounds")
+    if path.suffix in CODECS and feature != "video":
+        raise _not_written(path, "clips")
+    if path.suffix in CODECS and not importlib.util.find_spec("av"):
+        raise ImportError(f"{path.name} is written with PyAV: pip install av, or write a .npz")
+
+
+def _not_written(path: Path, kind: str) -> ValueError:
+    return ValueError(f"{path.name}: these samples are no {kind}; write them to a .png or .npz")
+
+
 def save_samples(
     path: Path,
     space: Space,
@@ -186,7 +208,7 @@ def save_sound(path: Path, space: Space, examples: Examples) -> None:
     if isinstance(examples, dict):
         sounds, part = examples["sound"], space.sound
     if not is_sound(sounds):
-        raise ValueError(f"{path.name}: these samples are no sounds; write them to a .png or .npz")
+        raise _not_written(path, "sounds")
     if path.suffix == ".wav":
         write_wav(path, join_sounds(sounds, part.sample_rate), part.sample_rate)
         return
@@ -206,6 +228,6 @@ def save_film(
         ValueError: the samples are no clips.
     """
     if clips.ndim != 5:
-        raise ValueError(f"{path.name}: these samples are no clips; write them to a .png or .npz")
+        raise _not_written(path, "clips")
     film = draw_film(clips, labels, per_row, names)
     write_clip(path, np.stack([np.asarray(each.convert("RGB")) for each in film]), 10.0)

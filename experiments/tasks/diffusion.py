@@ -202,6 +202,7 @@ class Diffusion:
         adapters = Adapters.from_config(config.get("adapters"))
         if adapters:
             network = adapters.network
+            _check_adapted(network, condition.network_fields)
         else:
             network = kinds.DIFFUSION_NETWORK.bind(
                 config.model, "model", **condition.network_fields, **cls.told_fields(config)
@@ -478,6 +479,19 @@ class Diffusion:
         if self.adapters:
             params = self.adapters.apply(frozen["base"], params)
         return functools.partial(self.network.apply, {"params": params})
+
+
+def _check_adapted(network: nn.Module, fields: Mapping[str, Any]) -> None:
+    """Raise ValueError if a frozen network has other classes than the condition.
+
+    The label that stands for no class would be one of its classes.
+    """
+    for name, value in fields.items():
+        if (own := getattr(network, name, value)) != value:
+            raise ValueError(
+                f"the network of config.adapters.source has {name} {own}, and config.condition "
+                f"{value}: take data with these classes, or train all weights by --init_from"
+            )
 
 
 @functools.cache

@@ -48,7 +48,12 @@ def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
     if weights.startswith(POSTHOC) and any(
         isinstance(rule, PowerFunction) for rule in averages.values()
     ):
-        power_of_width(float(weights.removeprefix(POSTHOC)))
+        try:
+            power_of_width(float(weights.removeprefix(POSTHOC)))
+        except ValueError as error:
+            raise ValueError(
+                f"config.sampling.weights (--weights) is {weights!r}: {error}"
+            ) from None
     elif weights not in there:
         raise ValueError(
             f"config.sampling.weights (--weights) is {weights!r}; there are {', '.join(there)}, "

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from genjax.training.checkpoints import damage
 from genjax.training.json_files import read_json
 from genjax.training.sampling import add_posthoc, sample
 from genjax.training.task import GenerativeTask
-from genjax.training.workdir import Config, read_record
+from genjax.training.workdir import Config, frozen_runs, read_record
 
 
 class Run:
@@ -64,6 +65,14 @@ class Run:
                     f"open it by experiments.configuration.runs.open_run({str(folder)!r})"
                 )
             build = parts.find(record.built_by, (), "built_by")
+        for name, step in record.get("frozen_runs", {}).items():  # older runs have none
+            part = located({"run": name}, folder)["run"]
+            if (now := frozen_runs({"run": part}).get(part, step)) != step:
+                warnings.warn(
+                    f"{folder} was trained with {name} at step {step}, which is at step {now} by "
+                    "now: samples are made with other frozen parameters than in training",
+                    stacklevel=2,
+                )
         self.task = build(self.config)
         self._build, self._others = build, {}
 
@@ -199,8 +208,10 @@ class Run:
 
         Raises:
             ValueError: no published form exists, or the network has a field that the form cannot
-                express.
+                express; or the folder holds a run, whose record would be replaced.
         """
+        if (Path(folder) / "checkpoints").is_dir():
+            raise ValueError(f"{folder} holds a run: save the weights into another folder")
         pretrained.save(folder, self.network, jax.device_get(self.variables))
 
     def _checkpoints(self) -> Checkpoints:

@@ -1,6 +1,7 @@
 """Conversion between the tensors of safetensors files and the variables of a Flax module."""
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -18,6 +19,19 @@ from genjax.pretrained.safetensors_io import NAMES, first_of, open_tensors, repl
 def variable_path(key_path: tuple) -> str:
     """Return the path of a leaf in the form used here, "params/blocks/mlp_in/kernel"."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def parameters_digest(variables: Any) -> str:
+    """Return the SHA-256 of arrays with their names, types and shapes.
+
+    It does not depend on the file that the arrays were read from.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        array = np.asarray(leaf)
+        digest.update(f"{variable_path(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def layers_of(names: Names, leaf: Any) -> tuple[list[tuple[str, ...]], bool]:

@@ -17,6 +17,8 @@ import jax
 from genjax.training.checkpoints import read_facts, saved_steps
 from genjax.training.json_files import read_json
 
+FROZEN = ("run", "source", "generator_run")  # the fields that name a run as a frozen part
+
 
 class Config(dict):
     """A dictionary whose entries are attributes too, as in ml_collections."""
@@ -73,21 +75,42 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value
 
 
+def frozen_runs(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the newest step of each run that is a frozen part of a config, by its folder.
+
+    Such a run is an autoencoder, a generator, or the source of adapters.
+    """
+    fields = [value for name, value in flatten(config) if name.rpartition(".")[2] in FROZEN]
+    folders = sorted(value for value in fields if value and isinstance(value, str))
+    found = {folder: saved_steps(Path(folder) / "checkpoints") for folder in folders}
+    return {folder: steps[-1] for folder, steps in found.items() if steps}
+
+
 def environment() -> dict[str, Any]:
-    """Return versions of the libraries, the devices, and the git commit where there is one."""
+    """Return versions of the libraries, the devices, and genjax's commit where it is a checkout."""
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
     return {
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in libraries},
         "device": device_name(),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": _commit_of(Path(__file__)),
     }
+
+
+def _commit_of(file: Path) -> str | None:
+    """Return the git commit of a file; None if git is not installed or does not track the file.
+
+    An installed genjax often lies in a virtual environment within the checkout of something else.
+    """
+    ask = lambda *command: subprocess.run(
+        ["git", *command], cwd=file.parent, capture_output=True, text=True
+    )
+    try:
+        if ask("ls-files", "--error-unmatch", file.name).returncode:
+            return None
+    except FileNotFoundError:
+        return None
+    return ask("describe", "--always", "--dirty", "--abbrev=40").stdout.strip() or None
 
 
 def device_name() -> str:
@@ -102,8 +125,13 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
 
     Raises:
         OSError: it, or the folder of checkpoints in it, cannot be made or written to.
-        ValueError: it is an address of a bucket.
+        ValueError: it is an address of a bucket, or begins with a "~" that the shell left there.
     """
+    if str(workdir).startswith("~"):
+        raise ValueError(
+            f"--workdir={workdir} would be a folder named ~, since shells replace no ~ after '=': "
+            "write $HOME in its place"
+        )
     if re.match("[a-z][a-z0-9+.-]+:/", str(workdir)):
         raise ValueError(
             f"--workdir={workdir} is not a folder; choose a folder on a local or network file "

@@ -43,6 +43,15 @@ def test_what_cannot_be_measured_or_written_is_said_before_sampling(small_run, t
         assert "sampling" not in result.stderr
 
 
+def test_a_damaged_report_is_said_before_sampling_and_stays(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    (workdir / "report.json").write_text('{"latent_mean": [0.1')
+    result = run("evaluate", f"--workdir={workdir}", "--num_samples=12")
+    assert result.returncode == 1 and "report.json is damaged, line 1" in result.stderr
+    assert "sampling" not in result.stderr
+    assert (workdir / "report.json").read_text() == '{"latent_mean": [0.1'
+
+
 def test_evaluation_of_the_run_itself_renews_its_page(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = run("evaluate", f"--workdir={workdir}", "--guidance_scale=0.125", "--num_steps=1")

@@ -195,6 +195,8 @@ def test_a_run_is_an_object(base_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         Run(tmp_path)
 
+    with pytest.raises(ValueError, match="holds a run: save the weights into another folder"):
+        opened.save(base_run)
     opened.save(tmp_path / "published")
     module, variables = pretrained.load(tmp_path / "published")
     x, t, labels = jnp.ones((2, 8, 8, 1)), jnp.array([0.2, 0.7]), jnp.array([1, 10])

@@ -2,14 +2,28 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from experiments.configuration.runs import build
 from genjax.data import load_dataset, to_float
 from genjax.training import Checkpoints, record_config
 from tests.experiments.launching import run
+from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import small_config
+
+HERE = __name__
+
+
+class Shift(nn.Module):
+    """A multiple of x, which is NaN for every condition but 0."""
+
+    @nn.compact
+    def __call__(self, x, t, condition):
+        known = jnp.where(condition == 0, 1.0, jnp.nan)[:, None, None, None]
+        return x * self.param("shift", nn.initializers.zeros, ()) * known
 
 
 def test_bits_of_a_network_that_answers_zero(tmp_path):
@@ -40,6 +54,15 @@ def test_bits_of_a_network_that_answers_zero(tmp_path):
     bound = (np.log(1e3) - 0.999) * (square + 1) / np.log(2)
     assert math.isclose(report["bound_bits_per_dimension"], bound, rel_tol=0.02)
     assert report["images"] == 100
+
+
+def test_bits_given_nothing_do_not_depend_on_the_labels_of_the_data(tmp_path):
+    """A network that was trained on label 0 alone knows no others."""
+    config = small_config(model=dict(name=f"{HERE}.Shift"))
+    config.condition = dict(name="Unconditional")
+    flags = f"--workdir={random_run(tmp_path / 'run', config)}", "--levels=17", "--count=2"
+    result = run("likelihood", *flags, "--probes=1")
+    assert result.returncode == 0 and "nan" not in result.stdout, result.stderr
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from PIL import Image
 from genjax.pipelines import Run
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import arrays_of, run
+from tests.experiments.random_runs import random_run
+from tests.experiments.small_digits import small_config
 
 
 def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
@@ -41,6 +43,16 @@ def test_a_run_refuses_labels_that_it_does_not_have(small_run, labels):
     """JAX would take the embedding of no class in place of that of class 30."""
     with pytest.raises(ValueError, match="must be a list of whole numbers from 0 to 9"):
         Run(small_run[0]).sample(labels=labels)
+
+
+def test_classes_of_a_run_without_classes_are_refused(tmp_path):
+    config = small_config()
+    config.condition = dict(name="Unconditional")
+    folder = random_run(tmp_path / "run", config)
+    for count in ([], ["--count=2"]):
+        result = run("sample", f"--workdir={folder}", "--classes=0", *count)
+        assert result.returncode == 1, result.stdout
+        assert result.stderr.startswith("error: --classes=0, but this run has no classes to choose")
 
 
 def test_sample_says_what_is_wrong(small_run, tmp_path):

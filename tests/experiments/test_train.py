@@ -1,6 +1,7 @@
 """The program that trains: what it leaves, what it refuses, and what it needs no second time."""
 
 import json
+import math
 import shutil
 
 import jax
@@ -235,6 +236,19 @@ WRONG = {
         ["--config.checkpoint.keep_best=frechet_distance"],
         "nothing is measured while the run trains; set config.evaluation.every",
     ),
+    "best of steps that are not saved": (
+        ["--config.checkpoint.keep_best=frechet_distance", "--config.evaluation.every=15"],
+        "measures every 15 steps meet few checkpoints every 10: set config.checkpoint.every",
+    ),
+    "data": (
+        ["--config.data.resise=True"],
+        "the config has no field 'data.resise'; did you mean --config.data.resize?",
+    ),
+    "a name in place of a part": (
+        ["--config.sampling.sampler=heun"],
+        "flag --config.sampling.sampler=heun: it has fields of its own, so set one of them, as "
+        "--config.sampling.sampler.name=heun",
+    ),
     "kept at no save": (
         ["--config.checkpoint.keep_every=15"],
         "keep_every is 15; it must be a multiple of config.checkpoint.every, 10",
@@ -324,6 +338,13 @@ def test_mistakes_with_other_tasks_end_so_too(tmp_path, flags, words):
     assert result.returncode == 1 and not (tmp_path / "run").exists()
 
 
+def test_a_figure_that_is_not_finite_is_no_score(tmp_path):
+    """NaN is neither more nor less than another score, so it could win."""
+    rows = [dict(step=step, fd_vgg16=value) for step, value in ((1, 3.0), (2, math.nan), (3, 5.0))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert train.scores_by("fd_vgg16", tmp_path)() == {1: -3.0, 3: -5.0}
+
+
 @pytest.mark.parametrize(("flags", "words"), WRONG.values(), ids=WRONG.keys())
 def test_mistakes_end_before_training_with_one_message(tmp_path, flags, words):
     workdir = tmp_path / "run"
@@ -354,6 +375,22 @@ def test_checkpoints_that_cannot_be_written_are_found_at_the_start(tmp_path):
     result = run("train", *SMALL, f"--workdir={tmp_path}")
     assert result.returncode == 1
     assert "cannot be written to" in result.stderr and "choose another folder" in result.stderr
+
+
+def test_a_run_without_checkpoints_is_not_begun_again_from_random_weights(tmp_path):
+    """It was stopped before its first checkpoint. To resume, --init_from may be left out."""
+    (tmp_path / "config.json").write_text(json.dumps(dict(config={}, init_from="runs/first")))
+    result = run("train", *SMALL, f"--workdir={tmp_path}")
+    assert result.returncode == 1, result.stdout
+    assert "started from runs/first and has no checkpoint yet: give --init_from" in result.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_no_folder_named_as_the_home_folder_is_made():
+    """Bash leaves the ~ of --workdir=~/run as it is, and removing such a folder is dangerous."""
+    result = run("train", *SMALL, "--workdir=~/run")
+    assert result.returncode == 1 and "write $HOME in its place" in result.stderr
+    assert not (ROOT / "~").exists()
 
 
 @pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://bucket/run"])

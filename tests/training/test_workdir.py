@@ -1,10 +1,13 @@
 """The record of a run: damaged, deleted, and kept in its checkpoints."""
 
+import re
+import subprocess
+
 import jax.numpy as jnp
 import pytest
 
 from genjax.training import Checkpoints, new_workdir, record_config
-from genjax.training.workdir import read_record
+from genjax.training.workdir import _commit_of, read_record
 
 CONFIG = {"seed": 3, "optimizer": {"learning_rate": 0.1}, "shape": [2, 2]}
 
@@ -65,3 +68,23 @@ def test_a_failed_start_leaves_no_empty_folder_and_nothing_else_is_removed(tmp_p
     with new_workdir(tmp_path / "deep/run") as workdir:
         (workdir / "config.json").write_text("{}")
     assert (tmp_path / "deep/run/config.json").exists()
+
+
+def test_the_commit_is_that_of_the_file_itself(tmp_path, monkeypatch):
+    """An installed genjax may lie within the checkout of something else, or there is no git."""
+    file = tmp_path / "environment" / "module.py"
+    file.parent.mkdir()
+    file.touch()
+    (tmp_path / "other.py").touch()
+
+    def commit(name):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        for command in (["init"], ["add", name], [*author, "commit", "-m", "message"]):
+            subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+
+    commit("other.py")
+    assert _commit_of(file) is None
+    commit("environment/module.py")
+    assert re.fullmatch("[0-9a-f]{40}", _commit_of(file))
+    monkeypatch.setenv("PATH", "")
+    assert _commit_of(file) is None

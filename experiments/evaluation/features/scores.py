@@ -33,12 +33,13 @@ from experiments.evaluation.features.networks import (
 )
 from experiments.evaluation.features.statistics import Statistics, reference_statistics
 from experiments.evaluation.images import image_reference
-from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.evaluation.uncertainty import check_resamples, uncertainty
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import load_dataset, to_float
 from genjax.models.encoders.clip import CLIP, resize_and_crop
+from genjax.pretrained.variables import parameters_digest
 
 PROMPTS = 500  # encoded and sampled at once
 NEIGHBOURS, SPLITS = 3, 10

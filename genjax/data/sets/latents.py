@@ -24,7 +24,9 @@ from genjax.data.dataset import Dataset, OnDisk, preload, take
 from genjax.folders import located
 
 ORIGIN, SUMMARY = "origin.json", "latents.json"
-PARAMETERS = "parameters"  # of an origin: a digest of the autoencoder's
+# Entries of an origin that folders of earlier versions lack: a digest of the autoencoder's
+# parameters, and the number of examples by split.
+PARAMETERS, COUNTS = "parameters", "counts"
 PART = 1024  # records
 
 
@@ -121,12 +123,28 @@ def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
         return
     there = located(json.loads(path.read_text()), folder)
     own = json.loads(json.dumps(origin))
-    if PARAMETERS not in there:  # a folder of an earlier version
-        own.pop(PARAMETERS, None)
+    for name in {PARAMETERS, COUNTS} - there.keys():
+        own.pop(name, None)
     if differing := [name for name in there | own if there.get(name) != own.get(name)]:
         theirs, ours = ({name: each.get(name) for name in differing} for each in (there, own))
         raise ValueError(
             f"{folder} was made of {theirs}, not of {ours}: take another folder, or empty it"
+        )
+
+
+def check_parameters(folder: str | os.PathLike, digest: Callable[[], str]) -> None:
+    """Raise ValueError if a folder was encoded by other parameters.
+
+    Args:
+        digest: returns that of the autoencoder's parameters. It is not called for a folder that
+            does not say what it was encoded by.
+    """
+    path = Path(folder) / ORIGIN
+    there = json.loads(path.read_text()).get(PARAMETERS) if path.exists() else None
+    if there and there != digest():
+        raise ValueError(
+            f"{folder} was encoded by other parameters than those of config.space: encode the data "
+            "again into an empty folder, or take the autoencoder that encoded them"
         )
 
 
@@ -159,8 +177,8 @@ def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
     path = Path(folder or ".") / SUMMARY
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist: set config.data.directory to a folder of latents, and make "
-            "or finish it first by python -m experiments.encode with this config"
+            f"{path} does not exist: make or finish the folder first by python -m "
+            "experiments.encode with this config"
         )
     return json.loads(path.read_text())
 

@@ -9,9 +9,10 @@ from experiments.evaluation import context
 from experiments.evaluation.context import Context
 from experiments.evaluation.images import Samples
 from experiments.evaluation.likelihoods import ExactBits
-from experiments.evaluation.protocol import parameters_digest, protocol_of
+from experiments.evaluation.protocol import protocol_of
 from experiments.inputs.conditions import Classes
 from experiments.inputs.datasets import Data
+from genjax.pretrained.variables import parameters_digest
 from genjax.training.ema import HalfLife
 
 HOW = dict(sampler="euler", num_steps=50, guidance_scale=1.5, weights="ema", seed=3)

@@ -8,7 +8,6 @@ import pytest
 from experiments.evaluation import sounds as module
 from experiments.evaluation import videos
 from experiments.evaluation.context import Context
-from experiments.evaluation.protocol import parameters_digest
 from experiments.evaluation.sounds import SoundDistance, SoundReconstruction, mel_statistics
 from experiments.inputs.autoencoders import MOMENTS
 from experiments.inputs.datasets import Data
@@ -16,6 +15,7 @@ from experiments.inputs.spaces import Waveforms
 from experiments.pages.report import QUALITY
 from genjax import metrics
 from genjax.data import Dataset, InMemory
+from genjax.pretrained.variables import parameters_digest
 
 RATE, COUNT = 8000, 10
 DATA = Data("tones", "train", "test", None, (9000, 1), feature="audio")

@@ -11,12 +11,13 @@ import pytest
 from experiments.evaluation import tracking
 from experiments.evaluation import videos as module
 from experiments.evaluation.context import Context
-from experiments.evaluation.protocol import FeatureProtocol, parameters_digest
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.evaluation.videos import Motion, MovingDigits, VideoDistance, real_videos
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import to_float
 from genjax.data.sets.moving_digits import render, scenes
+from genjax.pretrained.variables import parameters_digest
 
 
 def data(held_out="test[:6]", train="train[:6]"):

@@ -35,6 +35,13 @@ def test_a_channel_that_never_changes_is_0_and_comes_back(monkeypatch):
     np.testing.assert_array_equal(autoencoder.decode(frozen, latents), x)
 
 
+def test_a_run_that_has_not_measured_its_latents_says_what_to_do(monkeypatch):
+    run = SimpleNamespace(report={"psnr": 20.0})
+    monkeypatch.setattr(autoencoders, "open_run", lambda folder, weights: run)
+    with pytest.raises(ValueError, match="report of runs/a has no latent_mean and no latent_devi"):
+        FrozenAutoencoder(Same(), "runs/a", "ema", None, None).load()
+
+
 def test_published_weights_of_no_autoencoder_are_named(monkeypatch):
     monkeypatch.setattr(autoencoders, "_published", lambda folder: (nn.Dense(1), {}))
     with pytest.raises(ValueError, match=r"space.published is weights/, the weights of a Dense, w"):

@@ -45,6 +45,15 @@ def test_options_of_data_sets_are_flags(file, config_of):
     assert options.language == "fr" and ("seconds" in options) == (file == "spoken_digits.py")
 
 
+def test_a_field_of_the_data_that_the_file_leaves_out_is_a_flag(config_of):
+    """A field that does not exist is refused, although the data have a name."""
+    flags = "--config.data.sound_shape=(4000,1)", "--config.data.sample_rate=8000"
+    data = config_of("digits_flow.py", *flags).data
+    assert (data.sound_shape, data.sample_rate) == ((4000, 1), 8000)
+    with pytest.raises(ValueError, match="no field 'data.resise'; did you mean --config.data.re"):
+        config_of("digits_flow.py", "--config.data.resise=True")
+
+
 def test_parts_of_discrete_diffusion_are_named_by_flags(config_of):
     """The process keeps the schedule of the config's file, which both processes take."""
     config = config_of(

@@ -1,15 +1,31 @@
 """The folder of a config's latents records their origin."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from configs import emoji_latent_flow, moving_digits_video, text_to_audio
 from experiments.inputs import autoencoders
+from experiments.inputs.conditions import Unconditional
+from experiments.inputs.datasets import training_batches
 from experiments.launch.encoding import EncodedData, origin_of, write
-from genjax.data.sets.latents import ORIGIN, PARAMETERS, check_origin, write_origin
+from genjax.data import InMemory
+from genjax.data.sets.latents import (
+    ORIGIN,
+    PARAMETERS,
+    check_origin,
+    write_latents,
+    write_origin,
+    write_summary,
+)
+from genjax.devices import make_mesh
+from genjax.pretrained.variables import parameters_digest
 from tests.experiments import small_video
+from tests.experiments.small_digits import small_config
 
 
 def test_nested_fields_of_data_are_part_of_the_origin(tmp_path):
@@ -48,6 +64,44 @@ def test_origins_without_nested_fields_are_as_before(tmp_path):
     }
     (tmp_path / ORIGIN).write_text(json.dumps(before, indent=2))
     check_origin(tmp_path, origin_of(config))
+
+
+def test_latents_of_fewer_or_more_images_do_not_mix(tmp_path, monkeypatch):
+    """Latents would have the labels and captions of other images."""
+    small_video.use_block_means(monkeypatch)
+    config = small_video.narrow(moving_digits_video.get_config(), f"{tmp_path}/latents")
+    write_origin(tmp_path / "latents", EncodedData(config).origin)
+
+    def fewer(split, load=small_video.load):
+        dataset = load(split)
+        source = InMemory({"video": dataset.source[:5]["video"]})
+        return replace(dataset, source=source, captions=dataset.captions[:5])
+
+    monkeypatch.setattr(small_video, "load", fewer)
+    with pytest.raises(
+        ValueError, match="'train': 24, .* not of .*'train': 5, .* take another fol"
+    ):
+        EncodedData(config)
+
+
+def test_latents_of_other_parameters_are_not_trained_on(tmp_path):
+    """The autoencoder that decodes samples would not be the one that encoded the data."""
+    zeros, variables = np.zeros((4, 2, 2, 3), np.float32), {"a": np.ones(1)}
+    write_origin(tmp_path, {PARAMETERS: parameters_digest(variables)})
+    list(write_latents(tmp_path, "train", 4, lambda rows: (zeros, np.zeros(4, np.int32))))
+    facts = dict(splits={"train": 4}, num_classes=None, class_names=[])
+    write_summary(tmp_path, facts | dict(shape=(2, 2, 3), mean=[0.0] * 3, deviation=[1.0] * 3))
+    autoencoder = SimpleNamespace(variables=lambda: variables)
+    shapes = {"image": jax.ShapeDtypeStruct((2, 2, 3), np.float32)}
+    space = dict(directory=tmp_path, autoencoder=autoencoder, feature="image")
+    space = SimpleNamespace(**space, abstract_batch=lambda: shapes)
+    task, config = SimpleNamespace(space=space, condition=Unconditional()), small_config()
+    config.batch_size = 4
+    batches = training_batches(config, task, make_mesh({"data": 1}, 4, jax.devices()[:1]))
+    assert batches[0]["image"].shape == (4, 2, 2, 3)
+    autoencoder.variables = lambda: {"a": np.zeros(1)}
+    with pytest.raises(ValueError, match="was encoded by other parameters than those of config.sp"):
+        training_batches(config, task, None)
 
 
 def test_latents_of_an_autoencoder_that_was_trained_anew_do_not_mix(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The sheets of samples and of real examples: their labels, examples and names."""
 
 import wave
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -11,6 +12,7 @@ from PIL import Image
 from experiments.inputs.conditions import Classes, Frames, Prompts, Unconditional
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Pixels, Points, Waveforms
+from experiments.launch import sampling
 from experiments.launch.sampling import (
     draw_sheet,
     labels_of_classes,
@@ -126,6 +128,34 @@ def test_real_clips_are_those_that_samples_continue():
     real = frames.real_examples(clips, np.array([0, 0, 1, 1]), frames.row_names(None))
     assert real.names == ("clip 0", "clip 1") and real.present is None
     np.testing.assert_array_equal(real.examples[:, 0, 0, 0, 0], [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "feature", "with_sound", "words"),
+    [
+        ("a.wav", "video", False, "a.wav: these samples are no sounds; write them to a .png"),
+        ("a.webm", "audio", False, "a.webm: these samples are no clips; write them to a .png"),
+        ("a.mp4", "image", False, "a.mp4: these samples are no clips; write them to a .png"),
+        ("a.mp4", "video", True, "a.mp4 is written with PyAV: pip install av"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_said_before_sampling(
+    name, feature, with_sound, words, monkeypatch
+):
+    monkeypatch.setattr(sampling.importlib.util, "find_spec", lambda package: None)
+    with pytest.raises((ImportError, ValueError), match=words):
+        sampling.check_file(Path(name), feature, with_sound)
+    for written, of in (("a.npz", "image"), ("a.png", "audio"), ("a.wav", "audio")):
+        sampling.check_file(Path(written), of, with_sound=False)
+    sampling.check_file(Path("a.wav"), "video", with_sound=True)
+
+
+def test_frames_need_a_held_out_clip_for_each_row():
+    """JAX would take the frames of the last clip for a row without one."""
+    frames = Frames(data(load_clips, image_shape=(3, 8, 8, 1), feature="video"), num_rows=99)
+    for use in (lambda: frames.transform(None), frames.frozen):
+        with pytest.raises(ValueError, match="condition.num_rows is 99, and .* clips: set fewer"):
+            use()
 
 
 def test_rows_of_a_sheet_have_the_names_of_their_labels():

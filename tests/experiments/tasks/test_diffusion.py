@@ -8,13 +8,14 @@ import pytest
 
 from configs import digits_algebra
 from experiments.configuration.runs import build
+from experiments.tasks import adapters
 from genjax.data import Batches, load_dataset, to_float
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.sampling import sample
-from tests.experiments.small_digits import small_config
+from tests.experiments.small_digits import MLP, small_config
 
 
 @pytest.mark.slow
@@ -83,6 +84,19 @@ def test_one_compilation_for_all_scales_seeds_and_grids(monkeypatch):
         sampling.update(num_steps=3, **changes)
         sample(task, state, np.arange(10), sampling)
     assert len(traces) == 1  # the network is traced once, in the scan's body
+
+
+@pytest.mark.parametrize(
+    ("condition", "own"),
+    [(dict(name="Classes", num_classes=5), 5), (dict(name="Unconditional"), 0)],
+)
+def test_adapters_of_a_network_with_other_classes_are_refused(condition, own, monkeypatch):
+    """Label 5 would drop the class, and it is the network's sixth class."""
+    monkeypatch.setattr(adapters, "_source", lambda folder: (MLP(num_classes=10), None))
+    config = small_config(adapters=dict(source="run"))
+    config.condition = condition
+    with pytest.raises(ValueError, match=f"num_classes 10, and config.condition {own}: take data"):
+        build(config)
 
 
 def test_an_argument_that_a_function_does_not_take_is_named():

@@ -25,7 +25,11 @@ POWER = dict(
         ("emma", {}, "is 'emma'; there are params, ema, and"),
         ("posthoc_0.12", {}, "if config.averages has a PowerFunction"),
         ("posthoc_0.5", POWER, "at most 1/√12 ≈ 0.2887; got 0.5"),
-        ("posthoc_wide", POWER, "could not convert.*'wide'"),
+        (
+            "posthoc_wide",
+            POWER,
+            "config.sampling.weights .* is 'posthoc_wide': could not convert.*'wide'",
+        ),
     ],
 )
 def test_weights_that_are_not_there(weights, averages, words):
