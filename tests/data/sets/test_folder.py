@@ -191,6 +191,14 @@ def test_captions_of_some_images_or_in_both_forms_are_errors(tmp_path):
             "metadata.jsonl",
             '{"file_name": "x.png", "text": "good"}\n{"file_name": "x.png", "text": null}',
         ),
+        *(
+            ("metadata.jsonl", '{"file_name": "x.png", "text": "good"}\n' + row)
+            for row in (
+                '{"file_name": "x.png", "text": []}',
+                '{"file_name": "x.png", "text": ["a", null]}',
+                '{"file_name": "x.png", "text": {"en": "a"}}',
+            )
+        ),
         ("metadata.csv", "file_name,text\nx.png,good\nx.png\n"),
         ("metadata.csv", "file,text\nx.png,good\nx.png,good\n"),
     ],
