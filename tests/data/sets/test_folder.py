@@ -430,6 +430,13 @@ def test_cmyk_of_a_jpeg(tmp_path):
     assert kinds == ("CMYK to RGB",)
 
 
+def test_a_pgm_of_16_bits_keeps_the_upper_8(tmp_path):
+    levels = np.array([0x0000, 0x12FF, 0x8000, 0xFFFF], ">u2")
+    (tmp_path / "x.pgm").write_bytes(b"P5 4 1 65535\n" + levels.tobytes())
+    pixels, kinds = decode(tmp_path / "x.pgm", 1)
+    assert pixels.ravel().tolist() == [0, 0x12, 0x80, 0xFF] and kinds == ("upper 8 of 16 bits",)
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(ValueError, match="needs a data_dir"):
         load_dataset("folder")
