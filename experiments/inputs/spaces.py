@@ -69,7 +69,8 @@ class Pixels:
     abstract_frozen = frozen
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
-        return to_float(examples) if examples.dtype == jnp.uint8 else examples
+        floats = jnp.issubdtype(examples.dtype, jnp.floating)
+        return examples if floats else to_float(examples)
 
     def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
         return samples
@@ -183,7 +184,8 @@ class Waveforms:
         return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.int16)}
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
-        return sound_to_float(examples) if examples.dtype == jnp.int16 else examples
+        floats = jnp.issubdtype(examples.dtype, jnp.floating)
+        return examples if floats else sound_to_float(examples)
 
     to_data = staticmethod(sound_to_int16)
 

@@ -113,8 +113,9 @@ class Dataset:
         conversions: by kind, how many images were converted when they were read.
 
     Raises:
-        ValueError: the numbers of captions, labels and images differ; or labels are not whole
-            numbers from 0 to `num_classes` − 1. Of arrays in memory alone, both are checked.
+        ValueError: the numbers of captions and examples differ, or an example's captions are no
+            tuple of one text or more. Of arrays in memory also: their lengths differ, or labels are
+            not `[examples]` whole numbers from 0 to `num_classes` − 1.
     """
 
     name: str
@@ -123,7 +124,7 @@ class Dataset:
     image_shape: tuple[int | None, ...] | None = None
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
-    captions: Sequence[tuple[str, ...]] | None = None
+    captions: Sequence[Sequence[str]] | None = None
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -134,11 +135,26 @@ class Dataset:
             if pictures := [name for name in PICTURES if name in self.source.arrays]:
                 shape = self.source.arrays[pictures[0]].shape[1:]
                 object.__setattr__(self, "image_shape", shape)
-        if self.captions is not None and len(self.captions) != len(self.source):
+        if self.captions is not None:
+            self._check_captions(self.captions)
+
+    def _check_captions(self, captions: Sequence[Sequence[str]]) -> None:
+        """Raise ValueError unless each example has its tuple of texts.
+
+        The first element of a bare text would be its first letter.
+        """
+        title = f"{self.name} ({self.split})"
+        if len(captions) != len(self.source):
             raise ValueError(
-                f"{len(self.captions)} captions for the {len(self.source)} examples of "
-                f"{self.name} ({self.split}): give a tuple of texts for each"
+                f"{len(captions)} captions for the {len(self.source)} examples of {title}: "
+                "give a tuple of texts for each"
             )
+        for number, texts in enumerate(captions):
+            if isinstance(texts, str) or not len(texts):
+                raise ValueError(
+                    f"captions of example {number} of {title} are {texts!r}: give a tuple of one "
+                    "text or more"
+                )
 
     def _check_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError if arrays differ in length, or labels name no class."""
@@ -149,6 +165,11 @@ class Dataset:
         labels = arrays.get("label")
         if self.num_classes is None or labels is None or not len(labels):
             return
+        if labels.ndim != 1:
+            raise ValueError(
+                f"labels of {title} have shape {labels.shape}: give one number for each example, "
+                "such as labels.reshape(-1) of a column"
+            )
         low, high, whole = labels.min(), labels.max(), np.issubdtype(labels.dtype, np.integer)
         if low < 0 or high >= self.num_classes or not whole:
             raise ValueError(

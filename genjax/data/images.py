@@ -82,14 +82,15 @@ def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tupl
             )
         if getattr(image, "n_frames", 1) > 1:
             kinds.append("first of several frames")
-        deep = any(";16" in str(tile) for tile in image.tile)
+        scaled = (image.format, image.mode) == ("PPM", "I")  # grey of 16 bits, for Pillow of 32
+        deep = scaled or any(";16" in str(tile) for tile in image.tile)
         image.load()
         if image.getexif().get(0x0112, 1) != 1:
             image = ImageOps.exif_transpose(image)
             kinds.append("turned as EXIF says")
         if deep:
             kinds.append("upper 8 of 16 bits")
-        if image.mode.startswith("I;16"):
+        if scaled or image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):
             raise ValueError(f"the range of its pixels (Pillow mode {image.mode}) is unknown")

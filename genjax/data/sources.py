@@ -73,13 +73,14 @@ def load_dataset(
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     family, _, size = name.partition("/")
     if loader := _loader(family):
-        given = {"data_dir": data_dir, "preload_bytes": preload_bytes} | (
-            {"size": int(size)} if size else {}
-        )
+        if size and not size.isdecimal():
+            raise ValueError(f"dataset {name!r}: after the slash is a side in pixels, such as 32")
+        sized = {"size": int(size)} if size else {}
         takes = inspect.signature(loader).parameters
-        _check_options(name, options, takes)
+        _check_options(name, sized | options, takes)
+        given = {"data_dir": data_dir, "preload_bytes": preload_bytes}
         usual = {option: value for option, value in given.items() if option in takes}
-        dataset = loader(split, **usual | options)
+        dataset = loader(split, **usual | sized | options)
         if dataset is not None:
             return dataset
     _check_options(name, options, ())

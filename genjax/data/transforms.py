@@ -11,38 +11,65 @@ size. `resize`, `center_crop`, `random_crop` and `compose` return such functions
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int16, Key, Shaped, UInt8
+from jaxtyping import Array, Float32, Int16, Key, Shaped, UInt8
 
 Example = Mapping[str, np.ndarray]
 AnyArray = Array | np.ndarray
 Transform = Callable[[Example, np.random.Generator], Example]
 
 
+def _check_type(array: AnyArray, wanted: Any, description: str) -> None:
+    """Raise ValueError if an array has another type, whose range would be another."""
+    if not jnp.issubdtype(array.dtype, wanted):
+        raise ValueError(f"expected {description}; got {array.dtype}: convert it first")
+
+
 def to_float(
-    images: UInt8[Array | np.ndarray, "... height width channels"],
+    images: Shaped[Array | np.ndarray, "... height width channels"],
 ) -> Float32[Array | np.ndarray, "... height width channels"]:
-    """Convert bytes 0 … 255 to floats in [−1, 1]: `value / 127.5 − 1`."""
+    """Convert bytes 0 … 255 to floats in [−1, 1]: `value / 127.5 − 1`.
+
+    Raises:
+        ValueError: the images are not uint8.
+    """
+    _check_type(images, np.uint8, "images of bytes, uint8")
     return images.astype("float32") / 127.5 - 1
 
 
 def to_uint8(
-    images: Float[Array | np.ndarray, "... height width channels"],
+    images: Shaped[Array | np.ndarray, "... height width channels"],
 ) -> UInt8[Array | np.ndarray, "... height width channels"]:
-    """Convert floats in [−1, 1] to the nearest bytes, the inverse of `to_float`; clip others."""
+    """Convert floats in [−1, 1] to the nearest bytes, the inverse of `to_float`; clip others.
+
+    Raises:
+        ValueError: the images are not floats.
+    """
+    _check_type(images, jnp.floating, "images of floats in [−1, 1]")
     return ((images.astype("float32") + 1) * 127.5).round().clip(0, 255).astype("uint8")
 
 
-def sound_to_float(sounds: Int16[AnyArray, "... samples channels"]) -> Float32[AnyArray, "..."]:
-    """Convert 16-bit sound to floats in [−1, 1): `value / 2¹⁵`."""
+def sound_to_float(sounds: Shaped[AnyArray, "... samples channels"]) -> Float32[AnyArray, "..."]:
+    """Convert 16-bit sound to floats in [−1, 1): `value / 2¹⁵`.
+
+    Raises:
+        ValueError: the sounds are not int16.
+    """
+    _check_type(sounds, np.int16, "sounds of 16 bits, int16")
     return sounds.astype("float32") / 2**15
 
 
-def sound_to_int16(sounds: Float[AnyArray, "... samples channels"]) -> Int16[AnyArray, "..."]:
-    """Convert floats to the nearest 16-bit sound, the inverse of `sound_to_float`; clip others."""
+def sound_to_int16(sounds: Shaped[AnyArray, "... samples channels"]) -> Int16[AnyArray, "..."]:
+    """Convert floats to the nearest 16-bit sound, the inverse of `sound_to_float`; clip others.
+
+    Raises:
+        ValueError: the sounds are not floats.
+    """
+    _check_type(sounds, jnp.floating, "sounds of floats in [−1, 1]")
     return (sounds.astype("float32") * 2**15).round().clip(-(2**15), 2**15 - 1).astype("int16")
 
 

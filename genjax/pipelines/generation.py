@@ -118,7 +118,8 @@ class Pipeline:
         """Make a picture, or a video, for each prompt.
 
         Args:
-            prompts: texts, or class labels, one for each picture.
+            prompts: texts, or class labels, one for each picture. The label after the last class is
+                that of no class.
             seeds: one for each picture, from 0 to 2³² − 1; 0, 1, … if None.
             negative_prompts: prompts to guide away from, one for each picture.
             size: height and width in pixels.
@@ -134,8 +135,9 @@ class Pipeline:
                 `images` remains.
             known: True at pixels of `images` to keep, `[batch height width]`. A latent is kept if
                 all its pixels are known.
-            noise: initial latents that replace those drawn from the seeds, `[batch rows columns
-                latent_channels]`, or `[batch time rows columns latent_channels]` for videos.
+            noise: initial latents of unit variance that replace those drawn from the seeds, `[batch
+                rows columns latent_channels]`, or `[batch time rows columns latent_channels]` for
+                videos.
 
         Raises:
             ValueError: an argument has another number, shape, type or range than described here;
@@ -154,6 +156,8 @@ class Pipeline:
             prompts, negative_prompts, size, guidance_scale, negative_scale
         )
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
+        if edits and noise is not None:  # fewer steps start from less noise
+            noise = self.process.sigma(times[0]) * noise
         noise = self._start(noise, keys, times[0], shape)
         given = self._encoded_images(frames, **pictures)
         latents = self._denoise(self.variables["network"], keys, noise, *conditions, times, *given)
@@ -172,8 +176,8 @@ class Pipeline:
         for name, each in conditions.items():
             if not isinstance(self.empty, int):
                 check_texts(name, [] if each is None else each)
-            elif each is not None and any(isinstance(label, str) for label in each):
-                raise ValueError(f"{name} is {each!r}; this system takes a list of class labels")
+            elif each is not None:
+                check_labels(name, each, getattr(self.network, "null_label", self.empty) + 1)
         for name, each in (conditions | given).items():
             if each is not None and len(each) != len(prompts):
                 raise ValueError(
@@ -425,6 +429,19 @@ def check_texts(name: str, texts: Sequence[Any]) -> None:
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise ValueError(
             f"{name} has {wrong[0]!r}; expected a list of strings, one for each sample"
+        )
+
+
+def check_labels(name: str, labels: Any, count: int) -> None:
+    """Raise ValueError unless an argument is a list of whole numbers from 0 to `count` − 1.
+
+    An embedding takes the last row in place of one that it does not have, and says nothing.
+    """
+    given = np.asarray(labels)
+    whole = given.ndim == 1 and len(given) and np.issubdtype(given.dtype, np.integer)
+    if not whole or given.min() < 0 or given.max() >= count:
+        raise ValueError(
+            f"{name}={given.tolist()!r} must be a list of whole numbers from 0 to {count - 1}"
         )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from genjax import parts, pretrained
 from genjax.devices import make_mesh
 from genjax.folders import located
-from genjax.pipelines.generation import check_texts
+from genjax.pipelines.generation import check_labels, check_texts
 from genjax.training import Checkpoints, Snapshots, abstract_state
 from genjax.training.checkpoints import damage
 from genjax.training.json_files import read_json
@@ -184,7 +184,8 @@ class Run:
         task = task if prompts is None else task.with_prompts(prompts)
         if labels is None:
             labels = range(task.condition.num_rows)
-        labels = _checked_labels(np.asarray(labels), task.condition.num_rows)
+        labels = np.asarray(labels)
+        check_labels("labels", labels, task.condition.num_rows)
         fields = Config(self.config.sampling | sampling)
         return sample(task, self.state, labels, fields, trajectory=trajectory)
 
@@ -216,16 +217,3 @@ class Run:
 
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints")
-
-
-def _checked_labels(labels: np.ndarray, num_rows: int) -> np.ndarray:
-    """Return labels; raise ValueError unless they are whole numbers from 0 to `num_rows` − 1.
-
-    An embedding takes the last row in place of one that it does not have, and says nothing.
-    """
-    whole = labels.ndim == 1 and len(labels) and np.issubdtype(labels.dtype, np.integer)
-    if not whole or labels.min() < 0 or labels.max() >= num_rows:
-        raise ValueError(
-            f"labels={labels.tolist()!r} must be a list of whole numbers from 0 to {num_rows - 1}"
-        )
-    return labels

@@ -139,6 +139,7 @@ def unipc_flow(schedule: Mapping[str, Any]) -> dict[str, Any]:
         predict_x0=True,
         lower_order_final=True,
         disable_corrector=[],
+        solver_p=None,
         final_sigmas_type="zero",
         num_train_timesteps=1000,
         thresholding=False,
@@ -233,8 +234,9 @@ def noise_prediction(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ddim(schedule: Mapping[str, Any], process: diffusion.Process) -> dict[str, Any]:
-    _expect_all(schedule, clip_sample=False, set_alpha_to_one=True)
-    expect({"timestep_spacing": "leading", **schedule}, "timestep_spacing", "leading")
+    # Left out, `clip_sample` is true: samples are latents, which no range bounds.
+    expect({"clip_sample": True, **schedule}, "clip_sample", False)
+    _expect_all(schedule, set_alpha_to_one=True, timestep_spacing="leading")
     offset = schedule.get("steps_offset", 0)
     expect_kind(dict(steps_offset=offset), "steps_offset", Natural)
     grid = lambda num_steps, tokens: grids.leading_grid(process, num_steps, offset=offset)
@@ -252,9 +254,12 @@ def _dpm_solver(schedule: Mapping[str, Any], process: diffusion.Process) -> dict
         lower_order_final=True,
         euler_at_final=False,
         use_karras_sigmas=False,
+        use_exponential_sigmas=False,
+        use_beta_sigmas=False,
         use_lu_lambdas=False,
         use_flow_sigmas=False,
         final_sigmas_type="zero",
+        lambda_min_clipped=-np.inf,
         variance_type=None,
         timestep_spacing="linspace",
     )

@@ -87,5 +87,17 @@ def test_your_own_arrays():
     short = InMemory({"image": images, "label": np.zeros(4, int)})
     with pytest.raises(ValueError, match=r"differ in length: 5 of 'image', 4 of 'label'$"):
         Dataset("mine", "train", short)
+    column = InMemory({"image": images, "label": np.zeros((5, 1), np.uint8)})
+    with pytest.raises(ValueError, match=r"have shape \(5, 1\): give one number for each example"):
+        Dataset("mine", "train", column, num_classes=3)
+
+
+def test_an_example_has_a_tuple_of_texts():
+    """Of a bare text the first letter would be the caption."""
+    images = InMemory({"image": np.zeros((5, 4, 6, 3), np.uint8)})
+    assert Dataset("mine", "train", images, captions=[("",)] * 4 + [["a", "b"]]).captions
     with pytest.raises(ValueError, match="4 captions for the 5 examples of mine"):
-        Dataset("mine", "train", InMemory({"image": images}), captions=[("a",)] * 4)
+        Dataset("mine", "train", images, captions=[("a",)] * 4)
+    for wrong in ("a cat", (), np.str_("a cat")):
+        with pytest.raises(ValueError, match="captions of example 4 of mine .* a tuple of one"):
+            Dataset("mine", "train", images, captions=[("a",)] * 4 + [wrong])

@@ -197,6 +197,19 @@ def test_unknown_configuration(tmp_path, name):
         load_dataset(name, data_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fashion_mnist/64", "'fashion_mnist/64' takes no option 'size'; it takes none"),
+        ("folder/64", "'folder/64' takes no option 'size'; it takes channels, preload_bytes"),
+        ("clips/32x48", "'clips/32x48': after the slash is a side in pixels, such as 32"),
+    ],
+)
+def test_a_side_is_not_ignored(name, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_dataset(name, data_dir=tmp_path)
+
+
 def test_absent_without_network_says_what_to_do(tmp_path, no_network):
     start = time.monotonic()
     with pytest.raises(ConnectionError) as error:

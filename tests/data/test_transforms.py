@@ -12,6 +12,8 @@ from genjax.data import (
     flip_images,
     random_crop,
     resize,
+    sound_to_float,
+    sound_to_int16,
     to_float,
     to_uint8,
 )
@@ -38,6 +40,23 @@ def test_to_uint8_rounds_and_clips():
     ).reshape(1, 6, 1)
     np.testing.assert_array_equal(to_uint8(pixels).ravel(), [0, 0, 0, 1, 255, 255])
     assert to_uint8(jnp.full((1, 1, 1), 1.0, jnp.bfloat16)) == 255
+
+
+@pytest.mark.parametrize(
+    ("convert", "dtype", "message"),
+    [
+        (to_float, np.float32, "expected images of bytes, uint8; got float32: convert it first"),
+        (to_float, np.int64, "got int64"),
+        (to_float, bool, "got bool"),
+        (to_uint8, np.uint8, "expected images of floats in .*; got uint8"),
+        (sound_to_float, np.float32, "expected sounds of 16 bits, int16; got float32"),
+        (sound_to_int16, np.int16, "expected sounds of floats in .*; got int16"),
+    ],
+)
+def test_what_is_converted_already_is_refused(convert, dtype, message):
+    """Floats would all become −1, and bytes all white."""
+    with pytest.raises(ValueError, match=message):
+        convert(np.ones((2, 2, 1), dtype))
 
 
 def noise(height, width, channels=3):

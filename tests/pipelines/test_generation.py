@@ -14,7 +14,7 @@ from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.transformers.flux import Flux
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.nn import Text
-from genjax.pipelines.generation import _keys
+from genjax.pipelines.generation import _keys, check_labels
 from tests import virtual_devices
 
 SIZE = (16, 24)
@@ -162,6 +162,9 @@ def test_from_images(pipeline, pictures):
     ]
     assert distances[0] < distances[1] < distances[2]
     close(again(1.0), pipeline(["a cat", "a dog"], seeds=[5, 6], num_steps=8))
+    noise = jax.vmap(lambda key: jax.random.normal(key, (8, 12, 4)))(_keys([5, 6]))
+    given = dict(images=images, strength=0.5, num_steps=8, noise=np.asarray(noise))
+    close(pipeline(["a cat", "a dog"], **given), again(0.5))
 
 
 def test_known_pixels_are_kept(pipeline):
@@ -242,6 +245,13 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
 def test_faults_are_named(pipeline, prompts, options, message):
     with pytest.raises(ValueError, match=message):
         pipeline(prompts, **options)
+
+
+@pytest.mark.parametrize("labels", [[0, 1001], [-1], [3.0], ["3"], [], 3])
+def test_labels_are_those_of_classes_or_of_none(labels):
+    check_labels("prompts", [0, 1000], 1001)
+    with pytest.raises(ValueError, match="must be a list of whole numbers from 0 to 1000"):
+        check_labels("prompts", labels, 1001)
 
 
 ON_DEVICES = """

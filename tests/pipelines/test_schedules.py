@@ -56,6 +56,9 @@ def test_entries_that_a_schedule_leaves_out_have_the_authors_defaults():
         (DDIM, dict(timestep_spacing="trailing"), "timestep_spacing='trailing'"),
         (DPM, dict(solver_order=3), "solver_order=3 is not supported; only 2"),
         (DPM, dict(variance_type="fixed"), "variance_type='fixed'"),
+        (DPM, dict(use_exponential_sigmas=True), "use_exponential_sigmas=True"),
+        (DPM, dict(use_beta_sigmas=True), "use_beta_sigmas=True is not supported; only False"),
+        (DPM, dict(lambda_min_clipped=-5.1), "lambda_min_clipped=-5.1 is not supported; only -inf"),
         (DPM, dict(_class_name=None), "_class_name=None is not supported; only 'DDIMScheduler'"),
         (DDIM, dict(beta_end=None), "beta_end=None is not supported; expected a finite number"),
         (
@@ -69,6 +72,12 @@ def test_other_schedules_are_refused(schedule, entries, message):
     noise_prediction(schedule)
     with pytest.raises(ValueError, match=message):
         noise_prediction(schedule | entries)
+
+
+def test_ddim_clips_unless_the_schedule_says_no():
+    """The authors' default is to clip, which suits pixels alone."""
+    with pytest.raises(ValueError, match="clip_sample=True is not supported; only False"):
+        noise_prediction(dict(_class_name="DDIMScheduler"))
 
 
 LTX = dict(_class_name="FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True) | dict(
@@ -131,6 +140,7 @@ def test_times_of_wan_are_the_published_ones(shift):
         (dict(use_flow_sigmas=False), "use_flow_sigmas=False is not supported; only True"),
         (dict(prediction_type="epsilon"), "prediction_type='epsilon'"),
         (dict(solver_order=3), "solver_order=3 is not supported; only 2"),
+        (dict(solver_p={}), "solver_p={} is not supported; only None"),
         (dict(flow_shift=0), "flow_shift=0 is not supported; expected a number above 0"),
         (dict(shift_terminal=0.1), "shift_terminal=0.1"),
     ],

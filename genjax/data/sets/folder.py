@@ -185,10 +185,10 @@ def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
             for number, row in enumerate(rows, 1):
                 try:
                     row = row if path.suffix == ".csv" else json.loads(row)
-                    texts = [row["text"]] if isinstance(row["text"], str) else row["text"]
-                    captions[Path(os.path.normpath(folder / row["file_name"]))] = tuple(
-                        map(str, texts)
-                    )
+                    texts = row["text"] if isinstance(row["text"], list) else [row["text"]]
+                    if not texts or not all(isinstance(text, str) for text in texts):
+                        raise TypeError("a text is a string, or a list of one or more")
+                    captions[Path(os.path.normpath(folder / row["file_name"]))] = tuple(texts)
                 except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"row {number} of {path}: expected a file_name and a text, "

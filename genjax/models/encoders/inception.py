@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from genjax.nn.resize import bilinear, corner_bilinear, eight_bit_colours, resize
 
 Dtype = Any
+LEAST_SIDE = 75  # of which one pixel remains
 Pool = Callable[[Array], Array]
 halve: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
 max_of_nine: Pool = functools.partial(
@@ -187,6 +188,16 @@ class Inception(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width 3"]
     ) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch classes"]]:
+        """Return features and logits.
+
+        Raises:
+            ValueError: a side is smaller than 75 pixels, so that the last maps are empty.
+        """
+        if min(images.shape[1:3]) < LEAST_SIDE:
+            raise ValueError(
+                f"images have shape {images.shape}; Inception takes sides of {LEAST_SIDE} pixels "
+                "or more: resize them, as preprocess does"
+            )
         x = images.astype(self.dtype)
         layers = (
             network(mean_of_pixels, max_of_nine)

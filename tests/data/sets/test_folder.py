@@ -191,6 +191,14 @@ def test_captions_of_some_images_or_in_both_forms_are_errors(tmp_path):
             "metadata.jsonl",
             '{"file_name": "x.png", "text": "good"}\n{"file_name": "x.png", "text": null}',
         ),
+        *(
+            ("metadata.jsonl", '{"file_name": "x.png", "text": "good"}\n' + row)
+            for row in (
+                '{"file_name": "x.png", "text": []}',
+                '{"file_name": "x.png", "text": ["a", null]}',
+                '{"file_name": "x.png", "text": {"en": "a"}}',
+            )
+        ),
         ("metadata.csv", "file_name,text\nx.png,good\nx.png\n"),
         ("metadata.csv", "file,text\nx.png,good\nx.png,good\n"),
     ],
@@ -420,6 +428,13 @@ def test_cmyk_of_a_jpeg(tmp_path):
     pixels, kinds = decode(tmp_path / "x.jpg")
     np.testing.assert_allclose(pixels, np.broadcast_to([255, 0, 0], (16, 16, 3)), atol=3)
     assert kinds == ("CMYK to RGB",)
+
+
+def test_a_pgm_of_16_bits_keeps_the_upper_8(tmp_path):
+    levels = np.array([0x0000, 0x12FF, 0x8000, 0xFFFF], ">u2")
+    (tmp_path / "x.pgm").write_bytes(b"P5 4 1 65535\n" + levels.tobytes())
+    pixels, kinds = decode(tmp_path / "x.pgm", 1)
+    assert pixels.ravel().tolist() == [0, 0x12, 0x80, 0xFF] and kinds == ("upper 8 of 16 bits",)
 
 
 def test_no_folder(tmp_path):

@@ -35,6 +35,12 @@ def save_small(module, folder):
     return variables
 
 
+@pytest.mark.parametrize("space", [Pixels((2, 2, 3)), Waveforms((4, 1), "audio", 8000)])
+def test_integers_of_another_range_are_no_floats(space):
+    with pytest.raises(ValueError, match="got int32"):
+        space.encode(jnp.ones((2, *space.shape), jnp.int32))
+
+
 def test_tokens_are_the_nearest_codes_and_decode_to_the_reconstruction(tmp_path):
     module = VQModel(VectorQuantizer(16, 3), encoder_channels=4, widths=(4, 4), blocks=1, groups=2)
     variables = save_small(module, tmp_path)

@@ -38,6 +38,14 @@ def test_shapes(variables):
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+def test_images_without_features_are_refused(variables):
+    """The mean of an empty map would be NaN."""
+    features, _ = jax.eval_shape(Inception().apply, variables, jnp.zeros((1, 75, 80, 3)))
+    assert features.shape == (1, 2048)
+    with pytest.raises(ValueError, match="Inception takes sides of 75 pixels or more"):
+        jax.eval_shape(Inception().apply, variables, jnp.zeros((1, 80, 74, 3)))
+
+
 @pytest.mark.parametrize(
     ("pool", "corner", "middle"),
     [(mean_of_pixels, 12 / 4, 7), (mean_of_nine, 12 / 9, 7), (max_of_nine, 6, 13)],
