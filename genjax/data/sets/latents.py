@@ -177,8 +177,8 @@ def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
     path = Path(folder or ".") / SUMMARY
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist: make or finish the folder first by python -m "
-            "experiments.encode with this config"
+            f"{path} does not exist: set config.space.directory to a folder of latents, and make "
+            "or finish it first by python -m experiments.encode with this config"
         )
     return json.loads(path.read_text())
 

@@ -150,5 +150,5 @@ def test_processes_share_the_parts(tmp_path, latents):
 def test_without_latents_the_error_says_how_to_make_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="experiments.encode"):
         load_dataset("latents", "train", tmp_path)
-    with pytest.raises(FileNotFoundError, match="config.data.directory"):
+    with pytest.raises(FileNotFoundError, match="config.space.directory"):
         load_dataset("latents", "train")
