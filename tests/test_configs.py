@@ -201,7 +201,7 @@ def load(name):
     if config.space.name in ("Latents", "Tokens") and not config.space.get("run"):
         config.space.published = "scales" if config.task == "NextScale" else "VAE"  # of the user
     if config.get("teacher"):
-        config.teacher = None  # which the user trains
+        config.teacher, config.method.guidance_scale = None, 1.0  # which the user trains
     if "adapters" in config and config.adapters:
         config.adapters.source = text_to_image.get_config(*filter(None, [choice])).model.name
     return config
