@@ -112,7 +112,8 @@ def _bytes(equation: Any) -> int:
     if equation.primitive.name != "dot_general":
         return sum(sizes)
     batched = len(equation.params["dimension_numbers"][1][0])
-    single = 1 in equation.outvars[0].aval.shape[batched:]
+    free = equation.outvars[0].aval.shape[batched:]
+    single = len(free) == 1 or 1 in free  # a single query may have no dimension
     return sum(sizes[:-1] if batched > 1 and not single else sizes)
 
 

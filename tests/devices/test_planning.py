@@ -147,6 +147,10 @@ def test_products_read_their_operands_and_write_their_result():
     # attention reads queries, keys and values, and writes its output.
     heads = jax.ShapeDtypeStruct((2, 64, 3, 8), jnp.float32)
     assert product_bytes(attention, heads, heads, heads) == 4 * (2 + 2) * 2 * 64 * 3 * 8
+    # One query reads all keys and values, and its logits are smaller than these.
+    one = jax.ShapeDtypeStruct((2, 1, 3, 8), jnp.float32)
+    single = 4 * 2 * (2 * 64 * 3 * 8 + 2 * 3 * 64 + 2 * 3 * 8)
+    assert product_bytes(attention, one, heads, heads) == single
     x = jax.ShapeDtypeStruct((6, 3, 5), jnp.float32)
     once = 4 * (15 + 25 + 15)
     w = jax.ShapeDtypeStruct((5, 5), jnp.float32)
