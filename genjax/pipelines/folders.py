@@ -264,10 +264,10 @@ def save(
     Text encoders, tokenizers and schedule are copied from the folder that they were loaded from.
     For a pipeline built by hand, name its system and give these parts:
 
-        schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0) clip =
-        dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip")) t5 =
-        dict(text_encoder_2=(t5_module, t5_variables), tokenizer_2=Tokenizer("t5")) save("mine",
-        pipeline, "FluxPipeline", scheduler=schedule, **clip, **t5)
+        schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
+        clip = dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip"))
+        t5 = dict(text_encoder_2=(t5_module, t5_variables), tokenizer_2=Tokenizer("t5"))
+        save("mine", pipeline, "FluxPipeline", scheduler=schedule, **clip, **t5)
 
     The saved folder then has the system's own defaults for number of steps, guidance scale and
     picture size.

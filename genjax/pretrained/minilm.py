@@ -34,8 +34,8 @@ def load_minilm(
     The network embeds sentences (Reimers & Gurevych 2019) as 384 features. It was trained with at
     most 128 tokens. None of the package's code is run.
 
-        module, variables, tokenizer = load_minilm() ids, mask = tokenizer.encode(["a cat", "a
-        kitten"], length=32)
+        module, variables, tokenizer = load_minilm()
+        ids, mask = tokenizer.encode(["a cat", "a kitten"], length=32)
         text = module.apply(variables, ids, mask)  # a state per token
         embeddings = sentence_embedding(text)  # of genjax.models.encoders.bert
 
