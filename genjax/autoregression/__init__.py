@@ -3,15 +3,15 @@
 Everything takes arrays and callables. The networks are in `genjax.models`, quantizers in
 `genjax.nn`.
 
-| file | tokens at once |
+| file | what it has |
 |---|---|
-| `decoding` | one, in the order of the sequence |
-| `masked` | those of which a network is most sure, of all masked ones |
-| `mar` | a few continuous ones, in a random order |
-| `scales` | a map, from coarse to fine |
-| `pixels` | one, a sub-pixel of a picture, whose first rows may be given |
+| `decoding` | one token after another, in the order of the sequence |
+| `masked` | several masked tokens at once: those of which a network is most sure |
+| `mar` | several continuous tokens at once, in a random order |
+| `scales` | a map of tokens at once, from coarse to fine |
+| `pixels` | one sub-pixel of a picture after another; the first ones may be given |
 | `likelihoods` | from a network's outputs to the law of a pixel's levels |
-| `orders` | in which sub-pixels come |
+| `orders` | orders of a picture's sub-pixels |
 | `logits` | from logits to tokens: guidance, temperature, top-k, top-p, min-p |
 
 Arguments have the order of `genjax.diffusion`: the keys; the callables; the data; options by name.
