@@ -604,6 +604,7 @@ SPACE = Kind(
     Space,
     (
         "experiments.inputs.spaces",
+        "experiments.inputs.standardized_pixels",
         "experiments.inputs.spectrograms",
         "experiments.inputs.sound_and_video",
     ),

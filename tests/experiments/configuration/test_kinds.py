@@ -75,7 +75,8 @@ CHOICES = {
     kinds.ORDER: "raster, columns, serpentine, halton",
     kinds.DISTANCE: "l1, l2, charbonnier, multi_scale_mel, multi_resolution_stft",
     kinds.VARIATIONAL: "VAE",
-    kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens, Spectrograms, SoundAndVideo",
+    kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens, StandardizedPixels, "
+    "Spectrograms, SoundAndVideo",
     kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FactorizedResidualQuantizer, "
     "FiniteScalarQuantizer, LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts, CaptionedClips, PlayedClips, "

@@ -1,0 +1,83 @@
+"""The space of standardized pixels: each pixel less its mean, over its deviation."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from experiments.inputs.datasets import Data
+from experiments.inputs.spaces import Pixels
+from genjax.data import to_float
+from genjax.training.workdir import Config
+
+
+@dataclass(frozen=True)
+class StandardizedPixels:
+    """Images or clips, each pixel less its mean, over its deviation, both of training examples.
+
+    So what is small and moves weighs as much as what is large and changes in its place. Frames of a
+    clip share their moments. Whoever opens a run needs its training data, which are measured again.
+
+    Attributes:
+        pixels: the examples themselves.
+        data: where the training examples are.
+        examples: how many of the first ones are measured.
+        floor: the least deviation, of pixels in [−1, 1]. Pixels that never change have it.
+    """
+
+    pixels: Pixels
+    data: Data
+    examples: int
+    floor: float
+    autoencoder: ClassVar[None] = None
+
+    @classmethod
+    def from_data(cls, data: Any, *, examples: int = 1000, floor: float = 0.02) -> Self:
+        """Return the standardized pixels of a data set.
+
+        Raises:
+            ValueError: its shape has another rank, or a number is not positive.
+        """
+        if examples < 1 or not floor > 0:
+            raise ValueError(
+                f"config.space.examples is {examples} and floor {floor}: take positive numbers"
+            )
+        source = Data.from_config(Config(data=Config(dict(data))))
+        return cls(Pixels.from_data(data), source, examples, floor)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.pixels.shape
+
+    @property
+    def feature(self) -> str:
+        return self.pixels.feature
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return self.pixels.abstract_batch()
+
+    def frozen(self) -> dict[str, PyTree]:
+        """Measure the moments of each pixel: `mean` and `deviation`, `[height width channels]`."""
+        measured = self.data.train().source[: self.examples][self.feature]
+        measured = np.asarray(to_float(measured)).reshape(-1, *self.shape[-3:])
+        deviation = np.maximum(measured.std(0), self.floor)
+        return {"moments": {"mean": measured.mean(0), "deviation": deviation}}
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        moment = jax.ShapeDtypeStruct(self.shape[-3:], jnp.float32)
+        return {"moments": {"mean": moment, "deviation": moment}}
+
+    def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
+        if jnp.issubdtype(examples.dtype, jnp.floating):
+            return examples
+        moments = frozen["moments"]
+        return (self.pixels.encode(examples) - moments["mean"]) / moments["deviation"]
+
+    def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
+        moments = frozen["moments"]
+        return samples * moments["deviation"] + moments["mean"]
+
+    to_data, picture = staticmethod(Pixels.to_data), staticmethod(Pixels.picture)
