@@ -40,7 +40,8 @@ class JointDiffusion(Diffusion):
 
         Raises:
             ValueError: as of `Diffusion`, the space has other modalities than the objective, the
-                condition has no clips with sound, or guidance has an interval.
+                condition has no clips with sound, clips are cut to buckets, or guidance has an
+                interval.
         """
         fields = super().fields(config) | {"objective": JointObjective.from_config(config)}
         named, there = set(config.modalities), set(fields["space"].shape)
@@ -54,6 +55,11 @@ class JointDiffusion(Diffusion):
                 f"config.condition is {type(fields['condition']).__name__}, which has no clips "
                 "with sound to take a modality of: set config.condition.name=SoundingClips, or "
                 "PlayedClips for clips of a game"
+            )
+        if config.data.get("buckets"):
+            raise ValueError(
+                "config.data.buckets cut clips and not their sound: leave them out, and take clips "
+                "of one length"
             )
         check_no_interval(config.sampling, cls.__name__)
         return fields

@@ -219,6 +219,7 @@ def test_modalities_draw_their_times_in_their_own_ways(folder):
         ({"sampling.modality_scale": {"video": 1.5}}, "modality_scale is given for video; give a"),
         ({"sampling.guidance_scale": {"audio": 1.0, "video": 1.0}}, "one for each of sound, video"),
         ({"modalities.audio": {"weight": 1.0}}, "modalities has audio, sound, video, and .* sound"),
+        ({"data.buckets": {"multiple": 4}}, "buckets cut clips and not their sound"),
         ({"modalities.sound": {}}, "modalities.sound has no fields; it needs a weight"),
         ({"modalities.sound.loss": {}}, "modalities.sound has loss, .*; it needs a weight"),
     ],
