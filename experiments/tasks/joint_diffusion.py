@@ -44,11 +44,11 @@ class JointDiffusion(Diffusion):
                 interval.
         """
         fields = super().fields(config) | {"objective": JointObjective.from_config(config)}
-        named, there = set(config.modalities), set(fields["space"].shape)
-        if named != there:
+        named, shape = set(config.modalities), fields["space"].shape
+        if named != set(shape):
             raise ValueError(
-                f"config.modalities has {', '.join(sorted(named))}, and config.space has "
-                f"{', '.join(sorted(there))}: give each modality its weight"
+                f"config.modalities has {', '.join(sorted(named))}, and the shape of config.space "
+                f"is {shape}: give each modality of the space its weight"
             )
         if not isinstance(fields["condition"], SoundingClips | PlayedClips):
             raise ValueError(
