@@ -218,7 +218,7 @@ def test_modalities_draw_their_times_in_their_own_ways(folder):
         ({"sampling.guidance_interval": (0.2, 0.8)}, "JointDiffusion guides at all times"),
         ({"sampling.modality_scale": {"video": 1.5}}, "modality_scale is given for video; give a"),
         ({"sampling.guidance_scale": {"audio": 1.0, "video": 1.0}}, "one for each of sound, video"),
-        ({"modalities.audio": {"weight": 1.0}}, "modalities has audio, sound, video, and the shape of"),
+        ({"modalities.audio": {"weight": 1.0}}, "modalities has audio, sound, video, and the"),
         ({"data.buckets": {"multiple": 4}}, "buckets cut clips and not their sound"),
         ({"modalities.sound": {}}, "modalities.sound has no fields; it needs a weight"),
         ({"modalities.sound.loss": {}}, "modalities.sound has loss, .*; it needs a weight"),
