@@ -26,6 +26,7 @@ SEEN = 0.5  # share of the ball's light that counts as a ball
 MOVES = 1.0  # rows or columns a frame: a slower ball has no direction
 HIDDEN = 2  # frames in which a paddle may hide a ball that is in play
 TOLERANCE = 2  # frames
+GAME = "pong"  # where the data set does not say it, as of `load_atari`
 FRAME_SKIP = 4  # game frames of a frame, where the data set does not say it
 MODES = {"": (), "_sound_given_video": ("video",), "_video_given_sound": ("sound",)}
 
@@ -202,6 +203,11 @@ class PlayedPong:
                 "config.evaluation.measures has PlayedPong, which needs "
                 "config.condition.name=PlayedClips"
             )
+        if (game := dict(self.context.data.options).get("game", GAME)) != GAME:
+            raise ValueError(
+                f"config.evaluation.measures has PlayedPong, and config.data.options.game is "
+                f"{game!r}, whose ball and paddles are elsewhere: leave it out"
+            )
         if self.context.num_samples > condition.num_clips:
             raise ValueError(
                 f"config.evaluation.num_samples is {self.context.num_samples}, of which "
@@ -214,7 +220,7 @@ class PlayedPong:
 
     def __call__(self, model: Model) -> dict[str, Any]:
         condition = self.context.condition
-        labels = np.arange(min(self.context.num_samples, len(condition.held_out["video"])))
+        labels = np.arange(self.context.num_samples)
         real = {name: clips[labels] for name, clips in condition.held_out.items()}
         behind, report = background(real["video"]), {}
         given = tuple(range(model.functions["known_frames"]))

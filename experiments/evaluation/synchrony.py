@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,10 +34,7 @@ def _tracks(video: bytes) -> tuple[Track, ...]:
 
 def bounces_seen(video: UInt8[np.ndarray, "17 32 32 1"]) -> tuple[Bounce, ...]:
     """Return the bounces of the digits that the tracker finds in a clip."""
-    still = 1e-9  # in place of 0: such a digit meets no wall
-    found = (each.movement for each in _tracks(video.tobytes()))
-    moving = [replace(each, velocity=tuple(v or still for v in each.velocity)) for each in found]
-    return bounces_of(moving)
+    return bounces_of([each.movement for each in _tracks(video.tobytes())])
 
 
 def digit_heard(sound: Int16[np.ndarray, "samples channels"], time: float) -> int:

@@ -79,7 +79,16 @@ class Data:
         return select("audio", dataset) if self.feature == "audio" else dataset
 
     def load(self, split: str) -> Dataset:
-        """Load one split, with examples of `image_shape` where `resize` or `buckets` are set."""
+        """Load one split, with examples of `image_shape` where `resize` or `buckets` are set.
+
+        Raises:
+            ValueError: clips or sounds are to be resized as images are.
+        """
+        if self.resize and self.feature != "image":
+            raise ValueError(
+                f"config.data.resize is for images, and config.data.feature is {self.feature!r}: "
+                "set config.data.options, arguments of the data set's loader, such as size"
+            )
         dataset = self.stored(split)
         if self.feature == "video" and self.buckets:
             return cut_to(self.image_shape[:3], dataset)
@@ -186,25 +195,28 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
     given = dataset.image_shape
     if given == expected:
         return
+    kind = {"video": "clips", "audio": "sounds"}.get(data.feature, "images")
     varies, ways = None in (given or ()), []
     if given and not varies and resizable:
         ways.append(
             f"set --config.data.image_shape={','.join(map(str, given))}, and the network for it"
         )
-    if resizable and not data.resize:
+    if resizable and kind != "images":
+        ways.append("set config.data.options, arguments of the data set's loader, for that shape")
+    elif resizable and not data.resize:
         ways.append(
             "set --config.data.resize=True, to resize and crop images to config.data.image_shape "
             "as they are read"
         )
-    if varies:
+    if varies and kind != "sounds":
         ways.append(
             "in a config of your own set config.data.buckets = dict(multiple=64, max_ratio=2.0), "
             "to train on batches of equal proportions, if the network takes any shape"
         )
     raise ValueError(
-        f"images of {dataset.name} ({dataset.split}) "
+        f"{kind} of {dataset.name} ({dataset.split}) "
         f"{'vary in size' if varies else f'have shape {given}'}, the network takes {expected}: "
-        f"{'; or '.join(ways) or 'encode the images again'}"
+        f"{'; or '.join(ways) or f'encode the {kind} again'}"
     )
 
 

@@ -84,10 +84,29 @@ class PlayedClips:
 
     @functools.cached_property
     def held_out(self) -> dict[str, np.ndarray]:
-        """The held-out clips with sound and actions, `frames` long."""
+        """The held-out clips with sound and actions, `frames` long.
+
+        Raises:
+            ValueError: there are fewer clips than `num_clips` or `num_rows`, or more actions than
+                `num_actions`.
+        """
         options = dict(self.data.options) | {"num_frames": self.frames}
         data = replace(self.data, options=tuple(sorted(options.items())))
         clips = data.load(self.data.held_out_split).source[: self.num_clips]
+        given, least = len(clips["action"]), max(self.num_clips, self.num_rows)
+        if given < least:
+            raise ValueError(
+                f"config.condition.num_clips is {self.num_clips} and num_rows {self.num_rows}, and "
+                f"labels stand for {given} clips of {self.data.name} ({self.data.held_out_split}): "
+                "set fewer rows and clips, or a larger config.data.held_out_split"
+            )
+        highest = int(clips["action"].max())
+        if self.num_actions and highest >= self.num_actions:
+            raise ValueError(
+                f"config.condition.num_actions is {self.num_actions}, and {self.data.name} "
+                f"({self.data.held_out_split}) has actions up to {highest}: set it to the number "
+                "of the game's actions"
+            )
         return of_features(clips) | {"action": clips["action"]}
 
     def frozen(self) -> dict[str, PyTree]:

@@ -61,7 +61,7 @@ class SoundAndVideo:
             return kinds.SPACE.bind(fields, f"space.{name}", data=Config(dict(data) | own))
 
         video = bind("video", video)
-        sound = bind("sound", sound, feature="audio", image_shape=data.sound_shape)
+        sound = bind("sound", sound, feature="audio", image_shape=data.sound_shape, flip=False)
         return cls(video, sound, sound_scale)
 
     @property

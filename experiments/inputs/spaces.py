@@ -165,9 +165,14 @@ class Waveforms:
         """Return the waveforms of a data set.
 
         Raises:
-            ValueError: its shape has another rank, or its options have another sample rate.
+            ValueError: its shape has another rank, its options have another sample rate, or it is
+                mirrored.
         """
         _check_rank(data)
+        if data.get("flip"):
+            raise ValueError(
+                "config.data.flip is True, which would play sounds backwards: set it to False"
+            )
         read = (data.get("options") or {}).get("sample_rate")
         rate = data.get("sample_rate") or read or SAMPLE_RATE
         if read not in (None, rate):

@@ -99,10 +99,11 @@ class Spectrograms:
         bands = audio.log_mel_spectrogram(sounds, self.filters, **form, log=logarithm)
         return rearrange((bands - self.mean) / self.deviation, "b f m c -> b f (m c)")
 
-    def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
+    def decode(self, samples: Float[Array, "batch frames bands"], frozen: PyTree = None) -> Array:
+        """Return sound of `hop` samples for each frame, however many frames there are."""
         logarithms = rearrange(samples, "b f (m c) -> b f m c", m=self.num_mels)
         bands = jnp.exp(logarithms * self.deviation + self.mean) - self.floor
-        form = dict(hop=self.hop, padding=self.padding, length=self.waveforms.shape[0])
+        form = dict(hop=self.hop, padding=self.padding)
         return audio.from_mel_bands(jnp.maximum(bands, 0), self.filters, **form)
 
     to_data = staticmethod(Waveforms.to_data)

@@ -39,15 +39,27 @@ class JointDiffusion(Diffusion):
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`, the condition has no clips with sound, or guidance has
-                an interval.
+            ValueError: as of `Diffusion`, the space has other modalities than the objective, the
+                condition has no clips with sound, clips are cut to buckets, or guidance has an
+                interval.
         """
         fields = super().fields(config) | {"objective": JointObjective.from_config(config)}
+        named, shape = set(config.modalities), fields["space"].shape
+        if named != set(shape):
+            raise ValueError(
+                f"config.modalities has {', '.join(sorted(named))}, and the shape of config.space "
+                f"is {shape}: give each modality of the space its weight"
+            )
         if not isinstance(fields["condition"], SoundingClips | PlayedClips):
             raise ValueError(
                 f"config.condition is {type(fields['condition']).__name__}, which has no clips "
                 "with sound to take a modality of: set config.condition.name=SoundingClips, or "
                 "PlayedClips for clips of a game"
+            )
+        if config.data.get("buckets"):
+            raise ValueError(
+                "config.data.buckets cut clips and not their sound: leave them out, and take clips "
+                "of one length"
             )
         check_no_interval(config.sampling, cls.__name__)
         return fields
@@ -60,8 +72,9 @@ class JointDiffusion(Diffusion):
         return task
 
     def check(self, sampling: Any) -> None:
-        """Raise ValueError if a given modality is not one of them, or all are given."""
+        """Raise ValueError if samples of what is given, with these scales, cannot be made."""
         check_given(sampling.given, self.process)
+        check_scales(sampling, self.process)
 
     def _zeros(self) -> dict[str, Float[Array, "1 ..."]]:
         return {name: jnp.zeros((1, *shape)) for name, shape in self.space.shape.items()}
@@ -177,3 +190,14 @@ def check_given(given: Sequence[str], modalities: Collection[str]) -> None:
             f"config.sampling.given is {list(given)}; name some but not all of "
             f"{', '.join(sorted(modalities))}, or none to sample all"
         )
+
+
+def check_scales(sampling: Any, modalities: Collection[str]) -> None:
+    """Raise ValueError if a scale is given by modality, but not for each."""
+    for field in Guidance._fields:
+        scale = getattr(sampling, field)
+        if hasattr(scale, "keys") and set(scale) != set(modalities):
+            raise ValueError(
+                f"config.sampling.{field} is given for {', '.join(scale) or 'none'}; give a "
+                f"number, or one for each of {', '.join(sorted(modalities))}"
+            )

@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.inputs.played_clips import PlayedClips
-from experiments.tasks.joint_diffusion import Guidance, JointDiffusion, check_given
+from experiments.tasks.joint_diffusion import (
+    Guidance,
+    JointDiffusion,
+    check_given,
+    check_scales,
+)
 from genjax import diffusion
 from genjax.diffusion.joint import known_rows
 
@@ -29,7 +35,7 @@ class JointRollOut(JointDiffusion):
 
         Raises:
             ValueError: as of `JointDiffusion`, the condition is not `PlayedClips`, or the loss has
-                no known part.
+                no known part, or one that ends within a patch.
         """
         fields = super().fields(config)
         if not isinstance(fields["condition"], PlayedClips):
@@ -37,8 +43,9 @@ class JointRollOut(JointDiffusion):
                 f"config.condition is {type(fields['condition']).__name__}; a roll-out takes its "
                 "windows from long clips: set config.condition.name=PlayedClips"
             )
-        for rows, *_ in fields["space"].shape.values():
-            known_rows(config.loss.get("known_part", 0.0), rows)
+        for name, (rows, *_) in fields["space"].shape.items():
+            known = int(known_rows(config.loss.get("known_part", 0.0), rows).sum())
+            check_known(name, known, fields["network"])
         return fields
 
     @property
@@ -58,8 +65,15 @@ class JointRollOut(JointDiffusion):
                 f"config.sampling.frames is {sampling.frames}; take {window}, {window + new}, … "
                 f"frames, {new} for each window, and at most config.condition.frames={longest}"
             )
-        if not self._starts_known(sampling):
-            check_given(sampling.given, self.process)
+        check_scales(sampling, self.process)
+        if self._starts_known(sampling):
+            return
+        if any(isinstance(each, int) for each in sampling.given):
+            raise ValueError(
+                f"config.sampling.given is {list(sampling.given)}; a roll-out continues the first "
+                f"{self.known(window)} frames of a clip: give all of 0 to {self.known(window) - 1}"
+            )
+        check_given(sampling.given, self.process)
 
     def _starts_known(self, sampling: Any) -> bool:
         """Return whether the first frames are given."""
@@ -144,3 +158,14 @@ class JointRollOut(JointDiffusion):
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return super().describe_sampling(sampling) | {"frames": sampling.frames}
+
+
+def check_known(modality: str, known: int, network: nn.Module) -> None:
+    """Raise ValueError if the known rows of a modality end within a patch, which has one time."""
+    patch = getattr(network, f"{modality}_patch", 1)
+    length = patch if isinstance(patch, int) else patch[0]
+    if known % length:
+        raise ValueError(
+            f"config.loss.known_part makes {known} rows of {modality} known, and a patch has "
+            f"{length} rows of one time: choose a part of whole patches"
+        )

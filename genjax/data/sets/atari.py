@@ -103,9 +103,14 @@ def load_atari(
 
     Raises:
         ImportError: ale-py is not installed.
-        ValueError: the split, the game or the policy is unknown, or a frame does not last a whole
-            number of samples.
+        ValueError: the split, the game or the policy is unknown, a frame does not last a whole
+            number of samples, or clips have no frames, no pixels or other channels.
     """
+    if min(num_frames, frame_skip, size) < 1 or channels not in (1, 3):
+        raise ValueError(
+            f"num_frames is {num_frames}, frame_skip {frame_skip}, size {size} and channels "
+            f"{channels}: give 1 or more of each, and 1 or 3 channels"
+        )
     recording = Recording(game, policy, num_frames, frame_skip, size, channels, sample_rate)
     recording.frame_samples, _player(policy), _emulator(game)  # raise before any frame is played
     members = {part: lambda part=part: [(part, i) for i in range(SIZES[part])] for part in SIZES}

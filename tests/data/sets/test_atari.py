@@ -139,6 +139,11 @@ def test_what_is_missing(monkeypatch):
         load_atari("train", game="pingpong")
     with pytest.raises(ValueError, match="8000 gives 533.33 samples for each frame of 4 game"):
         load_atari("train", sample_rate=8000)
+    for none in ("num_frames", "frame_skip", "size"):  # without frames a recording has no end
+        with pytest.raises(ValueError, match=f"{none} (is )?0.*: give 1 or more of each"):
+            load_atari("train", **{none: 0})
+    with pytest.raises(ValueError, match="channels 2: give .* 1 or 3 channels"):
+        load_atari("train", channels=2)
     with pytest.raises(ValueError, match="Unknown split 'valid'"):
         load_atari("valid")
     monkeypatch.setitem(sys.modules, "ale_py", None)

@@ -80,6 +80,14 @@ def context(tmp_path_factory):
         yield Context(condition.data, None, condition, COUNT)
 
 
+def test_another_game_is_refused():
+    config = config_of_pong.get_config("joint")
+    config.data.options.game = "breakout"
+    condition = PlayedClips(data=Data.from_config(config), num_actions=0, frames=FRAMES)
+    with pytest.raises(ValueError, match="game is 'breakout', whose ball and paddles are elsewh"):
+        PlayedPong(Context(condition.data, None, condition, COUNT))
+
+
 class StandIn:
     """A model whose samples are the held-out clips after a change."""
 

@@ -143,6 +143,24 @@ def test_images_that_vary_in_size_are_resized_when_asked_to(tmp_path):
     assert batches_of(config)[0]["image"].shape == (8, 8, 4, 3)
 
 
+def test_clips_of_another_shape_are_told_what_clips_can_do(tmp_path):
+    """Only images are resized as they are read."""
+    config = small_sounding.config(str(tmp_path))
+    config.data.image_shape = (4, 16, 8, 1)
+    message = (
+        r"clips of squares \(train\) have shape \(4, 8, 8, 1\), .*: set "
+        "--config.data.image_shape=4,8,8,1, and the network for it; or set config.data.options, "
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        batches_of(config)
+    assert "resize" not in str(caught.value)
+    config.data.resize = True
+    with pytest.raises(
+        ValueError, match="resize is for images, and config.data.feature is 'video'"
+    ):
+        batches_of(config)
+
+
 def test_an_autoencoder_takes_images_that_vary_in_size_when_asked_to(tmp_path):
     folder_of(tmp_path, [(8, 8), (20, 12), (12, 20)])
     config = emoji_autoencoder.get_config("kl")

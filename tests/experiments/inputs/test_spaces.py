@@ -130,6 +130,16 @@ def test_decoded_codes_have_the_time_of_the_data_and_masked_ones_are_silent():
     np.testing.assert_array_equal(decoded[0, :, 0], np.repeat([1, 0, -1, 1, 0], 4)[:18])
 
 
+def test_sounds_are_not_mirrored_and_their_clips_may_be():
+    data = ConfigDict(dict(image_shape=(8, 1), feature="audio", flip=True))
+    with pytest.raises(ValueError, match="flip is True, which would play sounds backwards"):
+        Waveforms.from_data(data)
+    data.update(image_shape=(2, 4, 4, 1), feature="video", sound_shape=(8, 1))
+    sound, video = dict(space="Waveforms"), dict(space="Pixels")
+    space = dict(name="SoundAndVideo", video=video, sound=sound)
+    assert kinds.SPACE.bind(space, "space", data=data).shape["sound"] == (8, 1)
+
+
 def test_sound_has_the_rate_at_which_it_is_read():
     data = dict(image_shape=(8, 1), feature="audio", options=dict(sample_rate=8000))
     data = ConfigDict(data)

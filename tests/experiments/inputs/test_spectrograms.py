@@ -60,6 +60,13 @@ def test_the_way_back_keeps_pitch_loudness_and_channels():
     assert 0.5 < powers[0] / powers[1] < 2
 
 
+@pytest.mark.parametrize("frames", [8, 40])
+def test_other_numbers_of_frames_become_sound_of_their_length(frames):
+    """A roll-out makes more frames than a training sound has."""
+    silence = jnp.full((1, frames, MELS), (np.log(0.01) + 4) / 2)
+    assert space().decode(silence).shape == (1, frames * HOP, 1)
+
+
 def test_hops_that_do_not_fit_are_refused():
     for fields in (dict(hop=60), dict(n_fft=255), dict(n_fft=32)):
         with pytest.raises(ValueError, match="a hop that divides the 2048 samples"):

@@ -216,13 +216,17 @@ def test_modalities_draw_their_times_in_their_own_ways(folder):
         ({"condition.name": "CaptionedClips"}, "no clips with sound"),
         ({"model.sound_patch": 5}, "do not divide into patches of 5×1×1"),
         ({"sampling.guidance_interval": (0.2, 0.8)}, "JointDiffusion guides at all times"),
+        ({"sampling.modality_scale": {"video": 1.5}}, "modality_scale is given for video; give a"),
+        ({"sampling.guidance_scale": {"audio": 1.0, "video": 1.0}}, "one for each of sound, video"),
+        ({"modalities.audio": {"weight": 1.0}}, "modalities has audio, sound, video, and the"),
+        ({"data.buckets": {"multiple": 4}}, "buckets cut clips and not their sound"),
         ({"modalities.sound": {}}, "modalities.sound has no fields; it needs a weight"),
         ({"modalities.sound.loss": {}}, "modalities.sound has loss, .*; it needs a weight"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message, folder):
     config = small_sounding.config(folder)
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)

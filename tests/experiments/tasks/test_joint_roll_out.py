@@ -1,6 +1,7 @@
 """Sound and video of a played game: a step, actions, and windows that continue one another."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -193,13 +194,33 @@ def test_sampling_is_planned_without_loading_anything(monkeypatch):
     [
         ({"sampling.frames": 7}, "take 4, 6, … frames, 2 for each window, and at most .*=10"),
         ({"sampling.frames": 12}, "at most config.condition.frames=10"),
-        ({"sampling.given": (0,)}, "name some but not all of sound, video"),
+        ({"sampling.given": (0,)}, "continues the first 2 frames of a clip: give all of 0 to 1"),
+        ({"sampling.given": ("picture",)}, "name some but not all of sound, video"),
+        ({"sampling.guidance_scale": {"video": 3.0}}, "give a number, or one for each of sound, v"),
+        ({"model.video_patch": (4, 4, 4)}, "makes 2 rows of video known, and a patch has 4 rows"),
+        ({"model.sound_patch": 32}, "makes 16 rows of sound known, and a patch has 32 rows"),
         ({"loss.known_part": 0.3}, "0.3 of 4 rows is 1.2 rows"),
         ({"loss.known_part": 1.0}, "a whole number from 1 to 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
     config = made()[0].copy_and_resolve_references()
-    config.update_from_flattened_dict(changes)
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
         build(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_clips": 5}, "num_clips is 5 and num_rows 4, and labels stand for 4 clips of"),
+        ({"num_clips": 2}, "num_clips is 2 and num_rows 4, and labels stand for 2 clips of"),
+        ({"num_actions": 2}, r"num_actions is 2, and .*load \(test\) has actions up to 2"),
+    ],
+)
+def test_labels_and_actions_that_are_not_there_are_refused(fields, message):
+    """Indices beyond an array would take its last row, or NaN."""
+    condition = replace(made()[1].condition, **fields)
+    with pytest.raises(ValueError, match=message):
+        condition.frozen()
