@@ -53,8 +53,8 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.data.options = dict(policy="pong_player", num_frames=FRAMES, size=SIDE)
     config.data.held_out_split = "test[:64]"
     config.task = "JointRollOut"
-    sound = dict(space="Waveforms")
-    config.space = dict(name="SoundAndVideo", video=dict(space="StandardizedPixels"), sound=sound)
+    video, sound = dict(space="StandardizedPixels", floor=0.02), dict(space="Waveforms")
+    config.space = dict(name="SoundAndVideo", video=video, sound=sound)
     config.space.sound_scale = 4.0
     config.num_steps = 900
     config.batch_size = 16
@@ -84,7 +84,7 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.target.name = "clean"
     config.weighting.name = "bounded_velocity"  # the velocity's loss
     config.modalities = dict(
-        video=dict(weight=1.0, process=_flow(2.0)), sound=dict(weight=1.0, process=_flow(4.0))
+        video=dict(weight=1.0, process=_flow(4.0)), sound=dict(weight=1.0, process=_flow(4.0))
     )
     config.optimizer.update(learning_rate=1e-3, warmup=0.04)
     config.averages.ema.steps = 90.0
