@@ -123,8 +123,8 @@ class BidirectionalGAN(GAN):
                     "r2": lambda: penalty(keys[1], fake_pairs),
                 },
             )
-            each = real.ravel(), fake.ravel()  # scores, which the loss sums after it takes each
-            return loss + sum(term for term, _ in added.values()), (loss, each, kept, added)
+            scores = real.ravel(), fake.ravel()  # the objective's boundary is of each, not of sums
+            return loss + sum(term for term, _ in added.values()), (loss, scores, kept, added)
 
         gradients, (loss, (real, fake), kept, added) = jax.grad(loss_of, has_aux=True)(
             player.params

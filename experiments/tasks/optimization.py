@@ -62,7 +62,7 @@ def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
 
 
 def check_players(config: Any, network: str) -> None:
-    """Check that a config of several players asks for no way that trains one network alone.
+    """Check that a config of several players sets nothing that only one network takes.
 
     Args:
         network: that sees whole batches, for the error.
