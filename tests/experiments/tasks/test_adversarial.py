@@ -315,7 +315,9 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
         ),
         (dict(accumulation_steps=2), "accumulation_steps must be 1"),
         (
-            dict(optimizer__generator=dict(name="schedule_free_adamw")),
+            dict(
+                optimizer__generator=base.optimizer(name="schedule_free_adamw", schedule="constant")
+            ),
             "config.optimizer.generator.name is 'schedule_free_adamw', which averages by itself",
         ),
         (
