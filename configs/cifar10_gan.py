@@ -99,9 +99,10 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
         r3gan(config, **sizes, gamma=0.05, burn_in=20_000_000, average=5_000_000)
     else:
         config.batch_size, config.num_steps = 64, 1_600_000
-        stylegan2(config, gamma=0.01, learning_rate=2.5e-3, average=500_000, mapping_layers=2)
+        stylegan2(config, gamma=0.01, learning_rate=2.5e-3, average=500_000)
         config.augmentations, config.adaptive_augmentation = (), dict(name="ADA")
-        config.model.generator.style_mixing = 0.0
+        config.data.flip = False
+        config.model.generator.update(mapping_layers=2, style_mixing=0.0)
         config.model.discriminator.update(architecture="original", group_size=32)
         del config.regularizers.path_length
     return config

@@ -5,7 +5,8 @@ python -m experiments.train --config=configs/ffhq_gan.py:stylegan2_1024 \
 
 FOLDER is one folder of PNG files of the choice's side. The choices:
 - stylegan2_1024: configuration F (Karras et al. 2020, "StyleGAN2").
-- stylegan2_256: the "paper256" settings of StyleGAN2-ADA (Karras et al. 2020).
+- stylegan2_256: the "paper256" settings of StyleGAN2-ADA (Karras et al. 2020), with mirrored
+  images and without augmentation.
 - stylegan3_t, stylegan3_r: configurations T and R at 1024 pixels (Karras et al. 2021, "StyleGAN3").
 - r3gan_256, r3gan_64: Huang et al. 2024, appendix D.
 

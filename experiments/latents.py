@@ -24,6 +24,7 @@ from absl import flags
 
 from experiments.configuration.runs import open_run
 from experiments.evaluation.latent_space import explore
+from experiments.inputs.spaces import Pixels
 from experiments.launch.runtime import run_program, user_errors
 from experiments.launch.sampling_flags import sampling_changes
 from experiments.tasks.adversarial import GAN
@@ -46,10 +47,10 @@ for name in ("truncation", "weights", "seed"):  # what GANs are sampled by
 def main() -> None:
     with user_errors():
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
-        if not isinstance(run.task, GAN) or run.task.space.shape == (2,):
+        if not isinstance(run.task, GAN) or not isinstance(run.task.space, Pixels):
             raise ValueError(
                 f"experiments.latents needs a GAN of images; {run.config.experiment} is a "
-                f"{run.config.task}"
+                f"{run.config.task} of {run.config.space.name}"
             )
         folder = Path(WORKDIR.value) / "latents"
         numbers = COUNT.value, INVERSION_STEPS.value, PAIRS.value

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import emoji_dcgan, imagenet_gan
+from configs import cifar10_gan, emoji_dcgan, imagenet_gan
 from experiments import plan
 from experiments.configuration.runs import build
 from experiments.inputs.datasets import abstract_batch, training_batches
@@ -71,6 +71,18 @@ def test_networks_of_many_classes_have_their_authors_settings():
         assert (*rates, generator.b1, generator.b2, updates, config.batch_size // updates) == recipe
         penalties = {"biggan_64": {"orthogonality": {"weight": 1e-4}}}.get(choice, {})
         assert config.objective == "hinge" and config.regularizers.to_dict() == penalties
+
+
+def test_stylegan2_on_cifar10_has_its_authors_settings():
+    """`train.py --cfg=cifar --cond=1`: no mirrored images, and a short mapping of G alone."""
+    config = cifar10_gan.get_config("stylegan2")
+    assert not config.data.flip and config.adaptive_augmentation.name == "ADA"
+    task = build(config)
+    assert (task.generator.mapping_layers, task.discriminator.mapping_layers) == (2, 8)
+    assert (task.generator.style_mixing, task.discriminator.architecture) == (0.0, "original")
+    assert "path_length" not in config.regularizers and task.discriminator.group_size == 32
+    weights = [config.regularizers.r1.weight, config.averages.ema.steps * config.batch_size]
+    assert weights == [0.01 / 2, 500_000]
 
 
 def test_sngan_s_rate_falls_from_200_000_to_250_000_updates_of_the_generator():

@@ -90,6 +90,7 @@ class Discriminator:
 
     context: Context
     needs: ClassVar[tuple[str, ...]] = ("logits", "objective")
+    least_held_out: ClassVar[int] = 2  # of a nearest neighbour
 
     def __call__(self, model: Model) -> dict[str, Any]:
         context = self.context

@@ -54,9 +54,10 @@ class Inversions:
         inverses, space = model.functions["inverses"], self.context.space
         source = self.context.data.held_out().source
         chosen = source[draw(len(source), min(self.count, self.context.num_samples))]
-        images = np.asarray(space.encode(chosen[self.context.data.feature]))
+        images = jnp.asarray(space.encode(chosen[self.context.data.feature]))
         labels = jnp.asarray(labels_of(chosen)) if inverses.conditional else None
-        generator, variables = inverses.generator, inverses.load()
+        # On the device before the clock starts: a transfer may take longer than an encoder.
+        generator, variables = inverses.generator, jax.device_put(inverses.load())
         keys = jax.random.split(jax.random.key(0))
 
         latents = generator.draw(variables["generator"], keys[0], labels, len(images))

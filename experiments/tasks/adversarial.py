@@ -119,6 +119,11 @@ class GAN:
         """Return the fields of the task of a config; raise ValueError as of `from_config`."""
         condition = kinds.CONDITION.bind(config.condition, "condition")
         given = condition.network_fields
+        if "num_classes" not in given:
+            raise ValueError(
+                f"config.condition.name is {config.condition.name}, which no network of a GAN "
+                "takes; take Classes or Unconditional"
+            )
         generator = kinds.GENERATOR.bind(config.model.generator, "model.generator", **given)
         penalties = Penalties.from_config(config.regularizers, generator)
         updates = Schedule(**config.updates)
@@ -135,7 +140,7 @@ class GAN:
             raise ValueError(
                 f"config.blur has {', '.join(blur)}: set both sigma and images, or neither"
             )
-        optimization.check_no_accumulation(config, "a GAN, whose networks see")
+        optimization.check_players(config, "a GAN, whose networks see")
         players = ("generator", "discriminator")
         steps = {player: config.num_steps * config.updates[player] for player in players}
         optimizers, schedules = zip(
@@ -569,8 +574,11 @@ class GAN:
         `logits` takes floats, in batches as in training, since a discriminator may look at all of a
         batch. It leaves out the examples that do not fill a batch, and repeats those of fewer than
         one batch. For a generator that takes a transform of its input there is `transformed`
-        (`transformed_images`).
+        (`transformed_images`). Nothing is returned of networks that see latents, since evaluators
+        have images.
         """
+        if self.space.autoencoder:
+            return {}
         mesh = mesh_of(state)
 
         def logits(examples: np.ndarray, labels: np.ndarray) -> np.ndarray:

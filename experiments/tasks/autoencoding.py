@@ -141,7 +141,7 @@ class Autoencoder:
             ValueError: a part does not exist, a term of the loss has no weight or a weight no term,
                 or the network does not reconstruct the data's shape.
         """
-        optimization.check_no_accumulation(config, "an autoencoder, whose quantizer sees")
+        optimization.check_players(config, "an autoencoder, whose quantizer sees")
         fields = dict(config.model)
         if "quantizer" in fields:
             fields["quantizer"] = kinds.QUANTIZER.bind(fields["quantizer"], "model.quantizer")

@@ -123,8 +123,8 @@ class BidirectionalGAN(GAN):
                     "r2": lambda: penalty(keys[1], fake_pairs),
                 },
             )
-            totals = real.sum(axis=1), fake.sum(axis=1)
-            return loss + sum(term for term, _ in added.values()), (loss, totals, kept, added)
+            scores = real.ravel(), fake.ravel()  # the objective's boundary is of each, not of sums
+            return loss + sum(term for term, _ in added.values()), (loss, scores, kept, added)
 
         gradients, (loss, (real, fake), kept, added) = jax.grad(loss_of, has_aux=True)(
             player.params
@@ -149,7 +149,7 @@ class BidirectionalGAN(GAN):
                 for key, each in zip(keys, pairs, strict=True)
             )
             loss = adversarial.joint_generator_loss(self.objective, real, fake).mean()
-            return loss, (real.sum(axis=1), fake.sum(axis=1), kept)
+            return loss, (real.ravel(), fake.ravel(), kept)
 
         (loss, (real, fake, kept)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             player.params
@@ -205,7 +205,9 @@ class BidirectionalGAN(GAN):
         return state.replace(generator=generator, discriminator=discriminator, averages=averages)
 
     def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
-        """Return `inverses`, which the evaluator of inversions reads."""
+        """Return `inverses`, which the evaluator of inversions reads; nothing of latents."""
+        if self.space.autoencoder:
+            return {}
         generator = LatentGenerator(self.generator)
         return {
             "inverses": Inverses(

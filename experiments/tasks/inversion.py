@@ -78,6 +78,13 @@ class Inversion:
         if unknown := sorted(set(config.weights) - set(TERMS)):
             raise ValueError(f"config.weights has {unknown[0]!r}; there are {', '.join(TERMS)}")
         weights = tuple((name, weight) for name, weight in config.weights.items() if weight)
+        if not weights:
+            raise ValueError(f"config.weights are all 0; set one of {', '.join(TERMS)}")
+        if getattr(network, "stochastic", False):
+            raise ValueError(
+                "config.model.stochastic is True, and no term of GAN inversion trains a deviation "
+                "of the latents: set it to False"
+            )
         if "perceptual" in dict(weights):
             require_lpips()
         task = cls(

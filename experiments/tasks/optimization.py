@@ -61,8 +61,22 @@ def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
         )
 
 
-def check_no_accumulation(config: Any, network: str) -> None:
-    """Raise ValueError if a network that sees whole batches is given parts of them."""
+def check_players(config: Any, network: str) -> None:
+    """Check that a config of several players sets nothing that only one network takes.
+
+    Args:
+        network: that sees whole batches, for the error.
+
+    Raises:
+        ValueError: a batch is computed in parts, gradients are taken at rounded parameters, or an
+            optimizer averages by itself, and players are not sampled by that average.
+    """
+    for player, fields in config.optimizer.items():
+        if fields["name"].startswith("schedule_free"):
+            raise ValueError(
+                f"config.optimizer.{player}.name is {fields['name']!r}, which averages by itself, "
+                f"and a {config.task} is not sampled by that average: take 'adamw' or another"
+            )
     if config.accumulation_steps != 1:
         raise ValueError(f"config.accumulation_steps must be 1 for {network} whole batches")
     if dtype := config.get("params_dtype"):

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from genjax.adversarial.objectives import Objective
 
+OF_GENERATOR = ("regularizer/path_length", "regularizer/orthogonality")  # penalties of its loss
+
 
 def accuracies(
     objective: Objective, real: Float[Array, " batch"], fake: Float[Array, " batch"]
@@ -173,7 +175,7 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
         )
     for name, value in metrics.items():
         if name.startswith("regularizer/"):
-            player = "generator" if name == "regularizer/path_length" else "discriminator"
+            player = "generator" if name in OF_GENERATOR else "discriminator"
             loss = abs(metrics.get(f"loss/{player}", 0.0))
             if value > 10 * (loss + 1):
                 found.append(

@@ -63,9 +63,9 @@ def closed_form_directions(
         The unit eigenvectors of A·Aᵀ and its eigenvalues, largest first. A holds the kernels side
         by side, with columns of length 1 as in the authors' program.
     """
-    joined = jnp.concatenate(
-        [kernel / jnp.linalg.norm(kernel, axis=0) for kernel in kernels], axis=1
-    )
+    joined = jnp.concatenate(kernels, axis=1)
+    lengths = jnp.linalg.norm(joined, axis=0)
+    joined = joined / jnp.where(lengths > 0, lengths, 1)  # StyleGAN3 starts with columns of 0
     values, vectors = jnp.linalg.eigh(joined @ joined.T)
     return vectors.T[::-1], values[::-1]
 

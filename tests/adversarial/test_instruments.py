@@ -161,6 +161,7 @@ HEALTHY = {
     "loss/generator": 0.8,
     "regularizer/r1": 0.3,
     "regularizer/path_length": 0.2,
+    "regularizer/orthogonality": 0.1,
     "fid": 31.0,
 }
 
@@ -194,6 +195,10 @@ CASES = [
         {"regularizer/path_length": 40.0},
         "Exploding regularizer: path_length is 40, and the loss is 0.8.",
     ),
+    (
+        {"regularizer/orthogonality": 40.0},
+        "Exploding regularizer: orthogonality is 40, and the loss is 0.8.",
+    ),
 ]
 
 
@@ -211,7 +216,7 @@ def test_alarms_together_and_with_missing_metrics():
         *["Mode collapse"] * 3,
         "Vanishing generator gradient",
         "Overfitting discriminator",
-        *["Exploding regularizer"] * 2,
+        *["Exploding regularizer"] * 3,
     ]
     assert alarms({"modes_covered": 3.0}) == [] and alarms({"accuracy/train": 1.0}) == []
     (vanishing,) = alarms({"slope/generator": 0.001})

@@ -72,6 +72,9 @@ def test_closed_form_directions_are_singular_vectors(float64):
     np.testing.assert_allclose(
         closed_form_directions([kernels[0], kernels[1] / 7])[1], values, rtol=1e-10
     )
+    # Columns of 0 change no style: StyleGAN3's input layer starts with them.
+    with_zeros = closed_form_directions([*kernels, jnp.zeros((6, 4))])[1]
+    np.testing.assert_allclose(with_zeros, values, rtol=1e-10)
 
 
 def same_up_to_sign(found, expected):

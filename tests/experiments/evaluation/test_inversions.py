@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.evaluation.inversions import Inversions, nearest_sample
+from experiments.evaluation import inversions
+from experiments.evaluation.inversions import Inversions, _timed, nearest_sample
 from experiments.tasks.latent_generators import Inverses, LatentGenerator
 from genjax.data import to_uint8
 
@@ -50,7 +51,13 @@ class Source:
 
 
 @pytest.fixture(scope="module")
-def report():
+def timed():
+    """The arguments of the functions whose time is taken, filled while the report is made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(timed):
     space = SimpleNamespace(encode=lambda x: x, to_data=to_uint8)
     data = SimpleNamespace(held_out=lambda: SimpleNamespace(source=Source()), feature="image")
     context = SimpleNamespace(space=space, data=data, num_samples=100)
@@ -65,7 +72,14 @@ def report():
         lambda: {"generator": {"params": {"matrix": matrix}}},
     )
     model = SimpleNamespace(functions={"inverses": inverses}, how={"weights": "ema"})
-    return Inversions(context, count=50, num_steps=300, refinement_steps=300)(model)
+
+    def spy(compiled, *args):
+        timed.append(args)
+        return _timed(compiled, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inversions, "_timed", spy)
+        return Inversions(context, count=50, num_steps=300, refinement_steps=300)(model)
 
 
 def test_every_way_has_its_row(report):
@@ -77,6 +91,11 @@ def test_every_way_has_its_row(report):
         "held out",
         "gradient descent",
     ]
+
+
+def test_no_time_is_taken_of_transfers_to_the_device(report, timed):
+    assert len(timed) == len(report["inversion"])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(timed))
 
 
 def test_errors_are_those_of_linear_algebra(report):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs import digits_flow
+from configs import digits_flow, digits_gan
 from experiments import train
 from experiments.evaluation.few_examples import describe_few
 from experiments.evaluation.prompts import PromptMatch
@@ -29,6 +29,15 @@ def test_few_held_out_examples_are_warned_of(split, count, capsys):
     message = capsys.readouterr().err
     assert message.startswith(f"warning: measures compare with only {count} examples of digits")
     assert message.count("\n") == 1
+
+
+def test_a_nearest_neighbour_needs_another_example():
+    """All of a GAN's samples would be near duplicates beside a single held-out image."""
+    config = digits_gan.get_config("dcgan")
+    config.data.held_out_split = "test[:1]"
+    del config.evaluation.measures.samples
+    with pytest.raises(ValueError, match="1 different examples, and .*discriminator needs 2"):
+        check_held_out(Experiment.from_config(config))
 
 
 @pytest.mark.slow

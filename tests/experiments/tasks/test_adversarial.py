@@ -1,7 +1,9 @@
 """Test the task of GANs: which player moves when, on any devices and after interruptions."""
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import optax
 import pytest
 
 from configs import digits_gan, fashion_gan, gaussians_gan
+from experiments.configuration import base
 from experiments.configuration.runs import build
 from experiments.launch.experiment import Experiment
 from experiments.tasks.penalties import Regularizer
@@ -311,6 +314,16 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
             "config.adaptive_augmentation has target and no name of a part: set --config.adapt",
         ),
         (dict(accumulation_steps=2), "accumulation_steps must be 1"),
+        (
+            dict(
+                optimizer__generator=base.optimizer(name="schedule_free_adamw", schedule="constant")
+            ),
+            "config.optimizer.generator.name is 'schedule_free_adamw', which averages by itself",
+        ),
+        (
+            dict(condition=base.captions()),
+            "config.condition.name is Prompts, which no network of a GAN takes",
+        ),
         *(
             (changes, r"leave out config.augm.* cannot change examples of shape \[2\]")
             for changes in (
@@ -341,6 +354,14 @@ def test_logits_of_any_number_of_examples(count):
     judge = jax.jit(task.discriminator.apply)
     expected = judge(state.discriminator.variables, examples[first], labels[first])
     np.testing.assert_allclose(logits[:30], expected[:30], rtol=1e-5, atol=1e-5)
+
+
+def test_a_discriminator_of_latents_judges_no_images():
+    """So a measure that needs its logits is refused before training."""
+    task, state, _ = programs(plane())
+    assert task.functions(state, None).keys() == {"logits", "objective"}
+    space = SimpleNamespace(shape=(2,), autoencoder="of some run")
+    assert dataclasses.replace(task, space=space).functions(None, None) == {}
 
 
 @pytest.mark.parametrize("choice", ["dcgan", "stylegan2", "r3gan", "vit_gan"])

@@ -50,6 +50,16 @@ class Quadratic(nn.Module):
         return jnp.einsum("bi,ij,bj->b", v, weights, v)[:, None]
 
 
+class ThreeScores(nn.Module):
+    """Three scores of a pair, each quadratic in the pair."""
+
+    @nn.compact
+    def __call__(self, images, z, labels=None, *, train=False):
+        v = jnp.concatenate([images, z], axis=1)
+        weights = self.param("weights", nn.initializers.normal(0.3), (3, *[v.shape[1]] * 2))
+        return jnp.einsum("bi,tij,bj->bt", v, weights, v)
+
+
 class Styled(nn.Module):
     """A linear generator of points with two styles; w is linear in z."""
 
@@ -180,6 +190,28 @@ def test_the_discriminator_sees_the_encoders_pairs_and_the_generators():
     np.testing.assert_allclose(metrics["logit/real"].total, real.mean(), rtol=1e-4)
 
 
+def test_of_several_scores_each_has_the_objectives_boundary_and_slope():
+    """That of least squares is 1/2, and its slope |score − 1| of a generated pair."""
+    updates = dict(discriminator=1, generator=1, simultaneous=True)
+    config = points(objective="least_squares", updates=updates)
+    config.model.discriminator.name, config.regularizers = f"{__name__}.ThreeScores", {}
+    _, state, _, metrics = one_step(config)
+    maps = (state.generator.params[name]["map"]["kernel"] for name in ("generator", "encoder"))
+    (a, c), weights = maps, state.discriminator.params["weights"]
+    x, scores = some_points(0)["image"], {}
+    keys = jax.random.split(jax.random.key(1))
+    for player, key in zip(("discriminator", "generator"), keys, strict=True):
+        pair_key = jax.random.split(jax.random.split(key, 1)[0], 3)[0]
+        z = jax.random.normal(jax.random.split(pair_key, 3)[0], (16, 2))
+        pairs = (jnp.concatenate(pair, 1) for pair in ((x, x @ c), (z @ a, z)))
+        scores[player] = [jnp.einsum("bi,tij,bj->bt", v, weights, v) for v in pairs]
+    real, fake = scores["discriminator"]
+    np.testing.assert_allclose(metrics["accuracy/real"].total, (real > 0.5).mean(), atol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy/fake"].total, (fake < 0.5).mean(), atol=1e-6)
+    slope = jnp.abs(scores["generator"][1] - 1).mean()
+    np.testing.assert_allclose(metrics["slope/generator"].total, slope, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -271,7 +303,7 @@ def test_generators_with_styles_take_one_w_for_all(network):
     assert latents.shape == (3, 5) and images.shape == (3, 16, 16, 3)
 
 
-def test_a_run_that_cannot_be_inverted_is_named(tmp_path, styled_run):
+def test_a_run_that_cannot_be_inverted_is_named(tmp_path, styled_run, bigan_run):
     with pytest.raises(FileNotFoundError, match="config.generator_run names .* train a GAN"):
         build(small_config("encoder", str(tmp_path)))
     (tmp_path / "flow").mkdir()
@@ -282,6 +314,12 @@ def test_a_run_that_cannot_be_inverted_is_named(tmp_path, styled_run):
         build(small_config("encoder", str(styled_run)))
     with pytest.raises(ValueError, match="config.weights has 'lpips'; there are latents"):
         build(encoder_of_points(styled_run, lpips=1.0))
+    with pytest.raises(ValueError, match="config.weights are all 0; set one of latents, images"):
+        build(encoder_of_points(styled_run, latents=0.0, images=0.0))
+    noisy = small_config("encoder", str(bigan_run))
+    noisy.model.stochastic = True
+    with pytest.raises(ValueError, match="no term of GAN inversion trains a deviation"):
+        build(noisy)
 
 
 @pytest.mark.slow
