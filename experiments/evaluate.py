@@ -86,8 +86,9 @@ def with_intervals(experiment: Experiment, resamples: int) -> Experiment:
 
 def main() -> None:
     with user_errors():
-        check_out(OUT.value)
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
+        out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
+        check_out(out)
         if NUM_SAMPLES.value is not None:
             run.config.evaluation.num_samples = NUM_SAMPLES.value
         if FEATURES.value:
@@ -96,7 +97,6 @@ def main() -> None:
         if RESAMPLES.value:
             experiment = with_intervals(experiment, RESAMPLES.value)
         warned = check_held_out(experiment)
-        out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
         moments = {}
         if OUT.value is None and out.exists():  # flows on these latents were trained by them
             moments = {n: value for n, value in read_json(out).items() if n in MOMENTS}

@@ -5,20 +5,21 @@
     python -m experiments.exactness --green=c0ffee1
 
 The facts are those of docs/results/exactness.json. The last command keeps the commit whose tests
-passed in that file, and writes docs/results/exactness.md. A list that has changed since then has
-not passed, and the page says so.
+passed in that file, and writes docs/results/exactness.md. The commit must have the same list. A
+list that has changed since then has not passed, and the page says so.
 """
 
 import hashlib
 import itertools
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments.launch.runtime import run_program
+from experiments.launch.runtime import run_program, user_errors
 from experiments.pages.tables import markdown
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
@@ -78,8 +79,34 @@ def _flat(value: Any) -> Iterator[float]:
 
 def read_facts(path: Path = FACTS) -> tuple[Passed, list[Fact]]:
     """Return when all tests last passed, and all facts."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+def _parsed(text: str) -> tuple[Passed, list[Fact]]:
+    stored = json.loads(text)
     return Passed(**stored["passed"]), [Fact(**fact) for fact in stored["facts"]]
+
+
+def passed_at(commit: str, path: Path = FACTS) -> Passed:
+    """Return the record that all tests of the list in a file passed at a commit.
+
+    Raises:
+        ValueError: there is no such commit, or its list is another one, so the tests of this list
+            have not passed there.
+    """
+    git = lambda *command: subprocess.run(
+        ["git", *command], cwd=path.parent, capture_output=True, encoding="utf-8"
+    )
+    name = git("rev-parse", "--short=7", f"{commit}^{{commit}}")
+    there = git("show", f"{commit}:./{path.name}")
+    if name.returncode or there.returncode:
+        raise ValueError(f"--green={commit} is no commit of git with a {path.name}")
+    digest = digest_of(read_facts(path)[1])
+    if digest_of(_parsed(there.stdout)[1]) != digest:
+        raise ValueError(
+            f"--green={commit} has another list than {path}: commit this one, and run its tests"
+        )
+    return Passed(name.stdout.strip(), digest)
 
 
 def write_facts(passed: Passed, facts: list[Fact], path: Path = FACTS) -> None:
@@ -136,7 +163,8 @@ def main() -> None:
         print(f"{len(tests)} tests: {TESTS.value}")
         return
     if GREEN.value:
-        passed = Passed(GREEN.value, digest_of(facts))
+        with user_errors():
+            passed = passed_at(GREEN.value)
     write_facts(passed, facts)
     PAGE.write_text(page(passed, facts), encoding="utf-8")
     print(f"{len(facts)} facts: {PAGE}")

@@ -23,7 +23,7 @@ from jaxtyping import Array
 from experiments.configuration.runs import check_diffusion, open_run
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.datasets import Data, labels_of
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import likelihood
@@ -134,6 +134,7 @@ def main() -> None:
                 f"{run.config.experiment} is a flow on {feature} given {type(condition).__name__}; "
                 "take a run on images, of classes or Unconditional"
             )
+        check_out(out := Path(WORKDIR.value) / "likelihood.json")
         numbers = LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value
         results = held_out_bits(run.task, run.state, run.config, *numbers)
     count = len(results[0])
@@ -143,7 +144,7 @@ def main() -> None:
     ):
         report |= {name: values.mean(), f"{name}_deviation": values.std() / np.sqrt(count)}
         print(f"{name:26} {values.mean():.4f} ± {values.std() / np.sqrt(count):.4f}")
-    (Path(WORKDIR.value) / "likelihood.json").write_text(json.dumps(report, indent=2) + "\n")
+    out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -79,9 +79,9 @@ def main() -> None:
             raise ValueError(
                 f"--out={out} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
             )
-        check_out(OUT.value)
         size = parse_size(SIZE.value)
         run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
+        check_out(out)
         with_sound = isinstance(run.task.space.shape, dict)
         check_file(out, run.config.data.get("feature", "image"), with_sound)
         class_names = read_record(WORKDIR.value).get("class_names")

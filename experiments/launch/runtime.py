@@ -246,13 +246,19 @@ def _others_alive() -> Iterator[None]:
 
 
 def check_out(path: str | Path | None) -> None:
-    """Check that there is a folder for a file, before time is spent on what the file will hold.
+    """Check that a file can be written, before time is spent on what the file will hold.
 
     Raises:
-        FileNotFoundError: there is none.
+        OSError: there is no folder for it, it is a folder itself, or it must not be written.
     """
-    if path and not (folder := Path(path).absolute().parent).is_dir():
+    if not path:
+        return
+    if not (folder := Path(path).absolute().parent).is_dir():
         raise FileNotFoundError(f"--out={path} needs the folder {folder}, which is not there")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} is a folder, and a file must be written there")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: the file or its folder is read-only")
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ def number(name: str, value: float) -> str:
     """Return a figure with three digits or more, or as a percentage."""
     if name.endswith("accuracy"):
         return f"{100 * value:.1f} %"
-    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    shown = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
     return shown.replace("-", "−")
 
 

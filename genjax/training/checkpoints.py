@@ -149,6 +149,12 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
         return {}
 
 
+def _free_bytes(directory: str | os.PathLike) -> int:
+    """Return the free bytes of the disk that a folder, absent or not, belongs to."""
+    path = Path(directory).absolute()
+    return shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
+
+
 def _remove(path: Path) -> None:
     """Delete a folder, or a link to one. A failure is ignored: it must not stop a save."""
     with contextlib.suppress(OSError):
@@ -355,7 +361,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            free = shutil.disk_usage(self.directory).free
+            free = _free_bytes(self.directory)
             good = [step for step in self.steps() if damage(self.path(step)) is None]
             raise OSError(
                 f"the checkpoint {path} could not be written, with {free / 1e6:.1f} MB free: "
@@ -368,13 +374,10 @@ def check_space(directory: str | os.PathLike, state: Any, keep: int) -> None:
     """Raise OSError if the disk has no room for `keep` + 1 checkpoints of `state`."""
     size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
     existing = len(saved_steps(Path(directory)))
-    parent = next(
-        p for p in [Path(directory).absolute(), *Path(directory).absolute().parents] if p.exists()
-    )
-    needed, free = size * max(keep + 1 - existing, 1), shutil.disk_usage(parent).free
+    needed, free = size * max(keep + 1 - existing, 1), _free_bytes(directory)
     if free < needed:
         raise OSError(
-            f"{parent} has {free / 1e6:.1f} MB free; checkpoints of {size / 1e6:.1f} MB each, of "
-            f"which {keep} are kept while one more is written, need {needed / 1e6:.1f} MB: make "
+            f"{directory} has {free / 1e6:.1f} MB free; checkpoints of {size / 1e6:.1f} MB each, "
+            f"of which {keep} are kept while one more is written, need {needed / 1e6:.1f} MB: make "
             "room, lower config.checkpoint.keep or choose another --workdir"
         )

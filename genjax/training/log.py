@@ -84,6 +84,10 @@ class MetricsLog:
         """Time spent on this run, over all its starts."""
         return time.perf_counter() - self._start
 
+    def go_on(self, seconds: float) -> None:
+        """Count the run's time from `seconds`, unless its records say more."""
+        self._start -= max(seconds - self.seconds, 0.0)
+
     def write(self, step: int, metrics: dict[str, float | Image.Image]) -> None:
         numbers = {
             name: value for name, value in metrics.items() if not isinstance(value, Image.Image)

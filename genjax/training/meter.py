@@ -76,19 +76,27 @@ class Meter:
         self._compile_seconds = self.log.seconds - began
 
     def window(self) -> dict[str, Any]:
-        """Return the metrics that have been read and not logged yet, as JSON."""
+        """Return the metrics that are read and not logged yet, and the run's time, as JSON."""
         names = self._window[0].names if self._window else ()
         tables = [step.table.tolist() for step in self._window]
-        return {"names": list(names), "tables": tables, "skipped": self._skipped}
+        seconds = self.log.seconds
+        return dict(names=list(names), tables=tables, skipped=self._skipped, seconds=seconds)
 
     def go_on(
-        self, step: int, names: Sequence[str] = (), tables: Sequence[Any] = (), skipped: int = 0
+        self,
+        step: int,
+        names: Sequence[str] = (),
+        tables: Sequence[Any] = (),
+        skipped: int = 0,
+        seconds: float = 0.0,
     ) -> None:
         """Take up what `window` returned at `step`.
 
-        Means are then over the same steps as without a stop.
+        Means are then over the same steps as without a stop. The run's time goes on, too: its
+        records end at the last multiple of `log_every`, and there are none if that is 0.
         """
-        self._skipped = skipped
+        self.log.go_on(seconds)
+        self._began, self._skipped = self.log.seconds, skipped
         count = min(step % self._log_every, len(tables)) if self._log_every else 0
         self._window = [
             Metrics(np.array(table, np.float32), tuple(names))

@@ -48,7 +48,9 @@ def posthoc_coefficients(
     """Return coefficients of snapshots whose weighted sum is nearest to the profile of `width`.
 
     They solve the least squares A·x = b over inner products of profiles (EDM2, algorithm 3), in
-    float64.
+    float64. They are then scaled to a sum of 1, as in the authors' code (NVlabs/edm2). Few
+    snapshots fit a profile badly, and its area too, so their weighted sum would shrink all
+    parameters.
 
     Args:
         steps: when each snapshot was taken.
@@ -57,7 +59,8 @@ def posthoc_coefficients(
     t, power = np.array(steps, np.float64), np.array([power_of_width(w) for w in widths])
     target = np.array([step], np.float64), np.array([power_of_width(width)])
     products, with_target = inner_products(t, power, t, power), inner_products(t, power, *target)
-    return np.linalg.lstsq(products, with_target[:, 0])[0]
+    coefficients = np.linalg.lstsq(products, with_target[:, 0])[0]
+    return coefficients / coefficients.sum()
 
 
 class Snapshots:

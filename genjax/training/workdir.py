@@ -17,7 +17,8 @@ import jax
 from genjax.training.checkpoints import read_facts, saved_steps
 from genjax.training.json_files import read_json
 
-FROZEN = ("run", "source", "generator_run")  # the fields that name a run as a frozen part
+# The fields that name a run as a frozen part.
+FROZEN = ("run", "source", "generator_run", "teacher")
 
 
 class Config(dict):
@@ -78,7 +79,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def frozen_runs(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the newest step of each run that is a frozen part of a config, by its folder.
 
-    Such a run is an autoencoder, a generator, or the source of adapters.
+    Such a run is an autoencoder, a generator, a teacher, or the source of adapters.
     """
     fields = [value for name, value in flatten(config) if name.rpartition(".")[2] in FROZEN]
     folders = sorted(value for value in fields if value and isinstance(value, str))

@@ -4,10 +4,21 @@ import ast
 import functools
 import math
 import re
+import shutil
+import subprocess
 
 import pytest
 
-from experiments.exactness import PAGE, Fact, Passed, digest_of, page, read_facts, write_facts
+from experiments.exactness import (
+    PAGE,
+    Fact,
+    Passed,
+    digest_of,
+    page,
+    passed_at,
+    read_facts,
+    write_facts,
+)
 from tests.experiments.launching import ROOT
 
 PASSED, FACTS = read_facts()
@@ -93,3 +104,18 @@ def test_a_list_that_has_changed_has_not_passed():
     added = [*FACTS, FACTS[-1]._replace(name="another")]
     assert "All tests passed" not in page(passed, added)
     assert "an earlier list passed at commit `c0ffee1`" in page(passed, added)
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_list_has_not_passed_at_a_commit_that_has_another_one(tmp_path):
+    path, named = tmp_path / "facts.json", ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    write_facts(PASSED, FACTS[:2], path)
+    for command in (["init", "-q"], ["add", "."], [*named, "commit", "-qm", "two facts"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    passed = passed_at("HEAD", path)
+    assert re.fullmatch("[0-9a-f]{7,}", passed.commit) and passed.digest == digest_of(FACTS[:2])
+    write_facts(passed, FACTS[:3], path)
+    with pytest.raises(ValueError, match="HEAD has another list"):
+        passed_at("HEAD", path)
+    with pytest.raises(ValueError, match="c0ffee1 is no commit"):
+        passed_at("c0ffee1", path)

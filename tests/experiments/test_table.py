@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pages.tables import HEADER, tables
+from experiments.pages.tables import HEADER, number, tables
 from tests.experiments.launching import ROOT, run
 
 RECORDS = sorted((ROOT / "docs/results/records").iterdir())
@@ -40,6 +40,12 @@ def make_record(folder: Path, task="Diffusion", commit="c0ffee1234", data=None, 
 def rows(text: str) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_a_figure_has_three_digits_and_never_an_exponent_for_a_thousand():
+    values = 0.0, -0.00664, 82.0, 999.4, 999.6, 1234.5
+    shown = [number("frechet_distance", value) for value in values]
+    assert shown == ["0.00", "−0.00664", "82.0", "999", "1,000", "1,234"]
 
 
 def test_a_row_says_figures_budget_hardware_and_commit(tmp_path):

@@ -155,6 +155,16 @@ def test_at_least_one_is_kept(tmp_path, keep):
         Checkpoints(tmp_path, keep=keep)
 
 
+def test_a_save_that_fails_before_there_is_a_folder_says_why(tmp_path, monkeypatch):
+    def fail(path, state):
+        raise PermissionError("read-only")
+
+    words = r"(?s)could not be written, with .* MB free: read-only\n.* checkpoint is none"
+    with Checkpoints(tmp_path / "absent") as checkpoints, pytest.raises(OSError, match=words):
+        monkeypatch.setattr(checkpoints._writer, "save", fail)
+        checkpoints.save(10, STATE)
+
+
 def test_only_whole_checkpoints_count_for_retention(directory):
     """Neither a stray folder with a later number nor newer damaged ones push out a whole one."""
     (directory / "99999999").mkdir()

@@ -146,6 +146,14 @@ def test_a_stored_average_is_given_back(step, width):
     np.testing.assert_allclose(coefficients, itself, atol=1e-8)
 
 
+@pytest.mark.parametrize("width", [0.02, 0.08, 0.25])
+def test_parameters_that_stand_still_are_their_own_average(width):
+    """A narrow and a wide profile from two snapshots, whose least squares sum to 0.7 and 0.6."""
+    steps, widths = [500, 500, 1000, 1000], [0.05, 0.1, 0.05, 0.1]
+    coefficients = posthoc_coefficients(steps, widths, 1000, width)
+    np.testing.assert_allclose(coefficients.sum(), 1)
+
+
 def tree(average):
     """A tree of parameters, float32 and bfloat16, with the numbers of one average."""
     return {

@@ -502,6 +502,26 @@ def test_compiling_and_beginning_count_in_no_rate(tmp_path, monkeypatch):
     ] == [(4, 1.0, 7.0), (8, 1.0, None), (12, 1.0, 7.0)]  # fmt: skip
 
 
+def test_the_time_of_a_run_goes_on_after_a_stop_where_nothing_was_logged(tmp_path, monkeypatch):
+    """A step takes a second. The run ends in step 13, and goes on from step 10."""
+    seconds = [0.0]
+
+    def slow(start):
+        for batch in batches(start):
+            seconds[0] += 1
+            yield batch
+
+    def fail(state, step):
+        raise RuntimeError
+
+    clock = SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic)
+    monkeypatch.setattr("genjax.training.log.time", clock)
+    with contextlib.suppress(RuntimeError):
+        fit(tmp_path, data=slow, log_every=0, plugins=[Plugin(13, fail)])
+    fit(tmp_path, data=slow, log_every=0)
+    assert [(row["step"], row["seconds"]) for row in rows(tmp_path)] == [(20, 20.0)]
+
+
 def test_a_profile_on_request(tmp_path):
     fit(tmp_path, profile_at=5)
     assert list((tmp_path / "profile").rglob("*.trace.json.gz"))

@@ -26,13 +26,16 @@ def test_another_size_is_not_that_of_the_latents_on_disk(tmp_path):
     assert "shape" not in run.config.space and run.config.space.directory == "runs/emoji_latents"
 
 
-def test_a_run_tells_that_its_frozen_parts_were_trained_further(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "part", [{"adapters": {"source": "runs/base"}}, {"teacher": "runs/base"}], ids=list
+)
+def test_a_run_tells_that_its_frozen_parts_were_trained_further(part, tmp_path, monkeypatch):
     """Adapters of step 20 are no adapters of step 40. Both runs may be seen from another folder."""
     (tmp_path / "runs/base/checkpoints/00000020").mkdir(parents=True)
     (tmp_path / "runs/adapted").mkdir()
     monkeypatch.chdir(tmp_path)
     config = digits_flow.get_config()
-    config.adapters = dict(source="runs/base")
+    config.update(part)
     frozen = frozen_runs(config.to_dict())
     assert frozen == {"runs/base": 20}
     record_config(tmp_path / "runs/adapted", config.to_dict(), (), frozen_runs=frozen)

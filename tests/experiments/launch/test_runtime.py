@@ -1,6 +1,7 @@
 """What every program does first and last."""
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.launch.runtime import check_out
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 COMMANDS = (
@@ -106,6 +108,32 @@ def test_a_word_in_place_of_a_number_is_named(tmp_path, flag, words):
     result = run("train", *flags, f"--config.{flag}=many")
     message = f"error: flag --config.{flag}=many: it must be {words}\nSee --help.\n"
     assert (result.returncode, result.stderr) == (1, message)
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    check_out(None)
+    check_out(tmp_path / "report.json")
+    (tmp_path / "report.json").write_text("{}")
+    check_out(tmp_path / "report.json")
+    with pytest.raises(FileNotFoundError, match="needs the folder"):
+        check_out(tmp_path / "absent/report.json")
+    with pytest.raises(IsADirectoryError, match="is a folder, and a file"):
+        check_out(tmp_path)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match=r"report.json cannot be written"):
+        check_out(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "likelihood", "sample"])
+def test_a_run_that_cannot_be_written_to_is_said_before_any_compute(command, small_run, tmp_path):
+    """The file that a command writes into a run if it is given no other is a folder there."""
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    for name in ("report.json", "likelihood.json", "samples_of_step.png"):
+        (workdir / name).unlink(missing_ok=True)
+        (workdir / name).mkdir()
+    result = run(command, f"--workdir={workdir}")
+    assert result.returncode == 1 and "is a folder, and a file" in result.stderr
+    assert "sampling" not in result.stderr and "evaluating" not in result.stderr
 
 
 def test_ctrl_c_ends_without_a_traceback_even_while_modules_are_imported():
