@@ -12,6 +12,8 @@ from experiments.evaluation.context import Context, Model, in_batches
 class BoundBits:
     """Measure an upper bound on the bits per dimension of held-out images, given their classes.
 
+    Where the space has codes, these are bits per code, of the images' codes.
+
     Attributes:
         num_images: of the held-out split, in its order; all if None.
         batch_size: images at once; each batch has its own noise.
@@ -21,6 +23,9 @@ class BoundBits:
     num_images: int | None = None
     batch_size: int = 100
     needs: ClassVar[tuple[str, ...]] = ("bound",)
+
+    def __post_init__(self):
+        self.context.check_classes("BoundBits")
 
     def __call__(self, model: Model) -> dict[str, Any]:
         source = self.context.data.held_out().source

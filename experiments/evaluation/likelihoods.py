@@ -27,6 +27,9 @@ class ExactBits:
     num_images: int | None = None
     needs: ClassVar[tuple[str, ...]] = ("log_probabilities", "completions")
 
+    def __post_init__(self):
+        self.context.check_classes("ExactBits")
+
     def __call__(self, model: Model) -> dict[str, Any]:
         source = self.context.data.held_out().source
         rows = np.arange(len(source))[: self.num_images]
