@@ -116,7 +116,7 @@ class TokenTask:
     def network_fields(cls, config: Any, space: Tokens, condition: Condition) -> dict[str, Any]:
         """Return the fields of the network that follow from other parts of the config."""
         prefix = kinds.PREFIX.bind(config.prefix, "prefix", **condition.network_fields)
-        return dict(grid=space.layout.grid, prefix=prefix)
+        return dict(grid=space.layout.grid, prefix=prefix, **condition.network_fields)
 
     def _inputs(self) -> tuple[Array, PyTree]:
         """Return inputs of the network for a batch of one."""
