@@ -6,6 +6,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 from scipy.stats import logistic
 
 from experiments.configuration.runs import build
@@ -68,6 +69,11 @@ def test_where_latents_say_nothing_both_bounds_are_the_likelihood():
         report["bits_per_dimension"], -log_likelihood.mean() / (64 * np.log(2)), rtol=1e-5
     )
     assert report["num_importance_samples"] == 7 and report["num_units"] == 4
+
+
+def test_a_bound_of_no_samples_is_refused_before_training():
+    with pytest.raises(ValueError, match="Bounds, whose num_importance_samples is 0; it is 1 or"):
+        Bounds(None, num_importance_samples=0)
 
 
 def test_a_collapsed_posterior_is_reported(tmp_path):
