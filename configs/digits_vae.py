@@ -6,11 +6,11 @@ The choice is elbo, or iwae, which trains on the importance-weighted bound of 50
 have 17 levels with discretized logistic probabilities. So bounds are in bits per dimension, like a
 flow's likelihood.
 
-Results on 360 held-out digits, 5,000 steps on 2 CPU cores shared with other programs:
+Results on 360 held-out digits, 5,000 steps on a CPU (docs/results/runs.md):
 
 choice  seconds  ELBO              bound of 500 samples  bits per dimension  active units
-elbo    29       −87.2 ± 0.7 nats  −83.0 nats            1.871               15 of 16
-iwae    204      −96.0 ± 0.8 nats  −84.0 nats            1.893               16 of 16
+elbo    15       −87.2 ± 0.7 nats  −83.0 nats            1.871               15 of 16
+iwae    168      −96.0 ± 0.8 nats  −84.0 nats            1.893               16 of 16
 """
 
 from ml_collections import ConfigDict
