@@ -43,7 +43,7 @@ class Context:
     @property
     def class_conditional(self) -> bool:
         """Whether the network gets a class for each sample, so that the sample may be right."""
-        return self.condition.num_classes > 0 and self.labels != "none"
+        return self.condition.num_classes > 1 and self.labels != "none"
 
     def check_classes(self, measure: str) -> None:
         """Check that labels are classes, for a measure that gives the network classes.

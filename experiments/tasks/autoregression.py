@@ -265,7 +265,7 @@ class Autoregression:
 @functools.cache
 def _log_probabilities(task: Autoregression, mesh: Mesh) -> Callable:
     def log_probabilities(params, images, labels):
-        condition = task.condition.of_batch({"label": labels})
+        condition = task.condition.of_labels(labels, None)
         return task.log_probability(params, task.space.encode(images), condition)
 
     return jax.jit(log_probabilities, out_shardings=replicated(mesh))
@@ -274,7 +274,7 @@ def _log_probabilities(task: Autoregression, mesh: Mesh) -> Callable:
 @functools.cache
 def _completions(task: Autoregression, mesh: Mesh, rows: int) -> Callable:
     def completions(params, images, labels, keys):
-        condition = task.condition.of_batch({"label": labels})
+        condition = task.condition.of_labels(labels, None)
         given = task._ordered(task.space.encode(images))[:, :rows]
         levels = task.complete(params, keys, condition, 1.0, given)
         return task.space.to_data(task.space.decode(levels))

@@ -256,7 +256,7 @@ def _condition_fields(config: Any, condition: Any) -> dict[str, Any]:
 def _bound(task: DiscreteDiffusion, mesh: Mesh) -> Callable:
     def bound(params, images, labels, indices, frozen=None):
         block_length, x = task.objective.block_length, task.space.encode(images, frozen)
-        told = task.condition.of_batch({"label": labels}), *([x] if block_length else [])
+        told = task.condition.of_labels(labels, frozen), *([x] if block_length else [])
         denoiser = lambda x_t, t: task.denoiser(params, frozen)(x_t, t, *told)
         key = jax.random.fold_in(jax.random.key(0), indices[0])
         return discrete.continuous_bound(

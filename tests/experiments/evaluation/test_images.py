@@ -178,7 +178,8 @@ def test_networks_of_prompts_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("condition", "labels"), [(Unconditional(), "balanced"), (Classes(4), "none")]
+    ("condition", "labels"),
+    [(Unconditional(), "balanced"), (Classes(4), "none"), (Classes(1), "balanced")],
 )
 def test_few_steps_have_no_class_accuracy_without_classes(condition, labels):
     """The data have classes, but nobody told the network which one to draw."""
