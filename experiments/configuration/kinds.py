@@ -284,8 +284,7 @@ class SequenceNetwork(Protocol):
 
     Those of a token depend on the tokens before it. `prefill(condition)` and
     `step(state, tokens, position)` read one token at a time (`genjax.autoregression.decoding`).
-    `prefix`, `num_classes`, `vocabulary` and `grid` are set from the config's prefix, condition and
-    space.
+    `prefix`, `vocabulary` and `grid` are set from the config's prefix and space.
     """
 
     vocabulary: int
@@ -299,8 +298,8 @@ class SequenceNetwork(Protocol):
 class MaskedNetwork(Protocol):
     """`network(tokens, condition)`: a Flax module that returns the logits of all tokens.
 
-    Any of the tokens may be `mask_token`. `prefix`, `num_classes`, `vocabulary` and `grid` are set
-    from the config's prefix, condition and space.
+    Any of the tokens may be `mask_token`. `prefix`, `vocabulary` and `grid` are set from the
+    config's prefix and space.
     """
 
     vocabulary: int

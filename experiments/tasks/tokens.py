@@ -116,14 +116,20 @@ class TokenTask:
     def network_fields(cls, config: Any, space: Tokens, condition: Condition) -> dict[str, Any]:
         """Return the fields of the network that follow from other parts of the config."""
         prefix = kinds.PREFIX.bind(config.prefix, "prefix", **condition.network_fields)
-        return dict(grid=space.layout.grid, prefix=prefix, **condition.network_fields)
+        return dict(grid=space.layout.grid, prefix=prefix)
 
     def _inputs(self) -> tuple[Array, PyTree]:
         """Return inputs of the network for a batch of one."""
         return jnp.zeros((1, self.length), jnp.int32), self.condition.example()
 
     def _check_network(self) -> None:
-        """Raise ValueError if the network does not return logits of all tokens."""
+        """Raise ValueError if the network has other classes or returns no logits of all tokens."""
+        for name, value in self.condition.network_fields.items():
+            if (own := getattr(self.network, name, value)) != value:
+                raise ValueError(
+                    f"config.model has {name} {own}, and config.condition {value}: set "
+                    f"config.model.{name} to {value}"
+                )
         tokens, condition = jax.eval_shape(self._inputs)
         apply = lambda *inputs: self.network.init_with_output(*inputs)[0]
         words = f"tokens {list(tokens.shape)} and config.condition's example"

@@ -293,6 +293,9 @@ def test_mistakes_are_named_before_any_compute(choice, changes, words, tokenizer
 def test_a_network_without_a_prefix_has_the_classes_of_the_condition(tokenizer):
     config = small_config("maskgit", tokenizer)
     config.model.name = "HaltonMaskGIT"
+    with pytest.raises(ValueError, match="num_classes 1000, .* 10: set config.model.num_classes"):
+        build(config)
+    config.model.num_classes = 10
     assert build(config).network.num_classes == 10
 
 
