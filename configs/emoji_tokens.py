@@ -40,8 +40,8 @@ emoji_latent_flow  1,724    61.5 %    196           74.9      0.77 / 0.50       
 
 The autoencoders of the first two rows and of the flow had 1,500 steps, and the others 800. mar
 takes 25 Euler steps of its small network in each evaluation. var and mar were sampled at a guidance
-scale of 2, vq_transformer and maskgit at 1.5, and the others at 1.25. docs/results/families.md
-measures all choices by name.
+scale of 2, masked_diffusion and uniform_diffusion at 1.25, and the others at 1.5.
+docs/results/families.md measures all choices by name.
 """
 
 from ml_collections import ConfigDict

@@ -36,6 +36,13 @@ class Bounds:
     num_importance_samples: int = 500
     needs: ClassVar[tuple[str, ...]] = ("bounds", "levels")
 
+    def __post_init__(self):
+        if self.num_importance_samples < 1:
+            raise ValueError(
+                "config.evaluation.measures has Bounds, whose num_importance_samples is "
+                f"{self.num_importance_samples}; it is 1 or more"
+            )
+
     def __call__(self, model: Model) -> dict[str, Any]:
         images = image_reference(self.context.data, self.context.num_samples).examples[1][0]
         keys, bounds = (

@@ -6,11 +6,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from experiments.evaluation.context import Context, Model, in_batches
+from experiments.inputs.datasets import labels_of
 
 
 @dataclass(frozen=True)
 class BoundBits:
     """Measure an upper bound on the bits per dimension of held-out images, given their classes.
+
+    Where the space has codes, these are bits per code, of the images' codes.
 
     Attributes:
         num_images: of the held-out split, in its order; all if None.
@@ -22,15 +25,18 @@ class BoundBits:
     batch_size: int = 100
     needs: ClassVar[tuple[str, ...]] = ("bound",)
 
+    def __post_init__(self):
+        self.context.check_classes("BoundBits")
+
     def __call__(self, model: Model) -> dict[str, Any]:
-        source = self.context.data.held_out().source
-        part = source[np.arange(len(source))[: self.num_images]]
-        images = part[self.context.data.feature]
-        labels = part.get("label", np.zeros(len(images), np.int32))
-        nats = in_batches(
-            model.functions["bound"], images, labels, np.arange(len(images)), size=self.batch_size
-        )
-        bits = -nats / (np.log(2) * np.prod(self.context.space.shape))
+        source, nats = self.context.data.held_out().source, []
+        rows = np.arange(len(source))[: self.num_images]
+        for start in range(0, len(rows), self.batch_size):  # all could be larger than the memory
+            indices = rows[start : start + self.batch_size]
+            part = source[indices]
+            inputs = part[self.context.data.feature], labels_of(part), indices
+            nats.append(in_batches(model.functions["bound"], *inputs, size=self.batch_size))
+        bits = -np.concatenate(nats) / (np.log(2) * np.prod(self.context.space.shape))
         return {
             "bits_per_dimension": float(bits.mean()),
             "bits_per_dimension_error": float(bits.std() / np.sqrt(len(bits))),

@@ -43,18 +43,18 @@ class Context:
     @property
     def class_conditional(self) -> bool:
         """Whether the network gets a class for each sample, so that the sample may be right."""
-        return self.condition.num_classes > 0 and self.labels != "none"
+        return self.condition.num_classes > 1 and self.labels != "none"
 
     def check_classes(self, measure: str) -> None:
-        """Check that labels are classes, for a measure that draws its samples by `draw_labels`.
+        """Check that labels are classes, for a measure that gives the network classes.
 
         Raises:
             ValueError: labels are numbers of prompts.
         """
         if hasattr(self.condition, "prompts"):
             raise ValueError(
-                f"config.evaluation.measures has {measure}, which draws classes, and this network "
-                "takes prompts: take PromptMatch, or PretrainedFeatures"
+                f"config.evaluation.measures has {measure}, which gives the network classes, "
+                "and this network takes prompts: take PromptMatch, or PretrainedFeatures"
             )
 
     def draw_labels(self, training: Callable[[], np.ndarray]) -> np.ndarray:

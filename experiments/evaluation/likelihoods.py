@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from experiments.evaluation.context import Context, Model, in_batches
+from experiments.inputs.datasets import labels_of
 from genjax.training.pictures import paired_grid
 
 SHOWN = 20
@@ -27,6 +28,9 @@ class ExactBits:
     num_images: int | None = None
     needs: ClassVar[tuple[str, ...]] = ("log_probabilities", "completions")
 
+    def __post_init__(self):
+        self.context.check_classes("ExactBits")
+
     def __call__(self, model: Model) -> dict[str, Any]:
         source = self.context.data.held_out().source
         rows = np.arange(len(source))[: self.num_images]
@@ -34,7 +38,7 @@ class ExactBits:
         for start in range(0, len(rows), 1000):  # at once they could be larger than the memory
             part = source[rows[start : start + 1000]]
             images = part[self.context.data.feature]
-            labels = part.get("label", np.zeros(len(images), np.int32))
+            labels = labels_of(part)
             shown = (images[:SHOWN], labels[:SHOWN]) if shown is None else shown
             nats = in_batches(model.functions["log_probabilities"], images, labels, size=100)
             bits.append(-nats / np.log(2))

@@ -58,7 +58,7 @@ class Classes:
         return self.num_classes
 
     def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> Int[Array, " batch"]:
-        return labels
+        return jnp.zeros_like(labels) if self.num_classes == 1 else labels
 
     def frozen(self) -> dict[str, PyTree]:
         return {}

@@ -101,9 +101,8 @@ class Autoregression:
                 f"which {type(self.network).__name__} needs"
             )
         levels = jax.ShapeDtypeStruct((1, *shape), jnp.int32)
-        labels = jax.eval_shape(self.condition.example)
-        inputs = jax.random.key(0), levels, labels
-        words = f"levels {[1, *shape]} and labels {list(labels.shape)}"
+        inputs = jax.random.key(0), levels, jax.eval_shape(self.condition.example)
+        words = f"levels {[1, *shape]} and config.condition's example"
         returned = traced_shape(self.network, "model", words, first_output(self.network), *inputs)
         read = (1, *shape[:2], *self.likelihood.outputs(shape[-1]))
         if returned != read:

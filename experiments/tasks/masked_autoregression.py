@@ -196,7 +196,8 @@ class MaskedAutoregression(Diffusion):
         """Return samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
         Args:
-            guidance_scale: of the last tokens. It grows from 1 with the share of drawn tokens.
+            guidance_scale: of the last tokens. It grows from 1 with the share of drawn tokens. A
+                scale below 1 holds for all tokens.
             temperature: what the noise of each step is multiplied by in the diffusion of a token.
                 The first noise stays, as in the authors' program. 1 samples from the model.
             token_grid: times of the diffusion of a token, noise end first.
@@ -231,7 +232,7 @@ class MaskedAutoregression(Diffusion):
 
     def _draw(self, apply, guidance_scale, temperature, token_grid, keys, states, share) -> Tokens:
         """Return the tokens of some places, drawn by the guided diffusion of each."""
-        scale = 1 + (guidance_scale - 1) * share
+        scale = autoregression.grown(guidance_scale, share)
         denoiser = diffusion.guide(self._token_denoiser(apply), *states, scale)
         table = self.sampler.func.table(self.process, token_grid, **self.sampler.keywords)
         noise = self.process.prior(keys, (states[0].shape[1], self._channels), token_grid[0])

@@ -1,5 +1,6 @@
 """MaskGIT over the codes of a frozen tokenizer: all masked tokens given those that are not."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,8 @@ class MaskedTokens(TokenTask):
     ) -> Float[Array, "..."]:
         """Return samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
-        Guidance grows with the share of revealed tokens, from 1 to the scale of the law.
+        Guidance grows with the share of revealed tokens, from 1 to the scale of the law. A scale
+        below 1 holds in all steps.
 
         Args:
             counts, temperatures: of the steps (`autoregression.maskgit`).
@@ -83,7 +85,7 @@ class MaskedTokens(TokenTask):
             self._apply(state.weights(weights)),
             self.condition.of_labels(labels, frozen),
             self.condition.null(frozen),
-            lambda share: 1 + (law.guidance_scale - 1) * share,
+            functools.partial(autoregression.grown, law.guidance_scale),
         )
         masks = jnp.full((len(labels), self.length), self.network.mask_token)
         steps = counts, temperatures, law, trajectory

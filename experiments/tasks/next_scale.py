@@ -91,7 +91,8 @@ class NextScale(TokenTask):
     ) -> Float[Array, " *frames batch height width channels"]:
         """Return samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
-        Guidance grows linearly with the map, from 1 to the scale of the law.
+        Guidance grows linearly with the map, from 1 to the scale of the law. A scale below 1 holds
+        for all maps.
 
         Args:
             frozen: what `frozen` loads.

@@ -39,6 +39,8 @@ class Bound:
     free_nats: float = 0.0
 
     def __post_init__(self):
+        if self.num_samples < 1:
+            raise ValueError(f"config.bound.num_samples is {self.num_samples}; it is 1 or more")
         if self.num_samples > 1 and (self.beta != 1 or self.free_nats):
             raise ValueError(
                 f"config.bound.beta {self.beta} and config.bound.free_nats {self.free_nats} are of "
@@ -65,8 +67,8 @@ class VariationalAutoencoder:
         """Return the task of a config.
 
         Raises:
-            ValueError: a part does not exist, or the importance-weighted bound has a beta or free
-                nats.
+            ValueError: a part does not exist, the bound has no samples, or the importance-weighted
+                bound has a beta or free nats.
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         likelihood = kinds.LIKELIHOOD.bind(config.likelihood, "likelihood")

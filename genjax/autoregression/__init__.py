@@ -24,6 +24,7 @@ from genjax.autoregression.likelihoods import categorical as categorical
 from genjax.autoregression.likelihoods import mixture_of_logistics as mixture_of_logistics
 from genjax.autoregression.logits import check_sampling as check_sampling
 from genjax.autoregression.logits import filtered as filtered
+from genjax.autoregression.logits import grown as grown
 from genjax.autoregression.logits import guide as guide
 from genjax.autoregression.logits import guided as guided
 from genjax.autoregression.logits import keep_min_p as keep_min_p

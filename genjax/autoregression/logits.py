@@ -74,6 +74,16 @@ def guide(step: Callable, guidance_scale: Scale) -> Callable:
     return guided_step
 
 
+def grown(
+    guidance_scale: float | Float[Array, " *#batch"], share: float | Float[Array, " *#batch"]
+) -> Float[Array, "..."]:
+    """Return the guidance scale of a step, which grows from 1 with the share of drawn tokens.
+
+    A scale below 1 holds in every step, so 0 is unconditional sampling from the first token on.
+    """
+    return jnp.where(guidance_scale < 1, guidance_scale, 1 + (guidance_scale - 1) * share)
+
+
 # Filters.
 
 

@@ -6,7 +6,7 @@ it draws every masked token and keeps those of which it is most sure. A schedule
 masked after each step:
 
     counts = masked_counts(cosine, length=256, num_steps=8)  # 251, 236, 212, 181, 142, 97, 49, 0
-    predict = guided_predict(network, labels, null_label, lambda share: 1 + 3 * share)
+    predict = guided_predict(network, labels, null_label, functools.partial(grown, 4.0))
     tokens = maskgit(keys, predict, masks, vocabulary, counts, choice_temperatures(8, 4.5))
 """
 
@@ -165,7 +165,7 @@ def guided_predict(
         conditional: leaves `[batch …]`.
         null: leaves that broadcast against those of `conditional`.
         guidance_scale: as of `guided`, or a function of the share of tokens that are revealed after
-            the step, such as `lambda share: 1 + (scale - 1) * share`.
+            the step, such as `functools.partial(grown, 4.0)`.
     """
     conditions = pair(conditional, null)
 

@@ -15,18 +15,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.autoregression.logits import sample
+from genjax.autoregression.logits import grown, sample
 
 Maps = Float[Array, "batch rows columns features"]
 Inputs = Float[Array, "batch tokens features"]
 Logits = Float[Array, "batch tokens vocabulary"]
 
 
-def growing(
-    weight: float | Float[Array, ""], num_scales: int
-) -> Callable[[int], float | Float[Array, ""]]:
-    """Make the guidance scale 1 + weight·k/(num_scales − 1) of scale k, as the authors' program."""
-    return lambda scale: 1 + weight * scale / max(num_scales - 1, 1)
+def growing(weight: float | Float[Array, ""], num_scales: int) -> Callable[[int], Float[Array, ""]]:
+    """Make the guidance scale 1 + weight·k/(num_scales − 1) of scale k, as the authors' program.
+
+    A weight below 0 holds at every scale, so −1 is unconditional sampling.
+    """
+    return lambda scale: grown(1 + weight, scale / max(num_scales - 1, 1))
 
 
 def decode_scales(

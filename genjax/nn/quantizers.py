@@ -43,8 +43,8 @@ def _straight_through(x: Array, codes: Array) -> Array:
     return jax.lax.stop_gradient(codes) + (x - jax.lax.stop_gradient(x))
 
 
-def _commitment(x: Array, codes: Array) -> Float[Array, ""]:
-    return jnp.mean(jnp.square(x - jax.lax.stop_gradient(codes)))
+def _commitment(x: Array, codes: Array, weight: Array | float = 1.0) -> Float[Array, ""]:
+    return jnp.mean(weight * jnp.square(x - jax.lax.stop_gradient(codes)))
 
 
 def _unit(x: Array) -> Array:
@@ -239,7 +239,7 @@ class FactorizedResidualQuantizer(nn.Module):
     the code nearest in direction, and projects that code back to `features`. The levels' outputs
     are summed. Gradients pass through both projections and straight through the look-up.
 
-    Losses, means over latents and a code's features, summed over levels:
+    Losses, means over latents and a code's features, summed over the levels that an example uses:
 
     - "commitment": (z − sg(c))², draws projected latents to their codes.
     - "codebook": (sg(z) − c)², draws codes to projected latents.
@@ -286,11 +286,11 @@ class FactorizedResidualQuantizer(nn.Module):
             x = self.projections_in[i](residual)
             chosen, codes = self._nearest(i, x)
             output = self.projections_out[i](_straight_through(x, codes))
-            takes_part = (i < used).astype(jnp.float32)
-            total += output * takes_part.reshape(-1, *[1] * (latents.ndim - 1))
+            takes_part = (i < used).astype(jnp.float32).reshape(-1, *[1] * (latents.ndim - 1))
+            total += output * takes_part
             residual = residual - output
-            losses["commitment"] += _commitment(x, codes) * takes_part.mean()
-            losses["codebook"] += _commitment(codes, x) * takes_part.mean()
+            losses["commitment"] += _commitment(x, codes, takes_part)
+            losses["codebook"] += _commitment(codes, x, takes_part)
             indices.append(chosen)
         return Quantized(total, jnp.stack(indices, axis=-1), losses)
 
@@ -355,6 +355,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __call__(self, latents: Float[Array, "*batch features"], train: bool = False) -> Quantized:
         _check_codes(self.num_codes)
+        if min(self.levels) < 2:
+            raise ValueError(f"a feature has 2 levels or more; got levels {self.levels}")
         x = _prepare(latents, self.features)
         levels = np.asarray(self.levels)
         # As in the paper's program (appendix A.1), the reach is a thousandth less than the

@@ -9,6 +9,7 @@ from scipy import stats
 from genjax.autoregression import (
     check_sampling,
     filtered,
+    grown,
     guide,
     guided,
     keep_min_p,
@@ -93,6 +94,12 @@ def test_guidance_is_one_call_on_pairs():
     assert calls == [(4,), (4,)]
     states = guided(pair(LOGITS[:, None], 0 * LOGITS[0]), 2.0)  # of several places an example
     np.testing.assert_allclose(states, 2 * LOGITS[:, None], rtol=1e-6)
+
+
+def test_a_scale_grows_from_1_but_is_unconditional_in_every_step_at_0():
+    shares = jnp.asarray([0.0, 0.25, 1.0])
+    for scale, expected in ((5.0, [1, 2, 5]), (1.0, [1, 1, 1]), (0.0, [0, 0, 0])):
+        np.testing.assert_array_equal(grown(scale, shares), expected)
 
 
 @pytest.mark.parametrize(

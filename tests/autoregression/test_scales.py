@@ -57,3 +57,7 @@ def test_guidance_grows_with_the_scale():
         t = 1.5 * scale / 3
         np.testing.assert_allclose(output, (1 + t) * logits[::2] - t * logits[1::2], atol=1e-6)
         assert seen is None if inputs is None else seen.shape == (4, 2, 1)
+
+
+def test_unconditional_sampling_is_unconditional_at_every_scale():
+    np.testing.assert_array_equal([growing(-1.0, 4)(scale) for scale in range(4)], 0)

@@ -340,14 +340,20 @@ def test_some_examples_use_their_first_levels_alone():
         variables = quantizer.init(jax.random.key(0), x)
         found = quantizer.apply(variables, x, train=True, rngs={"levels": jax.random.key(1)})
         lookup = lambda i: quantizer.apply(variables, found.indices[..., :i], method="lookup")
-        return found.latents, [lookup(i) for i in (1, 2, 3)], quantizer.apply(variables, x).latents
+        losses = lambda i, x: quantizer.clone(num_levels=i).apply(variables, x[None]).losses
+        alone = [jax.vmap(functools.partial(losses, i))(x) for i in (1, 2, 3)]
+        whole = quantizer.apply(variables, x).latents
+        return found, [lookup(i) for i in (1, 2, 3)], whole, alone
 
-    found, coarser, whole = results()
-    same = np.stack([np.abs(found - each).max((1, 2)) < 1e-5 for each in coarser])
+    found, coarser, whole, alone = results()
+    same = np.stack([np.abs(found.latents - each).max((1, 2)) < 1e-5 for each in coarser])
     np.testing.assert_array_equal(same.sum(0), 1)
     used = 1 + same.argmax(0)
     assert set(used[:16]) == {1, 2, 3} and set(used[16:]) == {3}
     np.testing.assert_allclose(whole, coarser[2], atol=1e-5)
+    for name, loss in found.losses.items():  # those of examples alone, by the levels that they use
+        each = [alone[count - 1][name][i] for i, count in enumerate(used)]
+        np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)
 
 
 @pytest.mark.parametrize("levels", [(2,), (3,), (4, 5), (8, 6, 5), (7, 2, 3, 2)])
@@ -499,6 +505,7 @@ def test_words_of_18_bits_in_even_use_have_all_the_entropy():
         (LookupFreeQuantizer(31), 31, "2147483648 codes have indices beyond int32"),
         (BinarySphericalQuantizer(36), 36, "beyond int32"),
         (FiniteScalarQuantizer((8,) * 11), 11, "beyond int32"),
+        (FiniteScalarQuantizer((8, 1)), 2, r"has 2 levels or more; got levels \(8, 1\)"),
     ],
 )
 def test_faults(quantizer, features, message):

@@ -66,6 +66,8 @@ class PixelRNN(RowNetwork):
     param_dtype: Dtype = jnp.float32
 
     def setup(self):
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is odd; got {self.kernel_size}")
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         row_cell = RowCell(self.width, self.kernel_size // 2, **types)
         self.down = nn.RNN(row_cell, return_carry=True)

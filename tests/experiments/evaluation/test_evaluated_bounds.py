@@ -6,11 +6,13 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 from scipy.stats import logistic
 
 from experiments.configuration.runs import build
 from experiments.evaluation import autoencoders
 from experiments.evaluation.autoencoders import Bounds
+from experiments.evaluation.bounds import BoundBits
 from experiments.evaluation.context import Context, Model
 from experiments.launch.experiment import split_pictures
 from experiments.launch.reports import alarms
@@ -68,6 +70,38 @@ def test_where_latents_say_nothing_both_bounds_are_the_likelihood():
         report["bits_per_dimension"], -log_likelihood.mean() / (64 * np.log(2)), rtol=1e-5
     )
     assert report["num_importance_samples"] == 7 and report["num_units"] == 4
+
+
+class Numbered:
+    """A source of 30 images whose label is their number; it notes how many are read at once."""
+
+    def __init__(self):
+        self.read = []
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, rows):
+        self.read.append(len(rows))
+        return {"image": np.zeros((len(rows), 2, 2, 1), np.uint8), "label": rows}
+
+
+def test_images_of_a_bound_are_read_batch_by_batch():
+    """All at once could be larger than the memory."""
+    source = Numbered()
+    data = SimpleNamespace(feature="image", held_out=lambda: SimpleNamespace(source=source))
+    context = Context(data, SimpleNamespace(shape=(2, 2, 1)), None, 1)
+    bound = lambda images, labels, indices: -4 * np.log(2) * np.where(labels == indices, labels, 0)
+    measure = BoundBits(context, num_images=25, batch_size=10)
+    report = measure(SimpleNamespace(functions={"bound": bound}))
+    assert source.read == [10, 10, 5]
+    np.testing.assert_allclose(report["bits_per_dimension"], np.mean(range(25)))
+    assert report["likelihood_images"] == 25
+
+
+def test_a_bound_of_no_samples_is_refused_before_training():
+    with pytest.raises(ValueError, match="Bounds, whose num_importance_samples is 0; it is 1 or"):
+        Bounds(None, num_importance_samples=0)
 
 
 def test_a_collapsed_posterior_is_reported(tmp_path):

@@ -8,9 +8,11 @@ import pytest
 
 from experiments.evaluation import images as evaluation
 from experiments.evaluation.autoencoders import VGG16Distance
+from experiments.evaluation.bounds import BoundBits
 from experiments.evaluation.context import Context
 from experiments.evaluation.few_steps import FewSteps
 from experiments.evaluation.images import Samples
+from experiments.evaluation.likelihoods import ExactBits
 from experiments.evaluation.protocol import protocol_of
 from experiments.inputs.conditions import Classes, Prompts, Unconditional
 from experiments.inputs.datasets import Data
@@ -169,14 +171,15 @@ def test_networks_of_prompts_are_refused():
     """Labels are numbers of prompts there. So classes would all stand for the first few prompts."""
     prompts = Prompts("minilm", 16, 384, 384, 1.0, ("a red apple",))
     context = Context(Data("digits", "train", "test", None, (8, 8, 1)), None, prompts, 20)
-    for measure in (Samples, FewSteps, VGG16Distance):
-        message = f"{measure.__name__}, which draws classes, .* takes prompts: take PromptMatch"
+    for measure in (Samples, FewSteps, VGG16Distance, ExactBits, BoundBits):
+        message = f"{measure.__name__}, which gives the network classes, .* takes prompts: take"
         with pytest.raises(ValueError, match=message):
             measure(context)
 
 
 @pytest.mark.parametrize(
-    ("condition", "labels"), [(Unconditional(), "balanced"), (Classes(4), "none")]
+    ("condition", "labels"),
+    [(Unconditional(), "balanced"), (Classes(4), "none"), (Classes(1), "balanced")],
 )
 def test_few_steps_have_no_class_accuracy_without_classes(condition, labels):
     """The data have classes, but nobody told the network which one to draw."""

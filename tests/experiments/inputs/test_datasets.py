@@ -7,6 +7,7 @@ from PIL import Image
 
 from configs import digits_flow, digits_gan, emoji_autoencoder
 from experiments.configuration.runs import build
+from experiments.inputs.conditions import Classes
 from experiments.inputs.datasets import Data, training_batches
 from genjax.data import Dataset, InMemory
 from genjax.devices import make_mesh
@@ -75,6 +76,13 @@ def test_a_gan_takes_images_without_labels(tmp_path, condition):
     assert set(batch) == {"image"} and task.conditional == (condition["name"] == "Classes")
     _, metrics = jax.eval_shape(task.update, jax.eval_shape(task.init, key), batch, key)
     assert "loss/generator" in metrics
+
+
+def test_one_class_is_the_class_of_every_label():
+    """Whatever the data's labels are: the label 1 would be the null class, and 2 no row at all."""
+    labels = np.array([0, 1, 7])
+    np.testing.assert_array_equal(Classes(1).of_labels(labels, None), 0)
+    np.testing.assert_array_equal(Classes(8).of_labels(labels, None), labels)
 
 
 def test_images_of_another_shape(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import digits_autoregression, fashion_autoregression
+from experiments.configuration import base
 from experiments.configuration.runs import build
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.likelihoods import ExactBits
@@ -171,6 +172,11 @@ def test_an_arithmetic_coder_needs_the_reported_bits_and_decodes_losslessly():
         ("digits", dict(order="random"), "config.order is 'random'.*raster"),
         ("digits", dict(sampling__temperature=-1.0), "temperature is at least 0"),
         ("digits", dict(model__num_heads=5), "num_heads is 5 and config.model.width 8"),
+        (
+            "digits",
+            dict(condition=base.captions()),
+            "PixelTransformer, which cannot be applied to levels .* config.condition's example",
+        ),
         (
             "fashion:pixelcnn_pp",
             dict(data__image_shape=(30, 28, 1)),

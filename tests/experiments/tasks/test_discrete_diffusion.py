@@ -1,5 +1,7 @@
 """The task of discrete diffusion: its first loss, its bound, its samples and what it refuses."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -66,6 +68,22 @@ def test_bits_per_dimension_of_equally_likely_levels(small):
     assert report["likelihood_images"] == 40
     error = abs(report["bits_per_dimension"] - np.log2(17))
     assert error < 4 * report["bits_per_dimension_error"] < 0.8
+
+
+def test_the_bound_of_one_class_does_not_read_the_labels_of_the_data():
+    """They are not classes of the network. The label 1 would be its null class."""
+    config = small_config("masked")
+    config.condition.num_classes = 1
+    task = build(config)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    values = np.random.default_rng(0)
+    draw = lambda a: values.standard_normal(a.shape).astype(a.dtype)
+    state = state.replace(params=jax.tree.map(draw, state.params))
+    bound = task.functions(state, SimpleNamespace(weights="params"))["bound"]
+    images, indices = np.asarray(batch()["image"]), np.arange(SIZE)
+    expected = bound(images, np.zeros(SIZE, int), indices)
+    assert np.all(np.isfinite(expected))
+    np.testing.assert_array_equal(bound(images, np.asarray(batch()["label"]), indices), expected)
 
 
 def test_samples_are_levels_and_start_from_noise(small):

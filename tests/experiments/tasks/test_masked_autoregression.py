@@ -139,6 +139,14 @@ def test_guidance_grows_with_the_share_of_drawn_tokens():
     np.testing.assert_allclose(first[first != 0], whole[first != 0], atol=1e-5)
 
 
+@pytest.mark.slow
+def test_at_a_scale_of_0_no_token_sees_the_class():
+    task, state, _ = trained_a_little()
+    options = inputs(guidance_scale=0.0)
+    sample = lambda label: generate(task, state, jnp.full(3, label), jnp.arange(3), *options)
+    np.testing.assert_allclose(sample(3), sample(5), atol=1e-5)
+
+
 def small_config_of_one_step(sampler="euler"):
     config = small_config()
     config.sampling.num_steps, config.sampling.sampler = 1, dict(name=sampler)

@@ -142,6 +142,15 @@ def test_greedy_samples_are_the_most_likely_tokens_of_guided_logits():
         np.testing.assert_allclose(frame, expected, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_at_a_scale_of_0_no_map_sees_the_class():
+    task, state, _ = trained_a_little()
+    sample = lambda label: generate(
+        task, state, jnp.full(8, label), jnp.arange(8), *inputs(guidance_scale=0.0)
+    )
+    np.testing.assert_allclose(sample(3), sample(5), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -155,6 +155,17 @@ def test_guided_masked_decoding_is_two_calls_with_a_scale_that_grows_from_1(toke
     np.testing.assert_allclose(images, expected, atol=1e-5)
 
 
+def test_masked_decoding_at_a_scale_of_0_is_unconditional_from_the_first_step_on(tokenizer):
+    task, config, state, _ = trained_a_little("maskgit", tokenizer)
+    inputs = task.sampling_inputs(sampling(config, guidance_scale=0.0))
+    generate = jax.jit(task.generate)
+    one, another = (
+        generate(of_classes(state), KEY, jnp.full(40, label), jnp.arange(40), *inputs)
+        for label in (3, 7)
+    )
+    np.testing.assert_allclose(one, another, atol=1e-5)
+
+
 def test_reconstructions_are_of_the_nearest_codes(tokenizer):
     """Evaluators are given them; the tokenizer's own network makes them in one call."""
     task, config, state, _ = trained_a_little("vq_transformer", tokenizer)
@@ -277,6 +288,15 @@ def test_mistakes_are_named_before_any_compute(choice, changes, words, tokenizer
             config[part][field] = value
     with pytest.raises(ValueError, match=words):
         build(config)
+
+
+def test_a_network_without_a_prefix_has_the_classes_of_the_condition(tokenizer):
+    config = small_config("maskgit", tokenizer)
+    config.model.name = "HaltonMaskGIT"
+    with pytest.raises(ValueError, match="num_classes 1000, .* 10: set config.model.num_classes"):
+        build(config)
+    config.model.num_classes = 10
+    assert build(config).network.num_classes == 10
 
 
 def test_an_empty_prompt_is_refused_when_sampling(tokenizer):

@@ -174,6 +174,7 @@ def test_samples_of_the_prior_depend_on_their_own_index_and_a_walk_ends_in_them(
             "bound.beta 2.0 .*num_samples 5 let them be 1 and 0",
         ),
         (dict(bound__num_samples=5, bound__free_nats=0.1), "free_nats 0.1 are of the ELBO"),
+        (dict(bound__num_samples=0), "bound.num_samples is 0; it is 1 or more"),
         (dict(sampling__weights="emma"), "is 'emma'; there are params, ema"),
     ],
 )

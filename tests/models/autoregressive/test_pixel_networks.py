@@ -49,6 +49,13 @@ def made(*args, **options):
     return network, likelihood, jax.tree.map(draw, shapes)
 
 
+@pytest.mark.parametrize("network", [GatedPixelCNN, PixelRNN])
+def test_kernels_have_a_centre(network):
+    picture = jnp.zeros((1, *SHAPE), jnp.int32)
+    with pytest.raises(ValueError, match="kernel_size is odd; got 4"):
+        network(SHAPE, kernel_size=4).init(jax.random.key(0), picture, jnp.zeros(1, jnp.int32))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_output_depends_on_all_of_the_past_and_the_class_and_on_no_future(name):
     """Each level is changed in turn: integers have no gradients, and a change misses nothing.
