@@ -70,7 +70,11 @@ The last run went on from the one before at its step 7,000, with --init_from and
 - A learning rate of 2e-3 was ahead after 700 steps and level after 2,000.
 - MiniLM's pooled states in the modulation gave no more right captions after 2,000 steps.
 
-A larger network has not been tried. image_to_video, causal and packed have not been run.
+image_to_video went on from the run of 14,500 steps with --init_from, 3,000 steps in 1,101 seconds
+of one core. The given frame has a PSNR of 23.8 dB, as the autoencoder's own reconstruction. 50 % of
+the captions were followed, digits 57 %, directions 61.5 %. Pairs of digits mix on their way.
+
+A larger network has not been tried. causal and packed have not been run.
 """
 
 from typing import Any
