@@ -23,6 +23,7 @@ from jaxtyping import Array
 from experiments.configuration.runs import check_diffusion, open_run
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.datasets import Data, labels_of
+from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.launch.runtime import check_out, run_program, user_errors
 from genjax import diffusion
 from genjax.data import to_float
@@ -128,6 +129,7 @@ def main() -> None:
                 f"{run.config.experiment} is a flow on latents, which has no likelihood of "
                 "images; take a run on pixels"
             )
+        check_not_standardized(run.task.space, "a likelihood")
         condition, feature = run.task.condition, run.task.space.feature
         if feature != "image" or not isinstance(condition, Classes | Unconditional):
             raise ValueError(

@@ -53,8 +53,8 @@ def test_a_sixth_is_at_the_noise_in_which_captions_decide(config):
 def test_pongs_ball_is_not_drowned():
     """The ball has 0.05 of energy in a frame, so its path of 16 frames is seen at levels below 0.5.
 
-    The network sees pixels over the floor of their deviation, and so are its levels. A sound has an
-    energy of some 800, and is heard at levels below 10.
+    Pixels and noise levels are in units of the floor. A sound has an energy of some 800, and is
+    heard at levels below 10.
     """
     config = pong.get_config()
     objectives = dict(JointObjective.from_config(config).parts)

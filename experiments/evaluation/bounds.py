@@ -13,7 +13,7 @@ from experiments.inputs.datasets import labels_of
 class BoundBits:
     """Measure an upper bound on the bits per dimension of held-out images, given their classes.
 
-    Where the space has codes, these are bits per code, of the images' codes.
+    The bits are per code where the space has codes.
 
     Attributes:
         num_images: of the held-out split, in its order; all if None.

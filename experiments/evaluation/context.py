@@ -110,7 +110,7 @@ class Model:
     @property
     def num_frozen_parameters(self) -> int:
         """The number of parameters of the frozen autoencoder, or 0 without one."""
-        return _count(self._task.space.frozen())
+        return _count(self._task.space.frozen()) if self._task.space.autoencoder else 0
 
     @property
     def num_evaluations(self) -> int:

@@ -208,7 +208,7 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
             "set --config.data.resize=True, to resize and crop images to config.data.image_shape "
             "as they are read"
         )
-    if varies and kind != "sounds":
+    if varies and kind != "sounds" and not data.sound_shape:  # buckets cut no sound
         ways.append(
             "in a config of your own set config.data.buckets = dict(multiple=64, max_ratio=2.0), "
             "to train on batches of equal proportions, if the network takes any shape"

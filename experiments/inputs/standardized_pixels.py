@@ -18,7 +18,7 @@ from genjax.training.workdir import Config
 class StandardizedPixels:
     """Images or clips, each pixel less its mean, over its deviation, both of training examples.
 
-    So what is small and moves weighs as much as what is large and changes in its place. Frames of a
+    A small moving object then weighs as much as a large change of the whole picture. Frames of a
     clip share their moments. Whoever opens a run needs its training data, which are measured again.
 
     Attributes:
@@ -71,8 +71,6 @@ class StandardizedPixels:
         return {"moments": {"mean": moment, "deviation": moment}}
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
-        if jnp.issubdtype(examples.dtype, jnp.floating):
-            return examples
         moments = frozen["moments"]
         return (self.pixels.encode(examples) - moments["mean"]) / moments["deviation"]
 
@@ -81,3 +79,12 @@ class StandardizedPixels:
         return samples * moments["deviation"] + moments["mean"]
 
     to_data, picture = staticmethod(Pixels.to_data), staticmethod(Pixels.picture)
+
+
+def check_not_standardized(space: Any, reader: str) -> None:
+    """Raise ValueError if the space is `StandardizedPixels`, for what reads pixels in [−1, 1]."""
+    if isinstance(space, StandardizedPixels):
+        raise ValueError(
+            f"config.space.name is StandardizedPixels, and {reader} reads pixels in [−1, 1]: set "
+            "config.space.name=Pixels"
+        )

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
+from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
 from experiments.tasks.penalties import Penalties
@@ -124,6 +125,8 @@ class GAN:
                 f"config.condition.name is {config.condition.name}, which no network of a GAN "
                 "takes; take Classes or Unconditional"
             )
+        space = kinds.SPACE.bind(config.space, "space", data=config.data)
+        check_not_standardized(space, "a GAN")
         generator = kinds.GENERATOR.bind(config.model.generator, "model.generator", **given)
         penalties = Penalties.from_config(config.regularizers, generator)
         updates = Schedule(**config.updates)
@@ -159,7 +162,7 @@ class GAN:
             discriminator=cls.discriminator_kind.bind(
                 config.model.discriminator, "model.discriminator", **given
             ),
-            space=kinds.SPACE.bind(config.space, "space", data=config.data),
+            space=space,
             condition=condition,
             objective=kinds.OBJECTIVE.find(config.objective, "objective"),
             penalties=penalties,

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.inputs import autoencoders
 from experiments.inputs.datasets import Data
+from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
 from experiments.tasks.penalties import Regularizer
@@ -150,9 +151,11 @@ class Autoencoder:
             num_steps=config.num_steps,
             field="config.optimizer.autoencoder",
         )
+        space = kinds.SPACE.bind(config.space, "space", data=config.data)
+        check_not_standardized(space, "an autoencoder")
         task = cls(
             network=kinds.AUTOENCODER.bind(fields, "model"),
-            space=kinds.SPACE.bind(config.space, "space", data=config.data),
+            space=space,
             condition=kinds.CONDITION.bind(config.condition, "condition"),
             data=Data.from_config(config),
             perceptual=LPIPS(),

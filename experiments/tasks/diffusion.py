@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.configuration.options import described
 from experiments.inputs.datasets import Data
+from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
 from experiments.tasks.adapters import Adapters
 from experiments.tasks.optimization import Optimization, State
@@ -196,6 +197,8 @@ class Diffusion:
     def fields(cls, config: Any) -> dict[str, Any]:
         """Return the fields of the task of a config; raise ValueError as `from_config` does."""
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
+        if config.data.get("dequantize_levels"):
+            check_not_standardized(space, "the noise of config.data.dequantize_levels")
         condition = kinds.CONDITION.bind(
             config.condition, "condition", data=Data.from_config(config)
         )

@@ -16,6 +16,7 @@ from experiments.configuration import kinds
 from experiments.configuration.runs import open_run
 from experiments.inputs.autoencoders import on_host
 from experiments.inputs.datasets import Data
+from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
 from experiments.tasks.adversarial import GAN
 from experiments.tasks.bidirectional import BidirectionalGAN
@@ -70,6 +71,7 @@ class Inversion:
             ImportError: LPIPS has a weight and is not installed.
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
+        check_not_standardized(space, "an encoder")
         condition = kinds.CONDITION.bind(config.condition, "condition")
         generator = _check_run(config, space, condition)
         network = kinds.ENCODER.bind(

@@ -69,7 +69,7 @@ def check_players(config: Any, network: str) -> None:
 
     Raises:
         ValueError: a batch is computed in parts, gradients are taken at rounded parameters, or an
-            optimizer averages by itself, and players are not sampled by that average.
+            optimizer is schedule-free.
     """
     for player, fields in config.optimizer.items():
         if fields["name"].startswith("schedule_free"):

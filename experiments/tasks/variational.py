@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
+from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Optimization, State
 from experiments.tasks.walks import latent_walk
@@ -71,6 +72,7 @@ class VariationalAutoencoder:
                 bound has a beta or free nats.
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
+        check_not_standardized(space, "a VAE")
         likelihood = kinds.LIKELIHOOD.bind(config.likelihood, "likelihood")
         network = kinds.VARIATIONAL.bind(
             config.model, "model", image_shape=space.shape, outputs=likelihood.parameters

@@ -70,7 +70,8 @@ class Run:
             if (now := frozen_runs({"run": part}).get(part, step)) != step:
                 warnings.warn(
                     f"{folder} was trained with {name} at step {step}, which is at step {now} by "
-                    "now: it is opened with other frozen parameters than in training",
+                    "now: it is opened with other frozen parameters than in training (those of a "
+                    "teacher matter only for training)",
                     stacklevel=2,
                 )
         self.task = build(self.config)

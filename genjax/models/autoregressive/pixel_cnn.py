@@ -67,7 +67,7 @@ class GatedPixelCNN(RowNetwork):
 
     def setup(self):
         if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is odd; got {self.kernel_size}")
+            raise ValueError(f"kernel_size is {self.kernel_size}; take an odd number")
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         layers = range(self.depth)
         conv = lambda axis: [

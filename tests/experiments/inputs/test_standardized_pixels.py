@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import digits_gan, digits_likelihood, digits_vae, emoji_autoencoder
 from experiments.configuration import base, kinds
 from experiments.configuration.runs import build
-from genjax.data import Batches, Dataset, InMemory
+from genjax.data import Batches, Dataset, InMemory, to_float
 from genjax.training.sampling import sample
 
 SHAPE = (3, 4, 4, 1)  # frames, rows, columns, channels
@@ -53,9 +54,12 @@ def test_each_pixel_has_its_own_moments_of_the_measured_examples():
 
 
 def test_the_way_back_gives_the_same_bytes_also_of_clips_not_measured():
+    """Floats are pixels too, as in every space of pixels."""
     standard = space(floor=0.1)
     frozen = standard.frozen()
     clips = load("test", None).source[:]["video"]
+    as_floats = standard.encode(to_float(jnp.asarray(clips)), frozen)
+    np.testing.assert_array_equal(standard.encode(jnp.asarray(clips), frozen), as_floats)
     decoded = standard.decode(standard.encode(jnp.asarray(clips), frozen), frozen)
     np.testing.assert_array_equal(standard.to_data(decoded), clips)
 
@@ -79,3 +83,20 @@ def test_diffusion_trains_and_samples():
 def test_numbers_that_are_not_positive_are_refused(fields):
     with pytest.raises(ValueError, match="take positive numbers"):
         space(**fields)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        digits_gan.get_config(),
+        digits_vae.get_config(),
+        emoji_autoencoder.get_config(),
+        digits_likelihood.get_config(),
+    ],
+    ids=lambda other: other.experiment,
+)
+def test_what_reads_pixels_from_minus_one_to_one_refuses_them(other):
+    """Among them is the noise within a grey level, whose width is in pixels."""
+    other.space = dict(name="StandardizedPixels")
+    with pytest.raises(ValueError, match="set config.space.name=Pixels"):
+        build(other)

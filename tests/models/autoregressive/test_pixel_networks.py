@@ -52,7 +52,7 @@ def made(*args, **options):
 @pytest.mark.parametrize("network", [GatedPixelCNN, PixelRNN])
 def test_kernels_have_a_centre(network):
     picture = jnp.zeros((1, *SHAPE), jnp.int32)
-    with pytest.raises(ValueError, match="kernel_size is odd; got 4"):
+    with pytest.raises(ValueError, match="kernel_size is 4; take an odd"):
         network(SHAPE, kernel_size=4).init(jax.random.key(0), picture, jnp.zeros(1, jnp.int32))
 
 
