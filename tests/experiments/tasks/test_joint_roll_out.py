@@ -127,7 +127,8 @@ def test_later_actions_do_not_change_earlier_windows(monkeypatch):
         clips = dict(frozen["clips"])
         clips["action"] = clips["action"].copy()
         clips["action"][:, first:] = (clips["action"][:, first:] + 1) % 3
-        sampled[first] = generate(state, KEY, labels, labels, *others, {"clips": clips})["video"]
+        given = frozen | {"clips": clips}
+        sampled[first] = generate(state, KEY, labels, labels, *others, given)["video"]
     same = sampled[8] == sampled[LONG]
     assert same[:, :8].all() and not same[:, 8:].all()
     assert not (sampled[0] == sampled[LONG])[:, KNOWN:8].all()
