@@ -66,6 +66,9 @@ The last run went on from the one before at its step 7,000, with --init_from and
   seconds. 94 % of the captions of one digit and 2 % of those of two were followed. The digits of
   two were right in 20 %, and in 6 % with patches of 2×2 (100 samples each).
 - Muon at 2e-3 with 20 tokens and batches of 64 was level with AdamW after equal seconds, 444.
+- Principal components in place of the autoencoder, 8 of 4×4×4 pixels each, were no easier. The
+  tracker finds 98 % of 100 clips right after them. After 1,000 steps with Muon and 80 tokens, one
+  evaluation at t = 0.7 restored 67 % of clips of one digit, and 12 % of those of two.
 - A velocity target had the same loss at high noise after 700 steps, and a higher one after 2,100.
 - A learning rate of 2e-3 was ahead after 700 steps and level after 2,000.
 - MiniLM's pooled states in the modulation gave no more right captions after 2,000 steps.
