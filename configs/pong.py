@@ -16,11 +16,11 @@ events, and by how many rows the paddle misses the emulator's paddle. In 64 clip
 frames long, all events of the ball have a sound, and 4.8 % of sounds have no event. With the next
 clip's sound, 28 % of events have a sound by chance.
 
-The ball has 5 % of the energy of what moves. A network of pixels in [−1, 1] left it out: after
-3,300 steps 88 % of its energy was missing at a noise of 0.013, where the ball is 0.2 high. So
-pixels are standardized one by one (`StandardizedPixels`), with deviations of at least 0.02. The
-ball is some 12 high then, and the noise has a deviation of 1. So both modalities have more noise
-than at the same time without their shifts. A token of 96 features has a patch of 256 samples. Its
+The ball has 5 % of the energy of what moves. A network of pixels in [−1, 1] left it out. After
+3,300 steps 88 % of its energy was missing at a noise of 0.013, and the ball is 0.2 high. So pixels
+are standardized one by one (`StandardizedPixels`), with deviations of at least 0.02. The ball is
+some 12 high then, and the noise has a deviation of 1. So both modalities have more noise than at
+the same time without their shifts. A token of 96 features has a patch of 256 samples. Its
 head has rank 96, so a predicted velocity would keep 62 % of the noise, and the network predicts
 clean data.
 
@@ -37,11 +37,11 @@ given clips continued    18 %               23 %       58 %                  29 
 
 The paddle is measured in the first window, and after it. The sound follows the ball of given clips.
 Clips from noise show the ball in some frames, and not yet on a path. So they have few events that a
-sound could match. One evaluation of held-out clips says why: at a noise of 4 in standardized units
-28 % of the ball's energy is missing, at 6 65 %, and at 9 90 %. The loss still fell at the end.
+sound could match. One evaluation of held-out clips says why. 28 % of the ball's energy is missing
+at a noise of 4 in standardized units, 65 % at 6, and 90 % at 9. The loss still fell at the end.
 
-With pixels in [−1, 1] and a shift of 0.25 the same run had 42 % in place of 91 %, and a paddle that
-missed by 39 rows.
+With pixels in [−1, 1] and a shift of 0.25, the same run had 42 % in place of 91 %. Its paddle missed
+by 39 rows.
 """
 
 from typing import Any

@@ -19,7 +19,7 @@ class StandardizedPixels:
     """Images or clips, each pixel less its mean, over its deviation, both of training examples.
 
     A small moving object then weighs as much as a large change of the whole picture. Frames of a
-    clip share their moments. Whoever opens a run needs its training data, which are measured again.
+    clip share their moments. A run that is opened measures its training data again, and needs them.
 
     Attributes:
         pixels: the examples themselves.
