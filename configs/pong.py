@@ -40,8 +40,8 @@ Clips from noise show the ball in some frames, and not yet on a path. So they ha
 sound could match. One evaluation of held-out clips says why. 28 % of the ball's energy is missing
 at a noise of 4 in standardized units, 65 % at 6, and 90 % at 9. The loss still fell at the end.
 
-With pixels in [−1, 1] and a shift of 0.25, the same run had 42 % in place of 91 %. Its paddle missed
-by 39 rows.
+With pixels in [−1, 1] and a shift of 0.25, the same run had 42 % in place of 91 %. Its paddle
+missed by 39 rows.
 """
 
 from typing import Any
