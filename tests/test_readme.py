@@ -79,9 +79,11 @@ def test_published_networks_are_loaded_and_saved_as_shown(tmp_path, monkeypatch)
     variables = jax.tree.map(lambda a: generator.standard_normal(a.shape, np.float32), shapes)
     pretrained.save("FLUX.1-dev/transformer", network, variables)
     system = create_autospec(pipelines.Pipeline, instance=True)
+    system.return_value = np.zeros((4, 8, 8, 3), np.uint8)
     monkeypatch.setattr(pipelines, "load", create_autospec(pipelines.load, return_value=system))
     exec(snippet(WEIGHTS, "pretrained.load"), {})
     system.assert_called_once()
+    assert Path("corgis.png").exists()
     again, loaded = pretrained.load("mine")
     assert again == network
     # What is read in bfloat16 has been rounded to it: 8 bits of precision.
