@@ -88,7 +88,7 @@ class Folder:
                 f"model_index.json names a {named}"
             )
         if self.dtype is not None:
-            module = module.clone(dtype=self.dtype)
+            module = _computing_in(module, self.dtype)
         return module, variables if self.sharding else jax.device_put(variables)
 
     def encoder(self, suffix: str, length: int, take: Callable) -> Callable[[Sequence[str]], Any]:
@@ -135,6 +135,14 @@ class Folder:
 
         size = self.config("transformer", side) * autoencoder.factor
         return size, size
+
+
+def _computing_in(module: nn.Module, dtype: Any) -> nn.Module:
+    """Return a module that computes in a type. A module without `dtype` has parts that have it."""
+    if "dtype" in vars(module):
+        return module.clone(dtype=dtype)
+    parts = {name: part for name, part in vars(module).items() if isinstance(part, nn.Module)}
+    return module.clone(**{name: part.clone(dtype=dtype) for name, part in parts.items()})
 
 
 @dataclass(frozen=True)

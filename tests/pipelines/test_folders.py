@@ -17,6 +17,7 @@ from genjax.pipelines.folders import Folder
 from genjax.pipelines.schedules import noise_prediction
 from genjax.pipelines.systems import dit, flux
 from genjax.pretrained.dit import MAX_PERIOD
+from genjax.pretrained.vocoder_ltx import EXTENDED_VOCODER
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
@@ -67,6 +68,20 @@ def test_pictures_are_as_large_as_the_latents_and_the_autoencoder_say(tmp_path):
         folder_of(tmp_path, transformer={}, scheduler=ddim), DiT(2, 8, 1, 1, 7), autoencoder
     )
     assert settings["size"] == (128, 128)
+
+
+def test_a_part_made_of_parts_computes_in_the_given_type(tmp_path):
+    """LTX-2.3's vocoder is two vocoders."""
+    config = EXTENDED_VOCODER.complete(EXTENDED_VOCODER.examples[0])
+    vocoder = EXTENDED_VOCODER.make(config)
+    shapes = EXTENDED_VOCODER.shapes(vocoder, config)
+    variables = jax.tree.map(lambda a: np.ones(a.shape, a.dtype), shapes)
+    pretrained.save(tmp_path / "vocoder", vocoder, variables)
+    (tmp_path / "model_index.json").write_text("{}")
+    module, read = Folder(tmp_path, jnp.bfloat16, None, None).part("vocoder")
+    assert module.vocoder == vocoder.vocoder.clone(dtype=jnp.bfloat16)
+    assert module.extension == vocoder.extension.clone(dtype=jnp.bfloat16)
+    assert jax.eval_shape(module.apply, read, jnp.zeros((1, 1, 3, 2))).shape[-1] == 2
 
 
 def test_a_pipeline_without_a_folder_cannot_be_saved(tmp_path):
