@@ -63,9 +63,12 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _missing_weights(folder: Path) -> str:
-    """Return why a folder has no readable weights, and how to convert pickled weights elsewhere."""
+    """Return why a folder has no readable weights, and what to do about variants and pickles."""
     files = " nor ".join(f"{name}.safetensors" for name in NAMES)
     fault = f"{folder} holds neither {files}, nor an index of several; other formats are not read"
+    if variants := _variants(folder):
+        renamed = ", or ".join(f"{name} to {plain}" for name, plain in variants.items())
+        return f"{fault}. It holds a variant: rename {renamed}"
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if not pickles:
         return fault
@@ -77,6 +80,24 @@ def _missing_weights(folder: Path) -> str:
         f"{fault}. It holds {', '.join(pickles)}, pickled; convert it in that folder "
         f'where PyTorch is installed: python -c "{command}"'
     )
+
+
+def _variants(folder: Path) -> dict[str, str]:
+    """Return variants of weights, such as model.fp16.safetensors, and the names that are read.
+
+    The shards of a variant stay as they are: the variant's index names them.
+    """
+    ends = [
+        (stem, end)
+        for name in NAMES
+        for stem, end in ((name, ".safetensors"), (f"{name}.safetensors.index", ".json"))
+    ]
+    return {
+        path.name: stem + end
+        for stem, end in ends
+        for path in sorted(folder.glob(f"{stem}.*{end}"))
+        if "-of-" not in path.name
+    }
 
 
 def _shards(index: Path) -> list[Path]:

@@ -127,6 +127,30 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
         open_tensors(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (
+            ["model.fp16.safetensors"],
+            "rename model.fp16.safetensors to model.safetensors",
+        ),
+        (
+            [
+                "diffusion_pytorch_model.safetensors.index.fp16.json",
+                "diffusion_pytorch_model.fp16-00001-of-00001.safetensors",
+            ],
+            "rename diffusion_pytorch_model.safetensors.index.fp16.json to "
+            "diffusion_pytorch_model.safetensors.index.json",
+        ),
+    ],
+)
+def test_a_variant_alone_is_refused_with_the_name_that_is_read(files, advice, tmp_path):
+    for name in files:
+        (tmp_path / name).write_text("")
+    with pytest.raises(FileNotFoundError, match=f"It holds a variant: {advice}$"):
+        open_tensors(tmp_path)
+
+
 def test_a_folder_with_two_sets_of_weights_is_refused(tmp_path):
     for name in ("model", "diffusion_pytorch_model"):
         save_file({"a": np.ones(1)}, tmp_path / f"{name}.safetensors")
