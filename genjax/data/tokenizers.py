@@ -118,9 +118,9 @@ def _read(folder: Path, config: dict[str, Any]) -> Any:
             raise ValueError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error}") from error
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
         raise FileNotFoundError(
-            f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; transformers "
-            f"makes tokenizer.json from other files: AutoTokenizer.from_pretrained({str(folder)!r})"
-            f".save_pretrained({str(folder)!r})"
+            f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; transformers, "
+            "with sentencepiece and protobuf installed, makes tokenizer.json from other files: "
+            f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
     if missing := [name for name in ("bos_token", "eos_token") if not _content(config.get(name))]:
         raise ValueError(

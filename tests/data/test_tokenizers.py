@@ -84,7 +84,7 @@ def test_faults(folder):
         Tokenizer(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(
-        FileNotFoundError, match="neither tokenizer.json nor vocab.json and merges.txt.*AutoTok"
+        FileNotFoundError, match="neither tokenizer.json nor vocab.*with sentencepiece and.*AutoTok"
     ):
         Tokenizer(folder)
 
