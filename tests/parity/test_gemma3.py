@@ -3,9 +3,11 @@
 Measured: states differ by at most 2e-6 of the largest.
 """
 
+import copy
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,17 @@ def assert_close(ours, theirs):
     # A few layers in float32, each rounded by about 1e-7 relative.
     assert ours.shape == theirs.shape and theirs.std() > 0.05
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_the_embeddings_scale_has_the_type_of_the_weights(tokens, tmp_path):
+    """transformers rounds √12 to 3.46875 in bfloat16; a folder's type is chosen as it is read."""
+    theirs = copy.deepcopy(create("stretched")).to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path)
+    module, variables = pretrained.load(tmp_path, param_dtype=jnp.bfloat16)
+    ours = module.apply(variables, tokens)[0]
+    with torch.no_grad():
+        expected = theirs.get_input_embeddings()(torch.tensor(tokens)).float().numpy()
+    np.testing.assert_array_equal(ours.astype(jnp.bfloat16).astype(jnp.float32), expected)
 
 
 @pytest.mark.parametrize("name", MODELS)

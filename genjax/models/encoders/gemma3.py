@@ -159,9 +159,10 @@ class Gemma3Text(nn.Module):
             param_dtype=self.param_dtype,
             name="token_embedding",
         )
+        embedded = embedding(tokens)
         # The published networks round this scale to the type of the embeddings.
-        scale = jnp.asarray(self.width**0.5, self.param_dtype).astype(jnp.float32)
-        x = constrain_tokens(scale * embedding(tokens).astype(jnp.float32))
+        scale = jnp.asarray(self.width**0.5, embedded.dtype).astype(jnp.float32)
+        x = constrain_tokens(scale * embedded.astype(jnp.float32))
         blocks = scanned(
             Block, self.depth, self.unroll, self.remat_policy, (0, nn.broadcast, nn.broadcast)
         )
