@@ -170,10 +170,12 @@ class Published:
         Raises:
             ValueError: as for `genjax.pretrained.load`.
         """
-        tensors = open_tensors(folder)
+        weights = self.library.weights
+        tensors = open_tensors(folder, weights)
         module, shapes = self._network(Path(folder) / "config.json", tensors)
         names, convert = self.names(module, tensors), functools.partial(self.convert, module)
-        return module, load_variables(folder, abstract(shapes), names, convert, self.ignore)
+        expected, ignore = abstract(shapes), self.ignore
+        return module, load_variables(folder, expected, names, convert, ignore, prefer=weights)
 
     def _network(self, path: Path, tensors: Mapping[str, np.ndarray]) -> tuple[nn.Module, PyTree]:
         """Return the module that a configuration describes, and the shapes of its variables."""

@@ -31,10 +31,13 @@ _CONVERSION = (
 _UNFINISHED = ".unfinished-"
 
 
-def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def open_tensors(path: str | os.PathLike, prefer: str | None = None) -> dict[str, np.ndarray]:
     """Map the tensors of a safetensors file or folder to memory, without reading them.
 
     A folder holds one file, or several files with their index.
+
+    Args:
+        prefer: the one of `NAMES` to read if a folder holds weights of both.
 
     Raises:
         FileNotFoundError: the files or some shards are missing; the error names all of them.
@@ -45,6 +48,7 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         return _map_file(path)
     candidates = [f"{name}.safetensors{end}" for name in NAMES for end in ("", ".index.json")]
     found = [name for name in candidates if (path / name).exists()]
+    found = [name for name in found if name.startswith(f"{prefer}.")] or found
     if not found:
         raise FileNotFoundError(_missing_weights(path))
     if len(found) > 1:

@@ -70,6 +70,7 @@ def load_variables(
     rename: Callable[[str], Names],
     convert: Callable[..., np.ndarray] = from_torch,
     ignore: Callable[[str, np.ndarray], bool] = lambda name, tensor: False,
+    prefer: str | None = None,
 ) -> Any:
     """Read a safetensors file or folder into the structure, shapes and types of `expected`.
 
@@ -87,12 +88,13 @@ def load_variables(
             The array's shape must depend on the tensors' shapes only: `convert` is also called with
             zeros.
         ignore: whether a tensor that belongs to no variable may be left out, by its name and value.
+        prefer: as for `open_tensors`.
 
     Raises:
         ValueError: tensors are missing, extra, misshapen or unusable (the first 20 are listed); or
             a tensor holds NaN or infinity.
     """
-    tensors = open_tensors(path)
+    tensors = open_tensors(path, prefer)
     leaves, structure = jax.tree.flatten_with_path(expected)
     paths = [variable_path(key_path) for key_path, _ in leaves]
     sources = [

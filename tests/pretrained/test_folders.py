@@ -1,12 +1,14 @@
 """Loading any published folder by its configuration; tests/parity compares outputs."""
 
 import json
+import shutil
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from genjax import pretrained
 from genjax.models.encoders.inception import Inception
@@ -79,6 +81,16 @@ def test_numbers_have_the_given_type(bert_folder):
     assert module == expected
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype(jnp.bfloat16)}
     assert_equal(loaded, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables))
+
+
+def test_weights_have_their_librarys_name_where_a_folder_holds_others_too(bert_folder, tmp_path):
+    """LTX-2's folder of its text encoder holds an old copy in diffusers' name."""
+    folder, module, variables = bert_folder
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    save_file({"old": np.ones(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
+    again, loaded = pretrained.load(tmp_path)
+    assert again == module
+    assert_equal(loaded, variables)
 
 
 ON_EIGHT_DEVICES = """
