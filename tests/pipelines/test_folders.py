@@ -15,7 +15,7 @@ from genjax.models.transformers.dit import DiT
 from genjax.models.transformers.flux import Flux
 from genjax.pipelines.folders import Folder
 from genjax.pipelines.schedules import noise_prediction
-from genjax.pipelines.systems import dit, flux
+from genjax.pipelines.systems import dit, flux, wan
 from genjax.pretrained.dit import MAX_PERIOD
 from genjax.pretrained.vocoder_ltx import EXTENDED_VOCODER
 
@@ -51,6 +51,12 @@ def folder_of(path, **configs):
         (path / part).mkdir()
         (path / part / name).write_text(json.dumps(config))
     return Folder(path, None, None, None)
+
+
+def test_prompts_of_wan_are_cleaned_as_in_training():
+    """ftfy makes the same of curly quotes."""
+    given = " The cat’s &amp;amp; the dog&rsquo;s\n“tale”  in ‛one‚ „book‟ "
+    assert wan._clean(given) == "The cat's & the dog's \"tale\" in 'one' \"book\""
 
 
 def test_pictures_are_as_large_as_the_latents_and_the_autoencoder_say(tmp_path):

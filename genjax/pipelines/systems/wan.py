@@ -15,6 +15,15 @@ from genjax.pipelines.schedules import unipc_flow
 from genjax.pretrained.configuration import expect, expect_kind
 
 LENGTH = 512  # tokens
+_QUOTES = str.maketrans(dict.fromkeys("ʼ‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
+
+
+def _clean(prompt: str) -> str:
+    """Return a prompt without HTML entities, curly quotes and repeated spaces, as in training.
+
+    The authors' ftfy also repairs wrongly decoded characters, which are left here.
+    """
+    return " ".join(html.unescape(html.unescape(prompt)).translate(_QUOTES).split())
 
 
 def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
@@ -24,8 +33,7 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
         return Text(module.apply(variables, ids, mask) * mask[..., None])
 
     umt5 = folder.encoder("", LENGTH, take)
-    clean = lambda prompt: " ".join(html.unescape(html.unescape(prompt)).split())
-    return lambda prompts: umt5([clean(prompt) for prompt in prompts])
+    return lambda prompts: umt5([_clean(prompt) for prompt in prompts])
 
 
 def _entries(folder: Folder) -> tuple[float | None, bool]:
