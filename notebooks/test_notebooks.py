@@ -93,7 +93,8 @@ def test_runs_without_a_complaint(path):
     )
     search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     compiler_flags = f"{QUICKER_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
-    client.execute(env={**os.environ, "PYTHONPATH": search_path, "XLA_FLAGS": compiler_flags})
+    variables = {"PYTHONPATH": search_path, "XLA_FLAGS": compiler_flags, "OMP_NUM_THREADS": "1"}
+    client.execute(env={**os.environ, **variables})  # why one thread: tests/conftest.py
     assert not complaints(notebook)
 
 

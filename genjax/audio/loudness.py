@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.fft` is slow to import
 from jaxtyping import Array, Complex, Float
-from scipy.fft import next_fast_len
 
 from genjax.audio.spectra import Waveforms
 
@@ -66,7 +66,7 @@ def loudness(waveforms: Waveforms, sample_rate: int) -> Float[Array, " batch"]:
             f"waveforms have {samples} samples and {channels} channels; loudness at {sample_rate} "
             f"Hz needs {4 * hop} samples (0.4 s) or more and takes at most 5 channels"
         )
-    padded = next_fast_len(samples + round(DECAY * sample_rate), real=True)
+    padded = scipy.fft.next_fast_len(samples + round(DECAY * sample_rate), real=True)
     response = k_weighting(np.arange(padded // 2 + 1) * (sample_rate / padded), sample_rate)
     spectra = jnp.fft.rfft(waveforms, padded, axis=1) * jnp.asarray(response[:, None], "complex64")
     weighted = jnp.fft.irfft(spectra, padded, axis=1)[:, : samples // hop * hop]

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.special` is slow to import
 from jaxtyping import Array, Float
-from scipy.special import betaincinv
 
 from genjax.diffusion.processes import Process, shift_time, to_domain
 
@@ -168,7 +168,7 @@ def beta_grid(process: Process, num_steps: int, alpha: float = 0.6, beta: float 
 
     The grid is denser at both ends.
     """
-    quantiles = betaincinv(alpha, beta, _unit_times(process, num_steps))
+    quantiles = scipy.special.betaincinv(alpha, beta, _unit_times(process, num_steps))
     return _append_clean_end(process, to_domain(process, jnp.asarray(quantiles)))
 
 
@@ -254,7 +254,8 @@ def beta_sigma_grid(
 
     This is diffusers' version of `beta_grid`, whose paper takes the quantiles in t.
     """
-    spacing = lambda ramp, low, high: low + (high - low) * betaincinv(alpha, beta, ramp)
+    quantiles = lambda ramp: scipy.special.betaincinv(alpha, beta, ramp)
+    spacing = lambda ramp, low, high: low + (high - low) * quantiles(ramp)
     return _times_of_levels(process, num_steps, spacing, sigma_min, sigma_max)
 
 

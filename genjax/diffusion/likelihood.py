@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
@@ -75,6 +74,8 @@ def log_likelihood(
         RuntimeError: at run time, if `max_steps` do not suffice for the tolerances, or the velocity
             is not finite.
     """
+    import diffrax  # slow to import
+
     _check_array(x)
     probes = _probes(x, keys, probe, num_probes)
     start, end = (jnp.asarray(t, x.dtype) for t in process.domain)

@@ -1,9 +1,9 @@
 """The energy of fine detail, which reconstructions lose first."""
 
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.fft` is slow to import
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.fft import dctn
 
 from genjax.metrics.border import check_finite
 
@@ -33,6 +33,7 @@ def high_frequency_energy(
     check_finite(images, "images")
     height, width = images.shape[1:3]
     # Orthonormal, so that squares of coefficients add up to those of pixels.
-    power = (dctn(images, axes=(1, 2), norm="ortho") ** 2).mean(axis=-1) / (height * width)
+    coefficients = scipy.fft.dctn(images, axes=(1, 2), norm="ortho")
+    power = (coefficients**2).mean(axis=-1) / (height * width)
     fractions = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)
     return power[:, fractions > cutoff].sum(axis=-1)

@@ -4,9 +4,9 @@ It is high if a classifier is certain of each sample, and if the samples show ma
 """
 
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.special` is slow to import
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.special import log_softmax, logsumexp
 
 from genjax.metrics.border import as_matrix
 
@@ -35,12 +35,13 @@ def inception_score(
     logits = as_matrix(logits, "logits", at_least=splits)
     bounds = np.arange(splits + 1) * len(logits) // splits
     scores = [
-        _score(log_softmax(logits[start:stop], axis=1))
+        _score(scipy.special.log_softmax(logits[start:stop], axis=1))
         for start, stop in zip(bounds, bounds[1:], strict=False)
     ]
     return float(np.mean(scores)), float(np.std(scores))
 
 
 def _score(log_p: np.ndarray) -> float:
-    log_marginal = logsumexp(log_p, axis=0) - np.log(len(log_p))  # finite where all p underflow
+    total = scipy.special.logsumexp(log_p, axis=0)  # finite where all p underflow
+    log_marginal = total - np.log(len(log_p))
     return np.exp((np.exp(log_p) * (log_p - log_marginal)).sum(axis=1).mean())

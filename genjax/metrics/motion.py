@@ -6,9 +6,9 @@ Videos are `[batch time height width channels]`, in any unit; measures are in th
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.stats` is slow to import
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
-from scipy import ndimage
 
 from genjax.metrics.border import check_finite
 
@@ -48,11 +48,10 @@ def warping_error(
     """
     videos, flow, known = _as_videos(videos), np.asarray(flow, np.float64), np.asarray(known)
     rows, columns = np.indices(videos.shape[2:4])
-    errors = []
+    errors, warped = [], scipy.ndimage.map_coordinates
     for video, steps, counted in zip(videos, flow, known, strict=True):
         squares = [
-            (ndimage.map_coordinates(after[..., channel], places, order=1) - before[..., channel])
-            ** 2
+            (warped(after[..., channel], places, order=1) - before[..., channel]) ** 2
             for before, after, step in zip(video[:-1], video[1:], steps, strict=True)
             for places in [(rows + step[..., 0], columns + step[..., 1])]
             for channel in range(video.shape[-1])
@@ -90,16 +89,14 @@ def kolmogorov_smirnov(
     Raises:
         ValueError: a sample has fewer than two values, or they are not finite.
     """
-    from scipy import stats  # slow to import
-
     samples = [np.asarray(values, np.float64).reshape(-1) for values in (values_a, values_b)]
     for name, sample in zip(("values_a", "values_b"), samples, strict=True):
         if len(sample) < 2:
             raise ValueError(f"{name} has {len(sample)} values; expected 2 or more: take more")
         check_finite(sample, name)
-    result = stats.ks_2samp(*samples)
+    result = scipy.stats.ks_2samp(*samples)
     scale = np.sqrt(sum(1 / len(sample) for sample in samples))
-    detectable = (stats.kstwobign.isf(LEVEL) + stats.norm.ppf(POWER) / 2) * scale
+    detectable = (scipy.stats.kstwobign.isf(LEVEL) + scipy.stats.norm.ppf(POWER) / 2) * scale
     return TwoSampleTest(float(result.statistic), float(result.pvalue), min(float(detectable), 1.0))
 
 

@@ -6,9 +6,9 @@ values is 255 or 2. Floats are not rounded. The literature's figures are of byte
 """
 
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.ndimage` is slow to import
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
-from scipy.ndimage import correlate1d
 
 from genjax.metrics.border import check_finite
 
@@ -62,7 +62,7 @@ def _smooth(images: np.ndarray) -> np.ndarray:
     half = WINDOW // 2
     weights = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * DEVIATION**2))
     for axis in (1, 2):
-        images = correlate1d(images, weights / weights.sum(), axis=axis)
+        images = scipy.ndimage.correlate1d(images, weights / weights.sum(), axis=axis)
     return images[:, half:-half, half:-half]
 
 

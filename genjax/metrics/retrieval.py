@@ -6,9 +6,9 @@ A scorer is fitted to real pairs, and the measure is the rank that it gives an i
 from collections.abc import Callable
 
 import numpy as np
+import scipy  # which loads its parts when they are used: `scipy.special` is slow to import
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.special import gammaln
 
 from genjax.metrics.border import as_matrix, check_same_width
 
@@ -79,5 +79,6 @@ def retrieval_accuracy(scores: Float[ArrayLike, "images captions"], candidates: 
         )
     below = (scores < np.diag(scores)[:, None]).sum(1)
     chosen = below[below >= m]  # C(b, m)/C(n − 1, m) by logarithms of factorials; 0 where b < m
+    gammaln = scipy.special.gammaln
     log_ratio = gammaln(chosen + 1) - gammaln(chosen - m + 1) - gammaln(n) + gammaln(n - m)
     return float(np.exp(log_ratio).sum() / n)

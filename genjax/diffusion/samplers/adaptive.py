@@ -1,8 +1,8 @@
 """The probability-flow ODE by diffrax's adaptive solvers, which choose their own steps."""
 
 from collections.abc import Callable
+from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
@@ -21,10 +21,10 @@ def adaptive_solution(
     *,
     rtol: float | Float[Array, ""] = 1e-5,
     atol: float | Float[Array, ""] = 1e-5,
-    solver: Callable[[], diffrax.AbstractAdaptiveSolver] = diffrax.Dopri5,
-    adjoint: Callable[[], diffrax.AbstractAdjoint] = diffrax.RecursiveCheckpointAdjoint,
+    solver: Callable[[], Any] | None = None,
+    adjoint: Callable[[], Any] | None = None,
     max_steps: int = 4096,
-) -> diffrax.Solution:
+) -> Any:
     """Return diffrax's solution of dx/dt = velocity(x, t), with states `ys` at `times`.
 
     Times outside the process' domain are clipped to it. `stats["num_steps"]` counts the steps,
@@ -44,11 +44,14 @@ def adaptive_solution(
         times: one grid for all. The first and the last time bound the integration, in either
             direction. Those between cost no evaluation.
         rtol, atol: relative and absolute tolerance of a step; may be traced.
-        solver: a diffrax solver that estimates its error, as a function of no arguments.
-        adjoint: how to differentiate the solution. The default is reverse mode with checkpoints;
-            use `diffrax.ForwardMode` for `jax.jvp`.
+        solver: a diffrax solver that estimates its error, as a function of no arguments. None is
+            `diffrax.Dopri5`.
+        adjoint: how to differentiate the solution. None is reverse mode with checkpoints; use
+            `diffrax.ForwardMode` for `jax.jvp`.
         max_steps: more steps are an error at run time.
     """
+    import diffrax  # slow to import
+
     single = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
     noise = jax.tree.map(single, noise)
 
@@ -60,14 +63,14 @@ def adaptive_solution(
     clipped = clip(times, *process.domain).astype(jnp.result_type(*jax.tree.leaves(noise)))
     return diffrax.diffeqsolve(
         diffrax.ODETerm(field),
-        solver(),
+        (solver or diffrax.Dopri5)(),
         clipped[0],
         clipped[-1],
         dt0=None,
         y0=noise,
         saveat=diffrax.SaveAt(ts=clipped),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest),
-        adjoint=adjoint(),
+        adjoint=(adjoint or diffrax.RecursiveCheckpointAdjoint)(),
         max_steps=max_steps,
     )
 
@@ -93,8 +96,8 @@ def adaptive(
     trajectory: bool = False,
     rtol: float | Float[Array, ""] = 1e-5,
     atol: float | Float[Array, ""] = 1e-5,
-    solver: Callable[[], diffrax.AbstractAdaptiveSolver] = diffrax.Dopri5,
-    adjoint: Callable[[], diffrax.AbstractAdjoint] = diffrax.RecursiveCheckpointAdjoint,
+    solver: Callable[[], Any] | None = None,
+    adjoint: Callable[[], Any] | None = None,
     max_steps: int = 4096,
 ) -> PyTree[Float[Array, " ..."]]:
     """Solve the probability-flow ODE within tolerances, with the arguments of every sampler.

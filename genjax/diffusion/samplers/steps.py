@@ -3,7 +3,6 @@
 import functools
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +91,8 @@ def _path_increment(keys, _, like, row):
 
     The path is resolved to a millionth of the whole. Its key is none of the keys that rows fold.
     """
+    import diffrax  # slow to import
+
     shape, (start, end) = jax.ShapeDtypeStruct(like.shape[1:], row.times.dtype), row.path
     length = jnp.where(start == end, 1, jnp.abs(end - start))
 
