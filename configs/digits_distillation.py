@@ -74,8 +74,8 @@ What the choices need:
 - Uniform times, and model.time_scale=1 for methods with a derivative in time. With the times and
   the time scale of digits_flow, MeanFlow has 86.2 % and 6.99. With time_scale=1000,
   ContinuousConsistency diverged, and ContinuousDistillation had 9.2 % and 39.0.
-- A small range of guidance scales: GuidedMeanFlow and PixelMeanFlow learn scales from 1 to 1.5. With
-  scales up to 4, GuidedMeanFlow had 2.44.
+- A small range of guidance scales: GuidedMeanFlow and PixelMeanFlow learn scales from 1 to 1.5.
+  With scales up to 4, GuidedMeanFlow had 2.44.
 - Drift predicts the velocity, so samples start as different noise. With the target clean, as in the
   paper, samples of a class start alike and stay so: 100 % and 6.61, recall 0. Drift compares
   pixels. Images of 16 pixels or more may take `--config.method.features=VGG16Features`.
