@@ -70,7 +70,7 @@ How to read the table:
 - A student of GuidanceDistillation still needs the teacher's 50 steps, with one call in place of
   two: 99.6 % and 0.828.
 
-What the choices need:
+The choices need these settings:
 - Uniform times, and model.time_scale=1 for methods with a derivative in time. With the times and
   the time scale of digits_flow, MeanFlow has 86.2 % and 6.99. With time_scale=1000,
   ContinuousConsistency diverged, and ContinuousDistillation had 9.2 % and 39.0.

@@ -6,7 +6,7 @@ python -m experiments.train --config=configs/emoji_families.py:flow --config.num
 
 The first command measures how many steps the budget allows, and prints the second.
 
-The choices, by what their network is told of a picture:
+The choices, by what their network sees:
 
     its name, encoded by MiniLM
       flow, latent_flow          emoji_text on pixels, and on latents
