@@ -134,7 +134,8 @@ def test_a_folder_that_is_no_run_or_not_evaluated_is_an_error(tmp_path):
     ],
 )
 def test_a_page_that_cannot_be_written_is_an_error(out, flags, message, tmp_path):
-    result = run("table", make_record(tmp_path / "a"), f"--out={tmp_path / out}", *flags)
+    record = make_record(tmp_path / "a", data=dict(name="digits"))
+    result = run("table", record, f"--out={tmp_path / out}", *flags)
     assert result.returncode == 1 and message in result.stderr
 
 
