@@ -3,8 +3,15 @@
 python -m experiments.train --config=configs/digits_distillation.py:MeanFlow \
     --workdir=runs/digits_mean_flow
 
-The choices of `WITH_TEACHER` learn from runs/digits_flow, a run of configs/digits_flow.py, or from
-`--config.teacher`. Reflow and DistilledReflow learn from pairs, which the teacher makes first:
+A choice is a method. docs/lecture/distillation.md explains all methods. There are three groups:
+- `WITHOUT_TEACHER` learns from data, for 5,000 steps of 64 examples.
+- `WITH_TEACHER` learns from runs/digits_flow, a run of configs/digits_flow.py, or from
+  `--config.teacher`, for as many steps.
+- `MATCHING` (DMD, DMD2, LADD, RCM) matches the teacher's distribution, against a critic with an
+  optimizer of its own.
+
+Three choices need other commands first. Reflow and DistilledReflow learn from pairs of noise and
+sample, which their teacher makes:
 
 python -m experiments.encode --config=configs/digits_distillation.py:Reflow
 python -m experiments.train --config=configs/digits_distillation.py:Reflow \
@@ -13,21 +20,13 @@ python -m experiments.encode --config=configs/digits_distillation.py:DistilledRe
 python -m experiments.train --config=configs/digits_distillation.py:DistilledReflow \
     --workdir=runs/digits_distilled_reflow
 
-ContinuousDistillation takes a derivative in time. Its teacher and student have a time scale of 1:
+For another reflow, give Reflow the last run as `--config.teacher`, and another folder as
+`--config.pairs.directory`. The last run is sampled at its own guidance scale, which is 1.
+
+ContinuousDistillation takes a derivative in time, so its teacher has a time scale of 1:
 
 python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow_unscaled \
     --config.model.time_scale=1.0
-
-For another reflow, give Reflow the last run as `--config.teacher`, and another folder as
-`--config.pairs.directory`. The last run is sampled at its own guidance scale, which is 1. All
-choices except those of `MATCHING` train for 5,000 steps of 64 examples.
-
-DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
-own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
-step (experiments/tasks/drifting.py). It compares pixels; images of 16 pixels or more may take
-`--config.method.features=VGG16Features` (experiments/tasks/features.py). GuidedMeanFlow and
-PixelMeanFlow take a guidance scale. PixelMeanFlow predicts clean pixels. It has no perceptual term
-here, because that term needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 
 Class accuracy and Fréchet distance of 1,000 samples, and the time on one of 2 CPU cores while other
 programs ran. The teacher's 50 steps have 99.7 % and 0.829:
@@ -61,32 +60,26 @@ programs ran. The teacher's 50 steps have 99.7 % and 0.829:
     ConsistencyTraining           89.3 %  2.17    98.3 %  1.28     3 min 38 s
     GuidanceDistillation          100 %   4.00    99.9 %  1.31     6 min 36 s
 
-MeanFlow needs both uniform times and model.time_scale=1. Without guidance it has 97.9 % and 1.00 in
-one step. With digits_flow's time_scale of 1000 and b2 of 0.999 it has 86.2 % and 6.99. digits_flow
-has logit-normal times, which almost never contain a jump from noise to data. ContinuousConsistency
-with model.time_scale=1000 diverged. ContinuousDistillation from a teacher with that time scale had
-9.2 % and 39.0. Guidance makes a student more accurate and less varied, which raises the distance.
-
-GuidedMeanFlow and PixelMeanFlow learn guidance scales from 1 to 1.5. With scales up to 4 they had
-2.44 and 4.07, sampled at the same scale. PixelMeanFlow then also had logit-normal times and a b2 of
-0.999, and made almost the same image of a class each time (recall 0.003). Their network has two
-more costs. As in the papers, it takes the length of a jump and not t, and 64 pixels say little of
-the noise level. ImprovedMeanFlow without guidance has 1.01 in one step, and 1.46 if its network is
-not told t. The network also learns slowly. In place of the DiT of digits_flow it has 1.36 after
-1,500 training steps, and the DiT has 1.11.
-
 The pairs of Reflow took another 11 min 43 s, and those of DistilledReflow 5 min 45 s.
 
-DistilledReflow, DMD, DMD2 and LADD train for one step, so more steps are worse. Jumps along the
-grid, for which no student of a critic is trained, are worse still. In four steps they give DMD
-96.4 % and 2.35, and RCM 89.6 % and 1.46.
+How to read the table:
+- Guidance makes a student more accurate and less varied, which raises the distance. MeanFlow
+  without guidance has 97.9 % and 1.00 in one step.
+- DistilledReflow, DMD, DMD2 and LADD train for one step, and so does the last stage of Halving and
+  GuidedHalving. So four steps are worse than one.
+- A student of GuidanceDistillation still needs the teacher's 50 steps, with one call in place of
+  two: 99.6 % and 0.828.
 
-The last stage of Halving and GuidedHalving learns one step, so more steps are worse. A student of
-GuidanceDistillation still needs the teacher's 50 steps, with one call in place of two: 99.6 % and
-0.828.
-
-The network of Drift predicts the velocity, so samples start as different noise. With the target
-clean, as in the paper, samples of a class start alike and stay so: 100 % and 6.61, recall 0.
+The choices need these settings:
+- Uniform times, and model.time_scale=1 for methods with a derivative in time. With the times and
+  the time scale of digits_flow, MeanFlow has 86.2 % and 6.99. With time_scale=1000,
+  ContinuousConsistency diverged, and ContinuousDistillation had 9.2 % and 39.0.
+- A small range of guidance scales: GuidedMeanFlow and PixelMeanFlow learn scales from 1 to 1.5.
+  With scales up to 4, GuidedMeanFlow had 2.44.
+- Drift predicts the velocity, so samples start as different noise. With the target clean, as in the
+  paper, samples of a class start alike and stay so: 100 % and 6.61, recall 0. Drift compares
+  pixels. Images of 16 pixels or more may take `--config.method.features=VGG16Features`.
+- PixelMeanFlow has no perceptual term here, because that term needs images of 16 pixels.
 
 docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run.
 """

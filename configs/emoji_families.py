@@ -6,32 +6,35 @@ python -m experiments.train --config=configs/emoji_families.py:flow --config.num
 
 The first command measures how many steps the budget allows, and prints the second.
 
-These choices see the name, encoded by MiniLM:
-- flow and latent_flow: emoji_text on pixels and on latents.
-- token_autoregression, masked_tokens, next_scale, masked_autoregression, masked_diffusion and
-  uniform_diffusion: the choices of emoji_tokens with _text.
-- mean_flow: one step, learned from data.
-- consistency: four steps, learned from runs/emoji_families_latent_flow.
+The choices, by what their network sees:
 
-These choices take no text, and see the category of the name, one of ten:
-- gan: emoji_gan:diffaugment.
-- autoregression: fashion_autoregression:rnn, which sees the whole picture above a pixel.
-- unet and drifting: the same choices of fashion_families.
+    its name, encoded by MiniLM
+      flow, latent_flow          emoji_text on pixels, and on latents
+      token_autoregression, masked_tokens, next_scale, masked_autoregression, masked_diffusion,
+      uniform_diffusion          the choices of emoji_tokens with _text
+      mean_flow                  one step, learned from data
+      consistency                four steps, learned from runs/emoji_families_latent_flow
+    the category of its name, one of ten
+      gan                        emoji_gan:diffaugment
+      autoregression             fashion_autoregression:rnn, which sees all rows above a pixel
+      unet, drifting             the same choices of fashion_families
+    nothing
+      vae
 
-The choice vae sees nothing.
+Some choices stand on a run of another choice, which is trained first:
 
-The choice autoencoder makes runs/emoji_families_autoencoder for latent_flow, masked_autoregression,
-mean_flow and consistency. Their latents are encoded once, by
-python -m experiments.encode --config=configs/emoji_families.py:latent_flow
+    autoencoder                  for latent_flow, masked_autoregression, mean_flow, consistency
+    tokenizer                    for the models of 8×8 codes
+    scales_tokenizer             for next_scale
 
-The choice tokenizer makes runs/emoji_families_tokenizer for the models of 8×8 codes, and
-scales_tokenizer makes runs/emoji_families_scales_tokenizer for next_scale.
+The run of the choice autoencoder is runs/emoji_families_autoencoder, and so on. Its latents are
+encoded once: python -m experiments.encode --config=configs/emoji_families.py:latent_flow
 
-Each network makes a picture for each of 384 training names and each of 384 held-out names, and
-PromptMatch measures these pictures. A picture of a category or of nothing is scored by the name,
-too. Training draws no sheets and measures nothing, so that the budget goes into steps.
-docs/results/families.md has the scores after ten minutes on one CPU core, and of uniform_diffusion
-after twenty. flow, unet, autoregression and drifting have not been run to the end.
+Each network makes a picture for each of 384 training names and 384 held-out names, and PromptMatch
+measures how well the pictures fit the names. Training draws no sheets and measures nothing, so that
+the budget goes into steps. docs/results/families.md has the scores after ten minutes on one CPU
+core, for uniform_diffusion after twenty. flow, unet, autoregression and drifting have not been run
+to the end.
 """
 
 from ml_collections import ConfigDict

@@ -2,30 +2,30 @@
 
 python -m experiments.train --config=configs/emoji_gan.py:ada --workdir=runs/emoji_gan_ada
 
-The networks are DCGAN's, the loss is R3GAN's. 1,527 emoji are few, so the discriminator may
-memorize them. The choice is what it sees:
+The networks are DCGAN's, and the loss is R3GAN's. 1,527 emoji are few, so the discriminator may
+memorize them. The choice is what the discriminator sees:
 - none: the images as they are.
 - diffaugment: all images after random changes of color, place and missing squares (Zhao et al.
   2020).
 - ada: images after random changes whose probability follows r_t, a measure of overfitting (Karras
   et al. 2020).
 
-3,000 steps of none on one busy CPU core took 24 to 33 minutes, and 1,588 of ada 30 minutes. These
-are the figures after 1,500 and 3,000 steps. r_v says how far held-out logits are from training ones
-(0 is equal).
+The penalties have the weight 0.03 with ada, and 0.3 otherwise. These flags make them weak:
+--config.regularizers.r1.weight=0.03 --config.regularizers.r2.weight=0.03
 
-choice  penalties  FD-VGG16   r_v         right on training, held-out images, at the end
-none    0.3        195, 190   0.10, 0.21  0.59, 0.53
-none    0.03       173, 192   0.10, 0.16  0.57, 0.51
-ada     0.03       180        0.13        0.95, 0.91 after 1,500 steps
+3,000 steps of none on one busy CPU core took 24 to 33 minutes, and 1,588 of ada 30 minutes. r_v is
+0 if held-out logits are those of training images, and grows as the discriminator memorizes:
 
-r_v and the shares of none are of one boundary for all classes, and those of ada are of pairs of one
-class (docs/results/gans.md). With weak penalties the discriminator memorizes and samples become
-worse. ada keeps r_t at 0.6, and its samples are not better after 1,500 steps. The weak penalties of
-none are these flags:
-    --config.regularizers.r1.weight=0.03 --config.regularizers.r2.weight=0.03
+choice  penalties  steps  FD-VGG16  r_v
+none    0.3        1,500  195       0.10
+                   3,000  190       0.21
+none    0.03       1,500  173       0.10
+                   3,000  192       0.16
+ada     0.03       1,500  180       0.13
 
-diffaugment has been run for 900 steps alone, with an FD-VGG16 of 425.
+With weak penalties, the samples of none become worse after step 1,500. ada keeps r_t at its target,
+and its samples are not better after as many steps. diffaugment has been run for 900 steps alone
+(FD-VGG16 425). docs/results/gans.md says more.
 """
 
 from ml_collections import ConfigDict

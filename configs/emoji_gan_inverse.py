@@ -1,23 +1,25 @@
 """From an emoji of 32×32 pixels back to its latents: encoders of GANs on emoji.
 
-python -m experiments.train --config=configs/emoji_gan_inverse.py:bigan --workdir=runs/emoji_bigan
 python -m experiments.train --config=configs/emoji_gan.py:none --workdir=runs/emoji_gan
 python -m experiments.train --config=configs/emoji_gan_inverse.py:encoder \
     --workdir=runs/emoji_encoder
 
-The choices are those of digits_gan_inverse. encoder learns the inverse of runs/emoji_gan, which the
-second command makes, or of `--config.generator_run`. Its loss has a perceptual term. An encoder
-finds no image that its generator cannot make. The choice none has a recall of 0.36, and ada 0.08.
+The choices are those of configs/digits_gan_inverse.py:
+- encoder: learns the inverse of a finished generator, runs/emoji_gan or --config.generator_run. Its
+  loss has a perceptual term.
+- bigan, bigbigan: train generator and encoder together, without the first command. Not yet run to
+  the end.
 
 Results of encoder on 40 held-out emoji, after 29 minutes on one CPU core. Errors are mean squares,
-of pixels in [-1, 1] and of the latents z of generated emoji:
+of pixels in [−1, 1], and of the latents z of generated emoji:
 
 way back                       pixels  latents  milliseconds per image
 gradient descent, 500 steps    0.066   0.25     1,715
 encoder                        0.152   0.77     0.48
 encoder, then 20 steps         0.104   0.69     65
 
-bigan and bigbigan have not been run to the end.
+No way back finds an emoji that the generator cannot make. The generator of none has a recall of
+0.36, and that of ada 0.08.
 """
 
 from ml_collections import ConfigDict

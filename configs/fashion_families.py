@@ -5,24 +5,35 @@ python -m experiments.benchmark --config=configs/fashion_families.py:flow --prog
 python -m experiments.train --config=configs/fashion_families.py:flow --config.num_steps=STEPS \
     --workdir=runs/fashion_families_flow
 
-The first command measures how many steps the budget allows, and prints the second. The choices:
-- gan, autoregression, flow, unet: fashion_gan:dcgan, fashion_autoregression:pixelcnn, fashion_flow
-  and fashion_unet.
-- vae: a variational autoencoder of dense layers, without a class condition.
-- masked_diffusion: masked diffusion over the pixels' 256 levels (MDLM). A sample takes 4.5 s of a
-  CPU core, so 2,000 take 2.5 hours.
-- latent_flow: rectified flow on the 7×7 latents of runs/fashion_families_autoencoder, a run of the
-  choice autoencoder.
-- token_autoregression, masked_tokens: LlamaGen and MaskGIT on the 7×7 codes of
-  runs/fashion_families_tokenizer, a run of the choice tokenizer.
-- next_scale: VAR on the maps of codes of runs/fashion_families_scales_tokenizer, a run of the
-  choice scales_tokenizer.
-- mean_flow, drifting: one step, learned from data.
-- consistency: one step, learned from runs/fashion_families_flow, a run of the choice flow.
+The first command measures how many steps the budget allows, and prints the second.
+
+The choices:
+
+    gan                      fashion_gan:dcgan
+    autoregression           fashion_autoregression:pixelcnn
+    flow, unet               fashion_flow, fashion_unet
+    vae                      a variational autoencoder of dense layers, without a class condition
+    masked_diffusion         masked diffusion over the pixels' 256 levels (MDLM)
+    latent_flow              rectified flow on 7×7 latents
+    token_autoregression     LlamaGen on 7×7 codes
+    masked_tokens            MaskGIT on 7×7 codes
+    next_scale               VAR on maps of codes
+    mean_flow, drifting      one step, learned from data
+    consistency              one step, learned from the run of flow
+
+Some choices stand on a run of another choice, which is trained first:
+
+    autoencoder              for latent_flow
+    tokenizer                for token_autoregression and masked_tokens
+    scales_tokenizer         for next_scale
+    flow                     for consistency
+
+The run of the choice autoencoder is runs/fashion_families_autoencoder, and so on.
 
 Training draws no sheets and measures nothing, so that the budget goes into steps. Each model is
 measured at its end, on 2,000 samples with balanced labels. docs/results/families.md has the scores
-of twelve families after ten minutes on one CPU core. Masked diffusion has not been measured.
+of twelve families after ten minutes on one CPU core. masked_diffusion has not been measured: its
+2,000 samples take 2.5 hours.
 """
 
 from typing import Any

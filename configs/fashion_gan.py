@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/fashion_gan.py:r3gan --workdir=runs/fashion_gan_r3gan
 
-The choice is dcgan or r3gan, with the losses of digits_gan, or stylegan2 or stylegan3. Results on 2
-CPU cores, for dcgan shared with other programs:
+The choices dcgan and r3gan have the losses of digits_gan. Results on 2 CPU cores, for dcgan shared
+with other programs:
 
 choice             steps  time    accuracy  Fréchet distance  precision / recall  duplicates
 dcgan              3,000  12 min  86.0 %    24.8              0.49 / 0.33         1.9 %
@@ -15,19 +15,20 @@ All are measured on 2,000 samples of the averaged weights with balanced labels. 
 of training images are to another image. r3gan's report warns of its recall. Both runs were still
 improving. Pictures: samples.png and latent_walk.gif in the run's folder.
 
-stylegan2 and stylegan3 compare two generators at equal steps, on images enlarged to 32×32 pixels.
-Both have StyleGAN2's discriminator and loss, without path length. The generator of stylegan2 starts
-from plane waves, so that its equivariance can be measured. It is configuration B in figure 3 of
-"StyleGAN3" (Karras et al. 2021). The generator of stylegan3 is configuration T. The paper blurs the
-discriminator's first images for configuration R alone, so there is no blur here. After their 600
-steps, on one core that other programs shared:
+The choices stylegan2 and stylegan3 compare two generators at equal steps, on images enlarged to
+32×32 pixels:
+- Both have StyleGAN2's discriminator and loss, without path length.
+- The generator of stylegan2 is configuration B in figure 3 of "StyleGAN3" (Karras et al. 2021). It
+  starts from plane waves, so that its equivariance can be measured.
+- The generator of stylegan3 is configuration T. The paper blurs the discriminator's first images
+  for configuration R alone, so there is no blur here.
+
+600 steps on one shared core are too few for either to make good pictures. The average had a
+half-life of 200 steps, where the config now has 100:
 
 choice     time    EQ-T  EQ-T of fractions  EQ-R  accuracy  Fréchet distance
 stylegan2  5 min   13.1  12.6 dB            9.5   30.8 %    144
 stylegan3  28 min  91.4  48.8 dB            11.7  24.6 %    152
-
-600 steps are too few for either to make good pictures. Both runs are older than the average's
-half-life of 100 steps, and had one of 200.
 """
 
 from ml_collections import ConfigDict

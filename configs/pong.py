@@ -1,31 +1,21 @@
-"""Pong with sound: frames and sound together, also of given actions, for longer than trained.
+"""Pong with sound: one network draws frames and sound together, also for given actions.
 
 python -m experiments.train --config=configs/pong.py:actions --workdir=runs/pong
 python -m experiments.sample --workdir=runs/pong --given=0,1,2,3 --frames=40
 
-The choice joint has no actions. With the choice actions the network sees the action at each frame.
-A clip has 16 frames of 32×32 grey pixels, 15 a second, and 512 samples of sound for each. The
-network sees 256 patches of 8×8 pixels, and 32 of 256 samples. In half of the training examples the
-first 4 frames are clean, with their sound. So the network continues clips, window by window
-(`JointRollOut`).
-
 ale-py plays the games: pip install '.[atari]'. The 4,096 training clips are played once, and kept.
+A clip has 16 frames of 32×32 grey pixels, 15 a second, and 512 samples of sound for each frame.
 
-`PlayedPong` measures 64 samples of each mode: whether sounds lie within two frames of the ball's
-events, and by how many rows the paddle misses the emulator's paddle. In 64 clips of the game, 40
-frames long, all events of the ball have a sound, and 4.8 % of sounds have no event. With the next
-clip's sound, 28 % of events have a sound by chance.
+The choices:
+- joint: clips without actions.
+- actions: the network also sees the action at each frame.
 
-The ball has 5 % of the energy of what moves. A network of pixels in [−1, 1] left it out. After
-3,300 steps 88 % of its energy was missing at a noise of 0.013, and the ball is 0.2 high. So pixels
-are standardized one by one (`StandardizedPixels`), with deviations of at least 0.02. The ball is
-some 12 high then, and the noise has a deviation of 1. So both modalities have more noise than at
-the same time without their shifts. A token of 96 features has a patch of 256 samples. Its
-head has rank 96, so a predicted velocity would keep 62 % of the noise, and the network predicts
-clean data.
+In half of the training examples the first 4 frames are clean, with their sound. So the network also
+continues clips, window by window (`JointRollOut`). The second command continues the first 4 frames
+of held-out clips.
 
-The short form is the default, 900 steps. The longer form was measured, 3,127 seconds of one CPU
-core: --config.num_steps=3300 --config.averages.ema.steps=250
+The default is the short form, 900 steps. The longer form took 3,127 seconds of one CPU core:
+--config.num_steps=3300 --config.averages.ema.steps=250
 
 3,300 steps              events with sound  by chance  sounds without event  paddle misses by
 both from noise          18 %               21 %       43 %
@@ -35,13 +25,8 @@ given clips continued    18 %               23 %       58 %                  29 
 (still paddle)                                                               35 rows, 56 later
 (the game)               100 %              28 %       4.8 %
 
-The paddle is measured in the first window, and after it. The sound follows the ball of given clips.
-Clips from noise show the ball in some frames, and not yet on a path. So they have few events that a
-sound could match. One evaluation of held-out clips says why. 28 % of the ball's energy is missing
-at a noise of 4 in standardized units, 65 % at 6, and 90 % at 9. The loss still fell at the end.
-
-With pixels in [−1, 1] and a shift of 0.25, the same run had 42 % in place of 91 %. Its paddle
-missed by 39 rows.
+The sound follows the ball of given clips. Clips from noise do not show the ball on a path yet.
+docs/results/video_and_sound.md says how this is measured, and what makes the ball hard.
 """
 
 from typing import Any
@@ -66,6 +51,8 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.data.options = dict(policy="pong_player", num_frames=FRAMES, size=SIDE)
     config.data.held_out_split = "test[:64]"
     config.task = "JointRollOut"
+    # The ball has 5 % of the energy of what moves. A network of pixels in [−1, 1] left it out: the
+    # ball is 0.2 high there, and some 12 high in standardized pixels.
     video, sound = dict(space="StandardizedPixels", floor=0.02), dict(space="Waveforms")
     config.space = dict(name="SoundAndVideo", video=video, sound=sound)
     config.space.sound_scale = 4.0
@@ -94,6 +81,8 @@ def get_config(choice: str = "actions") -> ConfigDict:
     # In half of the examples the first 4 frames are clean, with their sound, so that clips go on.
     config.loss = dict(name="joint_loss", clean_share=0.2, noise_share=0.1)
     config.loss.update(continued_share=0.5, known_part=0.25)
+    # A sound token of 96 features has 256 samples. Its head has rank 96, so a predicted velocity
+    # would keep 62 % of the noise.
     config.target.name = "clean"
     config.weighting.name = "bounded_velocity"  # the velocity's loss
     config.modalities = dict(

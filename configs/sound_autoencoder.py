@@ -2,23 +2,24 @@
 
 python -m experiments.train --config=configs/sound_autoencoder.py:codec --workdir=runs/sound_codec
 
-For a folder of your own sounds add --config.data.name=sound_folder --config.data.directory=SOUNDS;
-genjax/data/sets/sound_folder.py names free ones. Opus and MP3 are measured beside the autoencoder
-by --config.evaluation.measures.reconstructions.codecs="'opus','mp3'".
+For a folder of your own sounds add --config.data.name=sound_folder --config.data.directory=SOUNDS.
+genjax/data/sets/sound_folder.py names free ones. This flag measures Opus and MP3 beside the
+autoencoder: --config.evaluation.measures.reconstructions.codecs="'opus','mp3'"
 
-The small choices take 0.77 s at 8 kHz:
+Small choices, on 0.77 s at 8 kHz:
 - oobleck: Gaussian latents of 8 channels at 62.5 Hz, a small Stable Audio autoencoder.
 - codec: 4 codes of 8 bits at 62.5 Hz, 2 kb/s, a small DAC.
 - mel: Gaussian latents of 8 channels at 62.5 Hz of a log-mel spectrogram, with a vocoder.
 - vocoder: log-mel spectrograms of 40 bands at 125 Hz to waveforms, a small Vocos.
-The others have their papers' sizes at 44.1 kHz and take a folder, for many accelerators:
+
+Published sizes at 44.1 kHz, which take a folder, for many accelerators:
 - stable_audio: Stable Audio Open's Oobleck, stereo. The losses and their weights are those of its
   authors' configuration, without weighting by the ear's sensitivity.
 - dac: DAC of 9 codes, with its discriminators and its weights.
 
-codec with 12 codes was trained on `spoken_stamps` for 1,439 s on a shared core. Its mel distance is
-1.20, where Opus has 0.60 at the same 6 kb/s (docs/results/autoencoders.md). In that run the
-adversarial loss had half its weight. The other choices have not been run to their ends.
+codec with 12 codes was trained on `spoken_stamps` for 1,439 s on a shared core. At the same 6 kb/s,
+Opus is twice as near to the clips: docs/results/autoencoders.md. The other choices have not been
+run to their ends.
 """
 
 from typing import Any

@@ -310,12 +310,17 @@ def main() -> None:
     source = dict(config=command.removeprefix("--config="), overrides=overrides)
     rows = []
     with user_errors():
+        if BUDGET.value and PROGRAM.value not in (None, "train"):
+            raise ValueError(
+                f"--budget={BUDGET.value:g} is of training, and --program={PROGRAM.value} is not: "
+                "leave out one of them"
+            )
         for name in PROGRAMS if PROGRAM.value is None else [PROGRAM.value]:
             trace = TRACE.value and str(Path(TRACE.value) / f"{CONFIG.value.experiment}_{name}")
             rows.append(source | measure(CONFIG.value, name, STEPS.value, trace))
         if jax.process_index() == 0:
             show(rows)
-            if BUDGET.value and rows[0]["program"] == "train":
+            if BUDGET.value:
                 steps, line = training_command(rows[0], sys.argv[1:], BUDGET.value)
                 print(f"{steps:,} steps in {BUDGET.value:g} s:\n{line}")
             if OUT.value:

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.pages.html import (
     Html,
     box,
@@ -205,6 +205,7 @@ def comparison(folders: Sequence[str | Path]) -> str:
 
 def main(*folders: str) -> None:
     with user_errors():
+        check_out(OUT.value)
         Path(OUT.value).write_text(comparison(folders), encoding="utf-8")
     print(OUT.value)
 

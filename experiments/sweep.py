@@ -65,6 +65,8 @@ def main(*workdirs: str) -> None:
             raise ValueError(
                 "name the folders of runs, as in: python -m experiments.sweep runs/a runs/b --out=…"
             )
+        if Path(OUT.value).suffix != ".json":
+            raise ValueError(f"--out={OUT.value} must end in .json; heat maps go beside it as .png")
         check_out(OUT.value)
         if WIDTHS.value:
             find_guidance(*workdirs)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.pages import families
 from experiments.pages.tables import HEADER, tables
 
@@ -37,6 +37,12 @@ def main(*folders: str) -> None:
             )
         if PICTURES.value and not FAMILIES.value:
             raise ValueError("--pictures are of --families; add that flag")
+        check_out(OUT.value)
+        if FAMILIES.value and OUT.value and not Path(OUT.value).exists():
+            raise FileNotFoundError(
+                f"--out={OUT.value} is not there; with --families it is a page with the lines "
+                f"{families.BEGIN} and {families.END}, between which the tables go"
+            )
         text = of_families(folders) if FAMILIES.value else tables(folders)
         if OUT.value:
             out = Path(OUT.value)

@@ -32,7 +32,7 @@ from experiments.tasks import autoencoding
 from genjax.devices import make_mesh
 from genjax.devices.specifications import DEVICES
 from tests import virtual_devices
-from tests.experiments.launching import ROOT, run_alone
+from tests.experiments.launching import ROOT, run, run_alone
 
 TWO = virtual_devices.environment(2)  # the rates of several devices of a CPU are not measured
 WIDTH, DEPTH, BATCH, STEPS = 64, 2, 16, 3
@@ -289,6 +289,12 @@ def test_each_config_has_a_command_of_its_own():
     rest = ["--steps=3", "--config.batch_size=8"]
     assert found == [["--config=a.py", *rest], ["--config=b.py:c,d", *rest]]
     assert commands(["--help"]) == []
+
+
+def test_a_budget_without_the_training_program_is_refused():
+    result = run("benchmark", "--config=configs/digits_flow.py", "--program=sample", "--budget=60")
+    assert result.returncode == 1
+    assert "--budget=60 is of training, and --program=sample is not" in result.stderr
 
 
 @pytest.mark.slow

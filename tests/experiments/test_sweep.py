@@ -145,6 +145,7 @@ def test_flags_that_nothing_would_read_are_refused(given, message):
         (["--widths=0.1", "--intervals=0:1,0.8:0.2", "--out=a.json"], "lower first"),
         (["--widths=0.1", "--intervals=0.5", "--out=a.json"], "must be two times"),
         (["--out=absent/a.json"], "--out=absent/a.json needs the folder"),
+        (["--widths=0.1", "--out=a.png"], "--out=a.png must end in .json"),
     ],
 )
 def test_mistakes_are_named_before_a_run_is_opened(given, message, monkeypatch):

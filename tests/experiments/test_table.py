@@ -126,6 +126,19 @@ def test_a_folder_that_is_no_run_or_not_evaluated_is_an_error(tmp_path):
         assert result.returncode == 1 and message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("out", "flags", "message"),
+    [
+        ("absent/a.md", [], "absent/a.md needs the folder"),
+        ("a.md", ["--families"], "a.md is not there; with --families it is a page with the lines"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_an_error(out, flags, message, tmp_path):
+    record = make_record(tmp_path / "a", data=dict(name="digits"))
+    result = run("table", record, f"--out={tmp_path / out}", *flags)
+    assert result.returncode == 1 and message in result.stderr
+
+
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
 def test_a_record_names_no_machine(record):
     text = "".join(path.read_text() for path in record.iterdir())

@@ -586,6 +586,8 @@ def test_mistakes_are_answered(tmp_path):
             and "holds no run" in result.stderr
             and "Traceback" not in result.stderr
         )
+    result = run("compare", made, make_run(tmp_path / "b"), "--out=absent/both.html")
+    assert result.returncode == 1 and "--out=absent/both.html needs the folder" in result.stderr
 
 
 @pytest.fixture(scope="module")
