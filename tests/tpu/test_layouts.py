@@ -23,7 +23,7 @@ pytest.importorskip("libtpu", reason="the TPU's compiler is not installed (CONTR
 
 BATCH, TOKENS, WIDTH = 16, 256, 576
 
-
+shares_flux = pytest.mark.xdist_group("flux")
 shares_step = pytest.mark.xdist_group("layouts")  # one worker compiles it
 
 
@@ -73,20 +73,39 @@ def test_one_pass_updates_parameters_moments_and_averages(step):
     assert written == [4]
 
 
-def test_queries_and_keys_are_turned_where_they_are():
-    """In a block of FLUX.1 with two heads, one kernel normalises and rotates each of two arrays.
-
-    The arrays are queries and keys. With a separate dimension for heads there were four copies.
-    """
+@pytest.fixture(scope="module")
+def flux():
+    """Compile a block of each kind of FLUX.1 with two heads, for one chip."""
     mesh = make_mesh({"data": 1}, 1, tpu_topology(DEVICES["v5p"], 1))
     types = dict(dtype="bfloat16", param_dtype="bfloat16")
-    network = Flux(0, 1, 2, (16, 56, 56), **types)
+    network = Flux(1, 1, 2, (16, 56, 56), **types)
     whole = NamedSharding(mesh, PartitionSpec())
     array = lambda *shape: jax.ShapeDtypeStruct(shape, "bfloat16", sharding=whole)
     inputs = array(4, 32, 32, 16), array(4), Text(array(4, 256, 64), array(4, 64))
     variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     variables = jax.tree.map(lambda a: array(*a.shape), variables)
     with jax.set_mesh(mesh):
-        compiled = jax.jit(network.apply).lower(variables, *inputs).compile()
-    assert copies(compiled, 4 * 512 * 256) == 0
-    assert compiled.as_text().count("tpu_custom_call") == 3  # the third is attention
+        return jax.jit(network.apply).lower(variables, *inputs).compile()
+
+
+@shares_flux
+def test_queries_and_keys_are_turned_where_they_are(flux):
+    """One kernel normalises and rotates each array of queries or keys, of text, image, and both.
+
+    With a separate dimension for heads there were four copies in a single block.
+    """
+    assert copies(flux, 4 * 512 * 256) == 0
+    kernels = 2 * 3 + 2  # the last two are attention
+    assert flux.as_text().count("tpu_custom_call") == kernels
+
+
+@shares_flux
+def test_no_product_adds_to_the_stream_in_its_pass(flux):
+    """Without `unfused`, three products wrote the stream in float32, with sums for the next norm.
+
+    At FLUX.1's size such a product takes 15 to 50 % longer by the compiler's schedule.
+    """
+    costs = costs_of(flux, DEVICES["v5p"])
+    written = [each.shapes for each in costs if each.category == "products"]
+    assert sum("bf16[4,256,256]" in shapes for shapes in written) >= 10
+    assert not [shapes for shapes in written if re.search(r"f32\[4,(1,)?(256|512),256\]", shapes)]

@@ -26,6 +26,7 @@ from genjax.nn import (
     scanned,
     separate,
     sinusoidal_embedding,
+    unfused,
     unpatchify,
 )
 from genjax.nn.rotary import grid_positions, rotary_positions
@@ -94,9 +95,12 @@ class DoubleBlock(nn.Module):
             ("text", "image"), streams, attended, modulations, strict=True
         ):
             gate_attention, shift, scale, gate_mlp = parts
-            x = x + gate_attention[:, None] * dense(features, f"{name}_projection")(h)
-            h = nn.gelu(dense(MLP_RATIO * features, f"{name}_mlp_in")(modulate(x, shift, scale)))
-            x = x + gate_mlp[:, None] * dense(features, f"{name}_mlp_out")(h)
+            h = unfused(dense(features, f"{name}_projection")(h))
+            x = x + gate_attention[:, None] * h
+            h = unfused(modulate(x, shift, scale).astype(self.dtype))
+            h = nn.gelu(dense(MLP_RATIO * features, f"{name}_mlp_in")(h))
+            h = unfused(dense(features, f"{name}_mlp_out")(h))
+            x = x + gate_mlp[:, None] * h
             outputs.append(constrain_tokens(x))
         return tuple(outputs), None
 
@@ -127,7 +131,7 @@ class SingleBlock(nn.Module):
         attended = _attend(*project(h, rotations=rotations), mask)
         h = nn.gelu(dense(MLP_RATIO * features, "mlp_in")(h))
         h = dense(features, "projection")(attended) + dense(features, "mlp_out", use_bias=False)(h)
-        return constrain_tokens(x + gate[:, None] * h), None
+        return constrain_tokens(x + gate[:, None] * unfused(h)), None
 
 
 class Flux(nn.Module):
