@@ -102,7 +102,7 @@ class PromptCache:
             writer.close()
             listing = self.folder / f"{name}.json"
             unfinished.rename(listing.with_suffix(".array_record"))
-            unfinished.write_text(json.dumps(part, ensure_ascii=False))
+            unfinished.write_text(json.dumps(part))
             unfinished.rename(listing)  # last, so that every listed part is complete
             self._open(listing)
 
@@ -110,7 +110,7 @@ class PromptCache:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         records = ArrayRecordDataSource([str(listing.with_suffix(".array_record"))])
-        prompts = json.loads(listing.read_text())
+        prompts = json.loads(listing.read_text(encoding="utf-8"))  # earlier versions wrote UTF-8
         self._places |= {prompt: (records, index) for index, prompt in enumerate(prompts)}
 
 

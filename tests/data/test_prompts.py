@@ -50,6 +50,12 @@ def test_none_is_encoded_twice(tmp_path, monkeypatch):
                 np.testing.assert_array_equal(each[prompt][key], array)
 
 
+def test_files_are_those_of_every_locale(cache):
+    """Not all machines write UTF-8 by default."""
+    (listing,) = set(cache.folder.glob("*.json")) - {cache.folder / module.ORIGIN}
+    assert listing.read_bytes().isascii()
+
+
 def test_what_is_whole_is_kept_when_the_encoder_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PART", 2)
 
