@@ -165,17 +165,21 @@ class Recorder:
 
     def plugins(self) -> list[Plugin]:
         """Return the plugins of the training loop, in the order in which they run."""
+        every, snapshot = self.experiment.config.snapshot_every, self.save_snapshot
         plugins = [
-            Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.begin_snapshots),
-            Plugin(self.sampling.every, self.draw_samples),
+            Plugin(every, snapshot, self.begin_snapshots, "snapshot"),
+            Plugin(self.sampling.every, self.draw_samples, name="samples"),
             *(
                 Plugin(
                     measure.every,
                     lambda state, step, measure=measure: self.measure(measure, state, step),
+                    name=f"measure {measure.name}",
                 )
                 for measure in self.experiment.measures
             ),
-            Plugin(self.experiment.config.num_steps, lambda state, step: None, self.begin),
+            Plugin(
+                self.experiment.config.num_steps, lambda state, step: None, self.begin, "beginning"
+            ),
         ]
         return [plugin for plugin in plugins if plugin.every]
 
