@@ -78,6 +78,7 @@ from genjax.training.pictures import save_animation, save_curves, save_picture
 from genjax.training.placement import abstract_frozen
 from genjax.training.progress import ProgressBar
 from genjax.training.sampling import add_posthoc, power_averages, sample
+from genjax.training.task import GenerativeTask
 from genjax.training.workdir import device_name, frozen_runs
 from genjax.training.writers import Stream
 
@@ -164,17 +165,21 @@ class Recorder:
 
     def plugins(self) -> list[Plugin]:
         """Return the plugins of the training loop, in the order in which they run."""
+        every, snapshot = self.experiment.config.snapshot_every, self.save_snapshot
         plugins = [
-            Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.begin_snapshots),
-            Plugin(self.sampling.every, self.draw_samples),
+            Plugin(every, snapshot, self.begin_snapshots, "snapshot"),
+            Plugin(self.sampling.every, self.draw_samples, name="samples"),
             *(
                 Plugin(
                     measure.every,
                     lambda state, step, measure=measure: self.measure(measure, state, step),
+                    name=f"measure {measure.name}",
                 )
                 for measure in self.experiment.measures
             ),
-            Plugin(self.experiment.config.num_steps, lambda state, step: None, self.begin),
+            Plugin(
+                self.experiment.config.num_steps, lambda state, step: None, self.begin, "beginning"
+            ),
         ]
         return [plugin for plugin in plugins if plugin.every]
 
@@ -447,13 +452,14 @@ def check_length(workdir: Path, num_steps: int, profile_at: int | None) -> None:
         )
 
 
-def check_precision(params: PyTree[jax.ShapeDtypeStruct]) -> None:
-    """Raise ValueError if parameters have a type in which small updates are lost.
+def check_precision(task: GenerativeTask, state: PyTree[jax.ShapeDtypeStruct]) -> None:
+    """Raise ValueError if a network's variables have a type in which small updates are lost.
 
     Moments and averages have the types of their parameters. In bfloat16 they round away changes of
     less than 1/512, so an average whose decay is 0.999 stands still.
     """
-    types = {a.dtype for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.floating)}
+    networks = jax.eval_shape(lambda state: task.networks(state, "params"), state)
+    types = {a.dtype for a in jax.tree.leaves(networks) if jnp.issubdtype(a.dtype, jnp.floating)}
     if small := [str(dtype) for dtype in types if dtype.itemsize < 4]:
         raise ValueError(
             f"parameters are {min(small)}, in which averages and an optimizer's moments stand "
@@ -476,7 +482,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     writers = writers_by(config)
     task = experiment.task
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
-    check_precision(getattr(abstract, "params", ()))
+    check_precision(task, abstract)
     check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
     batches = training_batches(config, task, mesh)
     update, choices = recording_attention(packed_update(task))

@@ -1,6 +1,7 @@
 """Start training from another run's networks, or from published weights."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -123,13 +124,14 @@ def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
 
     Args:
         own: variables of the task's networks, by name.
-        given: of the other run; a single network goes to the task's only or first one.
+        given: of the other run. Networks of one name belong together. Where no name is shared,
+            the network that fits one of the task's best goes to that one.
 
     Raises:
         ValueError: nothing fits.
     """
-    if len(given) == 1 or len(own) == 1:
-        given = {next(iter(own)): next(iter(given.values()))}
+    if not own.keys() & given.keys():
+        given = _best_pair(own, given)
     there = {_name(path): a for path, a in jax.tree.leaves_with_path(given)}
     taken, faults = 0, []
 
@@ -151,6 +153,17 @@ def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
     if not taken:
         raise ValueError("nothing of --init_from fits:\n  " + "\n  ".join(faults[:20]))
     return Transfer(networks, taken, faults)
+
+
+def _best_pair(own: dict[str, PyTree], given: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Return the given network of which most arrays fit one of the task's, by that one's name."""
+
+    def arrays(network: PyTree) -> set:
+        return {(_name(path), a.shape) for path, a in jax.tree.leaves_with_path(network)}
+
+    fitting = lambda pair: len(arrays(own[pair[0]]) & arrays(given[pair[1]]))
+    name, source = max(itertools.product(own, given), key=fitting)
+    return {name: given[source]}
 
 
 def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]:

@@ -75,6 +75,20 @@ class Schedule:
     generator: int
     simultaneous: bool
 
+    @classmethod
+    def from_config(cls, config: Any) -> "Schedule":
+        """Return the updates of a config; raise ValueError if they do not divide its batch."""
+        updates = cls(**config.updates)
+        if (
+            min(updates.discriminator, updates.generator) < 1
+            or config.batch_size % updates.discriminator
+        ):
+            raise ValueError(
+                f"config.updates must be positive, and config.batch_size {config.batch_size} "
+                f"divide into config.updates.discriminator {updates.discriminator} parts"
+            )
+        return updates
+
 
 @dataclass(frozen=True)
 class GAN:
@@ -129,15 +143,7 @@ class GAN:
         check_not_standardized(space, "a GAN")
         generator = kinds.GENERATOR.bind(config.model.generator, "model.generator", **given)
         penalties = Penalties.from_config(config.regularizers, generator)
-        updates = Schedule(**config.updates)
-        if (
-            min(updates.discriminator, updates.generator) < 1
-            or config.batch_size % updates.discriminator
-        ):
-            raise ValueError(
-                f"config.updates must be positive, and config.batch_size {config.batch_size} "
-                f"divide into config.updates.discriminator {updates.discriminator} parts"
-            )
+        updates = Schedule.from_config(config)
         adaptive, blur = map(config.get, ("adaptive_augmentation", "blur"))  # None in older runs
         if blur and set(blur) != {"sigma", "images"}:
             raise ValueError(

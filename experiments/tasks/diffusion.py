@@ -311,7 +311,13 @@ class Diffusion:
         batch = self._mirrored(batch, key)
         condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
         x = self._examples(batch, key, frozen)
-        return self.objective(key, self._apply(params, frozen), x, condition, null)
+        apply = self._apply(params, frozen, self._dropout_rngs(key))
+        return self.objective(key, apply, x, condition, null)
+
+    @staticmethod
+    def _dropout_rngs(key: Key[Array, ""]) -> dict[str, Key[Array, ""]]:
+        """Return the key by which a network with dropout drops features in a training step."""
+        return {"dropout": jax.random.fold_in(key, 4)}
 
     def _mirrored(self, batch: dict[str, Array], key: Key[Array, ""]) -> dict[str, Array]:
         """Return the batch with half of its images mirrored, if the task mirrors data."""
@@ -478,10 +484,12 @@ class Diffusion:
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return []  # the loss tells
 
-    def _apply(self, params: PyTree, frozen: PyTree) -> Callable:
+    def _apply(
+        self, params: PyTree, frozen: PyTree, rngs: Mapping[str, Key[Array, ""]] | None = None
+    ) -> Callable:
         if self.adapters:
             params = self.adapters.apply(frozen["base"], params)
-        return functools.partial(self.network.apply, {"params": params})
+        return functools.partial(self.network.apply, {"params": params}, rngs=rngs)
 
 
 def _check_adapted(network: nn.Module, fields: Mapping[str, Any]) -> None:

@@ -157,9 +157,10 @@ class Distillation(Diffusion):
             extra["previous"] = self._apply(state.averages[PREVIOUS], frozen)
         if isinstance(self.space, Pairs):
             extra["noise"] = self.space.noise(batch[self.space.feature])
+        rngs = self._dropout_rngs(key)  # the same for both, so that they drop the same features
         student = Student(
-            network=self._apply(params, frozen),
-            averaged=self._apply(state.averages[self.average], frozen),
+            network=self._apply(params, frozen, rngs),
+            averaged=self._apply(state.averages[self.average], frozen, rngs),
             condition=condition,
             null=null,
             told=jax.tree.map(drop, condition, null),

@@ -29,6 +29,8 @@ Bucket = tuple[int, int]  # height, width
 # Share of the given area. SDXL's buckets follow from 0.9 with 1024² pixels and multiples of 64.
 SMALLEST_AREA = 0.9
 CHUNK = 1024  # sizes that a thread finds at a time
+# Parts of a header that may say how an image is turned: EXIF, its older form in PNG, and XMP.
+ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
 def aspect_buckets(pixels: int, multiple: int, max_ratio: float) -> tuple[Bucket, ...]:
@@ -140,7 +142,7 @@ def stored_size(path: str | os.PathLike) -> Bucket:
     with Image.open(path) as image:
         width, height = image.size
         # Asking a PNG without the tag would decode it. A TIFF's size is that of the rotated image.
-        tagged = "exif" in image.info and image.format != "TIFF"
+        tagged = ORIENTED & image.info.keys() and image.format != "TIFF"
         turned = tagged and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 

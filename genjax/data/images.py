@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, num_threads, preload
+from genjax.unfinished import unfinished
 
 SUFFIXES = (
     ".avif",
@@ -279,9 +280,9 @@ def _inspect(
                 )
     if many and new:
         store.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = store.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(known | new))
-        unfinished.replace(store)
+        part = unfinished(store)
+        part.write_text(json.dumps(known | new))
+        part.replace(store)
     return found
 
 

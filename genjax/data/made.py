@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from genjax.unfinished import unfinished
+
 
 def find_program(program: str, dataset: str, packages: str, formula: str) -> str:
     """Return the path of a program that makes a data set.
@@ -46,9 +48,9 @@ def made_once(
     if not path.exists():
         made = make()
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        with open(unfinished, "wb") as file:  # given a path, NumPy would add a suffix
+        part = unfinished(path)
+        with open(part, "wb") as file:  # given a path, NumPy would add a suffix
             np.savez_compressed(file, **made)
-        unfinished.replace(path)
+        part.replace(path)
     with np.load(path) as arrays:
         return dict(arrays)

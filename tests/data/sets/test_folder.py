@@ -145,7 +145,7 @@ def test_captions_in_text_files_beside_the_images(tmp_path):
     texts = {"a.png": "ein Süßes", "deep/b.v2.jpg": "name\n\n  synonym \n", "deep/c.webp": "third"}
     for i, (name, text) in enumerate(texts.items()):
         save(tmp_path / name, picture(i))
-        (tmp_path / name).with_suffix(".txt").write_text(
+        (tmp_path / name).with_suffix(".TXT" if i == 2 else ".txt").write_text(
             text, encoding="utf-8-sig" if i else "utf-8"
         )
     (tmp_path / "notes.txt").write_text("beside no image")

@@ -2,11 +2,13 @@
 
 import itertools
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits_algebra
+from configs import digits_algebra, digits_distillation, digits_flow
 from experiments.configuration.runs import build
 from experiments.tasks import adapters
 from genjax.data import Batches, load_dataset, to_float
@@ -84,6 +86,34 @@ def test_one_compilation_for_all_scales_seeds_and_grids(monkeypatch):
         sampling.update(num_steps=3, **changes)
         sample(task, state, np.arange(10), sampling)
     assert len(traces) == 1  # the network is traced once, in the scan's body
+
+
+@pytest.mark.parametrize(
+    "config",
+    [digits_flow.get_config(), digits_distillation.get_config("ConsistencyTraining")],
+    ids=["diffusion", "distillation"],
+)
+def test_training_drops_features_and_sampling_does_not(config):
+    unet = dict(name="SongUNet", width=8, multipliers=(1,), blocks=1, attention_levels=())
+    config.model = dict(unet, dropout_rate=0.5)
+    config.sampling.num_steps = 1
+    task, seen = build(config), []
+    state, key = jax.eval_shape(task.init, jax.random.key(0)), jax.random.key(0)
+    image, label = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.uint8), jax.ShapeDtypeStruct((4,), int)
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout):
+            seen.append(context.module.deterministic)  # of the student and of the older one
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(task.update, state, {"image": image, "label": label}, key)
+    assert seen and not any(seen)
+    seen.clear()
+    with nn.intercept_methods(record):
+        inputs = task.sampling_inputs(config.sampling)
+        jax.eval_shape(task.generate, state, key, label, label, *inputs)
+    assert seen and all(seen)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""Networks of another run go to those of a task that they belong to."""
+
+import numpy as np
+
+from experiments.launch.fine_tuning import transfer
+
+
+def network(width: int, value: float) -> dict:
+    return {"params": {"dense": {"kernel": np.full((2, width), value, np.float32)}}}
+
+
+def test_an_encoder_starts_from_the_encoder_of_a_run_with_more_networks():
+    names = ("discriminator", "encoder", "generator")
+    given = {name: network(3, value) for value, name in enumerate(names, 1)}
+    found = transfer({"encoder": network(3, 0.0)}, given)
+    np.testing.assert_array_equal(found.networks["encoder"]["params"]["dense"]["kernel"], 2.0)
+    assert found.taken == 1 and len(found.faults) == 2  # the two other networks are left over
+
+
+def test_a_network_of_another_name_goes_to_the_one_that_it_fits():
+    own = {"discriminator": network(3, 0.0), "generator": network(4, 0.0)}
+    found = transfer(own, {"network": network(4, 1.0)})
+    kernels = {name: each["params"]["dense"]["kernel"] for name, each in found.networks.items()}
+    assert np.all(kernels["generator"] == 1) and np.all(kernels["discriminator"] == 0)
+    assert found.faults == ["missing: discriminator/params/dense/kernel [2, 3]"]
