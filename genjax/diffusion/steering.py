@@ -133,7 +133,7 @@ def _evaluate(denoiser, x, t):
 def _reward(log_reward, clean, t):
     """Return the rewards of all particles."""
     return jax.vmap(log_reward, in_axes=(1, None), out_axes=1)(
-        clean, jnp.full(clean.shape[:1], t, clean.dtype)
+        clean, jnp.full(clean.shape[:1], t, jnp.promote_types(clean.dtype, jnp.float32))
     )
 
 

@@ -480,10 +480,9 @@ def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
         discrete_bound(key, denoiser, FLOW, x, jnp.array([2.0, 0.5]))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32])
-def test_data_of_another_type_are_those_in_float32(dtype):
+def test_data_of_bfloat16_are_those_in_float32():
     """In bfloat16, times near 1 would be rounded to 1."""
-    process, x = RectifiedFlow(domain=(0.1, 1.0)), jnp.array([-1.0, 2.0], dtype)
+    process, x = RectifiedFlow(domain=(0.1, 1.0)), jnp.array([-1.0, 2.0], jnp.bfloat16)
     denoiser = optimal.gaussian_mixture(process, *map(jnp.float32, (WEIGHTS, MEANS, DEVIATIONS)))
     key, times = jax.random.key(0), uniform_grid(process, 3)
     evaluate = lambda x: (
