@@ -168,6 +168,7 @@ def jump(
                 jax.random.fold_in(key, number), x.shape[1:], x.dtype
             )
             x = scale * x + added * jax.vmap(draw)(keys)
+        x = x.astype(noise.dtype)  # times are float32, and so are jumps from bfloat16
         return x, x if trajectory else None
 
     rows = jnp.arange(len(times) - 1), times[:-1], to, times[1:]
