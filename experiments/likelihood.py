@@ -9,7 +9,6 @@ themselves. Each has the standard error of its mean over images. Writes both to
 WORKDIR/likelihood.json.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from absl import flags
 from jaxtyping import Array
 
 from experiments.configuration.runs import check_diffusion, open_run
+from experiments.evaluation.bounds import noisy_process
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.datasets import Data, labels_of
 from experiments.inputs.standardized_pixels import check_not_standardized
@@ -43,7 +43,9 @@ PROBES = flags.DEFINE_integer(
 )
 BATCH = 20
 CLEAN_END = flags.DEFINE_float(
-    "clean_end", 1e-3, "Where the bound's last step ends, in parts of the time."
+    "clean_end",
+    1e-3,
+    "Where the bound's last step ends, in parts of the time, if the process starts without noise.",
 )
 
 
@@ -73,13 +75,12 @@ def held_out_bits(
     Args:
         num_levels: how many values, equally spaced, a pixel can take.
         num_probes: of the trace; 0 computes it exactly.
-        clean_end: where the bound's last step ends, in parts of the time.
+        clean_end: as of `noisy_process`.
     """
     levels, width = jnp.linspace(-1, 1, num_levels), 2 / (num_levels - 1)
     images, labels = _held_out(config, count, levels)
     count, conditions = len(images), task.condition.of_batch({"label": labels})
-    start, end = task.process.domain
-    clipped = dataclasses.replace(task.process, domain=(max(start, clean_end * end), end))
+    clipped = noisy_process(task.process, clean_end)
 
     @jax.jit
     def bits(params, key, images, condition):

@@ -43,7 +43,9 @@ def categorical(levels: int = 256) -> PixelLikelihood:
     """
 
     def log_probability(logits, x):
-        return jnp.take_along_axis(jax.nn.log_softmax(logits), x[..., None], -1)[..., 0]
+        dtype = jnp.promote_types(logits.dtype, jnp.float32)
+        log_probabilities = jax.nn.log_softmax(logits.astype(dtype))
+        return jnp.take_along_axis(log_probabilities, x[..., None], -1)[..., 0]
 
     return PixelLikelihood(
         levels,

@@ -218,7 +218,7 @@ def maskgit(
         unknown, count = tokens == mask_token, counts[masked]
         logits = predict(tokens, 1 - count / length)
         drawn = jnp.where(unknown, law(fold(0), logits), tokens)
-        log_probabilities = jax.nn.log_softmax(logits)
+        log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
         confidence = jnp.take_along_axis(log_probabilities, drawn[..., None], axis=-1)[..., 0]
         noise = jax.vmap(lambda key: jax.random.gumbel(key, (length,)))(fold(1))
         confidence = jnp.where(unknown, confidence + temperature * noise, jnp.inf)
@@ -226,7 +226,7 @@ def maskgit(
         return tokens, tokens if trajectory else None
 
     rows = jnp.arange(len(counts)), jnp.asarray(counts), jnp.asarray(temperatures)
-    tokens, states = jax.lax.scan(reveal, tokens, rows)
+    tokens, states = jax.lax.scan(reveal, tokens.astype(jnp.int32), rows)
     return states if trajectory else tokens
 
 
@@ -284,5 +284,5 @@ def reveal_in_order(
         return tokens, tokens if trajectory else None
 
     rows = jnp.arange(len(counts)), jnp.asarray(counts)
-    tokens, states = jax.lax.scan(reveal, tokens, rows)
+    tokens, states = jax.lax.scan(reveal, tokens.astype(jnp.int32), rows)
     return states if trajectory else tokens

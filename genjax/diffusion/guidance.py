@@ -90,7 +90,12 @@ def interval(
     Kynkäänniemi et al. 2024. Their interval is one of noise levels sigma/alpha: `process.time_at(-2
     * jnp.log(level))` is the time of a level.
     """
-    return lambda t: jnp.where((low < t) & (t <= high), guidance_scale, 1.0)
+
+    def scale_at(t):
+        scale = expand(jnp.asarray(guidance_scale), jnp.asarray(t))  # one per sample, not per frame
+        return jnp.where((low < t) & (t <= high), scale, 1.0)
+
+    return scale_at
 
 
 @leafwise

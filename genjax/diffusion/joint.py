@@ -216,10 +216,15 @@ def guide_jointly(
         noise: what `prior` draws, like x_t, for the absent modalities; needed for this part alone.
 
     Raises:
-        ValueError: `null` does not broadcast against `conditioning`, or there is not one
-            conditioning per sample.
+        ValueError: `null` does not broadcast against `conditioning`, there is not one conditioning
+            per sample, or there is a modality scale and no noise.
     """
     check_conditioning(conditioning, null)
+    if modality_scale is not None and noise is None:
+        raise ValueError(
+            "modality_scale compares with absent modalities, which are noise: give noise, such as "
+            "diffusion.prior(keys, process, like)"
+        )
     scales = [guidance_scale] if modality_scale is None else [guidance_scale, modality_scale]
     weights = [jax.tree.map(lambda scale: 1 - scale, each) for each in scales]
 

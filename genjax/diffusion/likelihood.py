@@ -24,12 +24,13 @@ Nats = Float[Array, " batch"]
 Levels = Float[Array, " levels"]
 
 
-def _check_array(x):
-    """Raise ValueError if x is a tree of arrays."""
+def _checked(x):
+    """Return x in at least float32, and raise ValueError if it is a tree of arrays."""
     if jax.tree.structure(x) != jax.tree.structure(0):
         raise ValueError(
             f"likelihoods take one array [batch …], not a tree; got {jax.tree.structure(x)}"
         )
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def log_likelihood(
@@ -74,9 +75,13 @@ def log_likelihood(
         RuntimeError: at run time, if `max_steps` do not suffice for the tolerances, or the velocity
             is not finite.
     """
+<<<<<<< HEAD
     import diffrax  # slow to import
 
     _check_array(x)
+=======
+    x = _checked(x)
+>>>>>>> math
     probes = _probes(x, keys, probe, num_probes)
     start, end = (jnp.asarray(t, x.dtype) for t in process.domain)
 
@@ -208,7 +213,7 @@ def discrete_bound(
     Raises:
         ValueError: x is a tree, or the grid leaves the process' domain or ends at sigma = 0.
     """
-    _check_array(x)
+    x = _checked(x)
     check_grid(process, times)
     diffusion_key, end_key = jax.random.split(key)
 
@@ -253,7 +258,7 @@ def continuous_bound(
         ValueError: x is a tree, sigma is 0 at the law's first time, or the default law meets sigma
             = 0 in the domain.
     """
-    _check_array(x)
+    x = _checked(x)
     diffusion_key, end_key = jax.random.split(key)
     last, first = law(process, jnp.array([0.0, 1.0], x.dtype))
 

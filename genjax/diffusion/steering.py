@@ -59,7 +59,8 @@ def steer(
             _take(a, chosen) for a in (prediction.clean, prediction.noise, reward)
         )
         xi = _normal(keys, 2 * index, x)
-        return (row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi, reward), None
+        x_s = row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi
+        return (x_s.astype(x.dtype), reward), None
 
     start = noise, jnp.zeros(noise.shape[:2], dtype)
     (x, last_reward), _ = jax.lax.scan(step, start, _rows(process, times, noise.dtype))
@@ -90,8 +91,8 @@ def steer_inpainting(
     Returns:
         One sample for each image, equal to the image where known.
     """
+    known, images = jnp.broadcast_to(known, images.shape)[:, None], images[:, None]
     shared = lambda a: jnp.where(known, a[:, :1], a)  # the known part is that of particle 0
-    images = images[:, None]
 
     def step(x, numbered):
         index, row = numbered
@@ -106,30 +107,33 @@ def steer_inpainting(
         )
         difference = per_error * (clean - prediction.clean)
         log_weight = -jnp.sum(difference * (difference / 2 + xi), axis=range(2, x.ndim))
-        x = row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi
-        return _take(x, _resample(keys, 2 * index + 1, log_weight)), None
+        x_s = row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi
+        return _take(x_s.astype(x.dtype), _resample(keys, 2 * index + 1, log_weight)), None
 
     alpha = process.alpha(times[0]).astype(noise.dtype)
-    start = shared(noise) + jnp.where(known, alpha * images, 0)
+    start = shared(noise) + jnp.where(known, alpha * images, 0).astype(noise.dtype)
     x, _ = jax.lax.scan(step, start, _rows(process, times, noise.dtype))
     return _choose(keys, len(times), x, jnp.zeros(x.shape[:2], x.dtype))
 
 
 def _rows(process, times, dtype):
-    """Return the rows of `ddpm` with their numbers, for a scan."""
-    table = ddpm.table(process, times)
+    """Return the rows of `ddpm` with their numbers, for a scan, in the type and at least float32.
+
+    Times of bfloat16 would be rounded to 1 near the noise end.
+    """
+    table, dtype = ddpm.table(process, times), jnp.promote_types(dtype, jnp.float32)
     return jnp.arange(len(times) - 1), jax.tree.map(lambda column: column.astype(dtype), table)
 
 
 def _evaluate(denoiser, x, t):
     """Return the predictions for all particles. The denoiser sees `[batch *shape]`."""
-    return jax.vmap(denoiser, in_axes=(1, None), out_axes=1)(x, jnp.full(x.shape[:1], t, x.dtype))
+    return jax.vmap(denoiser, in_axes=(1, None), out_axes=1)(x, jnp.full(x.shape[:1], t))
 
 
 def _reward(log_reward, clean, t):
     """Return the rewards of all particles."""
     return jax.vmap(log_reward, in_axes=(1, None), out_axes=1)(
-        clean, jnp.full(clean.shape[:1], t, clean.dtype)
+        clean, jnp.full(clean.shape[:1], t, jnp.promote_types(clean.dtype, jnp.float32))
     )
 
 

@@ -132,10 +132,20 @@ def karras(process: Process, u: Variates, rho: float = 7.0) -> Variates:
     """Return times whose levels sigma/alpha have equally likely rho-th roots.
 
     Equal steps in u are the grid of Karras et al. 2022, equation 5, between the domain's ends,
-    whose levels must be positive and finite.
+    which must be finite.
+
+    Raises:
+        ValueError: alpha is 0 at the noise end of the domain.
     """
-    ends = jnp.exp(-process.log_snr(jnp.asarray(process.domain)) / 2) ** (1 / rho)
-    level = (ends[0] + u * (ends[1] - ends[0])) ** rho
+    with jax.ensure_compile_time_eval():  # concrete: a domain is static
+        levels = jnp.exp(-process.log_snr(jnp.asarray(process.domain)) / 2)
+        low, high = (float(level) ** (1 / rho) for level in levels)
+    if high == math.inf:
+        raise ValueError(
+            f"the domain of {type(process).__name__} ends at {process.domain[1]:g}, where alpha = "
+            "0 and sigma/alpha is infinite; end it earlier, or take another law"
+        )
+    level = (low + u * (high - low)) ** rho
     return jnp.clip(process.time_of(jnp.ones_like(level), level), *process.domain)
 
 

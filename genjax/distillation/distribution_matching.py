@@ -106,7 +106,7 @@ def simulated_inputs(
         number, t, s = row
         clean = flow_map(x, fill(t), fill(times[-1]))
         fresh = jax.random.normal(jax.random.fold_in(noise_key, number), x.shape, x.dtype)
-        x = process.corrupt(clean, fresh, fill(s))
+        x = process.corrupt(clean, fresh, fill(s)).astype(noise.dtype)
         return (x, jnp.where(expand(index == number + 1, x), x, taken)), None
 
     rows = jnp.arange(steps - 1), times[:-2], times[1:-1]

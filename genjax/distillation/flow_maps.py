@@ -137,8 +137,9 @@ def jump(
     - the grid itself, which is None: no noise is drawn;
     - the clean end: the multistep sampler of consistency models (Song et al. 2023, algorithm 1),
       see `consistency`;
-    - (1 − γ)·times[1:]: the γ-sampler of trajectory consistency (Kim et al. 2024; Zheng et al.
-      2024, TCD), see `trajectory_consistency`.
+    - (1 − γ)·times[1:]: the sampler of trajectory consistency distillation (Zheng et al. 2024,
+      TCD), see `trajectory_consistency`. The γ-sampler of CTM (Kim et al. 2024) lands at
+      √(1 − γ²)·times[1:] instead.
 
     Args:
         flow_map: `(x_t, t, s)`, its conditioning bound.
@@ -167,6 +168,7 @@ def jump(
                 jax.random.fold_in(key, number), x.shape[1:], x.dtype
             )
             x = scale * x + added * jax.vmap(draw)(keys)
+        x = x.astype(noise.dtype)  # times are float32, and so are jumps from bfloat16
         return x, x if trajectory else None
 
     rows = jnp.arange(len(times) - 1), times[:-1], to, times[1:]
@@ -189,10 +191,19 @@ def consistency(flow_map, process, noise, times, *, keys=None, trajectory=False)
 def trajectory_consistency(
     flow_map, process, noise, times, *, gamma: float, keys=None, trajectory=False
 ):
-    """Sample with the share `gamma` of each next time made of fresh noise (Kim et al. 2024, CTM).
+    """Sample by jumps to (1 − gamma) times the next time, and noise up from there.
 
-    gamma = 0 is `jump` along the grid, gamma = 1 is `consistency` to time 0.
+    Zheng et al. 2024, TCD. gamma = 0 is `jump` along the grid, gamma = 1 is `consistency` to time
+    0. For an EDM network and g in [0, 1], gamma = 1 − √(1 − g²) is the γ-sampler of CTM (Kim et al.
+    2024) with γ = g.
+
+    Raises:
+        ValueError: gamma is outside [0, 1].
     """
+    if not isinstance(gamma, jax.core.Tracer) and not 0 <= gamma <= 1:
+        raise ValueError(
+            f"gamma, the share of the next time that noise adds again, is in [0, 1]; got {gamma}"
+        )
     landings = (1 - gamma) * times[1:]
     return jump(
         flow_map, process, noise, times, keys=keys, trajectory=trajectory, landings=landings

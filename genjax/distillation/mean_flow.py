@@ -33,7 +33,7 @@ def total_derivative(
 ) -> tuple[Batch, Batch]:
     """Return u and du/dt at fixed s, along dx_t/dt = `direction`."""
     u = lambda x_t, t: apply(x_t, t, s, *conditioning)
-    return jax.jvp(u, (x_t, t), (direction, jnp.ones_like(t)))
+    return jax.jvp(u, (x_t, t), (direction.astype(x_t.dtype), jnp.ones_like(t)))
 
 
 def guided_velocity(
@@ -205,7 +205,8 @@ def guided_mean_flow_loss(
     goal = flow + expand(1 - 1 / now, x_t) * (own - unconditional)
 
     answers = lambda x_t, t: network(x_t, t, s, told, scale, interval)
-    u, change, v = jax.jvp(answers, (x_t, t), (own, jnp.ones_like(t)), has_aux=True)
+    tangents = own.astype(x_t.dtype), jnp.ones_like(t)
+    u, change, v = jax.jvp(answers, (x_t, t), tangents, has_aux=True)
     average = u + expand(t - s, x_t) * jax.lax.stop_gradient(change)
     loss = distance(average - goal) + distance(v - goal)
     return loss if extra is None else loss + extra(x_t, t, u), t

@@ -53,6 +53,6 @@ def policy_map(apply: Callable, *, shift: float = 1.0, substeps: int = 128) -> F
             change = jnp.where(done < 1, then / jnp.where(done < 1, now, 1) - 1, 0)
             return x + expand(change, x) * (x - guess)
 
-        return jax.lax.fori_loop(0, count.max().astype(int), step, x_t)
+        return jax.lax.fori_loop(0, count.max().astype(int), step, x_t.astype(clean.dtype))
 
     return jump

@@ -210,3 +210,13 @@ def test_an_order_is_revealed_place_by_place_and_known_places_are_drawn_anew():
     )
     expected = [[9, 9, 0, 9], [1, 9, 1, 1], [2, 2, 2, 2]]
     np.testing.assert_array_equal(states, np.repeat(np.array(expected)[:, None], 2, axis=1))
+
+
+def test_confidence_is_that_of_float32():
+    """In bfloat16 both log-probabilities would be 0. Tokens may be of another type than int32."""
+    logits, masks = jnp.array([[[7.0, 0.0], [6.0, 0.0]]], jnp.bfloat16), jnp.full((1, 2), 2)
+    counts, surest = masked_counts(masked.linear, 2, 2), np.zeros(2, np.float32)
+    law = lambda keys, logits: jnp.argmax(logits, axis=-1)
+    steps = counts, surest, law, True
+    states = maskgit(keys(1), lambda *_: logits, masks.astype(jnp.int16), 2, *steps)
+    np.testing.assert_array_equal(states[:, 0], [[0, 2], [0, 0]])

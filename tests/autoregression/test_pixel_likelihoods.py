@@ -99,3 +99,8 @@ def test_equal_logits_are_8_bits_per_dimension():
     assert likelihood.outputs(3) == (3, 256)
     nats = likelihood.log_probability(jnp.zeros((2, 3, 256)), jnp.zeros((2, 3), jnp.int32)).sum(-1)
     np.testing.assert_allclose(bits_per_dimension(nats, 3), 8.0, rtol=1e-6)
+
+
+def test_log_probabilities_of_bfloat16_logits_are_float32():
+    found = categorical(2).log_probability(jnp.array([[7.0, 0.0]], jnp.bfloat16), jnp.zeros(1, int))
+    np.testing.assert_allclose(found, -np.log1p(np.exp(-7.0)), rtol=1e-3)

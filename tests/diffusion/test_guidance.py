@@ -385,6 +385,13 @@ def test_posterior_guidance_of_gaussians_is_exact(process, float64):
     adds_up(process, guided, x_t, jnp.asarray(t))
 
 
+def test_an_interval_of_scales_by_sample_has_them_in_all_frames():
+    scale = interval(jnp.array([2.0, 3.0]), 0.2, 0.8)
+    np.testing.assert_array_equal(scale(jnp.array([[0.5, 0.9], [0.9, 0.5]])), [[2, 1], [1, 3]])
+    np.testing.assert_array_equal(scale(jnp.array([0.5, 0.9])), [2, 1])
+    assert interval(2.0, 0.2, 0.8)(0.5) == 2
+
+
 def test_interval_of_noise_levels(points):
     """Within (0.5, 2] of sigma/alpha the scale is 3, elsewhere 1, for any process."""
     process = VariancePreservingCosine()

@@ -269,3 +269,8 @@ def test_windows_wait_where_they_continue():
     assert not np.any(grids["sound"][1:, :, :2]) and np.all(grids["sound"][1:, 0, 2:] == 1)
     known = diffusion.windowed_grid(flow, times, rows, 0.25, 1, start_known=True)
     assert not np.any(known["video"][0, :, 0]) and np.all(known["video"][0, 0, 1:] == 1)
+
+
+def test_a_modality_scale_without_noise_is_refused():
+    with pytest.raises(ValueError, match="absent modalities, which are noise: give noise"):
+        diffusion.guide_jointly(denoiser, PROCESS, jnp.zeros(2, int), 0, 1.0, 2.0)

@@ -480,6 +480,21 @@ def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
         discrete_bound(key, denoiser, FLOW, x, jnp.array([2.0, 0.5]))
 
 
+def test_data_of_bfloat16_are_those_in_float32():
+    """In bfloat16, times near 1 would be rounded to 1."""
+    process, x = RectifiedFlow(domain=(0.1, 1.0)), jnp.array([-1.0, 2.0], jnp.bfloat16)
+    denoiser = optimal.gaussian_mixture(process, *map(jnp.float32, (WEIGHTS, MEANS, DEVIATIONS)))
+    key, times = jax.random.key(0), uniform_grid(process, 3)
+    evaluate = lambda x: (
+        *log_likelihood(denoiser, process, x, rtol=1e-2, atol=1e-2),
+        *discrete_bound(key, denoiser, process, x, times),
+        *continuous_bound(key, denoiser, process, x),
+    )
+    for found, expected in zip(evaluate(x), evaluate(x.astype(jnp.float32)), strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, expected)
+
+
 # ---- Bits per dimension
 
 

@@ -75,6 +75,33 @@ def test_inpainting_with_one_particle_is_replacement():
     np.testing.assert_allclose(samples, x, rtol=1e-4, atol=1e-5)
 
 
+def test_each_image_has_its_own_known_part():
+    images, noise = jnp.arange(8.0).reshape(4, 2), FLOW.prior(keys_of(4), (4, 2))
+    known = jnp.array([[True, False], [False, True]] * 2)
+    fill = lambda *batch: steer_inpainting(
+        gaussian_denoiser(), FLOW, batch[0], uniform_grid(FLOW, 4), *batch[1:]
+    )
+    filled = fill(noise, keys_of(4), known, images)
+    np.testing.assert_array_equal(filled[known], images[known])
+    alone = fill(noise[1:2], keys_of(4)[1:2], known[1], images[1:2])
+    np.testing.assert_allclose(filled[1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_particles_of_bfloat16_see_times_of_float32():
+    seen = []
+
+    def denoiser(x_t, t):
+        seen.append(t.dtype)
+        return Prediction(0 * x_t, x_t)
+
+    noise, times = FLOW.prior(keys_of(2), (4, 2)).astype(jnp.bfloat16), uniform_grid(FLOW, 3)
+    images = jnp.ones((2, 2))
+    filled = steer_inpainting(denoiser, FLOW, noise, times, keys_of(2), MASK, images)
+    steered = steer(denoiser, FLOW, noise, times, keys_of(2), lambda x, t: x[:, 0])
+    assert set(seen) == {jnp.dtype(jnp.float32)}
+    assert filled.dtype == steered.dtype == jnp.bfloat16
+
+
 def test_rewards_tilt_the_law():
     """p(x)·exp(a·x) of a mixture has components N(m + a·s², s²).
 

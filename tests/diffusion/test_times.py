@@ -27,6 +27,7 @@ from genjax.diffusion import (
     uniform,
     uniform_log_snr,
 )
+from genjax.diffusion.times import karras
 
 FLOW = RectifiedFlow()
 PROCESSES = [
@@ -240,6 +241,11 @@ def test_log_snrs_are_equally_likely(process, ends, float64):
 def test_infinite_log_snrs_are_refused():
     with pytest.raises(ValueError, match="domain of RectifiedFlow starts at 0, where sigma = 0"):
         jax.jit(lambda u: uniform_log_snr(FLOW, u))(jnp.ones(2))
+
+
+def test_an_infinite_noise_level_has_no_roots_to_space():
+    with pytest.raises(ValueError, match="domain of RectifiedFlow ends at 1, where alpha = 0"):
+        jax.jit(lambda u: karras(FLOW, u))(jnp.ones(2))
 
 
 @pytest.mark.parametrize("base", [uniform, logit_normal])

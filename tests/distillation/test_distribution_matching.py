@@ -107,6 +107,12 @@ def test_the_fake_network_learns_samples_but_does_not_move_them():
     assert loss(x) != loss(2 * x)
 
 
+def test_simulated_inputs_have_the_type_of_the_noise():
+    noise, times = jnp.ones((2, 3), jnp.bfloat16), jnp.array([1.0, 0.5, 0.0])
+    x, _ = dm.simulated_inputs(KEY, lambda x, t, s: 0 * x, FLOW, noise, times)
+    assert x.dtype == jnp.bfloat16
+
+
 def test_simulated_inputs_are_the_students_own_at_the_samplers_times():
     """Of a student whose data are always 2: x_t = alpha·2 + sigma·noise, and the first is noise."""
     count = 30_000

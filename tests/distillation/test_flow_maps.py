@@ -137,6 +137,24 @@ def test_noise_leads_back_to_the_grid(gamma):
         np.testing.assert_allclose(same, found, atol=1e-6)
 
 
+@pytest.mark.parametrize("sampler", [flow_maps.jump, flow_maps.consistency])
+def test_samples_have_the_type_of_their_noise(sampler):
+    process, keys = RectifiedFlow(), diffusion.sample_keys(KEY, jnp.arange(4))
+    jump = flow_maps.flow_map(lambda x, t, s: jnp.sin(x), process, targets.velocity)
+    sample = lambda noise: sampler(jump, process, noise, jnp.array([1.0, 0.4, 0.0]), keys=keys)
+    samples = sample(X.astype(jnp.bfloat16))
+    assert samples.dtype == jnp.bfloat16
+    np.testing.assert_allclose(samples.astype(float), sample(X), atol=0.05)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.5])
+def test_shares_of_noise_outside_the_unit_interval_are_refused(gamma):
+    process, keys = RectifiedFlow(), diffusion.sample_keys(KEY, jnp.arange(4))
+    times, jump = diffusion.uniform_grid(process, 2), lambda x, t, s: x
+    with pytest.raises(ValueError, match=r"gamma, .* is in \[0, 1\]; got "):
+        flow_maps.trajectory_consistency(jump, process, X, times, gamma=gamma, keys=keys)
+
+
 def test_no_share_of_noise_is_a_jump_along_the_grid():
     """γ = 0 adds σ_s² − σ_s² = 0 of noise. Fused arithmetic rounds that difference below 0."""
     process = VariancePreservingCosine()

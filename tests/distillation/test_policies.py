@@ -51,3 +51,10 @@ def test_a_policy_of_one_guess_is_a_straight_line():
     apply = lambda x, t: jnp.stack([(x - guess) / t[:, None]] * 4, axis=1)
     found = policy_map(apply, substeps=16)(X, T, ENDS)
     np.testing.assert_allclose(found, guess + (ENDS / T)[:, None] * (X - guess), atol=1e-6)
+
+
+def test_states_of_bfloat16_are_walked_in_float32():
+    jump = policy_map(oracle(2, 1.0), substeps=8)
+    x_s = jump(X.astype(jnp.bfloat16), T, ENDS)
+    assert x_s.dtype == jnp.float32
+    np.testing.assert_allclose(x_s, jump(X, T, ENDS), atol=0.05)

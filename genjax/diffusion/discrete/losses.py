@@ -172,7 +172,8 @@ def score_entropy_loss(
     time_key, noise_key = jax.random.split(key)
     t, slope, _ = _times(time_key, x, process, times, variates, None)
     x_t = process.corrupt(noise_key, x, t)
-    log_scores = apply(x_t, t, *conditioning)
+    output = apply(x_t, t, *conditioning)
+    log_scores = output.astype(jnp.promote_types(output.dtype, jnp.float32))
     true = process.scores(process.log_certain(x), x_t, t)[..., : process.vocabulary_size]
     rate = expand(process.noise_rate(t), x_t) * process.noise_law[x_t]
     return slope * _mean(rate * score_entropy(log_scores, true, x_t), t), t

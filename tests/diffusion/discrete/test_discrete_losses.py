@@ -359,3 +359,13 @@ def test_blocks_divide_sequences():
             times=diffusion.uniform,
             block_length=2,
         )
+
+
+def test_log_scores_of_bfloat16_are_compared_in_float32():
+    process, x = discrete.Masked(vocabulary_size=3), jnp.zeros((4, 2), jnp.int32)
+    output = jnp.full((4, 2, 3), -1.3, jnp.bfloat16)
+    options = dict(process=process, times=diffusion.uniform)
+    loss = lambda output: discrete.score_entropy_loss(
+        jax.random.key(0), lambda x_t, t: output, x, **options
+    )[0]
+    np.testing.assert_array_equal(loss(output), loss(output.astype(jnp.float32)))

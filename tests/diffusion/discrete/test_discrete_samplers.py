@@ -169,6 +169,19 @@ def test_remasking_ends_without_masks(num_steps):
     np.testing.assert_allclose(step, [1 / VOCABULARY] * VOCABULARY + [0], rtol=1e-6)
 
 
+def test_options_of_negative_probabilities_are_refused():
+    t, s = jnp.asarray(0.5), jnp.asarray(0.25)
+    for rate in (
+        functools.partial(discrete.rescaled, eta=2.0),
+        functools.partial(discrete.capped, cap=-0.1),
+    ):
+        with pytest.raises(ValueError, match=r"of remasking is in \[0, 1\]; got"):
+            rate(MASKED, t, s)
+    x_t, log_p = jnp.full((1, 1), MASKED.mask), jnp.zeros((1, 1, VOCABULARY))
+    with pytest.raises(ValueError, match=r"eta, .* is at least 0; got -0.5"):
+        discrete.flow.step(MASKED, log_p, x_t, t, s, eta=-0.5)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("eta", [0.0, 2.0])
 def test_flow_has_the_published_rates_of_masks(eta):

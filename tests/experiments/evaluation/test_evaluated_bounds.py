@@ -12,10 +12,11 @@ from scipy.stats import logistic
 from experiments.configuration.runs import build
 from experiments.evaluation import autoencoders
 from experiments.evaluation.autoencoders import Bounds
-from experiments.evaluation.bounds import BoundBits
+from experiments.evaluation.bounds import BoundBits, noisy_process
 from experiments.evaluation.context import Context, Model
 from experiments.launch.experiment import split_pictures
 from experiments.launch.reports import alarms
+from genjax.diffusion import EDM, RectifiedFlow
 from genjax.training.workdir import Config
 from tests.experiments.small_vae import initial, small_config
 
@@ -117,3 +118,8 @@ def test_a_collapsed_posterior_is_reported(tmp_path):
     assert seeing["active_units"] > 0 and task.alarms({"active_units": 4.0, "num_units": 4.0}) == []
     # the bound of more samples is the tighter one
     assert seeing["importance_weighted_bound"] > seeing["elbo"]
+
+
+def test_a_bound_starts_where_there_is_noise():
+    assert noisy_process(EDM(), 1e-3) == EDM()  # sigma is 0.002 there, and 0.08 at 0.001·80
+    assert noisy_process(RectifiedFlow(), 1e-3) == RectifiedFlow(domain=(1e-3, 1.0))

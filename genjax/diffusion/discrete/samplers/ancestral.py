@@ -64,7 +64,12 @@ def flow(
         eta: the stochasticity: k is raised to the power 1 + eta. Tokens are replaced by noise too,
             at the rate eta·sigma', and more often by data (Campbell et al. 2024; the
             corrector of Gat et al. 2024).
+
+    Raises:
+        ValueError: eta is a negative number.
     """
+    if isinstance(eta, int | float) and eta < 0:
+        raise ValueError(f"eta, the stochasticity of flow, is at least 0; got {eta}")
     before, after = (jnp.stack(process.weights(u)) for u in (t, s))
     ratios = jnp.where(before > 0, after / before, jnp.inf)
     kept = jnp.min(ratios) * jnp.min(ratios) ** eta

@@ -22,13 +22,29 @@ def largest_rate(process: Masked, t: Time, s: Time) -> Time:
 
 
 def capped(process: Masked, t: Time, s: Time, cap: Scalar = 0.02) -> Time:
-    """Return the largest rate, but at most `cap` (Wang et al. 2025)."""
+    """Return the largest rate, but at most `cap` (Wang et al. 2025).
+
+    Raises:
+        ValueError: `cap` is a number outside [0, 1].
+    """
+    _check_share("cap", cap)
     return jnp.minimum(cap, largest_rate(process, t, s))
 
 
 def rescaled(process: Masked, t: Time, s: Time, eta: Scalar = 0.1) -> Time:
-    """Return eta times the largest rate, eta in [0, 1] (Wang et al. 2025)."""
+    """Return eta times the largest rate, eta in [0, 1] (Wang et al. 2025).
+
+    Raises:
+        ValueError: `eta` is a number outside [0, 1].
+    """
+    _check_share("eta", eta)
     return eta * largest_rate(process, t, s)
+
+
+def _check_share(name: str, value: Scalar) -> None:
+    """Raise ValueError if a rate of this share would be no probability."""
+    if isinstance(value, int | float) and not 0 <= value <= 1:
+        raise ValueError(f"the {name} of remasking is in [0, 1]; got {value}")
 
 
 @sampler
