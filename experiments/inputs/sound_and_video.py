@@ -56,9 +56,9 @@ class SoundAndVideo:
         """
 
         def bind(name: str, fields: dict[str, Any], **own: Any) -> Space:
-            fields = {"name": fields["space"]} | dict(fields)
+            fields, field = {"name": fields["space"]} | dict(fields), f"space.{name}"
             del fields["space"]
-            return kinds.SPACE.bind(fields, f"space.{name}", data=Config(dict(data) | own))
+            return kinds.SPACE.bind(fields, field, data=Config(dict(data) | own), field=field)
 
         video = bind("video", video)
         sound = bind("sound", sound, feature="audio", image_shape=data.sound_shape, flip=False)
