@@ -108,7 +108,8 @@ def find_guidance(workdir: str, *others: str) -> None:
         for text in INTERVALS.value
     ]
     own = open_run(workdir)
-    check(own, VGG16.value)
+    for scale in (own.config.sampling.guidance_scale, *scales):
+        check(open_run(workdir, guidance_scale=scale), VGG16.value)
     runs = [open_run(workdir, weights=f"{POSTHOC}{width:g}") for width in widths]  # checks them
     records: list[dict[str, Any]] = []
     combinations = widths, scales, intervals

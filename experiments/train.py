@@ -54,6 +54,7 @@ from experiments.launch.sampling import (
     without_repetitions,
 )
 from experiments.pages.report import BETTER, write_report
+from experiments.tasks.null_condition import check_null_condition
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.nn.attention.dispatch import Choice
@@ -495,6 +496,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         initialize = initializer(task, init_from)
     else:
         check_source(workdir)
+    check_null_condition(config, task, init_from)
     attention = "; ".join(sorted(map(str, choices))) or None
     class_names = batches.dataset.class_names
     facts = dict(
