@@ -166,12 +166,18 @@ class Recorder:
     def plugins(self) -> list[Plugin]:
         """Return the plugins of the training loop, in the order in which they run."""
         plugins = [
-            Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.begin_snapshots),
-            Plugin(self.sampling.every, self.draw_samples),
+            Plugin(
+                self.experiment.config.snapshot_every,
+                self.save_snapshot,
+                self.begin_snapshots,
+                name="snapshot",
+            ),
+            Plugin(self.sampling.every, self.draw_samples, name="samples"),
             *(
                 Plugin(
                     measure.every,
-                    lambda state, step, measure=measure: self.measure(measure, state, step),
+                    functools.partial(self.measure, measure),
+                    name=f"measure {measure.name}",
                 )
                 for measure in self.experiment.measures
             ),

@@ -40,12 +40,14 @@ class Plugin(NamedTuple):
     `every` is the interval in steps; with 0 it is done after the last step alone. `call(state,
     step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
     memory is given away to the next step. `begin(state, step)` is called once with the state and
-    the step from which the run starts or goes on.
+    the step from which the run starts or goes on. A run that goes on after a stop finds by its
+    `name` a plugin that the stop cut short. Without a name, it is found by its place in the list.
     """
 
     every: int
     call: Callable[[Any, int], dict[str, Any] | None]
     begin: Callable[[Any, int], None] = lambda state, step: None
+    name: str | None = None
 
 
 def packed_update(task: Task) -> Callable:
@@ -156,32 +158,35 @@ class _Pending:
     def __init__(self, path: Path):
         self._path = path
 
-    def write(self, step: int, indices: Sequence[int]) -> None:
-        """Write down plugins by their places in the list; without any, delete the file.
+    def write(self, step: int, names: Sequence[str]) -> None:
+        """Write down plugins by their names; without any, delete the file.
 
         The first process does it.
         """
         if jax.process_index() != 0:
             return
         with contextlib.suppress(OSError):  # a full disk shows elsewhere
-            if indices:
+            if names:
                 temporary = self._path.with_suffix(".tmp")
-                temporary.write_text(json.dumps({"step": step, "plugins": list(indices)}))
+                temporary.write_text(json.dumps({"step": step, "plugins": list(names)}))
                 temporary.replace(self._path)
             else:
                 self._path.unlink(missing_ok=True)
 
-    def read(self, step: int, count: int) -> list[int]:
-        """Return which of `count` plugins were pending after a step.
+    def read(self, step: int, names: Sequence[str]) -> list[int]:
+        """Return the places of the plugins that were pending after a step.
 
         The first process decides for all.
+
+        Args:
+            names: of all plugins.
         """
         try:
             record = json.loads(self._path.read_text())
-            found = record["plugins"] if record["step"] == step else []
+            found = list(record["plugins"]) if record["step"] == step else []
         except (OSError, ValueError, TypeError, KeyError):
             found = []
-        pending = np.isin(np.arange(count), found)
+        pending = np.array([name in found for name in names], bool)
         if jax.process_count() > 1:
             pending = multihost_utils.broadcast_one_to_all(pending)
         return np.flatnonzero(pending).tolist()
@@ -202,6 +207,7 @@ class _Breaks:
     ):
         self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
         self._plugins, self._num_steps = plugins, num_steps
+        self._names = [plugin.name or str(place) for place, plugin in enumerate(plugins)]
         self._meter, self._stopping, self._pending = meter, stopping, pending
 
     def begin(self, step: int, state: Any) -> None:
@@ -212,7 +218,7 @@ class _Breaks:
         """
         for plugin in self._plugins:
             plugin.begin(unwatched(state), step)
-        pending = self._pending.read(step, len(self._plugins))
+        pending = self._pending.read(step, self._names)
         due = [index for index in pending if self._is_due(self._plugins[index].every, step)]
         if self._cut_short(due, step, state):
             self._stop(step, state, saved=True)
@@ -232,7 +238,7 @@ class _Breaks:
         self._meter.read()
         with self._meter.paused():
             if due:
-                self._pending.write(step, due)
+                self._pending.write(step, [self._names[index] for index in due])
             if saving:
                 self._save(step, state)
             if stopping or self._cut_short(due, step, state):
@@ -254,7 +260,7 @@ class _Breaks:
                     extra = self._plugins[index].call(unwatched(state), step)
                 if extra:
                     self._meter.log.write(step, extra)
-                self._pending.write(step, due[done:])
+                self._pending.write(step, [self._names[index] for index in due[done:]])
         except Interrupted:
             return True
         return False

@@ -328,6 +328,18 @@ def test_plugins_that_a_stop_prevented_are_called_when_the_run_goes_on(tmp_path,
     assert not (tmp_path / "pending.json").exists()
 
 
+def test_plugins_that_a_stop_prevented_are_found_among_others_by_their_names(tmp_path):
+    calls = []
+    named = lambda name: Plugin(10, lambda state, step: calls.append((name, step)), name=name)
+    cutting = Plugin(10, send(signal.SIGTERM), name="b")
+    plugins = [named("a"), cutting, named("c")]
+    assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path, plugins=plugins))
+    calls.clear()
+    names = ["new", "a", "b", "c"]
+    fit(tmp_path, plugins=list(map(named, names)))
+    assert calls == [("b", 10), ("c", 10), *((name, 20) for name in names)]
+
+
 def test_intervals_of_zero_are_off(tmp_path):
     """Nothing happens but after the last step, also when the run goes on."""
     seen = []
