@@ -21,11 +21,11 @@ def check_null_condition(config: Any, task: GenerativeTask, init_from: str | Non
     """
     method, teacher = getattr(task, "method", None), getattr(task, "teacher", None)
     if method:
-        guided, field = method.is_guided, "config.method"
+        guided, given = method.is_guided, "config.method guides"
     else:
         scale = config.sampling.get("guidance_scale", 1.0)
         scales = scale.values() if hasattr(scale, "values") else [scale]
-        guided, field = any(each != 1 for each in scales), "config.sampling"
+        guided, given = any(each != 1 for each in scales), f"the guidance scale is {scale}"
     whose = "config"
     if guided and teacher:
         run, whose = teacher.run, f"the config of the teacher {teacher.folder}"
@@ -35,7 +35,7 @@ def check_null_condition(config: Any, task: GenerativeTask, init_from: str | Non
         return
     if config.get("conditioning_dropout") == 0:
         raise ValueError(
-            f"{field} guides, and {whose} has conditioning_dropout=0, so the network never learned "
+            f"{given}, and {whose} has conditioning_dropout=0, so the network never learned "
             "the null condition that guidance compares with: set guidance_scale to 1, or train "
             "with conditioning_dropout=0.1"
         )

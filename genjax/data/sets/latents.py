@@ -127,7 +127,8 @@ def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
     there = located(json.loads(path.read_text()), folder)
     own = json.loads(json.dumps(origin))
     for name in {PARAMETERS, COUNTS} - (there.keys() & own.keys()):
-        there.pop(name, None), own.pop(name, None)
+        for each in (there, own):
+            each.pop(name, None)
     if differing := [name for name in there | own if there.get(name) != own.get(name)]:
         theirs, ours = ({name: each.get(name) for name in differing} for each in (there, own))
         raise ValueError(

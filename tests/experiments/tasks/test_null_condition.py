@@ -29,7 +29,7 @@ def task(**parts):
 
 
 def test_training_refuses_to_guide_its_samples_by_it(tmp_path):
-    with pytest.raises(ValueError, match=f"config.sampling guides, and config has {REFUSED}"):
+    with pytest.raises(ValueError, match=f"the guidance scale is 1.25, and config has {REFUSED}"):
         train.prepare(without_dropout(small_config()), tmp_path, None)
     train.prepare(without_dropout(small_config(), guidance_scale=1.0), tmp_path, None)
 
