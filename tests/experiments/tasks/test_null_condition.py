@@ -9,7 +9,7 @@ from experiments import train
 from experiments.configuration import kinds
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.played_clips import PlayedClips
-from experiments.tasks.null_condition import check_null_condition
+from experiments.tasks.null_condition import check_null_condition, check_null_condition_of
 from genjax.training import record_config
 from tests.experiments.launching import run
 from tests.experiments.random_runs import random_run
@@ -81,6 +81,7 @@ def test_a_loss_that_guides_by_its_own_answer_needs_it(choice):
         return
     with pytest.raises(ValueError, match=f"config.method guides, and config has {REFUSED}"):
         check_null_condition(config, task(method=method), None)
+    check_null_condition_of(SimpleNamespace(config=config, task=task(method=method)))
 
 
 def test_a_teacher_that_guides_needs_it(tmp_path):
