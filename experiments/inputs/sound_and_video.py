@@ -56,9 +56,10 @@ class SoundAndVideo:
         """
 
         def bind(name: str, fields: dict[str, Any], **own: Any) -> Space:
-            fields, field = {"name": fields["space"]} | dict(fields), f"space.{name}"
+            fields = {"name": fields["space"]} | dict(fields)
             del fields["space"]
-            return kinds.SPACE.bind(fields, field, data=Config(dict(data) | own), field=field)
+            given = dict(data=Config(dict(data) | own), config_field=f"space.{name}")
+            return kinds.SPACE.bind(fields, given["config_field"], **given)
 
         video = bind("video", video)
         sound = bind("sound", sound, feature="audio", image_shape=data.sound_shape, flip=False)

@@ -36,20 +36,20 @@ class StandardizedPixels:
 
     @classmethod
     def from_data(
-        cls, data: Any, *, field: str = "space", examples: int = 1000, floor: float = 0.02
+        cls, data: Any, *, config_field: str = "space", examples: int = 1000, floor: float = 0.02
     ) -> Self:
         """Return the standardized pixels of a data set.
 
         Args:
-            field: the field of the config that names this space.
+            config_field: the field of the config that names this space.
 
         Raises:
             ValueError: its shape has another rank, or a number is not positive.
         """
         if examples < 1 or not floor > 0:
             raise ValueError(
-                f"config.{field}.examples is {examples} and config.{field}.floor is {floor}: take "
-                "positive numbers"
+                f"config.{config_field}.examples is {examples} and config.{config_field}.floor is "
+                f"{floor}: take positive numbers"
             )
         source = Data.from_config(Config(data=Config(dict(data))))
         return cls(Pixels.from_data(data), source, examples, floor)
