@@ -105,7 +105,7 @@ def test_pairs_of_a_teacher_that_was_trained_anew_are_refused(
     monkeypatch.setattr(Teacher, "load_sampled", lambda *_: other)
     with pytest.raises(ValueError, match="pairs was made by other parameters .* or teacher has"):
         train.prepare(config, tmp_path, None)
-    with pytest.raises(ValueError, match="take another folder, or empty it"):
+    with pytest.raises(SystemExit, match="take another folder, or empty it"):
         write(config)
     assert build(config).space.shape == (8, 8, 1)  # a trained student is still sampled
     path = Path(config.pairs.directory) / latents.ORIGIN
