@@ -14,7 +14,8 @@ The first command prints a Markdown table with a row per run and sampler. The se
 EMA width, guidance scale and guidance interval that are best for a run whose training stored
 averages of power functions (docs/guides/evaluation.md). It draws a heat map for each interval
 beside the JSON file. It measures the best combination, the run's own and the worst again with other
-seeds, and prints what they cost.
+seeds, and prints what they cost. A run without a condition is not guided, and only its width is
+measured.
 """
 
 import itertools
@@ -110,7 +111,12 @@ def find_guidance(workdir: str, *others: str) -> None:
         for text in INTERVALS.value
     ]
     own = open_run(workdir)
+    if getattr(own.task.condition, "is_empty", False):
+        refuse(f"is of guidance, and {workdir} has no condition: leave it out", SCALES, INTERVALS)
+        scales = [1.0]
     check(own, VGG16.value)
+    for scale in scales:
+        check(open_run(workdir, guidance_scale=scale), VGG16.value)
     runs = [open_run(workdir, weights=f"{POSTHOC}{width:g}") for width in widths]  # checks them
     records: list[dict[str, Any]] = []
     combinations = widths, scales, intervals

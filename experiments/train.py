@@ -54,6 +54,7 @@ from experiments.launch.sampling import (
     without_repetitions,
 )
 from experiments.pages.report import BETTER, write_report
+from experiments.tasks.null_condition import check_null_condition
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.nn.attention.dispatch import Choice
@@ -161,6 +162,8 @@ class Recorder:
         self.findings = Findings(workdir / "findings.json", experiment.config)
         self._model: tuple[int, Model] | None = None
         self._film: list[Any] | None = None  # what `film` found after the last step
+        self._unmeasured = {each.name for each in experiment.measures if each.every}
+        self._given = {"steps_per_second"}  # figures that measures gave, or that training logs
         (workdir / "samples").mkdir(exist_ok=True)
 
     def plugins(self) -> list[Plugin]:
@@ -250,10 +253,26 @@ class Recorder:
         for name, frames in films.items():  # of the last measurement alone
             save_animation(self.workdir / f"{name}.gif", frames, hold=60)
         self._report(step, figures)
+        self._check_best(step, measure.name, figures)
         self.findings.add(step, measure.name, figures)
         return {
             name: value for name, value in figures.items() if name in BETTER or "/" in name
         } | pictures
+
+    def _check_best(self, step: int, name: str, figures: dict[str, Any]) -> None:
+        """Once all measures that are made while training were made, say if none gives the best."""
+        if name not in self._unmeasured:
+            return
+        self._unmeasured.remove(name)
+        self._given |= figures.keys()
+        best = self.experiment.config.checkpoint.get("keep_best")
+        if best and not self._unmeasured and best not in self._given:
+            print(
+                f"ALARM at step {step}: config.checkpoint.keep_best is {best!r}, which no measure "
+                "gives while the run trains, so no best checkpoint is kept; measures give "
+                f"{', '.join(sorted(self._given & BETTER.keys()))}",
+                flush=True,
+            )
 
     def _report(self, step: int, figures: dict[str, Any]) -> None:
         """Add figures to the report of a step; print new alarms."""
@@ -501,6 +520,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         initialize = initializer(task, init_from)
     else:
         check_source(workdir)
+    check_null_condition(config, task, init_from)
     attention = "; ".join(sorted(map(str, choices))) or None
     class_names = batches.dataset.class_names
     facts = dict(

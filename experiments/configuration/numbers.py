@@ -25,6 +25,7 @@ LEAST = {
     "profile_at": 1,  # the profile follows this step, and step 0 is none
     "per_class": 1,
     "num_samples": 1,
+    "num_images": 1,  # of a likelihood
     "patch_size": 1,
     "width": 1,
     "depth": 1,

@@ -132,7 +132,8 @@ def pairs_of(data: Data, condition: Prompts) -> Pairs:
 class PromptMatch:
     """Measure how often a scorer prefers a picture's own name to nine others, and distances.
 
-    One picture is made for each held-out name, and for as many training names. `…accuracy` draws
+    One picture is made for each held-out name, and for as many training names, or for all of them
+    if there are fewer. `…accuracy` draws
     the nine others from names of the same split, so chance is 10 %. The guidance scale is the
     run's; `…_unguided` is at scale 1, and `…_real` is of the real pictures. Distances compare
     pictures of training names with held-out pictures, by pixels and by FD-VGG16.
@@ -245,7 +246,8 @@ class PromptMatch:
         Clips with sound are returned without it.
         """
         if isinstance(self.context.condition, Prompts):
-            samples = model.sample(np.arange(count), reference.names[split][:count], **changes)
+            names = reference.names[split][:count]
+            samples = model.sample(np.arange(len(names)), names, **changes)
         else:
             samples = model.sample(reference.labels[split][:count], **changes)
         return samples["video"] if isinstance(samples, dict) else samples

@@ -14,6 +14,7 @@ from experiments.evaluation.autoencoders import originals_of
 from experiments.evaluation.context import Context
 from experiments.evaluation.images import compare, draw, image_reference, pixel_features
 from experiments.inputs.datasets import Data
+from experiments.tasks.null_condition import check_null_condition_of
 from genjax import metrics
 from genjax.pipelines import Run
 from genjax.pretrained.lpips import require_lpips
@@ -33,7 +34,8 @@ def check(run: Run, vgg16: bool = False) -> None:
     """Check that a run's samples can be measured.
 
     Raises:
-        ValueError: the task is not diffusion, or its data are no images.
+        ValueError: the task is not diffusion, its data are no images, or it is guided without a
+            null condition that it has learned.
         ImportError: `vgg16`, and the weights are not installed.
     """
     check_diffusion(run.config)
@@ -43,6 +45,7 @@ def check(run: Run, vgg16: bool = False) -> None:
             f"{run.folder} is a run of {feature}, and a sweep measures images; measure it by "
             "experiments.evaluate, with --guidance_scale and --weights"
         )
+    check_null_condition_of(run)
     if vgg16:
         require_lpips()
 

@@ -89,6 +89,7 @@ class Unconditional:
 
     num_rows: int = 1
     num_classes: ClassVar[int] = 0
+    is_empty: ClassVar[bool] = True  # so that guidance by it changes nothing
     network_fields = Classes.network_fields
 
     def of_batch(self, batch: dict[str, Array]) -> Int[Array, " batch"]:

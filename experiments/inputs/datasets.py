@@ -144,15 +144,15 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     Raises:
         ValueError: as of `Batches`, `BucketedBatches` and `PackedClips`; or the examples, or their
             sounds, have another shape than the task's, or another number of classes than
-            `config.condition`; or latents or codes are another autoencoder's; or images are no
-            bytes.
+            `config.condition`; or latents or codes are another autoencoder's, or pairs another
+            teacher's; or images are no bytes.
     """
     data = Data.from_config(config)
     latents = getattr(task.space, "directory", None)
     if latents:
         dataset = load_dataset("latents", data.train_split, latents)
         _check_vocabulary(latents, task.space)
-        check_parameters(latents, lambda: parameters_digest(task.space.autoencoder.variables()))
+        check_parameters(latents, lambda: parameters_digest(task.space.made_by()))
     elif data.buckets:
         dataset = data.stored(data.train_split)
     else:

@@ -1,7 +1,7 @@
 """Pairs of noise and the sample that a teacher made of it, as the examples of a student."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -23,10 +23,12 @@ class Pairs:
     Attributes:
         base: the space of noise and samples.
         directory: the folder of the pairs.
+        made_by: loads the teacher's parameters, which make the pairs.
     """
 
     base: Space
     directory: str
+    made_by: Callable[[], PyTree] = field(compare=False)
     feature = "image"
 
     @property

@@ -40,6 +40,10 @@ class PlayedClips:
     transform = Classes.transform
 
     @property
+    def is_empty(self) -> bool:
+        return not self.num_actions
+
+    @property
     def network_fields(self) -> dict[str, int | None]:
         return {"num_classes": 0, "num_actions": self.num_actions or None}
 

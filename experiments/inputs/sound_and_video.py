@@ -58,7 +58,8 @@ class SoundAndVideo:
         def bind(name: str, fields: dict[str, Any], **own: Any) -> Space:
             fields = {"name": fields["space"]} | dict(fields)
             del fields["space"]
-            return kinds.SPACE.bind(fields, f"space.{name}", data=Config(dict(data) | own))
+            given = dict(data=Config(dict(data) | own), config_field=f"space.{name}")
+            return kinds.SPACE.bind(fields, given["config_field"], **given)
 
         video = bind("video", video)
         sound = bind("sound", sound, feature="audio", image_shape=data.sound_shape, flip=False)

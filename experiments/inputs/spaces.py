@@ -263,6 +263,10 @@ class Latents:
             return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.float32)}
         return self.data.abstract_batch()
 
+    def made_by(self) -> PyTree:
+        """Load the parameters that make the examples of `directory`."""
+        return self.autoencoder.variables()
+
     def frozen(self) -> dict[str, PyTree]:
         return {"autoencoder": self.autoencoder.load()}
 
@@ -347,6 +351,7 @@ class Tokens:
         return cls(shape, space, feature, autoencoder, vocabulary, directory)
 
     data_shape, sample_rate = Latents.data_shape, Latents.sample_rate
+    made_by = Latents.made_by
 
     @property
     def layout(self) -> TokenLayout:

@@ -35,15 +35,21 @@ class StandardizedPixels:
     autoencoder: ClassVar[None] = None
 
     @classmethod
-    def from_data(cls, data: Any, *, examples: int = 1000, floor: float = 0.02) -> Self:
+    def from_data(
+        cls, data: Any, *, config_field: str = "space", examples: int = 1000, floor: float = 0.02
+    ) -> Self:
         """Return the standardized pixels of a data set.
+
+        Args:
+            config_field: the field of the config that names this space.
 
         Raises:
             ValueError: its shape has another rank, or a number is not positive.
         """
         if examples < 1 or not floor > 0:
             raise ValueError(
-                f"config.space.examples is {examples} and floor {floor}: take positive numbers"
+                f"config.{config_field}.examples is {examples} and config.{config_field}.floor is "
+                f"{floor}: take positive numbers"
             )
         source = Data.from_config(Config(data=Config(dict(data))))
         return cls(Pixels.from_data(data), source, examples, floor)
@@ -60,11 +66,16 @@ class StandardizedPixels:
         return self.pixels.abstract_batch()
 
     def frozen(self) -> dict[str, PyTree]:
-        """Measure the moments of each pixel: `mean` and `deviation`, `[height width channels]`."""
+        """Measure the moments of each pixel: `mean` and `deviation`, `[height width channels]`.
+
+        Sums are in float64: in float32, sums over thousands of frames lose their last digits.
+        """
         measured = self.data.train().source[: self.examples][self.feature]
         measured = np.asarray(to_float(measured)).reshape(-1, *self.shape[-3:])
-        deviation = np.maximum(measured.std(0), self.floor)
-        return {"moments": {"mean": measured.mean(0), "deviation": deviation}}
+        mean = measured.mean(0, dtype=np.float64).astype(np.float32)
+        variance = np.square(measured - mean).mean(0, dtype=np.float64)
+        deviation = np.maximum(np.sqrt(variance), self.floor).astype(np.float32)
+        return {"moments": {"mean": mean, "deviation": deviation}}
 
     def abstract_frozen(self) -> dict[str, PyTree]:
         moment = jax.ShapeDtypeStruct(self.shape[-3:], jnp.float32)

@@ -14,6 +14,7 @@ from experiments.configuration.runs import build, open_run
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.protocol import PROTOCOL, protocol_of
 from experiments.inputs.datasets import Data
+from experiments.tasks.null_condition import check_null_condition_of
 from genjax.pipelines import Run
 from genjax.training.progress import ProgressBar
 from genjax.training.task import GenerativeTask
@@ -67,7 +68,12 @@ class Experiment:
 
     @classmethod
     def of_run(cls, run: Run) -> "Experiment":
-        """Resolve the config of a run."""
+        """Resolve the config of a run.
+
+        Raises:
+            ValueError: as of `from_config`, and of `check_null_condition_of`.
+        """
+        check_null_condition_of(run)
         return cls.from_config(run.config, run.task)
 
     def model(self, state: Any) -> Model:

@@ -61,8 +61,12 @@ def whole_rows(count: int, per_row: int) -> tuple[int, int]:
 def without_repetitions(task: Any, labels: np.ndarray, per_row: int) -> tuple[np.ndarray, int]:
     """Return the labels of a sheet that shows each original once, and the length of its rows.
 
-    The labels of tasks that do not reconstruct are returned as they are.
+    The labels of tasks that do not reconstruct are returned as they are. A task may have originals
+    of each label of its own (`originals_per_label`).
     """
+    per_label = getattr(task, "originals_per_label", per_row)
+    if per_label < per_row:
+        return labels.reshape(-1, per_row)[:, :per_label].ravel(), per_label
     originals = getattr(task, "num_originals", len(labels))
     if originals >= len(labels):
         return labels, per_row

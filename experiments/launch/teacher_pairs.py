@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configuration.runs import build
-from experiments.inputs.autoencoders import on_host
 from experiments.inputs.pairs import Pairs
-from genjax.data.sets.latents import write_summary
+from experiments.tasks.null_condition import check_null_condition_of
+from genjax.data.sets.latents import PARAMETERS, write_summary
 from genjax.devices import make_mesh
 from genjax.devices.mesh import batch_sharding, replicated
+from genjax.pretrained.variables import parameters_digest
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import read_record
 
@@ -33,22 +34,25 @@ class TeacherPairs:
 
     Raises:
         ValueError, FileNotFoundError: as of the config's task; or its method does not learn from
-            pairs.
+            pairs, or its teacher is guided by a null condition that it never learned.
     """
 
     def __init__(self, config: Any):
         task = build(config)
         if not isinstance(task.space, Pairs):
             raise ValueError(f"config.pairs is set, but {config.method.name} learns from data")
-        self.folder, self.origin = Path(task.space.directory), task.pairs_origin
+        self._run = task.teacher.sampled(config.pairs.sampling)
+        check_null_condition_of(self._run)
+        self.folder, params = Path(task.space.directory), task.space.made_by()
+        # A run of the same name may have been trained anew since.
+        self.origin = task.pairs_origin | {PARAMETERS: parameters_digest(params)}
         self.counts = {config.data.train_split: config.pairs.count}
         self.shape = (2, *task.space.shape)
         self.num_classes = task.condition.num_classes
-        self._run = task.teacher.sampled(config.pairs.sampling)
         devices = jax.local_devices()
         self._size = config.pairs.batch_size + -config.pairs.batch_size % len(devices)
         self._mesh = make_mesh({"data": -1}, self._size, devices)
-        self._inputs = self._load()
+        self._inputs = self._load(params)
 
     def __call__(self, split: str, rows: range) -> tuple[np.ndarray, np.ndarray]:
         """Return the pairs with these numbers and their labels."""
@@ -58,13 +62,12 @@ class TeacherPairs:
         ]
         return np.concatenate(pairs), np.asarray(rows) % max(self.num_classes, 1)
 
-    def _load(self) -> tuple:
-        """Return the teacher's parameters, and what else `Diffusion.solve` reads.
+    def _load(self, params: PyTree) -> tuple:
+        """Return the teacher's parameters, and what else `Diffusion.solve` reads, on the devices.
 
         All processes take part, also those that have no pairs to make.
         """
         sampling = self._run.config.sampling
-        params = on_host(self._run.state.weights(sampling.weights))
         inputs = params, *self._run.task.sampling_inputs(sampling)
         return jax.device_put(inputs, replicated(self._mesh))
 

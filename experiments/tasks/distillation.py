@@ -1,5 +1,6 @@
 """Few-step students: networks that jump, with a teacher or without one, trained like diffusion."""
 
+import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -311,7 +312,8 @@ def _pairs(
         )
     origin = teacher.origin_of_pairs(given)
     check_origin(given.directory, origin)
-    space = Pairs(fields["space"], given.directory)
+    made_by = functools.partial(teacher.load_sampled, given.sampling)
+    space = Pairs(fields["space"], given.directory, made_by)
     return dict(space=space, dequantize_levels=None, pairs_origin=origin)
 
 

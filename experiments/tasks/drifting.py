@@ -93,6 +93,7 @@ class Drift(Method):
     takes_guidance = True
     reads_times = False
     reads_dropout = False
+    is_guided = False  # samples of other classes take the place of the null condition
 
     def __post_init__(self):
         if self.power == 1:

@@ -121,6 +121,15 @@ class Inversion:
         return self.condition.num_classes > 0
 
     @property
+    def originals_per_label(self) -> int:
+        """The number of held-out examples that are reconstructed for a label."""
+        return self.columns if self.conditional else self.num_originals
+
+    @property
+    def num_originals(self) -> int:
+        return self.condition.num_rows * self.columns
+
+    @property
     def averages(self) -> optimization.Averages:
         return self.optimization.averages
 
@@ -192,7 +201,7 @@ class Inversion:
             frozen: what `frozen` loads.
             trajectory: a walk of straight lines through the latents, from others to these.
         """
-        x = self.space.encode(originals[labels, indices % originals.shape[1]])
+        x = self.space.encode(self._chosen(originals, labels, indices))
         labels = labels if self.conditional else None
         latents = self.network.apply({"params": state.weights(weights)}, x, labels)
         images = lambda latents: self.generator.images(frozen["generator"], latents, labels)
@@ -200,6 +209,13 @@ class Inversion:
             return images(latents)
         stops = jnp.stack([jnp.roll(latents, 1, axis=0), latents])
         return latent_walk(images, stops, adversarial.lerp)
+
+    def _chosen(self, originals: Array, labels: Array, indices: Array) -> Array:
+        """Return originals of the labels, or of all labels in turn for an encoder without any."""
+        if self.conditional:
+            return originals[labels, indices % self.columns]
+        flat = originals.reshape(-1, *originals.shape[2:])
+        return flat[indices % len(flat)]
 
     def variables(self, state: State, weights: str) -> dict[str, PyTree]:
         return {"params": state.weights(weights)}

@@ -123,6 +123,11 @@ class Teacher:
         """Return the run with other fields of `config.sampling`."""
         return open_run(self.folder, **dict(changes))
 
+    def load_sampled(self, changes: Mapping[str, Any]) -> PyTree:
+        """Load the parameters that sample with these fields of `config.sampling`, on the host."""
+        run = self.sampled(changes)
+        return on_host(run.state.weights(run.config.sampling.weights))
+
     def origin_of_pairs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return what decides the pairs of `config.pairs`: the teacher, and how it is sampled."""
         run = self.sampled(fields["sampling"])

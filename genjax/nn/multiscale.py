@@ -139,8 +139,11 @@ class MultiScaleQuantizer(nn.Module):
         return (1 - self.refinement) * x + self.refinement * refined
 
     def _refinement_of(self, scale: int) -> int:
-        """Return which convolution a scale has: the one whose place in [0, 1] is the nearest."""
-        margin = 1 / 3 / self.num_refinements
+        """Return which convolution a scale has: the one whose place in [0, 1] is the nearest.
+
+        The authors' program places four convolutions wider than any other number.
+        """
+        margin = 1 / (3 if self.num_refinements == 4 else 2) / self.num_refinements
         places = np.linspace(margin, 1 - margin, self.num_refinements)
         return int(np.argmin(np.abs(places - scale / max(len(self.sides) - 1, 1))))
 

@@ -105,6 +105,8 @@ class Condition(Protocol):
         num_rows: rows of sample sheets; labels 0, 1, … stand for them.
         num_classes: of class conditions; 0 for others.
         network_fields: fields of the network that follow from the condition, such as `num_classes`.
+
+    A condition that tells the network nothing may say so by a true `is_empty`.
     """
 
     num_rows: int

@@ -22,6 +22,11 @@ def load_more(split: str) -> Dataset:
     return _equally_spaced(split, {"train": 300, "test": 100}[split])
 
 
+def load_fewer(split: str) -> Dataset:
+    """Return 40 training and 60 held-out emoji."""
+    return _equally_spaced(split, {"train": 40, "test": 60}[split])
+
+
 def load_clips(split: str) -> Dataset:
     """Return clips of the emoji of `load`: frames 0, 2 and 4 show them, and 1 and 3 are black."""
     still = load(split)

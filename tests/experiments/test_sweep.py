@@ -12,6 +12,8 @@ from configs import moving_digits_video
 from experiments.configuration import runs
 from experiments.evaluation import sampling_sweep
 from experiments.evaluation.sampling_sweep import check
+from experiments.inputs.conditions import Unconditional
+from experiments.pages import heat_maps
 from experiments.tasks.diffusion import Diffusion
 from tests.experiments.launching import SMALL, run, shared_run
 
@@ -125,6 +127,24 @@ def test_the_state_of_a_run_is_read_once_for_all_samplers(tmp_path, monkeypatch)
     assert read == ["runs/a", "runs/b"]
     combinations = itertools.product(read, ["euler", "ddim"], [1, 2])
     assert states == [(*each, f"of {each[0]}") for each in combinations]
+
+
+def test_a_run_without_a_condition_is_measured_without_guidance(tmp_path, monkeypatch):
+    """All scales and intervals would give the same samples."""
+    asked, opened = [], SimpleNamespace(task=SimpleNamespace(condition=Unconditional()))
+    monkeypatch.setattr(runs, "open_run", lambda *_, **changes: opened)
+    monkeypatch.setattr(sampling_sweep, "check", lambda *_: None)
+    swept = lambda own, run, *combinations: asked.append(combinations[:3]) or []
+    monkeypatch.setattr(sampling_sweep, "sweep_guidance", swept)
+    monkeypatch.setattr(sampling_sweep, "describe_verdicts", lambda records: "")
+    picture = SimpleNamespace(save=lambda path: None)
+    monkeypatch.setattr(heat_maps, "draw_heat_maps", lambda records: picture)
+    flags = ["--widths=0.1,0.2", f"--out={tmp_path / 'a.json'}"]
+    assert run("sweep", "runs/a", *flags).returncode == 0
+    assert asked == [([0.1, 0.2], [1.0], [(0.0, 1.0)])]
+    result = run("sweep", "runs/a", *flags, "--scales=1,2")
+    assert result.returncode == 1
+    assert "--scales is of guidance, and runs/a has no condition: leave it out" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,13 +14,14 @@ from PIL import Image
 from configs import digits_distillation, digits_flow, emoji_autoencoder
 from experiments import train
 from experiments.inputs.datasets import abstract_batch
-from experiments.launch.experiment import Experiment
+from experiments.launch.experiment import Experiment, Measure
 from experiments.tasks.diffusion import Diffusion
 from experiments.tasks.matching import Matching
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import ROOT, SMALL, arrays_of, run, run_alone
+from tests.experiments.small_digits import small_config
 
 REPORTED = {
     "experiment", "steps", "seconds", "steps_per_second", "device", "class_accuracy",
@@ -72,6 +75,33 @@ def test_an_autoencoder_shows_each_held_out_image_once(tmp_path):
     recorder.draw_real()
     with Image.open(tmp_path / "real.png") as image:
         assert image.size == (10 * 66, 66)
+
+
+def test_a_best_checkpoint_by_what_no_measure_gives_is_told_of_at_once(tmp_path, capsys):
+    """All measures that are made while training must have been made, or they might give it."""
+    gives = lambda **figures: lambda model: figures
+    measures = (
+        Measure("samples", 5, gives(precision=0.5)),
+        Measure("codes", 10, gives(psnr=20.0)),
+        Measure("last", 0, gives(fid=3.0)),
+    )
+    model = SimpleNamespace(how=dict(weights="params", seed=0), average=None)
+
+    def printed(best):
+        config = small_config()
+        config.checkpoint.keep_best = best
+        experiment = replace(Experiment.from_config(config), measures=measures)
+        recorder = train.Recorder(experiment, tmp_path)
+        for step, indices in ((5, [0]), (10, [0, 1]), (15, [0, 1, 2])):
+            recorder._model = step, model
+            for index in indices:
+                recorder.measure(measures[index], None, step)
+        return capsys.readouterr().out
+
+    told = printed("fid")
+    assert told.startswith("ALARM at step 10: config.checkpoint.keep_best is 'fid', which no meas")
+    assert told.endswith("measures give precision, psnr, steps_per_second\n")
+    assert told.count("\n") == 1 and printed("psnr") == ""
 
 
 def test_the_update_is_traced_once_and_the_program_is_that_of_the_task(tmp_path, monkeypatch):

@@ -115,6 +115,17 @@ def test_scales_share_convolutions_as_in_the_published_tokenizer():
     assert shares == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(3, 5 * [0] + 4 * [1] + 5 * [2]), (5, [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4])],
+)
+def test_other_numbers_of_convolutions_have_equal_parts_of_the_scales(count, expected):
+    """The authors' program places only four wider than that."""
+    sides = range(1, len(expected) + 1)
+    quantizer = MultiScaleQuantizer(8, 2, sides, num_refinements=count)
+    assert [quantizer._refinement_of(scale) for scale in range(len(sides))] == expected
+
+
 def test_gradients_are_those_of_the_straight_through_estimator(variables):
     weights = RANDOM.standard_normal(LATENTS.shape)
     through = lambda x: jnp.sum(weights * QUANTIZER.apply(variables, x).latents)

@@ -35,6 +35,10 @@ class MeanFlow(Method):
     forward_mode = True
     loss = staticmethod(mean_flow.mean_flow_loss)
 
+    @property
+    def is_guided(self) -> bool:
+        return (self.guidance_scale, self.mixing) != (1, 0)
+
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         def guided(x_t, t, v):
             null = jax.tree.map(
@@ -51,7 +55,7 @@ class MeanFlow(Method):
             x,
             student.told,
             pairs=functools.partial(pairs.ordered, law=student.times, diagonal=self.diagonal),
-            guided=None if (self.guidance_scale, self.mixing) == (1, 0) else guided,
+            guided=guided if self.is_guided else None,
             distance=functools.partial(distances.adaptive, power=self.power),
         )
 

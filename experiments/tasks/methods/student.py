@@ -117,6 +117,11 @@ class Method:
     needs_pairs: ClassVar[bool] = False
     has_stages: ClassVar[bool] = False
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the loss reads the null condition, of the teacher or else of the student."""
+        return self.takes_guidance or getattr(self, "guidance_scale", 1.0) != 1
+
     def flow_map(
         self, network: Callable, process: diffusion.Process, target: Callable, **told: Array
     ) -> flow_maps.FlowMap:

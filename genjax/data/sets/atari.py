@@ -7,6 +7,7 @@ The wheel of ale-py (GPL-2) contains the games' ROMs, whose copyright is their m
 may use them depends on where you live and what for. genjax contains no ROM and no recording.
 """
 
+import importlib.metadata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -201,8 +202,9 @@ def _emulator(game: str) -> Any:
 
 
 def _episode(recording: Recording, part: str, number: int) -> dict[str, np.ndarray]:
-    """Return the clips of an episode, from the cache if it was played before."""
-    description = repr((asdict(recording), part, number, EPISODE_CLIPS))
+    """Return the clips of an episode, from the cache if this ale-py has played it before."""
+    emulator = importlib.metadata.version("ale-py")
+    description = repr((asdict(recording), part, number, EPISODE_CLIPS, emulator))
     seed = list(SIZES).index(part), number
     return made_once("atari", description, lambda: record(recording, seed))
 

@@ -25,8 +25,8 @@ from genjax.folders import located
 from genjax.unfinished import unfinished
 
 ORIGIN, SUMMARY = "origin.json", "latents.json"
-# Entries of an origin that folders of earlier versions lack: a digest of the autoencoder's
-# parameters, and the number of examples by split.
+# Entries of an origin that folders of earlier versions lack: a digest of the parameters that made
+# the examples, and the number of examples by split.
 PARAMETERS, COUNTS = "parameters", "counts"
 PART = 1024  # records
 
@@ -118,14 +118,18 @@ def standard_moments(
 
 
 def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
-    """Raise ValueError if a folder's `origin.json` exists and differs from `origin`."""
+    """Raise ValueError if a folder's `origin.json` exists and differs from `origin`.
+
+    `PARAMETERS` and `COUNTS` are compared if both have them.
+    """
     path = Path(folder) / ORIGIN
     if not path.exists():
         return
     there = located(json.loads(path.read_text()), folder)
     own = json.loads(json.dumps(origin))
-    for name in {PARAMETERS, COUNTS} - there.keys():
-        own.pop(name, None)
+    for name in {PARAMETERS, COUNTS} - (there.keys() & own.keys()):
+        for each in (there, own):
+            each.pop(name, None)
     if differing := [name for name in there | own if there.get(name) != own.get(name)]:
         theirs, ours = ({name: each.get(name) for name in differing} for each in (there, own))
         raise ValueError(
@@ -134,18 +138,19 @@ def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
 
 
 def check_parameters(folder: str | os.PathLike, digest: Callable[[], str]) -> None:
-    """Raise ValueError if a folder was encoded by other parameters.
+    """Raise ValueError if the examples of a folder were made by other parameters.
 
     Args:
-        digest: returns that of the autoencoder's parameters. It is not called for a folder that
-            does not say what it was encoded by.
+        digest: returns that of the parameters of the config's autoencoder or teacher. It is not
+            called for a folder that does not say what made it.
     """
     path = Path(folder) / ORIGIN
     there = json.loads(path.read_text()).get(PARAMETERS) if path.exists() else None
     if there and there != digest():
         raise ValueError(
-            f"{folder} was encoded by other parameters than those of config.space: encode the data "
-            "again into an empty folder, or take the autoencoder that encoded them"
+            f"{folder} was made by other parameters than this config's autoencoder or teacher has: "
+            "make it again in an empty folder (python -m experiments.encode), or put back the run "
+            "that made it"
         )
 
 

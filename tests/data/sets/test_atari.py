@@ -112,6 +112,16 @@ def test_the_set_is_made_by_split_and_index_only(small, tmp_path, monkeypatch):
     assert set(batch) == {"video", "audio", "action"}
 
 
+def test_an_episode_of_another_ale_py_is_played_anew(small, monkeypatch):
+    played, recording = [], Recording("pong", "random_player", 5, 4, 16, 1, 7680)
+    stand_in = lambda *_: played.append(1) or {"action": np.zeros((3, 5), np.int32)}
+    monkeypatch.setattr(atari, "record", stand_in)
+    for version, count in (("0.11.2", 1), ("0.11.2", 1), ("0.12.0", 2)):
+        monkeypatch.setattr(atari.importlib.metadata, "version", lambda name, v=version: v)
+        atari._episode(recording, "train", 0)
+        assert len(played) == count
+
+
 def test_no_clip_goes_over_the_end_of_a_game(small, monkeypatch):
     """Frame i has the grey level i; the game ends in frames 51 and 61."""
 

@@ -46,6 +46,13 @@ def test_probabilities_are_from_zero_to_one(probability):
         check_numbers(config)
 
 
+def test_a_likelihood_is_of_one_image_at_least():
+    config = digits_flow.get_config()
+    config.evaluation.measures.bits = dict(name="ExactBits", num_images=0)
+    with pytest.raises(ValueError, match="measures.bits.num_images is 0; it must be at least 1"):
+        check_numbers(config)
+
+
 def test_an_adapter_has_a_rank_of_one_at_least():
     config = digits_flow.get_config()
     config.adapters = dict(source="runs/digits_flow", rank=0)

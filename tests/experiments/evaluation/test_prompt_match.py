@@ -108,6 +108,13 @@ def test_networks_of_prompts_are_asked_for_the_names(without_weights):
         assert labels.tolist() == list(range(60)) and set(names) <= by_name(split).keys()
 
 
+def test_fewer_training_names_than_held_out_ones_are_each_asked_for_once(without_weights):
+    report, asked = measured_on_few(emoji_families.get_config("flow"), "load_fewer")
+    for (labels, names, _), count in zip(asked, [40, 60] * 2, strict=True):
+        assert labels.tolist() == list(range(count)) and len(names) == count
+    assert report["num_samples"] == 40
+
+
 def test_clips_are_scored_by_three_of_their_frames(without_weights):
     """Clips that show a still picture in these frames have the figures of the pictures.
 

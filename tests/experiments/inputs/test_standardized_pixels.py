@@ -8,8 +8,11 @@ import pytest
 from configs import digits_gan, digits_likelihood, digits_vae, emoji_autoencoder
 from experiments.configuration import base, kinds
 from experiments.configuration.runs import build
+from experiments.inputs.datasets import Data
+from experiments.inputs.sound_and_video import SoundAndVideo
 from genjax.data import Batches, Dataset, InMemory, to_float
 from genjax.training.sampling import sample
+from genjax.training.workdir import Config
 
 SHAPE = (3, 4, 4, 1)  # frames, rows, columns, channels
 
@@ -81,8 +84,27 @@ def test_diffusion_trains_and_samples():
 
 @pytest.mark.parametrize("fields", [dict(examples=0), dict(floor=0.0)])
 def test_numbers_that_are_not_positive_are_refused(fields):
-    with pytest.raises(ValueError, match="take positive numbers"):
+    name, value = *fields, *fields.values()
+    with pytest.raises(ValueError, match=f"config.space.{name} is {value}.*take positive numbers"):
         space(**fields)
+
+
+def test_the_error_of_clips_with_sound_names_their_field():
+    data = Config(config().data.to_dict(), sound_shape=(12, 1))
+    video, sound = dict(space="StandardizedPixels", floor=0.0), dict(space="Waveforms")
+    with pytest.raises(ValueError, match=r"config.space.video.floor is 0.0: take positive"):
+        SoundAndVideo.from_data(data, video=video, sound=sound)
+
+
+def test_moments_of_many_frames_are_those_of_float64(monkeypatch):
+    """Float32 sums of 24,000 frames are wrong by thousandths of a deviation."""
+    frames = np.random.default_rng(0).integers(0, 4, (8000, *SHAPE), np.uint8)
+    many = Dataset("many", "train", InMemory({"video": frames}))
+    monkeypatch.setattr(Data, "train", lambda _: many)
+    moments = space(examples=8000, floor=1e-6).frozen()["moments"]
+    pixels = frames.reshape(-1, *SHAPE[1:]).astype(np.float64) / 127.5 - 1
+    np.testing.assert_allclose(moments["mean"], pixels.mean(0), rtol=1e-7)
+    np.testing.assert_allclose(moments["deviation"], pixels.std(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

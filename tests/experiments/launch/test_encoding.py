@@ -91,16 +91,15 @@ def test_latents_of_other_parameters_are_not_trained_on(tmp_path):
     list(write_latents(tmp_path, "train", 4, lambda rows: (zeros, np.zeros(4, np.int32))))
     facts = dict(splits={"train": 4}, num_classes=None, class_names=[])
     write_summary(tmp_path, facts | dict(shape=(2, 2, 3), mean=[0.0] * 3, deviation=[1.0] * 3))
-    autoencoder = SimpleNamespace(variables=lambda: variables)
     shapes = {"image": jax.ShapeDtypeStruct((2, 2, 3), np.float32)}
-    space = dict(directory=tmp_path, autoencoder=autoencoder, feature="image")
+    space = dict(directory=tmp_path, made_by=lambda: variables, feature="image")
     space = SimpleNamespace(**space, abstract_batch=lambda: shapes)
     task, config = SimpleNamespace(space=space, condition=Unconditional()), small_config()
     config.batch_size = 4
     batches = training_batches(config, task, make_mesh({"data": 1}, 4, jax.devices()[:1]))
     assert batches[0]["image"].shape == (4, 2, 2, 3)
-    autoencoder.variables = lambda: {"a": np.zeros(1)}
-    with pytest.raises(ValueError, match="was encoded by other parameters than those of config.sp"):
+    space.made_by = lambda: {"a": np.zeros(1)}
+    with pytest.raises(ValueError, match="was made by other parameters than this config's autoe"):
         training_batches(config, task, None)
 
 

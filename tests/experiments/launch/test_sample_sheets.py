@@ -122,6 +122,13 @@ def test_no_original_is_shown_twice(tmp_path, per_row, shown):
         assert without_repetitions(task, labels, per_row) == (labels, per_row)
 
 
+def test_a_label_is_shown_as_often_as_it_has_originals():
+    task, labels = SimpleNamespace(originals_per_label=3, num_originals=12), np.repeat([1, 3], 5)
+    kept, per_row = without_repetitions(task, labels, 5)
+    assert kept.tolist() == [1, 1, 1, 3, 3, 3] and per_row == 3
+    assert without_repetitions(task, labels, 3) == (labels, 3)
+
+
 def test_real_clips_are_those_that_samples_continue():
     clips = data(load_clips, image_shape=(3, 8, 8, 1), feature="video")
     frames = Frames(clips, num_rows=2)

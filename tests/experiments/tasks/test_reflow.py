@@ -1,6 +1,7 @@
 """Reflow as an experiment: a teacher's pairs on disk, students of them, and students of those."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,13 @@ from scipy import stats
 from configs import digits_distillation
 from experiments import train
 from experiments.configuration.runs import build, open_run
+from experiments.inputs.autoencoders import on_host
 from experiments.launch.encoding import write
 from experiments.launch.teacher_pairs import TeacherPairs
+from experiments.tasks.teachers import Teacher
 from genjax.data import to_uint8
 from genjax.data.sets import latents
+from genjax.pretrained.variables import parameters_digest
 from genjax.training import Checkpoints
 from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import small_config
@@ -88,6 +92,29 @@ def test_pairs_of_another_interval_of_guidance_are_refused(teacher, pairs):
     config.pairs.sampling.guidance_interval = (0.2, 0.8)
     with pytest.raises(ValueError, match="was made of .*'guidance_interval': .0.2, 0.8"):
         build(config)
+
+
+def test_pairs_of_a_teacher_that_was_trained_anew_are_refused(
+    teacher, pairs, tmp_path, monkeypatch
+):
+    """It has the name of the old one. Pairs of earlier versions do not say the parameters."""
+    config, _ = pairs
+    train.prepare(config, tmp_path, None)
+    params = on_host(open_run(teacher).state.weights("ema"))
+    other = jax.tree.map(lambda a: a + 1, params)
+    monkeypatch.setattr(Teacher, "load_sampled", lambda *_: other)
+    with pytest.raises(ValueError, match="pairs was made by other parameters .* or teacher has"):
+        train.prepare(config, tmp_path, None)
+    with pytest.raises(SystemExit, match="take another folder, or empty it"):
+        write(config)
+    assert build(config).space.shape == (8, 8, 1)  # a trained student is still sampled
+    path = Path(config.pairs.directory) / latents.ORIGIN
+    text = path.read_text()
+    origin = json.loads(text)
+    assert origin.pop(latents.PARAMETERS) == parameters_digest(params)
+    path.write_text(json.dumps(origin))
+    train.prepare(config, tmp_path, None)
+    path.write_text(text)
 
 
 def test_a_part_has_the_same_pairs_whoever_makes_it(pairs):

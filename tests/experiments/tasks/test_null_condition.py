@@ -1,0 +1,99 @@
+"""Guidance by a null condition that no training has shown is refused before any compute."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from configs import digits_distillation, emoji_text, emoji_tokens
+from experiments import train
+from experiments.configuration import kinds
+from experiments.inputs.conditions import Classes, Unconditional
+from experiments.inputs.played_clips import PlayedClips
+from experiments.tasks.null_condition import check_null_condition, check_null_condition_of
+from genjax.training import record_config
+from tests.experiments.launching import run
+from tests.experiments.random_runs import random_run
+from tests.experiments.small_digits import small_config
+
+REFUSED = "conditioning_dropout=0, so the network never learned the null condition"
+
+
+def without_dropout(config, **sampling):
+    config.conditioning_dropout = 0.0
+    config.sampling.update(sampling)
+    return config
+
+
+def task(**parts):
+    return SimpleNamespace(**{"condition": Classes(10)} | parts)
+
+
+def test_training_refuses_to_guide_its_samples_by_it(tmp_path):
+    with pytest.raises(ValueError, match=f"the guidance scale is 1.25, and config has {REFUSED}"):
+        train.prepare(without_dropout(small_config()), tmp_path, None)
+    train.prepare(without_dropout(small_config(), guidance_scale=1.0), tmp_path, None)
+
+
+@pytest.mark.parametrize("program", ["sample", "evaluate"])
+def test_programs_refuse_another_guidance_scale(program, tmp_path):
+    folder = random_run(tmp_path / "run", without_dropout(small_config(), guidance_scale=1.0))
+    result = run(program, f"--workdir={folder}", "--guidance_scale=0")
+    assert result.returncode == 1 and REFUSED in result.stderr
+
+
+@pytest.mark.parametrize(
+    "config", [emoji_tokens.get_config("maskgit_text"), emoji_text.get_config()]
+)
+def test_tokens_and_prompts_are_no_exception(config):
+    check_null_condition(config, task(), None)
+    with pytest.raises(ValueError, match=REFUSED):
+        check_null_condition(without_dropout(config), task(), None)
+
+
+def test_scales_of_several_modalities_count():
+    scales = dict(guidance_scale=dict(video=1.0, sound=1.0))
+    config = SimpleNamespace(sampling=scales, get=dict(conditioning_dropout=0.0).get)
+    check_null_condition(config, task(), None)
+    scales["guidance_scale"]["sound"] = 7.0
+    with pytest.raises(ValueError, match=REFUSED):
+        check_null_condition(config, task(), None)
+
+
+def test_guidance_that_needs_no_training_of_it_is_allowed():
+    """The weights have learned it before, or it is the only condition, so guidance is no change."""
+    config = without_dropout(small_config())
+    played = PlayedClips(None, num_actions=0, frames=4)
+    for condition in (Unconditional(), played):
+        check_null_condition(config, task(condition=condition), None)
+    check_null_condition(config, task(adapters="of a published network"), None)
+    check_null_condition(config, task(), "published/weights")
+
+
+@pytest.mark.parametrize("choice", ["MeanFlow", "Shortcut", "GuidedMeanFlow", "Drift"])
+def test_a_loss_that_guides_by_its_own_answer_needs_it(choice):
+    """Drift takes a guidance scale, and compares with samples of other classes."""
+    config = digits_distillation.get_config(choice)
+    method = kinds.METHOD.bind(config.method, "method")
+    check_null_condition(config, task(method=method), None)
+    config.conditioning_dropout = 0.0
+    if choice == "Drift":
+        check_null_condition(config, task(method=method), None)
+        return
+    with pytest.raises(ValueError, match=f"config.method guides, and config has {REFUSED}"):
+        check_null_condition(config, task(method=method), None)
+    check_null_condition_of(SimpleNamespace(config=config, task=task(method=method)))
+
+
+def test_a_teacher_that_guides_needs_it(tmp_path):
+    """The student itself needs none."""
+    config = digits_distillation.get_config("GuidanceDistillation")
+    method = kinds.METHOD.bind(config.method, "method")
+    record_config(tmp_path, {}, ())
+    run = SimpleNamespace(folder=tmp_path, config=small_config(), task=task())
+    student = task(method=method, teacher=SimpleNamespace(folder="runs/teacher", run=run))
+    assert config.conditioning_dropout == 0
+    check_null_condition(config, student, "runs/teacher")
+    run.config.conditioning_dropout = 0.0
+    words = f"config.method guides, and the config of the teacher runs/teacher has {REFUSED}"
+    with pytest.raises(ValueError, match=words):
+        check_null_condition(config, student, "runs/teacher")
