@@ -214,7 +214,7 @@ class PromptMatch:
             "fd_vgg16": reference.distance(features),
             "fd_vgg16_train": reference.floor,
             **compare_with_training(pixels, real, unseen),
-            "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(pixels, real, unseen)),
+            **metrics.memorization(pixels, real, unseen)._asdict(),
         }
 
     def _accuracies(

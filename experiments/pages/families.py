@@ -26,6 +26,7 @@ FIGURES = {
     "density → 1": "density",
     "coverage ↑": "coverage",
     "nearest neighbour ratio → 1": "nearest_neighbour_ratio",
+    "memorized share ↓": "memorized_share",
     "bits per dimension ↓": "bits_per_dimension",
 }
 COSTS = ("parameters", "training", "evaluations", "ms per sample", "exact density", "latent code")

@@ -113,6 +113,7 @@ def test_the_new_measures_see_a_collapsed_generator(report_of):
     assert report["coverage"] < 0.1 < 0.9 < report["coverage_train"]
     assert report["kernel_distance"] > 0.1 > abs(report["kernel_distance_train"])
     assert report["nearest_neighbour_ratio"] == 0
+    assert report["memorized_share"] == 1 > 0.1 > report["memorized_share_real"]
     assert report["class_accuracy"] == 0.25
 
 
