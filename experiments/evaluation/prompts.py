@@ -115,11 +115,15 @@ class Pairs:
         return metrics.retrieval_accuracy(scores, CANDIDATES)
 
     def distance(self, features: np.ndarray) -> float:
-        """Return the Fréchet distance of the last maps' means (FD-VGG16) to held-out pictures."""
+        """Return the Fréchet distance of the last maps' means (FD-VGG16) to held-out pictures.
+
+        Equally many of both are compared.
+        """
         widths = VGG16().widths
         last = slice(sum(widths[:-1]), sum(widths))
         held_out = self.features[self.held_out]
-        return float(metrics.frechet_distance(features[: len(held_out), last], held_out[:, last]))
+        count = min(len(features), len(held_out))
+        return metrics.frechet_distance(features[:count, last], held_out[:count, last])
 
 
 @functools.lru_cache(maxsize=2)
@@ -221,16 +225,16 @@ class PromptMatch:
         self, model: Model, reference: Pairs
     ) -> tuple[dict[str, float], dict[str, tuple]]:
         """Return accuracies, and pictures and features by kind at the run's guidance scale."""
-        count = len(reference.names[reference.held_out])
+        held_out = reference.names[reference.held_out]
         kinds = {"training": reference.train, "held_out": reference.held_out}
         guided = "guidance_scale" in model.sampling
         report, drawn = {}, {}
         for suffix in ("", "_unguided") if guided else ("",):
             changes = {"guidance_scale": 1.0} if suffix else {}
             for kind, split in kinds.items():
-                images = self._sample(model, reference, split, count, **changes)
+                names = reference.names[split][: len(held_out)]
+                images = self._sample(model, reference, split, len(names), **changes)
                 features = reference.features_of(images)
-                names = reference.names[split][:count]
                 report[f"{kind}_accuracy{suffix}"] = reference.accuracy(features, names)
                 if not suffix:
                     drawn[kind] = images, features

@@ -108,6 +108,13 @@ def test_networks_of_prompts_are_asked_for_the_names(without_weights):
         assert labels.tolist() == list(range(60)) and set(names) <= by_name(split).keys()
 
 
+def test_each_training_name_is_asked_for_once_where_they_are_few(without_weights):
+    """An index beyond the last name would be read as the last name."""
+    report, asked = measured_on_few(emoji_families.get_config("flow"), "load_few")
+    assert [len(labels) for labels, *_ in asked] == [len(names) for _, names, _ in asked]
+    assert [len(labels) for labels, *_ in asked] == [20, 60] * 2 and report["num_samples"] == 20
+
+
 def test_clips_are_scored_by_three_of_their_frames(without_weights):
     """Clips that show a still picture in these frames have the figures of the pictures.
 
