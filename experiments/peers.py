@@ -262,13 +262,15 @@ def _quartiles(seconds: np.ndarray) -> dict[str, Any]:
 def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """Return the largest difference between arrays, relative to each array's largest value.
 
-    The difference is infinite if shapes differ.
+    The difference is infinite if shapes differ, and NaN if any value is NaN. Zeros that agree, such
+    as the gradient of an unused parameter, do not differ.
     """
     if [a.shape for a in found] != [b.shape for b in expected]:
         return np.inf
-    return max(
-        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected, strict=True)
-    )
+    largest = lambda array: float(np.abs(array).max())
+    tiny = float(np.finfo(np.float32).tiny)
+    pairs = zip(found, expected, strict=True)
+    return float(np.max([largest(a - b) / max(largest(b), tiny) for a, b in pairs]))
 
 
 def require_peers() -> None:

@@ -83,6 +83,8 @@ def _lpips(variables, x, y):
 class Originals:
     """Held-out images, or the frames of held-out videos, and their features.
 
+    They are no more than training examples, since distances compare equal numbers.
+
     Attributes:
         examples: bytes, of the data's form.
         features: VGG16's, of each image or frame.
@@ -91,7 +93,7 @@ class Originals:
 
     def __init__(self, data: Data, count: int):
         held_out, train = data.held_out(), data.train()
-        count = min(count, len(held_out.source))
+        count = min(count, len(held_out.source), len(train.source))
         rows = np.random.default_rng(0).permutation
         self.examples = held_out.source[rows(len(held_out.source))[:count]][data.feature]
         others = train.source[rows(len(train.source))[:count]][data.feature]

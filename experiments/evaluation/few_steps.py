@@ -53,4 +53,8 @@ class FewSteps:
             report |= {
                 f"{name}_at_{num_steps}": figures[name] for name in FIGURES if name in figures
             }
-        return report | {"num_samples": len(labels), "labels": context.labels}
+        return report | {
+            "num_samples": len(labels),
+            "samples_per_distance": len(reference.unseen),
+            "labels": context.labels,
+        }

@@ -192,7 +192,8 @@ class Samples:
     also extrapolated to infinitely many (FD∞), as `frechet_distance_extrapolated`. Its interval of
     95 %, `frechet_distance_interval`, comes from resampling.
 
-    The nearest-neighbour ratio does not find copies of mirrored training images.
+    The nearest-neighbour ratio and the memorized share do not find copies of mirrored training
+    images.
 
     Attributes:
         resamples: of the interval, each of which takes as long as a distance; 0 leaves it out.
@@ -231,9 +232,7 @@ class Samples:
                 *equal,
                 resamples=self.resamples,
             ),
-            "nearest_neighbour_ratio": float(
-                metrics.nearest_neighbour_ratio(features, real, unseen)
-            ),
+            **metrics.memorization(features, real, unseen)._asdict(),
             "num_samples": len(images),
             "samples_per_distance": len(unseen),
             "train_images": len(real),

@@ -115,11 +115,15 @@ class Pairs:
         return metrics.retrieval_accuracy(scores, CANDIDATES)
 
     def distance(self, features: np.ndarray) -> float:
-        """Return the Fréchet distance of the last maps' means (FD-VGG16) to held-out pictures."""
+        """Return the Fréchet distance of the last maps' means (FD-VGG16) to held-out pictures.
+
+        Equally many of both are compared.
+        """
         widths = VGG16().widths
         last = slice(sum(widths[:-1]), sum(widths))
         held_out = self.features[self.held_out]
-        return float(metrics.frechet_distance(features[: len(held_out), last], held_out[:, last]))
+        count = min(len(features), len(held_out))
+        return metrics.frechet_distance(features[:count, last], held_out[:count, last])
 
 
 @functools.lru_cache(maxsize=2)
@@ -133,10 +137,10 @@ class PromptMatch:
     """Measure how often a scorer prefers a picture's own name to nine others, and distances.
 
     One picture is made for each held-out name, and for as many training names, or for all of them
-    if there are fewer. `…accuracy` draws
-    the nine others from names of the same split, so chance is 10 %. The guidance scale is the
-    run's; `…_unguided` is at scale 1, and `…_real` is of the real pictures. Distances compare
-    pictures of training names with held-out pictures, by pixels and by FD-VGG16.
+    if there are fewer. `…accuracy` draws the nine others from names of the same split, so chance is
+    10 %. The guidance scale is the run's; `…_unguided` is at scale 1, and `…_real` is of the real
+    pictures. Distances compare pictures of training names with held-out pictures, by pixels and by
+    FD-VGG16.
 
     A network without prompts makes a picture of each name's class, or of nothing. It then shares
     the evaluation of networks that see the whole name.
@@ -215,23 +219,23 @@ class PromptMatch:
             "fd_vgg16": reference.distance(features),
             "fd_vgg16_train": reference.floor,
             **compare_with_training(pixels, real, unseen),
-            "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(pixels, real, unseen)),
+            **metrics.memorization(pixels, real, unseen)._asdict(),
         }
 
     def _accuracies(
         self, model: Model, reference: Pairs
     ) -> tuple[dict[str, float], dict[str, tuple]]:
         """Return accuracies, and pictures and features by kind at the run's guidance scale."""
-        count = len(reference.names[reference.held_out])
+        held_out = reference.names[reference.held_out]
         kinds = {"training": reference.train, "held_out": reference.held_out}
         guided = "guidance_scale" in model.sampling
         report, drawn = {}, {}
         for suffix in ("", "_unguided") if guided else ("",):
             changes = {"guidance_scale": 1.0} if suffix else {}
             for kind, split in kinds.items():
-                images = self._sample(model, reference, split, count, **changes)
+                names = reference.names[split][: len(held_out)]
+                images = self._sample(model, reference, split, len(names), **changes)
                 features = reference.features_of(images)
-                names = reference.names[split][:count]
                 report[f"{kind}_accuracy{suffix}"] = reference.accuracy(features, names)
                 if not suffix:
                     drawn[kind] = images, features

@@ -4,15 +4,22 @@ import collections
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from experiments.configuration.options import described
 from experiments.configuration.runs import check_diffusion
-from experiments.evaluation.autoencoders import originals_of
+from experiments.evaluation.autoencoders import originals_of, vgg16_protocol
 from experiments.evaluation.context import Context
-from experiments.evaluation.images import compare, draw, image_reference, pixel_features
+from experiments.evaluation.images import (
+    compare,
+    draw,
+    image_reference,
+    pixel_features,
+    pixel_protocol,
+)
 from experiments.inputs.datasets import Data
 from experiments.tasks.null_condition import check_null_condition_of
 from genjax import metrics
@@ -73,7 +80,8 @@ def measure(
     context = Context(Data.from_config(config), task.space, task.condition, num_samples, labels)
     reference = image_reference(context.data, num_samples)
     labels = context.draw_labels(lambda: reference.train_labels)
-    if hasattr(task.condition, "prompts"):
+    prompted = hasattr(task.condition, "prompts")
+    if prompted:
         captions = context.data.held_out().captions
         rows = draw(len(captions), num_samples)  # those of the reference
         task = task.with_prompts([captions[row][0] for row in rows])
@@ -84,7 +92,9 @@ def measure(
     figures = compare(pixel_features(images), reference.unseen)
     if context.class_conditional:
         figures |= reference.accuracy(images, labels)
+    features = pixel_protocol(context.data)
     if vgg16:
+        features |= vgg16_protocol()
         figures["fd_vgg16"] = originals_of(context.data, num_samples).distance(images)
     return {
         "workdir": str(run.folder),
@@ -99,6 +109,9 @@ def measure(
         "weights": sampling.weights,
         "seed": sampling.seed,
         "num_samples": len(images),
+        "samples_per_distance": len(reference.unseen),
+        "labels": None if prompted else context.labels,
+        "features": {name: asdict(each) for name, each in features.items()},
         **{name: figures[name] for name in FIGURES if name in figures},
         "seconds": round(seconds, 2),
         "device": device_name(),

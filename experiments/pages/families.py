@@ -26,6 +26,7 @@ FIGURES = {
     "density → 1": "density",
     "coverage ↑": "coverage",
     "nearest neighbour ratio → 1": "nearest_neighbour_ratio",
+    "memorized share ↓": "memorized_share",
     "bits per dimension ↓": "bits_per_dimension",
 }
 COSTS = ("parameters", "training", "evaluations", "ms per sample", "exact density", "latent code")
@@ -40,6 +41,7 @@ DENSITIES = {
     "Diffusion": "by an ODE",
 }
 BELOW = ("teacher", "space.run")  # fields of the runs that a run stands on
+OF_SEED = ("seed", "space.directory", *BELOW)  # fields in which runs of several seeds may differ
 WITH_LATENTS = ("GAN", "VariationalAutoencoder")
 NO_RUNS = "No run is on record yet.\n"
 BEGIN, END = "<!-- begin: generated -->", "<!-- end: generated -->"
@@ -86,7 +88,7 @@ def read_rows(folders: Sequence[str | Path]) -> dict[str, list[Row]]:
     """Return rows by the name of their data set, those of `TITLES` first, by order of the folders.
 
     Autoencoders have no row of their own. Runs of one experiment and length are one row if their
-    configs differ in the seed alone, and in which runs they stand on.
+    configs differ in the seed alone, and in the runs and the latents that they stand on.
 
     Raises:
         FileNotFoundError: a folder holds no run.
@@ -99,7 +101,7 @@ def read_rows(folders: Sequence[str | Path]) -> dict[str, list[Row]]:
     for run in runs:
         if not run.reconstructs:
             key = run.config["data.name"], run.report["experiment"], run.report["steps"]
-            others = (each for each in run.config.items() if each[0] not in ("seed", *BELOW))
+            others = (each for each in run.config.items() if each[0] not in OF_SEED)
             grouped.setdefault((*key, repr(sorted(others))), []).append(run)
     by_name = {run.folder.name: run for run in runs}
     tables: dict[str, list[Row]] = {}

@@ -41,6 +41,7 @@ QUALITY = {
     "density": "1",
     "coverage": "higher",
     "nearest_neighbour_ratio": "1",
+    "memorized_share": "lower",
     "high_quality": "higher",
     "modes_covered": "higher",
     "divergence_of_modes": "lower",
@@ -366,7 +367,13 @@ def _figures(run: RunRecord) -> Html:
         "class_accuracy": "classifier_accuracy",
         **{
             name: f"{name}_real"
-            for name in ("training_accuracy", "held_out_accuracy", "hit_rate", "false_rate")
+            for name in (
+                "training_accuracy",
+                "held_out_accuracy",
+                "memorized_share",
+                "hit_rate",
+                "false_rate",
+            )
         },
     }
     references = {name: others.get(name, f"{name}_train") for name in QUALITY}

@@ -27,7 +27,7 @@ from genjax.metrics.kernel_distance import kernel_distance
 from genjax.metrics.latents import active_units, channel_statistics
 from genjax.metrics.lpips import LPIPS
 from genjax.metrics.motion import frame_differences, kolmogorov_smirnov, warping_error
-from genjax.metrics.neighbours import nearest_neighbour_ratio
+from genjax.metrics.neighbours import Memorization, memorization
 from genjax.metrics.precision_recall import precision_recall
 from genjax.metrics.reconstruction import psnr, ssim
 from genjax.metrics.retrieval import retrieval_accuracy, ridge_scorer
@@ -44,6 +44,7 @@ from genjax.metrics.synchrony import (
 __all__ = [
     "LPIPS",
     "Extrapolation",
+    "Memorization",
     "Synchrony",
     "active_units",
     "bootstrap_interval",
@@ -65,8 +66,8 @@ __all__ = [
     "log_spectral_distance",
     "match_events",
     "mel_distance",
+    "memorization",
     "multi_resolution_stft_distance",
-    "nearest_neighbour_ratio",
     "onset_pitch",
     "precision_recall",
     "psnr",

@@ -1,6 +1,7 @@
 """Nearest neighbours among features, and the distance of samples to the training set."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from genjax.metrics.border import as_matrix, check_same_width
 
 BLOCK_ENTRIES = 2**24  # in one temporary array: 128 MiB in float64
+MEMORIZED = 1 / 3  # of the distance to the second nearest training example, as in the paper
 
 
 def blocks(rows: np.ndarray, entries_per_row: int) -> Iterator[np.ndarray]:
@@ -21,12 +23,8 @@ def nearest(
     queries: Float[np.ndarray, "queries features"],
     points: Float[np.ndarray, "points features"],
     count: int = 1,
-    radii: Float[np.ndarray, " points"] | float = 0.0,
 ) -> tuple[Int[np.ndarray, "queries {count}"], Float[np.ndarray, "queries {count}"]]:
     """Return indices of the `count` points nearest to each query, unordered, and their distances.
-
-    With `radii`, points are balls, and the nearest ball minimizes distance² − radius². So a query
-    is inside some ball exactly if it is inside the nearest one.
 
     A matrix product chooses the neighbours, since it is fast: |q − p|² = |q|² − 2 q·p + |p|². It
     cancels where q is close to p, so the returned distances are computed from differences: a
@@ -34,10 +32,10 @@ def nearest(
     """
     centre = points.mean(0)  # a common offset of the features would only worsen the cancellation
     centred = points - centre
-    offsets = np.einsum("pf,pf->p", centred, centred) - radii**2
+    squares = np.einsum("pf,pf->p", centred, centred)
     indices, distances = [], []
     for block in blocks(queries, max(len(points), count * points.shape[1])):
-        ranks = offsets - 2 * (block - centre) @ centred.T  # |q|² is the same for all points
+        ranks = squares - 2 * (block - centre) @ centred.T  # |q|² is the same for all points
         chosen = np.argpartition(ranks, count - 1)[:, :count]
         indices.append(chosen)
         distances.append(np.linalg.norm(block[:, None] - points[chosen], axis=-1))
@@ -83,29 +81,51 @@ def containing_balls(
     return np.concatenate(counts)
 
 
-def nearest_neighbour_ratio(
+class Memorization(NamedTuple):
+    """How near samples are to the training set. Read it together with precision.
+
+    Attributes:
+        nearest_neighbour_ratio: the samples' mean distance to their nearest training example, over
+            that of held-out examples. At 1, samples are as far from the training set as unseen real
+            data. At 0, every sample is a training example. A share c of copies lowers the ratio by
+            about c. Samples far from all data raise it, so that they can hide copies.
+        memorized_share: the share of samples that copy a training example: their distance to the
+            nearest one is at most a third of that to the second nearest. A copy of an example that
+            has a near duplicate in the training set counts only if it is exact.
+        memorized_share_real: the same share of held-out examples, which is that of chance.
+    """
+
+    nearest_neighbour_ratio: float
+    memorized_share: float
+    memorized_share_real: float
+
+
+def memorization(
     samples: Float[ArrayLike, "samples features"],
     train: Float[ArrayLike, "train features"],
     held_out: Float[ArrayLike, "held_out features"],
-) -> float:
-    """Return the samples' mean distance to their nearest training example, over held-out examples'.
-
-    At 1, samples are as far from the training set as unseen real data. At 0, every sample is a
-    training example. A share c of copies lowers the ratio by about c; a ratio of medians would not
-    show copies until half of the samples were copies. Samples far from all data raise it, so read
-    it together with precision.
+) -> Memorization:
+    """Measure how near samples are to the training set, and how many of them are copies.
 
     Raises:
-        ValueError: arrays are not finite `[examples features]` of equal width, one is empty, or all
-            of held_out is in train, so that there is nothing to compare with.
+        ValueError: arrays are not finite `[examples features]` of equal width, samples or held_out
+            are empty, train has fewer than 2 examples, or all of held_out is in train, so that
+            there is nothing to compare with.
+
+    Source: for the memorized share, Yoon et al. 2023, "Diffusion probabilistic models generalize
+    when they fail to memorize".
     """
-    samples, train = as_matrix(samples, "samples"), as_matrix(train, "train")
+    samples, train = as_matrix(samples, "samples"), as_matrix(train, "train", at_least=2)
     held_out = as_matrix(held_out, "held_out")
     check_same_width(samples=samples, train=train, held_out=held_out)
-    (_, to_samples), (_, to_held_out) = nearest(samples, train), nearest(held_out, train)
-    if not to_held_out.any():
+    of_samples, of_held_out = (
+        np.sort(nearest(queries, train, count=2)[1]) for queries in (samples, held_out)
+    )
+    if not of_held_out[:, 0].any():
         raise ValueError(
             f"all {len(held_out)} rows of held_out are also in train; expected unseen data: "
             "pass its split"
         )
-    return float(to_samples.mean() / to_held_out.mean())
+    copied = lambda distances: float((distances[:, 0] <= MEMORIZED * distances[:, 1]).mean())
+    ratio = of_samples[:, 0].mean() / of_held_out[:, 0].mean()
+    return Memorization(float(ratio), copied(of_samples), copied(of_held_out))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from genjax.metrics.border import as_matrix, check_same_width
-from genjax.metrics.neighbours import nearest, neighbour_radii
+from genjax.metrics.neighbours import containing_balls, neighbour_radii
 
 
 def precision_recall(
@@ -38,6 +38,4 @@ def precision_recall(
 
 
 def _share_on_manifold(queries: np.ndarray, points: np.ndarray, k: int) -> float:
-    radii = neighbour_radii(points, k)
-    ball, distance = nearest(queries, points, radii=radii)
-    return float((distance <= radii[ball]).mean())
+    return float((containing_balls(queries, points, neighbour_radii(points, k)) > 0).mean())

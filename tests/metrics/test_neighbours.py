@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from genjax.metrics import nearest_neighbour_ratio, neighbours
+from genjax.metrics import memorization, neighbours
 
 
 def cloud(seed, examples, features):
@@ -41,22 +41,36 @@ def test_a_common_offset_hides_no_neighbour():
 
 def test_copies_are_at_zero_and_held_out_data_at_one():
     train, held_out = cloud(0, 80, 6) * 1e3, cloud(1, 50, 6) * 1e3
-    assert nearest_neighbour_ratio(train[::3], train, held_out) == 0
-    assert nearest_neighbour_ratio(held_out, train, held_out) == 1
+    assert memorization(train[::3], train, held_out)[:2] == (0, 1)
+    found = memorization(held_out, train, held_out)
+    assert found.nearest_neighbour_ratio == 1
+    assert found.memorized_share == found.memorized_share_real < 0.1
 
 
 def test_half_copies_halve_it():
     train, held_out = cloud(0, 80, 6), cloud(1, 50, 6)
-    ratio = nearest_neighbour_ratio(np.concatenate([held_out, train[:50]]), train, held_out)
-    assert ratio == pytest.approx(0.5, rel=1e-14)
+    found = memorization(np.concatenate([held_out, train[:50]]), train, held_out)
+    assert found.nearest_neighbour_ratio == pytest.approx(0.5, rel=1e-14)
+    assert found.memorized_share == (1 + found.memorized_share_real) / 2
 
 
 def test_closed_form_in_one_dimension():
     """Train on the integers: a sample at n + u is |u| away for |u| ≤ ½."""
     train = np.arange(100.0)[:, None]
     shifts = np.random.default_rng(0).uniform(-0.5, 0.5, size=(60, 1))
-    ratio = nearest_neighbour_ratio(train[20:80] + shifts, train, train + 0.25)
-    assert ratio == pytest.approx(np.abs(shifts).mean() / 0.25, rel=1e-12)  # n + u rounds at 1e-14
+    found = memorization(train[20:80] + shifts, train, train + 0.3)
+    expected = np.abs(shifts).mean() / 0.3
+    assert found.nearest_neighbour_ratio == pytest.approx(expected, rel=1e-12)  # rounds at 1e-14
+    # The second nearest is 1 − |u| away, so copies have |u| ≤ ¼. Held-out examples have 0.3 and
+    # 0.7, but the last lies beyond all training examples and has 0.3 and 1.3.
+    assert found.memorized_share == (np.abs(shifts) <= 0.25).mean()
+    assert found.memorized_share_real == 0.01
+
+
+def test_copies_of_a_duplicate_must_be_exact():
+    train = np.array([[0.0], [0.0], [10.0], [20.0]])
+    samples = np.array([[0.0], [0.1], [10.1], [13.0]])
+    assert memorization(samples, train, train + 4).memorized_share == 0.5
 
 
 def test_jax_arrays_are_taken():
@@ -64,7 +78,7 @@ def test_jax_arrays_are_taken():
         jnp.asarray(cloud(0, 20, 3), jnp.float32),
         jnp.asarray(cloud(1, 20, 3), jnp.float32),
     )
-    assert nearest_neighbour_ratio(train, train, held_out) == 0
+    assert memorization(train, train, held_out).nearest_neighbour_ratio == 0
 
 
 @pytest.mark.usefixtures("own_errors")
@@ -73,14 +87,14 @@ def test_errors_say_what_was_given_and_what_to_do():
     with pytest.raises(
         ValueError, match="samples has 3, train has 2, held_out has 2 features; expected"
     ):
-        nearest_neighbour_ratio(cloud(1, 6, 3), ok, ok)
+        memorization(cloud(1, 6, 3), ok, ok)
     with pytest.raises(
-        ValueError, match="train has 0 rows; expected 1 or more: pass more examples"
+        ValueError, match="train has 1 rows; expected 2 or more: pass more examples"
     ):
-        nearest_neighbour_ratio(ok, ok[:0], ok)
+        memorization(ok, ok[:1], ok)
     with pytest.raises(ValueError, match=r"held_out has shape \(6, 1, 2\); expected two axes"):
-        nearest_neighbour_ratio(ok, ok, ok[:, None])
+        memorization(ok, ok, ok[:, None])
     with pytest.raises(
         ValueError, match="all 2 rows of held_out are also in train; expected unseen data"
     ):
-        nearest_neighbour_ratio(ok, ok, ok[:2])
+        memorization(ok, ok, ok[:2])

@@ -42,6 +42,19 @@ def test_ties_on_a_grid_agree_with_loops():
     assert precision_recall(samples, real, 3) == expected
 
 
+@pytest.mark.parametrize("seed", [88, 165, 187])
+def test_ties_within_rounding_hide_no_ball(seed):
+    """On a grid of tenths, a sample on the surface of a ball may be as near to a ball without it.
+
+    A choice of the nearest ball by rounded squares misses the first ball.
+    """
+    generator = np.random.default_rng(seed)
+    generator.integers(1, 6)
+    samples, real = (generator.integers(0, 4, (12, 3)) / 10 for _ in range(2))
+    expected = share_by_loops(samples, real, 1), share_by_loops(real, samples, 1)
+    assert precision_recall(samples, real, 1) == expected
+
+
 def test_disjoint_clouds_share_nothing():
     assert precision_recall(cloud(0, 40, 5), cloud(1, 40, 5, centre=1e3)) == (0, 0)
 

@@ -137,6 +137,9 @@ def test_differences_are_of_the_largest_value_of_each_array():
     assert peers.difference([a + 0.4, 10 * a], [a, 10 * a]) == pytest.approx(0.1)
     assert peers.difference([a[:1]], [a]) == np.inf
     assert not peers.difference([a * np.nan], [a]) <= np.inf
+    assert not peers.difference([a, a * np.nan], [a, a]) <= np.inf  # in any array
+    assert peers.difference([a, 0 * a], [a, 0 * a]) == 0
+    assert peers.difference([a], [0 * a]) > 1e6
 
 
 def test_what_is_missing_is_named(monkeypatch):

@@ -4,11 +4,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from experiments.evaluation import autoencoders
-from experiments.evaluation.autoencoders import VGG16Distance, latent_moments
+from experiments.evaluation.autoencoders import Originals, VGG16Distance, latent_moments
 from experiments.evaluation.context import Context
 from experiments.evaluation.protocol import protocol_of
 from experiments.inputs.conditions import Classes
 from experiments.inputs.datasets import Data
+from genjax import metrics
+from genjax.data import InMemory
 
 
 def test_small_deviations_of_latents_keep_their_digits():
@@ -36,3 +38,23 @@ def test_the_protocol_says_how_many_samples_a_distance_compares(monkeypatch):
     model = SimpleNamespace(sample=np.zeros_like, functions={}, how=how, average=None)
     protocol = protocol_of(measure, model, measure(model))
     assert (protocol["num_samples"], protocol["samples_per_distance"]) == (1000, 360)
+
+
+def test_few_training_images_are_compared_with_as_many_held_out(monkeypatch):
+    """Distances of unequal numbers have unequal biases."""
+    flat = lambda self, examples: examples.reshape(len(examples), -1) / 255
+    monkeypatch.setattr(autoencoders, "load_lpips", lambda: (None, None))
+    monkeypatch.setattr(Originals, "features_of", flat)
+    images = np.random.default_rng(0).integers(0, 256, (60, 2, 2, 1)).astype(np.uint8)
+    train, held_out = (
+        SimpleNamespace(source=InMemory({"image": x})) for x in (images[:15], images)
+    )
+    data = SimpleNamespace(train=lambda: train, held_out=lambda: held_out, feature="image")
+    originals = Originals(data, 40)
+    chosen = images[np.random.default_rng(0).permutation(60)[:15]]
+    np.testing.assert_array_equal(originals.examples, chosen)
+    expected = metrics.frechet_distance(flat(None, images[:15]), flat(None, chosen))
+    np.testing.assert_allclose(originals.floor, expected)
+    assert originals.distance(images) == metrics.frechet_distance(
+        flat(None, images[:15]), flat(None, chosen)
+    )

@@ -113,6 +113,7 @@ def test_the_new_measures_see_a_collapsed_generator(report_of):
     assert report["coverage"] < 0.1 < 0.9 < report["coverage_train"]
     assert report["kernel_distance"] > 0.1 > abs(report["kernel_distance_train"])
     assert report["nearest_neighbour_ratio"] == 0
+    assert report["memorized_share"] == 1 > 0.1 > report["memorized_share_real"]
     assert report["class_accuracy"] == 0.25
 
 
@@ -153,7 +154,7 @@ def test_distances_at_infinitely_many_samples_have_no_bias():
 
 
 def test_few_steps_are_measured_as_samples_are():
-    splits = dict(train=striped(400, seed=0), test=striped(100, seed=1))
+    splits = dict(train=striped(400, seed=0), test=striped(60, seed=1))
     right = striped(80, seed=2)
     order = np.argsort(np.arange(80) % 20 * 4 + right["label"])
     whole, collapsed = right["image"][order], np.repeat(right["image"][:1], 80, axis=0)
@@ -164,7 +165,8 @@ def test_few_steps_are_measured_as_samples_are():
     for name in ("class_accuracy", "frechet_distance", "recall"):
         assert report[f"{name}_at_4"] == of_samples[name]
     assert report["class_accuracy_at_1"] == 0.25 and report["recall_at_1"] < 0.1
-    assert (report["num_samples"], report["labels"], len(report)) == (80, "balanced", 8)
+    counts = report["num_samples"], report["samples_per_distance"], report["labels"]
+    assert counts == (80, 60, "balanced") and len(report) == 9
 
 
 def test_networks_of_prompts_are_refused():
@@ -188,7 +190,8 @@ def test_few_steps_have_no_class_accuracy_without_classes(condition, labels):
         Splits(dict(train=striped(80, 0), test=striped(40, 1)), 4), None, condition, 40, labels
     )
     report = FewSteps(context, num_steps=(4,))(SimpleNamespace(sample=lambda *_, **__: images))
-    assert report.keys() == {"frechet_distance_at_4", "recall_at_4", "num_samples", "labels"}
+    counts = {"num_samples", "samples_per_distance", "labels"}
+    assert report.keys() == {"frechet_distance_at_4", "recall_at_4", *counts}
 
 
 def test_features_of_large_images_are_means_of_squares():

@@ -12,6 +12,7 @@ from configs import digits_flow, emoji_text
 from experiments.configuration.runs import build
 from experiments.evaluation import sampling_sweep
 from experiments.evaluation.images import draw
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.evaluation.sampling_sweep import (
     VERDICTS,
     check,
@@ -51,6 +52,8 @@ def test_class_accuracy_is_measured_of_classes_alone(monkeypatch, condition, lab
     record = measure(run, None, 50, num_steps=4)
     assert record.keys() & {"class_accuracy", "frechet_distance"} == expected
     assert record["num_steps"] == 4
+    assert (record["samples_per_distance"], record["labels"]) == (50, config.evaluation.labels)
+    assert record["features"]["pixels"]["rounding"] == "uint8"
 
 
 class BlockMeans(nn.Module):
@@ -90,12 +93,15 @@ def test_a_run_of_prompts_on_latents_is_measured_by_vgg16(monkeypatch, tmp_path)
     monkeypatch.setattr(sampling_sweep, "sample", spied)
     monkeypatch.setattr(sampling_sweep, "originals_of", lambda data, count: means)
     monkeypatch.setattr(sampling_sweep, "require_lpips", lambda: None)
+    monkeypatch.setattr(sampling_sweep, "vgg16_protocol", lambda: dict(vgg16=FeatureProtocol("")))
     check(run, vgg16=True)
     record = measure(run, jax.jit(task.init)(jax.random.key(0)), 70, True, num_steps=1)
     held_out = few_emoji.load("test")
     captions = [held_out.captions[row][0] for row in draw(60, 60)]
     assert seen == [[*captions, *captions[:10]]]
     assert record["num_samples"] == 70 and record["frechet_distance"] > 0
+    assert (record["samples_per_distance"], record["labels"]) == (60, None)
+    assert record["features"].keys() == {"pixels", "vgg16"}
     assert record["fd_vgg16"] == 3.0 and distance_name(record) == "fd_vgg16"
 
 

@@ -102,7 +102,11 @@ def test_seeds_of_one_length_are_one_row_with_an_interval(tmp_path):
             "flow",
             seed=seed,
             figures=dict(frechet_distance=value),
-            space=dict(name="Latents", run=f"runs/autoencoder_{seed}"),
+            space=dict(
+                name="Latents",
+                run=f"runs/autoencoder_{seed}",
+                directory=f"runs/latents_{seed}",
+            ),
         )
         for seed, value in distances.items()
     ]
