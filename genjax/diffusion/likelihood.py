@@ -75,13 +75,9 @@ def log_likelihood(
         RuntimeError: at run time, if `max_steps` do not suffice for the tolerances, or the velocity
             is not finite.
     """
-<<<<<<< HEAD
     import diffrax  # slow to import
 
-    _check_array(x)
-=======
     x = _checked(x)
->>>>>>> math
     probes = _probes(x, keys, probe, num_probes)
     start, end = (jnp.asarray(t, x.dtype) for t in process.domain)
 

@@ -12,11 +12,6 @@ def load(split: str) -> Dataset:
     return _equally_spaced(split, {"train": 90, "test": 60}[split])
 
 
-def load_few(split: str) -> Dataset:
-    """Return 20 training and 60 held-out emoji."""
-    return _equally_spaced(split, {"train": 20, "test": 60}[split])
-
-
 def load_batches(split: str) -> Dataset:
     """Return 50 training and 50 held-out emoji: a batch of VGG16's features each."""
     return _equally_spaced(split, 50)
