@@ -14,19 +14,22 @@ In half of the training examples the first 4 frames are clean, with their sound.
 continues clips, window by window (`JointRollOut`). The second command continues the first 4 frames
 of held-out clips.
 
-The default is the short form, 900 steps. The longer form took 3,127 seconds of one CPU core:
+The default is the short form, 900 steps. The longer form took 52 minutes of one CPU core:
 --config.num_steps=3300 --config.averages.ema.steps=250
+Then the same command with --workdir=runs/pong_longer and --init_from=runs/pong went on for as many
+steps. It took 65 minutes of a core that it shared.
 
-3,300 steps              events with sound  by chance  sounds without event  paddle misses by
-both from noise          18 %               21 %       43 %
-sound of given clips     91 %               27 %       45 %
-clips of given sounds    15 %               13 %       31 %
-given clips continued    18 %               23 %       58 %                  29 rows, 48 later
+6,600 steps              events with sound  by chance  sounds without event  paddle misses by
+both from noise          18 %               16 %       50 %
+sound of given clips     98 %               27 %       40 %
+clips of given sounds    18 %               16 %       33 %
+given clips continued    21 %               21 %       53 %                  14 rows, 31 later
 (still paddle)                                                               35 rows, 56 later
 (the game)               100 %              28 %       4.8 %
 
-The sound follows the ball of given clips. Clips from noise do not show the ball on a path yet.
-docs/results/video_and_sound.md says how this is measured, and what makes the ball hard.
+The sound follows the ball of given clips, and the paddle follows the actions. Clips from noise do
+not show the ball on a path yet. docs/results/video_and_sound.md says how this is measured, and what
+makes the ball hard.
 """
 
 from typing import Any
