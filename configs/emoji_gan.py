@@ -23,6 +23,9 @@ none    0.03       1,500  173       0.10
                    3,000  192       0.16
 ada     0.03       1,500  180       0.13
 
+r_v of none compares all classes at once, and that of ada pairs of one class. So these two cannot be
+compared.
+
 With weak penalties, the samples of none become worse after step 1,500. ada keeps r_t at its target,
 and its samples are not better after as many steps. diffaugment has been run for 900 steps alone
 (FD-VGG16 425). docs/results/gans.md says more.

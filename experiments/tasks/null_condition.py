@@ -34,10 +34,15 @@ def check_null_condition(config: Any, task: GenerativeTask, init_from: str | Non
     if not guided or pretrained or getattr(task.condition, "is_empty", False):
         return
     if config.get("conditioning_dropout") == 0:
+        without = (
+            "take a method and options without guidance"
+            if method
+            else "set config.sampling.guidance_scale to 1"
+        )
         raise ValueError(
             f"{given}, and {whose} has conditioning_dropout=0, so the network never learned "
-            "the null condition that guidance compares with: set guidance_scale to 1, or train "
-            "with conditioning_dropout=0.1"
+            "the null condition that guidance compares with: train that network with "
+            f"conditioning_dropout=0.1, or {without}"
         )
 
 

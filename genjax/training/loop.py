@@ -185,7 +185,9 @@ class _Pending:
             found = list(record["plugins"]) if record["step"] == step else []
         except (OSError, ValueError, TypeError, KeyError):
             found = []
-        pending = np.array([name in found for name in self._names], bool)
+        # Earlier versions wrote the places of plugins with names, too.
+        places = enumerate(self._names)
+        pending = np.array([name in found or place in found for place, name in places], bool)
         if jax.process_count() > 1:
             pending = multihost_utils.broadcast_one_to_all(pending)
         return np.flatnonzero(pending).tolist()

@@ -328,6 +328,16 @@ def test_plugins_that_a_stop_prevented_are_called_when_the_run_goes_on(tmp_path,
     assert not (tmp_path / "pending.json").exists()
 
 
+def test_a_stop_by_earlier_code_left_the_places_of_plugins(tmp_path):
+    calls = []
+    cutting = Plugin(10, send(signal.SIGTERM), name="a")
+    assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path, plugins=[cutting]))
+    (tmp_path / "pending.json").write_text('{"step": 10, "plugins": [1]}')
+    named = lambda name: Plugin(10, lambda state, step: calls.append((name, step)), name=name)
+    fit(tmp_path, plugins=[named("a"), named("b")])
+    assert calls == [("b", 10), ("a", 20), ("b", 20)]
+
+
 def test_a_plugin_that_a_stop_prevented_is_known_by_its_name(tmp_path):
     """The run goes on without the first of three, so the others have moved up."""
     calls = []

@@ -62,13 +62,13 @@ def write_latents(
         rows = range(i * PART, min((i + 1) * PART, count))
         if not path.exists():
             latents, labels = encode(rows)
-            unfinished = path.with_suffix(".unfinished")
-            writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+            part_file = path.with_suffix(".unfinished")
+            writer = ArrayRecordWriter(str(part_file), "group_size:1")
             latents = latents.astype("<i4" if latents.dtype.kind == "i" else "<f4")
             for latent, label in zip(latents, labels.astype("<i4"), strict=True):
                 writer.write(latent.tobytes() + label.tobytes())
             writer.close()
-            unfinished.rename(path)
+            part_file.rename(path)
         yield len(rows)
 
 
