@@ -218,7 +218,8 @@ def maskgit(
         unknown, count = tokens == mask_token, counts[masked]
         logits = predict(tokens, 1 - count / length)
         drawn = jnp.where(unknown, law(fold(0), logits), tokens)
-        log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+        dtype = jnp.promote_types(logits.dtype, jnp.float32)
+        log_probabilities = jax.nn.log_softmax(logits.astype(dtype))
         confidence = jnp.take_along_axis(log_probabilities, drawn[..., None], axis=-1)[..., 0]
         noise = jax.vmap(lambda key: jax.random.gumbel(key, (length,)))(fold(1))
         confidence = jnp.where(unknown, confidence + temperature * noise, jnp.inf)

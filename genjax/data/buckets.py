@@ -141,9 +141,9 @@ def stored_size(path: str | os.PathLike) -> Bucket:
 
     with Image.open(path) as image:
         width, height = image.size
-        # Asking a PNG without the tag would decode it. A TIFF's size is that of the rotated image.
+        # A PNG's own `getexif` may decode the pixels. A TIFF's size is that of the rotated image.
         tagged = ORIENTED & image.info.keys() and image.format != "TIFF"
-        turned = tagged and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        turned = tagged and Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 

@@ -198,9 +198,9 @@ def trajectory_consistency(
     2024) with γ = g.
 
     Raises:
-        ValueError: gamma is outside [0, 1].
+        ValueError: gamma is a number outside [0, 1].
     """
-    if not isinstance(gamma, jax.core.Tracer) and not 0 <= gamma <= 1:
+    if isinstance(gamma, int | float) and not 0 <= gamma <= 1:
         raise ValueError(
             f"gamma, the share of the next time that noise adds again, is in [0, 1]; got {gamma}"
         )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from genjax.data import (
     BucketedBatches,
@@ -18,7 +18,7 @@ from genjax.data import (
     resized_to,
     squared,
 )
-from genjax.data.buckets import nearest_buckets, resize_and_crop
+from genjax.data.buckets import nearest_buckets, resize_and_crop, stored_size
 from genjax.data.dataset import OnDisk
 from genjax.models.transformers.flux import Flux
 from genjax.models.transformers.mmdit import MMDiT
@@ -129,6 +129,19 @@ def folder(tmp_path):
                 tmp_path / f"train/turned.{suffix}", exif=turned
             )
     return tmp_path
+
+
+def test_the_size_of_a_png_with_xmp_needs_no_pixels(tmp_path):
+    """Half of the file is missing."""
+    info = PngImagePlugin.PngInfo()
+    rotated = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    info.add_itxt("XML:com.adobe.xmp", rotated)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 30, 3), np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(noise).save(path, pnginfo=info)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert stored_size(path) == (30, 50)
 
 
 def test_sizes_of_files_by_their_headers(folder, monkeypatch):
