@@ -54,5 +54,5 @@ def check_null_condition_of(run: Run) -> None:
     Raises:
         ValueError: its samples are guided, and its training dropped no condition.
     """
-    if not hasattr(run.task, "method"):
+    if not hasattr(run.task, "method") and run.config.get("conditioning_dropout") == 0:
         check_null_condition(run.config, run.task, read_record(run.folder).get("init_from"))
