@@ -90,7 +90,7 @@ def test_the_embeddings_scale_has_the_type_of_the_weights(tokens, tmp_path):
     theirs = copy.deepcopy(create("stretched")).to(torch.bfloat16)
     theirs.save_pretrained(tmp_path)
     module, variables = pretrained.load(tmp_path, param_dtype=jnp.bfloat16)
-    ours = module.apply(variables, tokens)[0]
+    ours = module.apply(variables, jnp.asarray(tokens))[0]
     with torch.no_grad():
         expected = theirs.get_input_embeddings()(torch.tensor(tokens)).float().numpy()
     np.testing.assert_array_equal(ours.astype(jnp.bfloat16).astype(jnp.float32), expected)
