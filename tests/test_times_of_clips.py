@@ -47,7 +47,7 @@ def test_a_sixth_is_at_the_noise_in_which_captions_decide(config):
     """
     for levels in training_and_sampling(Objective.from_config(config), config):
         assert share(levels, 0.9 / 0.1, 0.98 / 0.02) > 1 / 6
-        assert share(levels, 0, 1) > 0.2
+        assert share(levels, 0, 1) >= 0.2  # six of 30 steps, for one of them
 
 
 def test_pongs_ball_is_not_drowned():
