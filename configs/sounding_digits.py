@@ -42,12 +42,12 @@ from configs.moving_digits_video import PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-CHOICES = ("spectrograms", "samples")
+CHOICES = ("latents", "spectrograms", "samples")
 SOUND = (17_000, 1)
 SAMPLE_RATE = 8000  # Hz
 
 
-def get_config(choice: str = "spectrograms") -> ConfigDict:
+def get_config(choice: str = "latents") -> ConfigDict:
     check_choice(choice, CHOICES)
     data = dict(name="sounding_digits", image_shape=(17, 32, 32, 1), sound_shape=SOUND)
     name = f"sounding_digits_{choice}"
@@ -88,8 +88,10 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config.sampling.update(modality_scale=1.5, given=(), batch_size=100)
     config.evaluation.measures = dict(synchrony=dict(name="SoundingDigits"))
     config.evaluation.num_samples = 64
-    if choice == "spectrograms":
+    if choice != "samples":
         _spectrograms(config)
+    if choice == "latents":
+        _latents(config)
     return config
 
 
@@ -109,3 +111,15 @@ def _spectrograms(config: ConfigDict) -> None:
     # At time 0 a clean target says nothing of the noise. A given modality waits at 0.05. What a
     # narrow network loses of a patch would be most of the velocity's loss at lower times.
     config.process.domain = (0.05, 1.0)
+
+
+def _latents(config: ConfigDict) -> None:
+    """Let the network see latents of the autoencoder of moving digits in place of pixels."""
+    fields = base.latents("runs/moving_digits_autoencoder", directory="runs/moving_digits_latents")
+    config.space.video = dict(space=fields.pop("name"), **fields)
+    # Latents of 5 frames, of which each but the first stands for four frames: 20 tokens. 25 of
+    # sound.
+    config.model.update(video_patch=(1, 2, 2), frame_rate=2.0, sound_patch=10)
+    config.model.update(video_width=192, sound_width=128, depth=6, num_heads=4, unroll=6)
+    config.optimizer.update(name="adamw", learning_rate=1e-3)
+    config.batch_size = 32

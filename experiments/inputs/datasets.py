@@ -1,5 +1,6 @@
 """A config's data: splits to look at, and the batches to train on."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from genjax.data import (
     resized_to,
     squared,
 )
-from genjax.data.dataset import select
+from genjax.data.dataset import OnDisk, select
 from genjax.data.sets.latents import check_parameters, read_summary
 from genjax.devices import process_rows
 from genjax.devices.mesh import batch_sharding
@@ -151,6 +152,8 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     latents = getattr(task.space, "directory", None)
     if latents:
         dataset = load_dataset("latents", data.train_split, latents)
+        if data.sound_shape:
+            dataset = _with_sound(dataset, data.train())
         _check_vocabulary(latents, task.space)
         check_parameters(latents, lambda: parameters_digest(task.space.made_by()))
     elif data.buckets:
@@ -177,6 +180,27 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     if bucketed:
         return kind(dataset, config.batch_size, config.seed, buckets=buckets, **options)
     return Batches(dataset, config.batch_size, config.seed, image_shape=expected, **options)
+
+
+@dataclass(frozen=True)
+class _LatentsWithSound:
+    """Records of the video's latents, and of the sound of the clips that were encoded."""
+
+    latents: Any
+    clips: Any
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"video": self.latents[index]["image"], "audio": self.clips[index]["audio"]}
+
+
+def _with_sound(latents: Dataset, clips: Dataset) -> Dataset:
+    """Return latents of clips as their `video`, with the clips' `audio`."""
+    dtypes = {"video": np.dtype(np.float32), "audio": np.dtype(np.int16)}
+    source = OnDisk(_LatentsWithSound(latents.source, clips.source), dtypes)
+    return dataclasses.replace(latents, source=source)
 
 
 def _buckets(data: Data) -> tuple[type[BucketedBatches], tuple]:

@@ -1,7 +1,7 @@
 """Clips with sound: a space of both, and prompts that also stand for clips with their sound."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -30,6 +30,8 @@ def of_features(examples: dict[str, Array]) -> Clips:
 @dataclass(frozen=True)
 class SoundAndVideo:
     """Clips with their sound, a tree `{"video": …, "sound": …}`, each in a space of its own.
+
+    If the video's space has a `directory`, its latents are read from there.
 
     Attributes:
         sound_scale: what the network sees of a sound is the sound times this. Sounds are mostly
@@ -62,6 +64,8 @@ class SoundAndVideo:
             return kinds.SPACE.bind(fields, given["config_field"], **given)
 
         video = bind("video", video)
+        if getattr(video, "directory", None):
+            video = replace(video, feature=FEATURES["video"])
         sound = bind("sound", sound, feature="audio", image_shape=data.sound_shape, flip=False)
         return cls(video, sound, sound_scale)
 
@@ -76,6 +80,14 @@ class SoundAndVideo:
     @property
     def autoencoder(self) -> Any:
         return self.video.autoencoder or self.sound.autoencoder
+
+    @property
+    def directory(self) -> str | None:
+        """The folder of the video's latents, which `experiments.encode` writes."""
+        return getattr(self.video, "directory", None)
+
+    def made_by(self) -> PyTree:
+        return self.video.made_by()
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         return self.video.abstract_batch() | self.sound.abstract_batch()

@@ -79,7 +79,7 @@ class EncodedData:
                 "space.directory"
             )
         self.folder = Path(space.directory)
-        variables, size = space.autoencoder.variables(), config.space.get("batch_size", 64)
+        variables, size = space.autoencoder.variables(), of_video(config).get("batch_size", 64)
         self.splits = {data.train_split: data.train(), data.held_out_split: data.held_out()}
         flips = {data.train_split: config.data.flip, data.held_out_split: False}
         self.examples = {
@@ -113,9 +113,14 @@ class EncodedData:
         summarize(self.folder, train_split, self.splits, self.counts, self.shape, facts)
 
 
+def of_video(config: ConfigDict) -> ConfigDict:
+    """Return the fields of the space that is encoded: of clips with sound, that of the video."""
+    return config.space.get("video") or config.space
+
+
 def origin_of(config: ConfigDict) -> dict[str, Any]:
     """Return what decides the latents of a config: the autoencoder, and the data."""
-    of_space = {name: config.space.get(name) for name in ("run", "weights", "published")}
+    of_space = {name: of_video(config).get(name) for name in ("run", "weights", "published")}
     data = config.data.to_dict()
     if not data.get("options"):  # folders from before every config had options have no such entry
         data.pop("options", None)

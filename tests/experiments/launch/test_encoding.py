@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs import emoji_latent_flow, moving_digits_video, text_to_audio
+from configs import emoji_latent_flow, moving_digits_video, sounding_digits, text_to_audio
+from experiments.configuration.runs import build
 from experiments.inputs import autoencoders
-from experiments.inputs.conditions import Unconditional
+from experiments.inputs.conditions import Prompts, Unconditional
 from experiments.inputs.datasets import training_batches
 from experiments.launch.encoding import EncodedData, origin_of, write
-from genjax.data import InMemory
+from genjax.data import InMemory, sound_to_float
 from genjax.data.sets.latents import (
     ORIGIN,
     PARAMETERS,
@@ -24,7 +25,7 @@ from genjax.data.sets.latents import (
 )
 from genjax.devices import make_mesh
 from genjax.pretrained.variables import parameters_digest
-from tests.experiments import small_video
+from tests.experiments import small_sounding, small_video
 from tests.experiments.small_digits import small_config
 
 
@@ -122,3 +123,47 @@ def test_latents_of_an_autoencoder_that_was_trained_anew_do_not_mix(tmp_path, mo
     del before[PARAMETERS]
     path.write_text(json.dumps(before))
     assert encoded(2.0).shape == (5, 4, 4, 4)
+
+
+def load_sounding(split: str):
+    """Return the clips of `small_video`, each with a sound of its own."""
+    dataset = small_video.load(split)
+    video = dataset.source[:]["video"]
+    sounds = np.arange(1, 1 + len(video), dtype=np.int16)[:, None, None].repeat(32, 1)
+    return replace(dataset, source=InMemory({"video": video, "audio": sounds}))
+
+
+def test_clips_with_sound_are_trained_on_as_latents_with_their_sound(tmp_path, monkeypatch):
+    """The batches hold what encoding within the step would give, and each clip keeps its sound."""
+    small_video.use_block_means(monkeypatch)
+    monkeypatch.setattr(Prompts, "_encode", lambda self, prompts: small_sounding.words(prompts))
+
+    def built(directory: str | None):
+        config = sounding_digits.get_config()
+        config.data.update(name=f"{__name__}.load_sounding", image_shape=(17, 16, 16, 1))
+        config.data.sound_shape = (32, 1)
+        config.space.video = dict(space="Latents", published="block_means", directory=directory)
+        config.space.sound.update(n_fft=16, hop=8, num_mels=4)
+        config.condition.update(
+            directory=f"{tmp_path}/prompts", encoder="words", prompts=(), rows=4
+        )
+        config.condition.update(features=small_sounding.WIDTH, pooled_features=small_sounding.WIDTH)
+        config.model.update(video_width=16, sound_width=12, depth=1, num_heads=2, unroll=1)
+        config.model.sound_patch, config.batch_size = 1, 4
+        if directory:
+            write(config)
+        task = build(config)
+        batch = training_batches(config, task, make_mesh({"data": 1}, 4, jax.devices()[:1]))[1]
+        return batch, task._examples(batch, jax.random.key(0), {"video": task.space.video.frozen()})
+
+    stored, of_folder = built(f"{tmp_path}/latents")
+    clips, within_step = built(None)
+    assert stored["video"].shape == (4, 5, 4, 4, 4) and clips["video"].shape == (4, 17, 16, 16, 1)
+    np.testing.assert_array_equal(stored["index"], clips["index"])
+    np.testing.assert_array_equal(of_folder["sound"], within_step["sound"])
+    assert len(np.unique(stored["audio"])) == 4 and sound_to_float(stored["audio"]).max() < 1e-2
+    # The folder's latents have the data's moments, and the published autoencoder its own.
+    normal = lambda x: (x - x.mean()) / x.std()
+    channels = zip(of_folder["video"].T, within_step["video"].T, strict=True)
+    for ours, theirs in channels:
+        np.testing.assert_allclose(normal(ours), normal(theirs), rtol=1e-4)
