@@ -38,23 +38,24 @@ more.
 
 from ml_collections import ConfigDict
 
-from configs.moving_digits_video import PROMPTS
+from configs.moving_digits_video import BLOCKS, PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-CHOICES = ("latents", "spectrograms", "samples")
+CHOICES = ("spectrograms", "samples")
 SOUND = (17_000, 1)
 SAMPLE_RATE = 8000  # Hz
+FRAME_RATE = 8.0
 
 
-def get_config(choice: str = "latents") -> ConfigDict:
+def get_config(choice: str = "spectrograms") -> ConfigDict:
     check_choice(choice, CHOICES)
     data = dict(name="sounding_digits", image_shape=(17, 32, 32, 1), sound_shape=SOUND)
     name = f"sounding_digits_{choice}"
     config = base.diffusion(name, feature="video", sample_rate=SAMPLE_RATE, **data)
     config.task = "JointDiffusion"
     sound = dict(space="Waveforms")
-    config.space = dict(name="SoundAndVideo", video=dict(space="Pixels"), sound=sound)
+    config.space = dict(name="SoundAndVideo", video=dict(space="PixelBlocks", **BLOCKS), sound=sound)
     config.space.sound_scale = 8.0
     config.num_steps = 250
     config.batch_size = 16
@@ -62,13 +63,13 @@ def get_config(choice: str = "latents") -> ConfigDict:
     config.conditioning_dropout = 0.1
     config.model = dict(
         name="SoundAndVideoDiT",
-        video_patch=(1, 8, 8),  # 272 tokens
-        sound_patch=125,  # an eighth of a frame; 136 tokens
+        video_patch=(1, 1, 1),  # 80 blocks
+        sound_patch=125,  # 136 tokens
         video_width=128,
         sound_width=128,
         depth=6,
         num_heads=4,
-        frame_rate=8.0,
+        frame_rate=FRAME_RATE / BLOCKS["frames"],
         sound_rate=float(SAMPLE_RATE),
         absolute_positions=True,
         unroll=6,
@@ -76,50 +77,34 @@ def get_config(choice: str = "latents") -> ConfigDict:
     # As in configs/moving_digits_video.py, only high noise hides what a caption says.
     config.times = dict(name="uniform", shift=3.0)
     config.sampling.grid.shift = 3.0
+    # A token of video has 256 features, as many as noise can fill; the clips fill few of them (Li &
+    # He 2025, "JiT"). At time 0 a clean target says nothing of the noise. What a narrow network
+    # loses of a token would be most of the velocity's loss at low times. So a given modality waits
+    # at 0.05.
+    clean = dict(target=dict(name="clean"), weighting=dict(name="bounded_velocity"))
+    config.process.domain = (0.05, 1.0)
     # Shares of examples in which one modality is clean (so it is given), or pure noise (so the
     # other modality is alone).
     config.loss = dict(name="joint_loss", clean_share=0.3, noise_share=0.1)
     # The weight of each loss, and other fields that differ between modalities, such as `times`.
-    config.modalities = dict(video=dict(weight=1.0), sound=dict(weight=1.0))
-    config.optimizer.update(learning_rate=1e-3, warmup=0.04)
+    config.modalities = dict(video=dict(weight=1.0, **clean), sound=dict(weight=1.0))
+    config.optimizer.update(name="muon", learning_rate=2e-3, warmup=0.04)
     config.averages.ema.steps = 25.0
     config.checkpoint.every = 250
     config.sampling.update(every=0, num_steps=30, guidance_scale=2.0, per_class=1)
     config.sampling.update(modality_scale=1.5, given=(), batch_size=100)
     config.evaluation.measures = dict(synchrony=dict(name="SoundingDigits"))
     config.evaluation.num_samples = 64
-    if choice != "samples":
-        _spectrograms(config)
-    if choice == "latents":
-        _latents(config)
+    if choice == "spectrograms":
+        _spectrograms(config, clean)
     return config
 
 
-def _spectrograms(config: ConfigDict) -> None:
-    """Let the network see log-mel spectra in place of samples, and predict clean data."""
+def _spectrograms(config: ConfigDict, clean: dict) -> None:
+    """Let the network see log-mel spectra in place of samples, and predict clean ones."""
     # Silence is 0, and the loudest band about 6: noise would drown the data's own deviation.
     bands = dict(n_fft=256, hop=68, num_mels=40, mean=-3.5, deviation=0.4, floor=0.03)
     config.space.sound = dict(space="Spectrograms", **bands)
     config.space.sound_scale = 1.0
-    tokens = dict(video_patch=(1, 16, 16), sound_patch=5)  # 68 of video and 50 of sound
-    config.model.update(tokens, sound_rate=SAMPLE_RATE / bands["hop"])
-    config.model.update(video_width=192, depth=4, unroll=4)
-    config.optimizer.update(name="muon", learning_rate=2e-3)
-    # Data fill few dimensions of a patch, and noise fills all of them (Li & He 2025, "JiT").
-    config.target.name = "clean"
-    config.weighting.name = "bounded_velocity"  # the velocity's loss
-    # At time 0 a clean target says nothing of the noise. A given modality waits at 0.05. What a
-    # narrow network loses of a patch would be most of the velocity's loss at lower times.
-    config.process.domain = (0.05, 1.0)
-
-
-def _latents(config: ConfigDict) -> None:
-    """Let the network see latents of the autoencoder of moving digits in place of pixels."""
-    fields = base.latents("runs/moving_digits_autoencoder", directory="runs/moving_digits_latents")
-    config.space.video = dict(space=fields.pop("name"), **fields)
-    # Latents of 5 frames, of which each but the first stands for four frames: 20 tokens. 25 of
-    # sound.
-    config.model.update(video_patch=(1, 2, 2), frame_rate=2.0, sound_patch=10)
-    config.model.update(video_width=192, sound_width=128, depth=6, num_heads=4, unroll=6)
-    config.optimizer.update(name="adamw", learning_rate=1e-3)
-    config.batch_size = 32
+    config.model.update(sound_patch=5, sound_rate=SAMPLE_RATE / bands["hop"])  # 50 tokens
+    config.modalities.sound.update(clean)

@@ -151,7 +151,6 @@ CHOICES = [
     "moving_digits_video:causal",
     "moving_digits_video:packed",
     "pong:joint",
-    "sounding_digits:spectrograms",
     "sounding_digits:samples",
     "spoken_digits:latents",
     "spoken_digits:tokens",
