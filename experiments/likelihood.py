@@ -9,6 +9,7 @@ themselves. Each has the standard error of its mean over images. Writes both to
 WORKDIR/likelihood.json.
 """
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,9 @@ def held_out_bits(
     @jax.jit
     def bits(params, key, images, condition):
         apply = lambda *inputs: task.network.apply({"params": params}, *inputs)
-        target = task.objective.target
-        denoiser = lambda process: (
-            lambda x, t: diffusion.predict(apply, process, target)(x, t, condition)
-        )
+        target, learned = task.objective.target, task.objective.learned_variance
+        predict = functools.partial(diffusion.predict, apply, learned_variance=learned)
+        denoiser = lambda process: lambda x, t: predict(process, target)(x, t, condition)
         dequantize_key, probe_key, bound_key = jax.random.split(key, 3)
         continuous = likelihood.dequantize(dequantize_key, images, width)
         keys = diffusion.sample_keys(probe_key, jnp.arange(len(images))) if num_probes else None

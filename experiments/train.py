@@ -486,6 +486,16 @@ def check_precision(task: GenerativeTask, state: PyTree[jax.ShapeDtypeStruct]) -
         )
 
 
+def check_stages(task: GenerativeTask, max_skipped_steps: int) -> None:
+    """Raise ValueError if a step may be skipped in which a student becomes the next teacher."""
+    if max_skipped_steps and getattr(getattr(task, "method", None), "has_stages", False):
+        raise ValueError(
+            f"config.max_skipped_steps is {max_skipped_steps}, but the last step of each stage of "
+            f"{type(task.method).__name__} makes the student the next teacher, and cannot be "
+            "skipped: set it to 0"
+        )
+
+
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     """Resolve a config, check that it can be trained in a folder, and record it there.
 
@@ -502,6 +512,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     task = experiment.task
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
     check_precision(task, abstract)
+    check_stages(task, config.get("max_skipped_steps", 0))
     check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
     batches = training_batches(config, task, mesh)
     update, choices = recording_attention(packed_update(task))

@@ -249,9 +249,15 @@ def test_a_roll_out_remembers_frames_at_times_that_its_network_knows(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("choice", "frames"), [("image_to_video", 17), ("causal", 33)])
-def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("choice", "frames", "loss"),
+    [("image_to_video", 17, {}), ("causal", 33, {}), ("causal", 33, dict(name="hybrid_loss"))],
+)
+def test_sampling_is_planned_without_loading_anything(choice, frames, loss, tmp_path, monkeypatch):
     config = small(moving_digits_video.get_config(choice), tmp_path)
+    config.loss.update(loss)
+    if loss:  # a variance beside the 4 channels of the latents
+        config.model.out_channels = 8
     task, labels, key = build(config), np.arange(3), jax.random.key(0)
     monkeypatch.setattr(Data, "load", None)
     state = jax.eval_shape(task.init, key)

@@ -122,7 +122,10 @@ class CausalVideo(Diffusion):
         """Return the guided network, and its empty cache for clips of this shape."""
         extend = functools.partial(self._apply(params, frozen), method="extend")
         denoiser = diffusion.predict(
-            lambda *inputs: extend(*inputs)[0], self.process, self.objective.target
+            lambda *inputs: extend(*inputs)[0],
+            self.process,
+            self.objective.target,
+            learned_variance=self.objective.learned_variance,
         )
 
         def remember(frames, t, condition, cache):

@@ -85,7 +85,8 @@ def guide_roll_out(
 
     The last part is vanilla history guidance (Song et al. 2025, "History-guided video diffusion").
     An absent history is one of pure noise, as in that paper. The two or three parts are one batch,
-    so the network is called once, and the memory has the parts one after the other.
+    so the network is called once, and the memory has the parts one after the other. A learned
+    variance is that of ŷ(c, h).
 
     Args:
         denoiser: `(x_t, t, condition, memory) -> Prediction` of frames.
@@ -108,8 +109,9 @@ def guide_roll_out(
         return full + sum((s - 1) * (full - y) for s, y in zip(scales, without, strict=True))
 
     def denoise(x_t, t, memory):
-        prediction = denoiser(repeat(x_t), repeat(t), conditions, memory)
-        return Prediction(extrapolate(prediction.clean), extrapolate(prediction.noise))
+        clean, noise, fraction = denoiser(repeat(x_t), repeat(t), conditions, memory)
+        own = None if fraction is None else fraction[: len(x_t)]
+        return Prediction(extrapolate(clean), extrapolate(noise), own)
 
     def remember_parts(frames, noise, memory):
         shown = jnp.concatenate([frames, frames, noise][:parts])

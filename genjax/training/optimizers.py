@@ -12,8 +12,13 @@ from jaxtyping import PyTree
 
 
 def kernels_only(params: Any) -> Any:
-    """Mark the leaves named `kernel`: biases, norms and embeddings are not decayed."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    """Mark kernels, and the factors of adapted ones: biases, norms and embeddings do not decay."""
+
+    def of_kernel(path, _):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        return "kernel" in names[-2:]  # an adapter is "…/kernel/down" and "…/kernel/up"
+
+    return jax.tree.map_with_path(of_kernel, params)
 
 
 def hidden_matrices(params: Any) -> Any:
@@ -217,7 +222,8 @@ def make_optimizer(
     where it is `end_learning_rate` and stays. With the schedule "linear" it stays for `hold` and
     then falls linearly. With "constant" it does not fall.
     Gradients are first scaled down to a global norm of at most `clip_norm`. Weight decay is
-    decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels alone.
+    decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels (or the factors
+    of their adapters) alone.
 
     Args:
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.

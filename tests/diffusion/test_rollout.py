@@ -90,6 +90,14 @@ def test_a_cached_roll_out_equals_the_whole_computation():
     np.testing.assert_allclose(plain, once, rtol=1e-5, atol=1e-5)
 
 
+def test_a_learned_variance_is_that_of_condition_and_history():
+    """The denoiser answers its condition as the fraction; 3 is the null condition."""
+    denoiser = lambda x_t, t, condition, memory: diffusion.Prediction(x_t, x_t, 1.0 * condition)
+    rolled = diffusion.guide_roll_out(denoiser, print, FLOW, LABELS, 3, *SCALES)
+    frame = NOISE[:, :1]
+    np.testing.assert_array_equal(rolled.denoise(frame, jnp.ones(2), ()).fraction, LABELS)
+
+
 def test_each_frame_of_each_sample_draws_its_own_noise():
     """The sampler returns what its keys draw, and a sample is the same in a smaller batch."""
     draw = lambda denoiser, process, z, times, *, keys: jax.vmap(

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from genjax.pretrained.lora import init_lora
 from genjax.training import make_optimizer
 from genjax.training.optimizers import evaluation_params, kernels_only
 
@@ -34,6 +35,20 @@ def test_only_kernels_decay_even_when_layers_are_stacked():
     # without a gradient AdamW's update is −learning rate · decay · parameter
     np.testing.assert_allclose(updates["blocks"]["dense"]["kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["blocks"]["dense"]["bias"], 0)
+
+
+def test_the_factors_of_adapted_kernels_decay():
+    """PyTorch's AdamW, with which PEFT and diffusers train adapters, decays both factors."""
+    adapters = init_lora(
+        jax.random.key(0), {"blocks": {"key": {"kernel": jnp.ones((3, 4, 2))}}}, 1, lambda _: True
+    )
+    params = jax.tree.map(jnp.ones_like, adapters)
+    optimizer, _ = make_optimizer(**{**NUMBERS, "warmup": 0}, weight_decay=0.5)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    (factors,) = updates.values()
+    np.testing.assert_allclose(factors["down"], -0.05, rtol=1e-6)
+    np.testing.assert_allclose(factors["up"], -0.05, rtol=1e-6)
 
 
 def test_clipping_bounds_the_global_norm():

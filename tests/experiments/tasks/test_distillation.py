@@ -374,6 +374,14 @@ def test_a_method_that_drops_no_conditions_has_no_rate_of_it(method):
         build(config)
 
 
+def test_halving_skips_no_steps(plain_teacher, tmp_path):
+    """Were the last step of a stage skipped, the next stage would learn from an older student."""
+    config = student("Halving", plain_teacher, PLAIN)
+    config.max_skipped_steps = 10
+    with pytest.raises(ValueError, match="max_skipped_steps is 10, but the last step of each sta"):
+        train.prepare(config, tmp_path, None)
+
+
 @pytest.mark.parametrize("method", ["Halving", "GuidedHalving"])
 def test_halving_refuses_a_grid_of_other_steps_than_it_learns(plain_teacher, method):
     """One step leads from noise to data on every grid. Two steps are elsewhere with a shift."""
