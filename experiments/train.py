@@ -54,10 +54,10 @@ from experiments.launch.sampling import (
     without_repetitions,
 )
 from experiments.pages.report import BETTER, write_report
-from experiments.tasks.null_condition import check_null_condition
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.nn.attention.dispatch import Choice
+from genjax.pipelines.null_condition import check_null_condition
 from genjax.training import (
     Checkpoints,
     Explosions,
