@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -472,10 +473,11 @@ def check_length(workdir: Path, num_steps: int, profile_at: int | None) -> None:
 
 
 def check_precision(task: GenerativeTask, state: PyTree[jax.ShapeDtypeStruct]) -> None:
-    """Raise ValueError if a network's variables have a type in which small updates are lost.
+    """Raise ValueError if a network has a type in which small updates or gradients are lost.
 
     Moments and averages have the types of their parameters. In bfloat16 they round away changes of
-    less than 1/512, so an average whose decay is 0.999 stands still.
+    less than 1/512, so an average whose decay is 0.999 stands still. Gradients below 2⁻²⁴ are 0 in
+    float16. StyleGAN, whose `clamp` bounds activations, is trained so by its authors.
     """
     networks = jax.eval_shape(lambda state: task.networks(state, "params"), state)
     types = {a.dtype for a in jax.tree.leaves(networks) if jnp.issubdtype(a.dtype, jnp.floating)}
@@ -484,6 +486,15 @@ def check_precision(task: GenerativeTask, state: PyTree[jax.ShapeDtypeStruct]) -
             f"parameters are {min(small)}, in which averages and an optimizer's moments stand "
             "still: leave out param_dtype, and set config.model.dtype for layers in half precision"
         )
+    adversary = getattr(task, "adversary", None)  # of an autoencoder
+    for network in (*vars(task).values(), getattr(adversary, "network", None)):
+        if not isinstance(network, nn.Module) or getattr(network, "clamp", None):
+            continue
+        if jnp.dtype(getattr(network, "dtype", None) or "float32") == jnp.float16:
+            raise ValueError(
+                f"{type(network).__name__} has dtype float16, in which small gradients are 0, "
+                "since training scales no loss: take bfloat16"
+            )
 
 
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:

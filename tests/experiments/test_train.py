@@ -17,6 +17,7 @@ from experiments.inputs.datasets import abstract_batch
 from experiments.launch.experiment import Experiment, Measure
 from experiments.tasks.diffusion import Diffusion
 from experiments.tasks.matching import Matching
+from genjax.models.gans import patchgan, stylegan2
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.pictures import read_rows
@@ -309,6 +310,11 @@ WRONG = {
         ["--config.model.param_dtype=bfloat16"],
         "parameters are bfloat16, in which averages and an optimizer's moments stand still",
     ),
+    "layers in float16": (
+        ["--config.model.dtype=float16"],
+        "DiT has dtype float16, in which small gradients are 0, since training scales no loss: "
+        "take bfloat16",
+    ),
     "a batch of none": (["--config.batch_size=0"], "config.batch_size is 0; it must be at least 1"),
     "no columns": (["--config.sampling.per_class=0"], "sampling.per_class is 0; it must be at"),
     "few samples": (
@@ -370,6 +376,18 @@ def test_mistakes_with_other_tasks_end_so_too(tmp_path, flags, words):
     (message,) = result.stderr.splitlines()
     assert words in message and message.startswith("error: ")
     assert result.returncode == 1 and not (tmp_path / "run").exists()
+
+
+def test_only_networks_that_bound_their_activations_train_in_float16():
+    def check(**parts):
+        train.check_precision(SimpleNamespace(networks=lambda *state: {}, **parts), {})
+
+    generator = stylegan2.Generator(8, dtype="float16")
+    check(generator=generator)
+    adversary = SimpleNamespace(network=patchgan.Discriminator(dtype=np.float16))
+    for parts in (dict(generator=generator.clone(clamp=None)), dict(adversary=adversary)):
+        with pytest.raises(ValueError, match="r has dtype float16, in which small gradients are 0"):
+            check(**parts)
 
 
 def test_a_figure_that_is_not_finite_is_no_score(tmp_path):
