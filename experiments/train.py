@@ -38,6 +38,7 @@ from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
 from experiments.launch.fine_tuning import (
+    check_examples,
     check_frozen,
     check_source,
     initializer,
@@ -523,9 +524,11 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     task.space.frozen()  # an autoencoder that is not finished shows before the run begins
     explosions = explosions_by(config, metrics.names)
     initialize, frozen_parts = lambda state: state, frozen_runs(config.to_dict())
+    num_examples = len(batches.dataset.source)
     if saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         with contextlib.suppress(FileNotFoundError):  # `record_config` says what to do
             check_frozen(workdir, frozen_parts)
+            check_examples(workdir, num_examples)
             init_from = resumed_source(workdir, init_from)
     elif init_from := init_from or getattr(task, "starts_from", None):
         initialize = initializer(task, init_from)
@@ -539,6 +542,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         attention=attention,
         init_from=init_from,
         class_names=class_names,
+        num_examples=num_examples,
         frozen_runs=frozen_parts,
     )
     advice = {

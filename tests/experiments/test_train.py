@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -22,6 +23,7 @@ from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import ROOT, SMALL, arrays_of, run, run_alone
+from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import small_config
 
 REPORTED = {
@@ -193,6 +195,19 @@ def test_a_run_that_goes_on_says_from_where(small_run, tmp_path):
     result = run("train", *SMALL, f"--workdir={workdir}")
     assert "\nresumed from step 30 of 40\n" in result.stdout, result.stderr
     assert not list(workdir.glob("events.out.tfevents.*"))  # TensorBoard is off
+
+
+def test_a_run_on_data_that_grew_since_does_not_go_on(tmp_path):
+    config = small_config()
+    workdir = Path(random_run(tmp_path / "run", config))
+    train.prepare(config, workdir, None)
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["num_examples"] == 1437  # of the 1,797 digits, four fifths
+    train.prepare(config, workdir, None)
+    (workdir / "config.json").write_text(json.dumps(record | {"num_examples": 1430}))
+    words = f"trained on 1,430 examples, and config.data has 1,437 by now, .* --init_from={workdir}"
+    with pytest.raises(ValueError, match=words):
+        train.prepare(config, workdir, None)
 
 
 def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
