@@ -34,6 +34,8 @@ class JointDiffusion(Diffusion):
     are sampled. `guidance_scale` and `modality_scale` are numbers, or one for each modality.
     """
 
+    optional_sampling = ()
+
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
         """Return the fields of the task of a config.

@@ -171,7 +171,8 @@ class Run:
             raise ValueError("give labels or prompts, not both")
         if prompts is not None:
             check_texts("prompts", prompts)
-        if unknown := sorted(sampling.keys() - self.config.sampling.keys()):
+        optional = getattr(self.task, "optional_sampling", ())
+        if unknown := sorted(sampling.keys() - {*self.config.sampling, *optional}):
             raise ValueError(
                 f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
             )
@@ -210,7 +211,7 @@ class Run:
     def _task_with(self, sampling: dict[str, Any]) -> Any:
         """Return the task, built anew if it is built with other values of these fields."""
         own, names = self.config.sampling, getattr(self.task, "built_with", ())
-        others = {n: sampling[n] for n in names if n in sampling and sampling[n] != own[n]}
+        others = {n: sampling[n] for n in names if n in sampling and sampling[n] != own.get(n)}
         if not others:
             return self.task
         key = repr(others)  # one task, so one compiled program, for each choice
