@@ -62,7 +62,7 @@ class Autoregression:
             raise ValueError(
                 f"config.space.name is {config.space.name!r}, which has no levels; take 'Levels'"
             )
-        order, (height, width, _) = kinds.ORDER.find(config.order, "order"), space.shape
+        order, (height, width) = kinds.ORDER.find(config.order, "order"), space.shape[:2]
         if order is autoregression.orders.columns and height != width:
             raise ValueError(
                 f"config.order is 'columns', and config.data.image_shape {space.shape} is not "
