@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 
 from configs import digits_distillation, emoji_text, emoji_tokens
-from experiments import train
 from experiments.configuration import kinds
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.played_clips import PlayedClips
 from genjax.pipelines import Run, runs
 from genjax.pipelines.null_condition import check_null_condition
 from genjax.training import record_config
-from tests.experiments.launching import run
-from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import small_config
 
 REFUSED = "conditioning_dropout=0, so the network never learned the null condition"
@@ -28,19 +25,6 @@ def without_dropout(config, **sampling):
 
 def task(**parts):
     return SimpleNamespace(**{"condition": Classes(10)} | parts)
-
-
-def test_training_refuses_to_guide_its_samples_by_it(tmp_path):
-    with pytest.raises(ValueError, match=f"the guidance scale is 1.25, and config has {REFUSED}"):
-        train.prepare(without_dropout(small_config()), tmp_path, None)
-    train.prepare(without_dropout(small_config(), guidance_scale=1.0), tmp_path, None)
-
-
-@pytest.mark.parametrize("program", ["sample", "evaluate"])
-def test_programs_refuse_another_guidance_scale(program, tmp_path):
-    folder = random_run(tmp_path / "run", without_dropout(small_config(), guidance_scale=1.0))
-    result = run(program, f"--workdir={folder}", "--guidance_scale=0")
-    assert result.returncode == 1 and REFUSED in result.stderr
 
 
 def test_an_opened_run_refuses_another_guidance_scale(tmp_path, monkeypatch):
