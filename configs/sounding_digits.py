@@ -55,7 +55,9 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config = base.diffusion(name, feature="video", sample_rate=SAMPLE_RATE, **data)
     config.task = "JointDiffusion"
     sound = dict(space="Waveforms")
-    config.space = dict(name="SoundAndVideo", video=dict(space="PixelBlocks", **BLOCKS), sound=sound)
+    config.space = dict(
+        name="SoundAndVideo", video=dict(space="PixelBlocks", **BLOCKS), sound=sound
+    )
     config.space.sound_scale = 8.0
     config.num_steps = 250
     config.batch_size = 16

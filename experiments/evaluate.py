@@ -7,12 +7,15 @@ the run's page.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from experiments.configuration.runs import open_run
+from experiments.evaluation.protocol import PROTOCOL
 from experiments.inputs.autoencoders import MOMENTS
 from experiments.launch import sampling_flags
 from experiments.launch.experiment import Experiment, split_pictures
@@ -84,6 +87,21 @@ def with_intervals(experiment: Experiment, resamples: int) -> Experiment:
     return replace(experiment, measures=tuple(measures))
 
 
+def other_counts(report: Mapping[str, Any], num_samples: int) -> list[str]:
+    """Return which measures took another number of samples, a sentence each."""
+    found = {
+        name.removeprefix(PROTOCOL): protocol["num_samples"]
+        for name, protocol in report.items()
+        if name.startswith(PROTOCOL)
+    }
+    return [
+        f"{name} measured {count} samples, not {num_samples}: its config has a number of its own, "
+        "or the data have no more"
+        for name, count in found.items()
+        if count not in (None, num_samples)
+    ]
+
+
 def main() -> None:
     with user_errors():
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
@@ -106,6 +124,8 @@ def main() -> None:
         report |= moments
         out.write_text(json.dumps(report, indent=2) + "\n")
     print_report(report, warned)
+    for sentence in other_counts(report, NUM_SAMPLES.value) if NUM_SAMPLES.value else ():
+        print(f"  --num_samples: {sentence}")
     print(f"  {out}")
     if OUT.value is None:  # the run's own report, which its page shows
         print(f"  {write_report(WORKDIR.value)}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.evaluation import protocol_choices as choices
+from experiments.evaluation.autoencoders import vgg16_protocol
 from experiments.launch.runtime import check_out, run_program, user_errors
 from genjax.training.workdir import device_name
 
@@ -35,6 +36,7 @@ def main() -> None:
         counted = choices.measure_counts(samples[: MOST.value], reference[: MOST.value])
         report = dict(data=DATA.value, image_shape=few[0].shape[1:], side=SIDE.value)
         report |= dict(num_images=list(map(len, few)), choices=rows, counts=counted)
+        report |= dict(parameters_sha256=vgg16_protocol()["vgg16"].parameters_sha256)
         report |= dict(device=device_name(), seconds=round(time.perf_counter() - began, 1))
         Path(OUT.value).write_text(json.dumps(report, indent=2) + "\n")
     print(choices.markdown(rows))

@@ -30,7 +30,6 @@ from experiments.launch.sampling import (
     without_repetitions,
 )
 from experiments.launch.sampling_flags import sampling_changes
-from experiments.tasks.null_condition import check_null_condition_of
 from genjax.training.workdir import read_record
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -83,7 +82,7 @@ def main() -> None:
         size = parse_size(SIZE.value)
         run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
         check_out(out)
-        check_null_condition_of(run)
+        run.check_guidance()
         with_sound = isinstance(run.task.space.shape, dict)
         check_file(out, run.config.data.get("feature", "image"), with_sound)
         class_names = read_record(WORKDIR.value).get("class_names")

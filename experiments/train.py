@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +38,7 @@ from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
 from experiments.launch.fine_tuning import (
+    check_examples,
     check_frozen,
     check_source,
     initializer,
@@ -54,10 +56,10 @@ from experiments.launch.sampling import (
     without_repetitions,
 )
 from experiments.pages.report import BETTER, write_report
-from experiments.tasks.null_condition import check_null_condition
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.nn.attention.dispatch import Choice
+from genjax.pipelines.null_condition import check_null_condition
 from genjax.training import (
     Checkpoints,
     Explosions,
@@ -472,10 +474,11 @@ def check_length(workdir: Path, num_steps: int, profile_at: int | None) -> None:
 
 
 def check_precision(task: GenerativeTask, state: PyTree[jax.ShapeDtypeStruct]) -> None:
-    """Raise ValueError if a network's variables have a type in which small updates are lost.
+    """Raise ValueError if a network has a type in which small updates or gradients are lost.
 
     Moments and averages have the types of their parameters. In bfloat16 they round away changes of
-    less than 1/512, so an average whose decay is 0.999 stands still.
+    less than 1/512, so an average whose decay is 0.999 stands still. Gradients below 2⁻²⁴ are 0 in
+    float16. StyleGAN, whose `clamp` bounds activations, is trained so by its authors.
     """
     networks = jax.eval_shape(lambda state: task.networks(state, "params"), state)
     types = {a.dtype for a in jax.tree.leaves(networks) if jnp.issubdtype(a.dtype, jnp.floating)}
@@ -484,6 +487,15 @@ def check_precision(task: GenerativeTask, state: PyTree[jax.ShapeDtypeStruct]) -
             f"parameters are {min(small)}, in which averages and an optimizer's moments stand "
             "still: leave out param_dtype, and set config.model.dtype for layers in half precision"
         )
+    adversary = getattr(task, "adversary", None)  # of an autoencoder
+    for network in (*vars(task).values(), getattr(adversary, "network", None)):
+        if not isinstance(network, nn.Module) or getattr(network, "clamp", None):
+            continue
+        if jnp.dtype(getattr(network, "dtype", None) or "float32") == jnp.float16:
+            raise ValueError(
+                f"{type(network).__name__} has dtype float16, in which small gradients are 0, "
+                "since training scales no loss: take bfloat16"
+            )
 
 
 def check_stages(task: GenerativeTask, max_skipped_steps: int) -> None:
@@ -523,9 +535,11 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     task.space.frozen()  # an autoencoder that is not finished shows before the run begins
     explosions = explosions_by(config, metrics.names)
     initialize, frozen_parts = lambda state: state, frozen_runs(config.to_dict())
+    num_examples = len(batches.dataset.source)
     if saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         with contextlib.suppress(FileNotFoundError):  # `record_config` says what to do
             check_frozen(workdir, frozen_parts)
+            check_examples(workdir, num_examples)
             init_from = resumed_source(workdir, init_from)
     elif init_from := init_from or getattr(task, "starts_from", None):
         initialize = initializer(task, init_from)
@@ -539,6 +553,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         attention=attention,
         init_from=init_from,
         class_names=class_names,
+        num_examples=num_examples,
         frozen_runs=frozen_parts,
     )
     advice = {

@@ -11,15 +11,6 @@ from genjax.pipelines import Run
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, read_record
 
-# Fields of `config.sampling` that a config need not have, by task. Guidance acts at all times where
-# there is no interval. Runs of earlier versions have no temperature.
-OPTIONAL_SAMPLING = {
-    "Diffusion": {"guidance_interval"},
-    "DiscreteDiffusion": {"guidance_interval", "temperature"},
-    "FrameCompletion": {"guidance_interval"},
-    "PackedDiffusion": {"guidance_interval"},
-}
-
 
 def build(config: Any) -> GenerativeTask:
     """Return the task that `config.task` names.
@@ -77,8 +68,8 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
         ValueError: the config has no such field.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
-    optional = OPTIONAL_SAMPLING.get(config.task, set())
-    unknown = sorted(changes.keys() - config.sampling.keys() - optional)
+    optional = getattr(kinds.TASK.find(config.task, "task"), "optional_sampling", ())
+    unknown = sorted(changes.keys() - {*config.sampling, *optional})
     if prompts and "prompts" not in config.condition:
         unknown.append("prompts")
     if unknown:

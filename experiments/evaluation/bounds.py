@@ -54,7 +54,12 @@ def noisy_process(process: diffusion.Process, clean_end: float) -> diffusion.Pro
 
     Args:
         clean_end: start of the domain, in parts of the time, if sigma is 0 where it starts now.
+
+    Raises:
+        ValueError: `clean_end` is not between 0 and 1.
     """
+    if not 0 < clean_end < 1:
+        raise ValueError(f"--clean_end={clean_end} is a part of the time, between 0 and 1")
     start, end = process.domain
     if process.sigma(jnp.asarray(start)) > 0:
         return process

@@ -21,7 +21,6 @@ from experiments.evaluation.images import (
     pixel_protocol,
 )
 from experiments.inputs.datasets import Data
-from experiments.tasks.null_condition import check_null_condition_of
 from genjax import metrics
 from genjax.pipelines import Run
 from genjax.pretrained.lpips import require_lpips
@@ -52,7 +51,7 @@ def check(run: Run, vgg16: bool = False) -> None:
             f"{run.folder} is a run of {feature}, and a sweep measures images; measure it by "
             "experiments.evaluate, with --guidance_scale and --weights"
         )
-    check_null_condition_of(run)
+    run.check_guidance()
     if vgg16:
         require_lpips()
 

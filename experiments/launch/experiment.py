@@ -14,7 +14,6 @@ from experiments.configuration.runs import build, open_run
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.protocol import PROTOCOL, protocol_of
 from experiments.inputs.datasets import Data
-from experiments.tasks.null_condition import check_null_condition_of
 from genjax.pipelines import Run
 from genjax.training.progress import ProgressBar
 from genjax.training.task import GenerativeTask
@@ -71,9 +70,9 @@ class Experiment:
         """Resolve the config of a run.
 
         Raises:
-            ValueError: as of `from_config`, and of `check_null_condition_of`.
+            ValueError: as of `from_config`, and of `Run.check_guidance`.
         """
-        check_null_condition_of(run)
+        run.check_guidance()
         return cls.from_config(run.config, run.task)
 
     def model(self, state: Any) -> Model:

@@ -89,6 +89,21 @@ def check_frozen(workdir: Path, frozen: Mapping[str, int]) -> None:
             )
 
 
+def check_examples(workdir: Path, count: int) -> None:
+    """Check that a run has as many training examples as when it began.
+
+    Raises:
+        ValueError: it has not. Another number gives other batches at every step.
+    """
+    began = read_record(workdir).get("num_examples", count)  # older runs have none
+    if began != count:
+        raise ValueError(
+            f"{workdir} was trained on {began:,} examples, and config.data has {count:,} by now, "
+            "which gives other batches: put back what was there, or train on the new data in "
+            f"another --workdir with --init_from={workdir}"
+        )
+
+
 def open_source(source: str, adapters: bool = False) -> dict[str, PyTree]:
     """Return the variables of the networks in the folder of a run or of published weights.
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configuration.runs import build
 from experiments.inputs.pairs import Pairs
-from experiments.tasks.null_condition import check_null_condition_of
 from genjax.data.sets.latents import PARAMETERS, write_summary
 from genjax.devices import make_mesh
 from genjax.devices.mesh import batch_sharding, replicated
@@ -42,7 +41,7 @@ class TeacherPairs:
         if not isinstance(task.space, Pairs):
             raise ValueError(f"config.pairs is set, but {config.method.name} learns from data")
         self._run = task.teacher.sampled(config.pairs.sampling)
-        check_null_condition_of(self._run)
+        self._run.check_guidance()
         self.folder, params = Path(task.space.directory), task.space.made_by()
         # A run of the same name may have been trained anew since.
         self.origin = task.pairs_origin | {PARAMETERS: parameters_digest(params)}

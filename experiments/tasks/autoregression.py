@@ -54,12 +54,19 @@ class Autoregression:
 
         Raises:
             ValueError: a part does not exist, the space has no levels, the network does not return
-                what the likelihood reads, or the temperature is negative.
+                what the likelihood reads, pictures in columns are not square, or the temperature is
+                negative.
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         if not hasattr(space, "levels"):
             raise ValueError(
                 f"config.space.name is {config.space.name!r}, which has no levels; take 'Levels'"
+            )
+        order, (height, width) = kinds.ORDER.find(config.order, "order"), space.shape[:2]
+        if order is autoregression.orders.columns and height != width:
+            raise ValueError(
+                f"config.order is 'columns', and config.data.image_shape {space.shape} is not "
+                "square: columns would not fill the rows that the network sees. Take 'raster'"
             )
         condition = kinds.CONDITION.bind(
             config.condition, "condition", data=Data.from_config(config)
@@ -80,7 +87,7 @@ class Autoregression:
             space=space,
             condition=condition,
             likelihood=likelihood,
-            order=kinds.ORDER.find(config.order, "order"),
+            order=order,
             optimization=Optimization.from_config(config),
             flip=config.data.flip,
         )

@@ -39,6 +39,8 @@ class CausalVideo(Diffusion):
     ones, and `history_scale` (`diffusion.guide_roll_out`). Frames are those of the network's space.
     """
 
+    optional_sampling = ()
+
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
         """Return the fields of the task of a config.

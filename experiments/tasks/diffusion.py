@@ -174,6 +174,7 @@ class Diffusion:
     animation = "noise_to_data.gif"
     sampler_kind = kinds.SAMPLER
     built_with = ("sampler",)
+    optional_sampling = ("guidance_interval",)  # without it guidance acts at all times
     num_time_bins = TIME_BINS
 
     @classmethod

@@ -95,6 +95,7 @@ class DiscreteDiffusion(Diffusion):
 
     sampler_kind = kinds.DISCRETE_SAMPLER
     built_with = ("sampler", "temperature")
+    optional_sampling = ("guidance_interval", "temperature")  # earlier runs have no temperature
 
     @classmethod
     def from_config(cls, config: Any) -> "DiscreteDiffusion":

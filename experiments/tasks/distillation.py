@@ -80,6 +80,7 @@ class Distillation(Diffusion):
         return dict(takes_end_time=method.takes_end_time, takes_guidance=method.takes_guidance)
 
     sampler_kind = kinds.FLOW_MAP_SAMPLER
+    optional_sampling = ()
 
     @property
     def starts_from(self) -> str | None:

@@ -34,14 +34,16 @@ class JointDiffusion(Diffusion):
     are sampled. `guidance_scale` and `modality_scale` are numbers, or one for each modality.
     """
 
+    optional_sampling = ()
+
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
         """Return the fields of the task of a config.
 
         Raises:
             ValueError: as of `Diffusion`, the space has other modalities than the objective, the
-                condition has no clips with sound, clips are cut to buckets, or guidance has an
-                interval.
+                condition has no clips with sound, clips with actions are mirrored, clips are cut to
+                buckets, or guidance has an interval.
         """
         fields = super().fields(config) | {"objective": JointObjective.from_config(config)}
         named, shape = set(config.modalities), fields["space"].shape
@@ -55,6 +57,11 @@ class JointDiffusion(Diffusion):
                 f"config.condition is {type(fields['condition']).__name__}, which has no clips "
                 "with sound to take a modality of: set config.condition.name=SoundingClips, or "
                 "PlayedClips for clips of a game"
+            )
+        if config.data.flip and getattr(fields["condition"], "num_actions", 0):
+            raise ValueError(
+                "config.data.flip is True, which would mirror clips and keep their actions: set it "
+                "to False"
             )
         if config.data.get("buckets"):
             raise ValueError(

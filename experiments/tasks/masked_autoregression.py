@@ -74,6 +74,7 @@ class MaskedAutoregression(Diffusion):
 
     animation = "decoding.gif"
     built_with = ("sampler", "num_steps", "schedule")
+    optional_sampling = ()
 
     @classmethod
     def from_config(cls, config: Any) -> "MaskedAutoregression":

@@ -22,7 +22,11 @@ def raster(shape: tuple[int, int, int]) -> Order:
 
 
 def columns(shape: tuple[int, int, int]) -> Order:
-    """Return the order by columns from the left, each from top to bottom."""
+    """Return the order by columns from the left, each from top to bottom.
+
+    For networks of rows and columns, pictures are square: `levels.ravel()[order]` as a picture is
+    then the transposed one.
+    """
     return raster(shape).reshape(shape).swapaxes(0, 1).ravel()
 
 

@@ -16,6 +16,7 @@ from genjax import parts, pretrained
 from genjax.devices import make_mesh
 from genjax.folders import located
 from genjax.pipelines.generation import check_labels, check_texts
+from genjax.pipelines.null_condition import check_null_condition
 from genjax.training import Checkpoints, Snapshots, abstract_state
 from genjax.training.checkpoints import damage
 from genjax.training.json_files import read_json
@@ -75,7 +76,7 @@ class Run:
                     stacklevel=2,
                 )
         self.task = build(self.config)
-        self._build, self._others = build, {}
+        self._build, self._others, self._init_from = build, {}, record.get("init_from")
 
     @functools.cached_property
     def step(self) -> int:
@@ -163,14 +164,15 @@ class Run:
         Raises:
             ValueError: both labels and prompts are given; a label is none of the run's; prompts are
                 no list of strings; `config.sampling` has no such field, or the task cannot be built
-                with its value; or `weights` are other weights than those that the run is opened
-                with.
+                with its value; `weights` are other weights than those that the run is opened
+                with; or as of `check_guidance`.
         """
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
         if prompts is not None:
             check_texts("prompts", prompts)
-        if unknown := sorted(sampling.keys() - self.config.sampling.keys()):
+        optional = getattr(self.task, "optional_sampling", ())
+        if unknown := sorted(sampling.keys() - {*self.config.sampling, *optional}):
             raise ValueError(
                 f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
             )
@@ -181,19 +183,35 @@ class Run:
                 f"{opened!r}. Open the run anew by experiments.configuration.runs.open_run("
                 f"{str(self.folder)!r}, weights={weights!r})"
             )
+        fields = Config(self.config.sampling | sampling)
+        self.check_guidance(fields)
         task = self._task_with(sampling)
         task = task if prompts is None else task.with_prompts(prompts)
         if labels is None:
             labels = range(task.condition.num_rows)
         labels = np.asarray(labels)
         check_labels("labels", labels, task.condition.num_rows)
-        fields = Config(self.config.sampling | sampling)
         return sample(task, self.state, labels, fields, trajectory=trajectory)
+
+    def check_guidance(self, sampling: Config | None = None) -> None:
+        """Check that the network has learned the null condition if its samples are guided.
+
+        A student is sampled without guidance, whatever it has learned.
+
+        Args:
+            sampling: in place of `config.sampling`.
+
+        Raises:
+            ValueError: samples are guided, and training dropped no condition.
+        """
+        if not hasattr(self.task, "method"):
+            config = Config(self.config | {"sampling": sampling or self.config.sampling})
+            check_null_condition(config, self.task, self._init_from)
 
     def _task_with(self, sampling: dict[str, Any]) -> Any:
         """Return the task, built anew if it is built with other values of these fields."""
         own, names = self.config.sampling, getattr(self.task, "built_with", ())
-        others = {n: sampling[n] for n in names if n in sampling and sampling[n] != own[n]}
+        others = {n: sampling[n] for n in names if n in sampling and sampling[n] != own.get(n)}
         if not others:
             return self.task
         key = repr(others)  # one task, so one compiled program, for each choice

@@ -21,16 +21,24 @@ def kernels_only(params: Any) -> Any:
     return jax.tree.map_with_path(of_kernel, params)
 
 
+# Kernels of embeddings, modulation and a network's first and last layers. Residual blocks also have
+# a `conv_in` and a `conv_out`, which are hidden.
+NOT_HIDDEN = (
+    "embedding|modulation|head/|logits/|to_image/|(to|from)_rgb/|quant_conv/"
+    "|(^|coder/)(project|conv_in|conv_out)/"
+)
+
+
 def hidden_matrices(params: Any) -> Any:
-    """Mark the kernels that Muon orthogonalizes: those outside embeddings, modulation and head."""
+    """Mark the kernels that Muon orthogonalizes: those outside `NOT_HIDDEN`.
+
+    The names decide. First and last layers that are numbered like the others, as `conv_0` of DCGAN,
+    count as hidden.
+    """
 
     def is_hidden(path, a):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return (
-            name.endswith("kernel")
-            and a.ndim > 1
-            and not re.search("embedding|modulation|head/", name)
-        )
+        return name.endswith("kernel") and a.ndim > 1 and not re.search(NOT_HIDDEN, name)
 
     return jax.tree.map_with_path(is_hidden, params)
 

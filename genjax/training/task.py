@@ -160,7 +160,8 @@ class GenerativeTask(Task, Protocol):
 
     A task whose samples are reconstructions may have `num_originals`, the number of different ones.
     A task that `config.sampling` takes part in building may have `built_with`, the names of those
-    fields: `Run.sample` builds the task anew for other values. A task whose training reads
+    fields: `Run.sample` builds the task anew for other values. A task may have `optional_sampling`,
+    the names of fields that it reads and `config.sampling` may lack. A task whose training reads
     `config.sampling` may have `trained_with`, the names of the fields that it reads.
     A task that trains on packed rows has their form, `packing` (`genjax.data.RowFormat`).
 

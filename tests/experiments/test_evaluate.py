@@ -4,6 +4,8 @@ import json
 import shutil
 
 from tests.experiments.launching import run
+from tests.experiments.random_runs import random_run
+from tests.experiments.small_digits import small_config
 
 
 def test_evaluate_reports_what_it_used(small_run, tmp_path):
@@ -31,6 +33,17 @@ def test_evaluate_reports_what_it_used(small_run, tmp_path):
     trained = json.loads((small_run[0] / "report.json").read_text())
     for name in ("seconds", "steps_per_second", "frechet_distance_train", "classifier_accuracy"):
         assert report[name] == trained[name]
+
+
+def test_a_measure_with_a_number_of_its_own_is_named(tmp_path):
+    config = small_config()
+    config.sampling.num_steps = 1
+    config.evaluation.measures = dict(a="Samples", b=dict(name="Samples", num_samples=8))
+    folder = random_run(tmp_path / "run", config)
+    result = run("evaluate", f"--workdir={folder}", "--num_samples=12")
+    assert result.returncode == 0, result.stderr
+    (line,) = [each for each in result.stdout.splitlines() if "--num_samples" in each]
+    assert line.startswith("  --num_samples: b measured 8 samples, not 12: its config has a number")
 
 
 def test_what_cannot_be_measured_or_written_is_said_before_sampling(small_run, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -17,10 +18,12 @@ from experiments.inputs.datasets import abstract_batch
 from experiments.launch.experiment import Experiment, Measure
 from experiments.tasks.diffusion import Diffusion
 from experiments.tasks.matching import Matching
+from genjax.models.gans import patchgan, stylegan2
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.pictures import read_rows
 from tests.experiments.launching import ROOT, SMALL, arrays_of, run, run_alone
+from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import small_config
 
 REPORTED = {
@@ -194,6 +197,19 @@ def test_a_run_that_goes_on_says_from_where(small_run, tmp_path):
     assert not list(workdir.glob("events.out.tfevents.*"))  # TensorBoard is off
 
 
+def test_a_run_on_data_that_grew_since_does_not_go_on(tmp_path):
+    config = small_config()
+    workdir = Path(random_run(tmp_path / "run", config))
+    train.prepare(config, workdir, None)
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["num_examples"] == 1437  # of the 1,797 digits, four fifths
+    train.prepare(config, workdir, None)
+    (workdir / "config.json").write_text(json.dumps(record | {"num_examples": 1430}))
+    words = f"trained on 1,430 examples, and config.data has 1,437 by now, .* --init_from={workdir}"
+    with pytest.raises(ValueError, match=words):
+        train.prepare(config, workdir, None)
+
+
 def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = run(
@@ -309,6 +325,11 @@ WRONG = {
         ["--config.model.param_dtype=bfloat16"],
         "parameters are bfloat16, in which averages and an optimizer's moments stand still",
     ),
+    "layers in float16": (
+        ["--config.model.dtype=float16"],
+        "DiT has dtype float16, in which small gradients are 0, since training scales no loss: "
+        "take bfloat16",
+    ),
     "a batch of none": (["--config.batch_size=0"], "config.batch_size is 0; it must be at least 1"),
     "no columns": (["--config.sampling.per_class=0"], "sampling.per_class is 0; it must be at"),
     "few samples": (
@@ -370,6 +391,18 @@ def test_mistakes_with_other_tasks_end_so_too(tmp_path, flags, words):
     (message,) = result.stderr.splitlines()
     assert words in message and message.startswith("error: ")
     assert result.returncode == 1 and not (tmp_path / "run").exists()
+
+
+def test_only_networks_that_bound_their_activations_train_in_float16():
+    def check(**parts):
+        train.check_precision(SimpleNamespace(networks=lambda *state: {}, **parts), {})
+
+    generator = stylegan2.Generator(8, dtype="float16")
+    check(generator=generator)
+    adversary = SimpleNamespace(network=patchgan.Discriminator(dtype=np.float16))
+    for parts in (dict(generator=generator.clone(clamp=None)), dict(adversary=adversary)):
+        with pytest.raises(ValueError, match="r has dtype float16, in which small gradients are 0"):
+            check(**parts)
 
 
 def test_a_figure_that_is_not_finite_is_no_score(tmp_path):

@@ -65,6 +65,22 @@ def test_a_task_is_built_anew_for_a_field_that_it_is_built_with(folder, monkeypa
     assert run.sample(seed=1) == ["euler"] and built == ["euler", "heun"]
 
 
+def test_fields_that_a_config_may_lack_are_taken(folder, monkeypatch):
+    """As the programs take them (`--guidance_interval`)."""
+    task = SimpleNamespace(
+        condition=SimpleNamespace(num_rows=1),
+        built_with=("temperature",),
+        optional_sampling=("guidance_interval", "temperature"),
+    )
+    run = Run(folder, build=lambda config: task)
+    run.state = None  # in place of a checkpoint's
+    monkeypatch.setattr(runs, "sample", lambda *inputs, **_: np.array(inputs[-1].guidance_interval))
+    given = dict(guidance_interval=(0.2, 0.8), temperature=0.5)
+    assert run.sample(**given).tolist() == [0.2, 0.8]
+    with pytest.raises(ValueError, match="config.sampling has no top_k"):
+        run.sample(**given, top_k=3)
+
+
 def test_a_prompt_alone_is_refused(folder):
     """A string would be a list of its letters."""
     run = Run(folder, build=lambda config: SimpleNamespace())

@@ -4,9 +4,13 @@ import numpy as np
 import optax
 import pytest
 
+from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.gans import resnet_gan
+from genjax.models.unets.adm import ADM
+from genjax.models.unets.song_unet import SongUNet
 from genjax.pretrained.lora import init_lora
 from genjax.training import make_optimizer
-from genjax.training.optimizers import evaluation_params, kernels_only
+from genjax.training.optimizers import evaluation_params, hidden_matrices, kernels_only
 
 NUMBERS = dict(name="adamw", learning_rate=0.1, num_steps=100, warmup=10)
 
@@ -223,6 +227,29 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
         is_adam = np.allclose(a, b, rtol=1e-9)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         assert is_adam == (name not in orthogonalized), name
+
+
+IMAGE, TIME = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1)
+SMALL = dict(width=32, multipliers=(1, 2), blocks=1, attention_levels=(1,))
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [
+        (SongUNet(**SMALL), (IMAGE, TIME)),
+        (ADM(**SMALL), (IMAGE, TIME)),
+        (resnet_gan.Generator(widths=(16, 16, 8)), (jnp.zeros((1, 32)),)),
+        (AutoencoderKL(latent_channels=3, widths=(32, 64), blocks=1), (IMAGE,)),
+    ],
+    ids=["SongUNet", "ADM", "GAN", "AutoencoderKL"],
+)
+def test_muon_leaves_the_layers_at_pictures_and_latents_to_adamw(network, inputs):
+    """Jordan et al. 2024: Muon is for hidden layers. Only outer ones have 3 or 6 channels here."""
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    marks = jax.tree.leaves(hidden_matrices(params))
+    for (path, a), is_hidden in zip(jax.tree.leaves_with_path(params), marks, strict=True):
+        if a.ndim == 4:
+            assert is_hidden != bool({3, 6} & {*a.shape[2:]}), jax.tree_util.keystr(path)
 
 
 def direction(after, before, name="blocks"):

@@ -123,3 +123,6 @@ def test_a_collapsed_posterior_is_reported(tmp_path):
 def test_a_bound_starts_where_there_is_noise():
     assert noisy_process(EDM(), 1e-3) == EDM()  # sigma is 0.002 there, and 0.08 at 0.001·80
     assert noisy_process(RectifiedFlow(), 1e-3) == RectifiedFlow(domain=(1e-3, 1.0))
+    for clean_end in (-0.1, 0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"--clean_end={clean_end} is a part of the time"):
+            noisy_process(RectifiedFlow(), clean_end)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from experiments.evaluation import protocol_choices
 from genjax import metrics
-from tests.experiments.launching import ROOT
+from tests.experiments.launching import ROOT, run
 
 RECORDS = sorted((ROOT / "docs/results/protocols").glob("*.json"))
 
@@ -68,6 +68,23 @@ def test_numbers_of_images():
     assert (
         list(protocol_choices.measure_counts(*sets[:, :100]))[-1] == "100"
     )  # too few for the line
+
+
+def test_the_program_records_the_weights(images, tmp_path, monkeypatch):
+    """The digest is that of published reports."""
+    monkeypatch.setattr(protocol_choices, "images_of", lambda name, split: images[0])
+    monkeypatch.setattr(protocol_choices, "measure_choices", lambda *inputs: {"a": (1.0, 1.0)})
+    result = run("protocols", "--num_images=4", f"--out={tmp_path}/a.json")
+    assert result.returncode == 0, result.stderr
+    reports = (ROOT / "docs/results/records").glob("*/report.json")
+    published = {
+        measure["features"]["vgg16"]["parameters_sha256"]
+        for report in reports
+        for name, measure in json.loads(report.read_text()).items()
+        if name.startswith("protocol_of_") and "vgg16" in measure["features"]
+    }
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert {record["parameters_sha256"]} == published
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)

@@ -170,6 +170,11 @@ def test_an_arithmetic_coder_needs_the_reported_bits_and_decodes_losslessly():
             r"PixelTransformer, which returns \[1, 8, 8, 1, 17\].*reads \[1, 8, 8, 30\]",
         ),
         ("digits", dict(order="random"), "config.order is 'random'.*raster"),
+        (
+            "digits",
+            dict(order="columns", data__image_shape=(4, 8, 1)),
+            r"config.order is 'columns', and config.data.image_shape \(4, 8, 1\) is not square",
+        ),
         ("digits", dict(sampling__temperature=-1.0), "temperature is at least 0"),
         ("digits", dict(model__num_heads=5), "num_heads is 5 and config.model.width 8"),
         (

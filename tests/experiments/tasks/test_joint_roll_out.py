@@ -202,6 +202,7 @@ def test_sampling_is_planned_without_loading_anything(monkeypatch):
         ({"model.sound_patch": 32}, "makes 16 rows of sound known, and a patch has 32 rows"),
         ({"loss.known_part": 0.3}, "0.3 of 4 rows is 1.2 rows"),
         ({"loss.known_part": 1.0}, "a whole number from 1 to 3"),
+        ({"data.flip": True}, "flip is True, which would mirror clips and keep their actions"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

@@ -2,17 +2,16 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from configs import digits_distillation, emoji_text, emoji_tokens
-from experiments import train
 from experiments.configuration import kinds
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.played_clips import PlayedClips
-from experiments.tasks.null_condition import check_null_condition, check_null_condition_of
+from genjax.pipelines import Run, runs
+from genjax.pipelines.null_condition import check_null_condition
 from genjax.training import record_config
-from tests.experiments.launching import run
-from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import small_config
 
 REFUSED = "conditioning_dropout=0, so the network never learned the null condition"
@@ -28,17 +27,19 @@ def task(**parts):
     return SimpleNamespace(**{"condition": Classes(10)} | parts)
 
 
-def test_training_refuses_to_guide_its_samples_by_it(tmp_path):
-    with pytest.raises(ValueError, match=f"the guidance scale is 1.25, and config has {REFUSED}"):
-        train.prepare(without_dropout(small_config()), tmp_path, None)
-    train.prepare(without_dropout(small_config(), guidance_scale=1.0), tmp_path, None)
-
-
-@pytest.mark.parametrize("program", ["sample", "evaluate"])
-def test_programs_refuse_another_guidance_scale(program, tmp_path):
-    folder = random_run(tmp_path / "run", without_dropout(small_config(), guidance_scale=1.0))
-    result = run(program, f"--workdir={folder}", "--guidance_scale=0")
-    assert result.returncode == 1 and REFUSED in result.stderr
+def test_an_opened_run_refuses_another_guidance_scale(tmp_path, monkeypatch):
+    config = without_dropout(small_config(), guidance_scale=1.0)
+    record_config(tmp_path, config.to_dict(), ())
+    run = Run(tmp_path, build=lambda config: task())
+    run.state = None  # in place of a checkpoint's
+    monkeypatch.setattr(runs, "sample", lambda *inputs, **_: np.array([inputs[-1].guidance_scale]))
+    assert run.sample(labels=[3]) == 1
+    with pytest.raises(ValueError, match=f"guidance scale is 2.0, and config has {REFUSED}"):
+        run.sample(labels=[3], guidance_scale=2.0)
+    record_config(tmp_path, config.to_dict(), (), init_from="published/weights")
+    run = Run(tmp_path, build=lambda config: task())
+    run.state = None
+    assert run.sample(labels=[3], guidance_scale=2.0) == 2
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_loss_that_guides_by_its_own_answer_needs_it(choice):
         return
     with pytest.raises(ValueError, match=f"config.method guides, and config has {REFUSED}"):
         check_null_condition(config, task(method=method), None)
-    check_null_condition_of(SimpleNamespace(config=config, task=task(method=method)))
+    Run.check_guidance(SimpleNamespace(config=config, task=task(method=method)))
 
 
 def test_a_teacher_that_guides_needs_it(tmp_path):

@@ -2,18 +2,17 @@
 
 from typing import Any
 
-from genjax.pipelines import Run
-from genjax.training.task import GenerativeTask
 from genjax.training.workdir import read_record
 
 
-def check_null_condition(config: Any, task: GenerativeTask, init_from: str | None) -> None:
+def check_null_condition(config: Any, task: Any, init_from: str | None) -> None:
     """Check that a network learns the null condition if its samples, or its loss, are guided.
 
     A network learns it from the examples whose condition is dropped. Weights that training starts
     from, or adapts, have learned it before.
 
     Args:
+        task: the `genjax.training.task.GenerativeTask` of the config.
         init_from: what training starts from; None for random weights.
 
     Raises:
@@ -44,15 +43,3 @@ def check_null_condition(config: Any, task: GenerativeTask, init_from: str | Non
             "the null condition that guidance compares with: train that network with "
             f"conditioning_dropout=0.1, or {without}"
         )
-
-
-def check_null_condition_of(run: Run) -> None:
-    """Check a run that is sampled, as `check_null_condition` does.
-
-    A student is sampled without guidance, whatever it learned.
-
-    Raises:
-        ValueError: its samples are guided, and its training dropped no condition.
-    """
-    if not hasattr(run.task, "method") and run.config.get("conditioning_dropout") == 0:
-        check_null_condition(run.config, run.task, read_record(run.folder).get("init_from"))
