@@ -127,7 +127,10 @@ class Drift(Method):
         negatives: Float[Array, " classes drawn_negatives *shape"],
         weights: Float[Array, " classes"],
     ) -> Float[Array, " classes"]:
-        """Return the loss of each class: the sum over features of the mean over places."""
+        """Return the loss of each class: the sum over features of the mean over places.
+
+        The places of a feature share its normalization.
+        """
 
         def by_class(images):
             """Return features `[classes places images dimension]`."""
@@ -140,7 +143,7 @@ class Drift(Method):
             options = dict(negative_weight=weight, temperatures=self.temperatures)
             return drifting_loss(x, positive, negative, **options)
 
-        of_places = jax.vmap(jax.vmap(loss, in_axes=(0, 0, 0, None)))
+        of_places = jax.vmap(loss)
         every = zip(*map(by_class, (samples, positives, negatives)), strict=True)
         return sum(of_places(*each, weights).mean(axis=1) for each in every)
 
