@@ -25,7 +25,8 @@ Differences from the papers:
 - The embedding of a jump's length starts at 0 in DiT.
 - mean_flow_xl2 is guided at all times, the paper's network at t ≤ 0.75.
 - scm_xl2 has no learned weight of the loss over times.
-- pmf_b16 lacks the second perceptual term, on ConvNeXt's features. LPIPS needs
+- pmf_b16 lacks the second perceptual term, on ConvNeXt's features. Its examples with s = t have the
+  later of two times, as those of imf_b2; the released code takes one. LPIPS needs
   pip install '.[lpips]'. genjax's Muon makes updates 0.2·√max(in, out)/√max(1, out/in) times those
   of the paper's at the same learning rate.
 - dmd2_xl2 has an averaged student, a teacher guided at 1.5, and heads on all blocks. The paper's

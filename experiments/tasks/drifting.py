@@ -127,7 +127,10 @@ class Drift(Method):
         negatives: Float[Array, " classes drawn_negatives *shape"],
         weights: Float[Array, " classes"],
     ) -> Float[Array, " classes"]:
-        """Return the loss of each class: the sum over features of the mean over places."""
+        """Return the loss of each class: the sum over features of the mean over places.
+
+        The classes and the places of a feature share its normalization.
+        """
 
         def by_class(images):
             """Return features `[classes places images dimension]`."""
@@ -136,13 +139,9 @@ class Drift(Method):
                 each.reshape(len(weights), -1, *each.shape[1:]).swapaxes(1, 2) for each in every
             ]
 
-        def loss(x, positive, negative, weight):
-            options = dict(negative_weight=weight, temperatures=self.temperatures)
-            return drifting_loss(x, positive, negative, **options)
-
-        of_places = jax.vmap(jax.vmap(loss, in_axes=(0, 0, 0, None)))
+        options = dict(negative_weight=weights[:, None], temperatures=self.temperatures)
         every = zip(*map(by_class, (samples, positives, negatives)), strict=True)
-        return sum(of_places(*each, weights).mean(axis=1) for each in every)
+        return sum(drifting_loss(*each, **options).mean(axis=1) for each in every)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Matching(Distillation):
     def init(self, key: Key[Array, ""]) -> State:
         student, parts = super().init(key), {}
         if HEAD in self.method.critic:
-            features = jax.eval_shape(self._first_features, student.params)
+            features = jax.eval_shape(self._first_features, student.params, *self.abstract_frozen())
             features = jnp.zeros(features.shape, features.dtype)
             parts[HEAD] = self.heads.init(jax.random.fold_in(key, 1), features)["params"]
         return self._with_critic(student, parts)
@@ -140,10 +140,12 @@ class Matching(Distillation):
 
         return Game(**vars(student), fake=fake, judge=judge, grid=self.grid), x, key
 
-    def _first_features(self, params: PyTree) -> Array:
+    def _first_features(self, params: PyTree, frozen: PyTree) -> Array:
         """Return the features of one example, for the shape of the heads' parameters."""
         x, t = jnp.zeros((1, *self.space.shape)), jnp.zeros(1)
-        return block_features(self._apply(params, None), x, t, self.condition.example())
+        fake = FAKE in self.method.critic
+        below = self._apply(params, frozen) if fake else self.teacher.network(frozen["teacher"])
+        return block_features(below, x, t, self.condition.example())
 
 
 def block_features(

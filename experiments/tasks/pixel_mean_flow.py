@@ -39,6 +39,9 @@ class PixelMeanFlow(GuidedMeanFlow):
     LPIPS compares random crops, and has the adaptive weight of mean flows. The paper's second
     perceptual term, of ConvNeXt's features, is left out.
 
+    Difference from the released code: an example with s = t has the later of two times, as in
+    `GuidedMeanFlow`, and there the time of one draw.
+
     Attributes:
         perceptual: weight of LPIPS; 0 leaves it out, as images below 16 pixels a side have to.
         latest: time from which on the perceptual term is 0.

@@ -40,6 +40,8 @@ SYM2 = np.array([-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0
 BANDS = 4  # of frequencies that are amplified apart
 POWER = np.array([10, 1, 1, 1]) / 13  # expected of natural images in each band
 LUMA = np.array([1, 1, 1, 0]) / np.sqrt(3)
+# TPUs round the factors of products of default precision to bfloat16, which moves pixels.
+product = functools.partial(jnp.matmul, precision="highest")
 
 
 class Strengths(NamedTuple):
@@ -271,7 +273,7 @@ def geometry_of(
         _turned(after),
         _moved(-fractions),
     ]
-    return functools.reduce(jnp.matmul, inverses)
+    return functools.reduce(product, inverses)
 
 
 def color_of(
@@ -295,7 +297,7 @@ def color_of(
     scaled = jnp.diag(jnp.append(jnp.full(3, contrast), 1.0))
     turned = grey + last + jnp.cos(hue) * chroma + jnp.sin(hue) * cross  # Rodrigues
     return functools.reduce(
-        jnp.matmul,
+        product,
         [
             grey + (jnp.eye(4) - grey) * saturation,
             turned,
@@ -339,9 +341,8 @@ def _warp(image: Image, geometry: Float[Array, "3 3"]) -> Image:
     # Places of the pixels of the upsampled new image, with three more on each side.
     sides = 2 * (height + 6), 2 * (width + 6)
     y, x = jnp.meshgrid(*((jnp.arange(n) - (n - 1) / 2) for n in sides), indexing="ij")
-    old_x, old_y, _ = jnp.einsum(
-        "ij,jhw->ihw", geometry, jnp.stack([(x + 0.5) / 2, (y + 0.5) / 2, jnp.ones_like(x)])
-    )
+    places = jnp.stack([(x + 0.5) / 2, (y + 0.5) / 2, jnp.ones_like(x)])
+    old_x, old_y, _ = jnp.einsum("ij,jhw->ihw", geometry, places, precision="highest")
     middle = lambda place, n: 2 * place - 0.5 + (n - 1) / 2
     at = middle(old_y, large.shape[0]), middle(old_x, large.shape[1])
     return _resample(_interpolated(large, *at), SYM6[::-1], down=2, padding=(-1, -1))
@@ -362,7 +363,8 @@ def _interpolated(
     neighbours = lambda i, j: jax.lax.dynamic_slice(padded, (i, j, 0), (2, 2, channels))
     four = jax.vmap(jax.vmap(neighbours))(top.astype(int), left.astype(int))
     weights = lambda place, start: jnp.stack([start + 1 - place, place - start], axis=-1)
-    return jnp.einsum("hwi,hwj,hwijc->hwc", weights(y, top), weights(x, left), four)
+    of_both = weights(y, top), weights(x, left)
+    return jnp.einsum("hwi,hwj,hwijc->hwc", *of_both, four, precision="highest")
 
 
 def _resample(
@@ -378,7 +380,7 @@ def _recolor(image: Image, color: Float[Array, "4 4"]) -> Image:
     if image.shape[-1] == 1:
         mean = color[:3].mean(axis=0)
         return image * mean[:3].sum() + mean[3]
-    return image @ color[:3, :3].T + color[:3, 3]
+    return product(image, color[:3, :3].T) + color[:3, 3]
 
 
 @functools.cache
@@ -398,7 +400,7 @@ def _bank() -> Float[np.ndarray, "bands taps"]:
 
 
 def _amplify(image: Image, gains: Float[Array, " bands"]) -> Image:
-    weights = gains @ jnp.asarray(_bank(), jnp.float32)
+    weights = product(gains, jnp.asarray(_bank(), jnp.float32))
     reach = len(weights) // 2
     for axis in (0, 1):
         ends = [(0, 0)] * 3

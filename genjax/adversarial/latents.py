@@ -66,7 +66,7 @@ def closed_form_directions(
     joined = jnp.concatenate(kernels, axis=1)
     lengths = jnp.linalg.norm(joined, axis=0)
     joined = joined / jnp.where(lengths > 0, lengths, 1)  # StyleGAN3 starts with columns of 0
-    values, vectors = jnp.linalg.eigh(joined @ joined.T)
+    values, vectors = jnp.linalg.eigh(jnp.matmul(joined, joined.T, precision="highest"))
     return vectors.T[::-1], values[::-1]
 
 
@@ -90,7 +90,7 @@ def principal_directions(
     """
     activations = latents if activations is None else activations
     left, singular, _ = jnp.linalg.svd(activations - activations.mean(axis=0), full_matrices=False)
-    directions = (left.T @ latents)[: latents.shape[1]]
+    directions = jnp.matmul(left.T, latents, precision="highest")[: latents.shape[1]]
     variances = singular[: len(directions)] ** 2 / (len(latents) - 1)
     return directions / jnp.linalg.norm(directions, axis=1, keepdims=True), variances
 

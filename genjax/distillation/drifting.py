@@ -12,6 +12,7 @@ with affinities a from distances, normalized over both of their indices. The fie
 generated points and data have one law.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,73 +20,84 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-Points = Float[Array, " _ dimension"]
+Points = Float[Array, "*groups _ dimension"]
+Weight = float | Float[Array, "..."]
 SMALLEST = 1e-3  # of distances and forces, below which they are not scaled up
+# Distances are small differences of large numbers, which products of default precision round away
+# on TPUs.
+product = functools.partial(jnp.matmul, precision="highest")
 
 
-def _distances(x: Points, y: Points) -> Float[Array, " x y"]:
-    squared = jnp.sum(x**2, -1)[:, None] + jnp.sum(y**2, -1) - 2 * x @ y.T
-    return jnp.sqrt(jnp.maximum(squared, 1e-8))
+def _distances(x: Points, y: Points) -> Float[Array, "*groups x y"]:
+    squares = jnp.sum(x**2, -1)[..., :, None] + jnp.sum(y**2, -1)[..., None, :]
+    return jnp.sqrt(jnp.maximum(squares - 2 * product(x, y.swapaxes(-1, -2)), 1e-8))
 
 
-def affinities(distances: Float[Array, " x y"], temperature: float) -> Float[Array, " x y"]:
+def affinities(
+    distances: Float[Array, "*groups x y"], temperature: float
+) -> Float[Array, "*groups x y"]:
     """Return √(p(y | x)·p(x | y)) with both probabilities ∝ exp(−distance/temperature)."""
     logits = -distances / temperature
-    product = jax.nn.softmax(logits, axis=1) * jax.nn.softmax(logits, axis=0)
-    return jnp.sqrt(jnp.maximum(product, 1e-6))
+    each = jax.nn.softmax(logits, axis=-1) * jax.nn.softmax(logits, axis=-2)
+    return jnp.sqrt(jnp.maximum(each, 1e-6))
 
 
 def drift(
     x: Points,
     positive: Points,
     negative: Points | None = None,
-    negative_weight: float | Float[Array, ""] = 1.0,
+    negative_weight: Weight = 1.0,
     temperatures: Sequence[float] = (0.02, 0.05, 0.2),
 ) -> tuple[Points, Float[Array, ""]]:
     """Return the field V at generated points x, and the scale of the points that it is relative to.
 
     Distances are divided by their mean, coordinates by that mean over √dimension. The field of each
-    temperature is divided by its root mean square, so that all count equally.
+    temperature is divided by its root mean square, so that all count equally. Points may be in
+    groups, such as the places of a feature map. Points of different groups do not see each other,
+    but these means are over all groups (appendix A.6).
 
     Args:
         positive: data of the same condition.
         negative: other points to keep away from, such as data of any class for guidance. The
             generated points, each but itself, count as negatives anyway.
-        negative_weight: of each point of `negative` (`guidance_weight`).
+        negative_weight: of each point of `negative` (`guidance_weight`), for all groups or each.
         temperatures: the kernels' widths, in units of the mean distance.
     """
-    negative = positive[:0] if negative is None else negative
-    others = jnp.concatenate([x, negative, positive])
-    count = len(x) + len(negative)
-    weights = jnp.ones(len(others)).at[len(x) : count].set(negative_weight)
+    negative = positive[..., :0, :] if negative is None else negative
+    others = jnp.concatenate([x, negative, positive], axis=-2)
+    generated, dimension = x.shape[-2:]
+    count = generated + negative.shape[-2]
+    weights = jnp.ones(others.shape[:-1])
+    weights = weights.at[..., generated:count].set(jnp.asarray(negative_weight)[..., None])
     distances = _distances(x, others)
-    mean = jnp.mean(distances * weights) / jnp.mean(weights)
-    scale = jnp.maximum(mean / x.shape[1] ** 0.5, SMALLEST)
-    itself = jnp.eye(len(x), len(others))
+    mean = jnp.mean(distances * weights[..., None, :]) / jnp.mean(weights)
+    scale = jnp.maximum(mean / dimension**0.5, SMALLEST)
+    itself = jnp.eye(generated, others.shape[-2])
     relative = distances / jnp.maximum(mean, SMALLEST) + 100 * itself
     total = jnp.zeros_like(x)
     for temperature in temperatures:
-        a = affinities(relative, temperature) * weights
-        repulsion, attraction = a[:, :count], a[:, count:]
+        a = affinities(relative, temperature) * weights[..., None, :]
+        repulsion, attraction = a[..., :count], a[..., count:]
         coefficients = jnp.concatenate(
             [
-                -repulsion * jnp.sum(attraction, 1, keepdims=True),
-                attraction * jnp.sum(repulsion, 1, keepdims=True),
+                -repulsion * jnp.sum(attraction, -1, keepdims=True),
+                attraction * jnp.sum(repulsion, -1, keepdims=True),
             ],
-            axis=1,
+            axis=-1,
         )
-        field = (coefficients @ others - jnp.sum(coefficients, 1, keepdims=True) * x) / scale
+        moved = product(coefficients, others) - jnp.sum(coefficients, -1, keepdims=True) * x
+        field = moved / scale
         total += field / jnp.sqrt(jnp.maximum(jnp.mean(field**2), 1e-8))
     return total, scale
 
 
 def drifting_loss(
     x: Points, positive: Points, negative: Points | None = None, **options
-) -> Float[Array, ""]:
-    """Compute the mean of (x/c − sg(x/c + V))², c the scale of `drift`, for one condition.
+) -> Float[Array, "*groups"]:
+    """Compute the mean of (x/c − sg(x/c + V))² of each group, c the scale of `drift`.
 
-    Its value is the mean square of V; its gradient moves x along V. Features of several places or
-    layers each have a loss of their own; add them up (`jax.vmap` over places).
+    Its value is the mean square of V; its gradient moves x along V. Features of several layers each
+    have a loss of their own; add them up.
 
     Args:
         x: features of generated samples, through which the gradient passes.
@@ -96,7 +108,8 @@ def drifting_loss(
         drift(jax.lax.stop_gradient(x), positive, negative, **options)
     )
     scaled = x / scale
-    return jnp.mean(jnp.square(scaled - jax.lax.stop_gradient(scaled + field)))
+    goal = jax.lax.stop_gradient(scaled + field)
+    return jnp.mean(jnp.square(scaled - goal), axis=(-2, -1))
 
 
 def guidance_weight(

@@ -35,8 +35,11 @@ def transform_waves(
     Args:
         transform: from places (x, y, 1) of the new image to those of the old one.
     """
-    moved, turned = transform[:, :2, 2:], transform[:, :2, :2]
-    return frequencies @ turned, phases + (frequencies @ moved)[..., 0]
+    moved, turned = (
+        jnp.matmul(frequencies, part, precision="highest")
+        for part in (transform[:, :2, 2:], transform[:, :2, :2])
+    )
+    return turned, phases + moved[..., 0]
 
 
 def plane_waves(

@@ -11,6 +11,7 @@ from scipy import stats
 
 from genjax.adversarial import adaptive, non_saturating
 from genjax.adversarial.adaptive import ADA, Strengths
+from tests.products import precisions
 
 REFERENCE = dict(np.load(Path(__file__).with_name("data") / "adaptive.npz"))
 HEIGHT, WIDTH = REFERENCE["images"].shape[1:3]
@@ -67,6 +68,14 @@ def test_bands_are_the_authors_and_sum_to_the_image():
     np.testing.assert_allclose(adaptive._bank(), REFERENCE["bank"], rtol=0, atol=1e-7)
     whole = adaptive._bank().sum(axis=0)  # all gains 1 change nothing
     np.testing.assert_allclose(whole, np.arange(len(whole)) == len(whole) // 2, atol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_product_is_rounded_on_tpus(channels):
+    """Outer pixels of 512×512 images would move by half a pixel, even where nothing changes."""
+    image, ada = jnp.zeros((64, 64, channels)), ADA(changes=Strengths._fields)
+    found = precisions(ada, jax.random.key(0), image, jnp.float32(0.5))
+    assert found and set(found) == {"HIGHEST"}
 
 
 SHAPE = (6, 8, 3)

@@ -15,10 +15,18 @@ from genjax.adversarial import (
 )
 from genjax.adversarial.latents import square_distance
 from genjax.diffusion import slerp
+from tests.products import precisions
 
 
 def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def test_directions_are_not_rounded_on_tpus():
+    """The mean of the latents would not cancel, and become a part of all principal directions."""
+    latents, kernels = jnp.zeros((6, 3)), [jnp.zeros((3, 4))]
+    assert set(precisions(principal_directions, latents)) == {"HIGHEST"}
+    assert set(precisions(closed_form_directions, kernels)) == {"HIGHEST"}
 
 
 @pytest.mark.parametrize("interpolation", [lerp, slerp])

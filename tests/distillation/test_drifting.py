@@ -19,6 +19,26 @@ GRADIENT = [
 ]
 
 
+# The same of two groups with negatives of weight 0.7 and 0.2. The second is three times as wide.
+LOSSES = [3.967228889465332, 12.44301986694336]
+GRADIENTS = [
+    [
+        [0.20492546260356903, -0.3639931082725525, -0.12753978371620178],
+        [0.05665641650557518, -0.11881903558969498, -0.006146071944385767],
+        [-0.10911170393228531, -0.09770304709672928, -0.011995851993560791],
+        [-0.057289253920316696, -0.0539262481033802, -0.03742779791355133],
+        [-0.01186336763203144, -0.012943071313202381, -0.0049994634464383125],
+    ],
+    [
+        [0.4942432641983032, -0.6647546291351318, -0.16315816342830658],
+        [0.11632606387138367, -0.08222195506095886, 0.08824870735406876],
+        [-0.05131452903151512, -0.03534668684005737, -0.0038396490272134542],
+        [-0.018230443820357323, -0.013161656446754932, -0.006348050199449062],
+        [-0.003412209451198578, -0.002296159043908119, -0.0007751028751954436],
+    ],
+]
+
+
 def points():
     generator = np.random.default_rng(0)
     draw = lambda count: generator.standard_normal((1, count, 3)).astype(np.float32)[0]
@@ -32,6 +52,14 @@ def test_loss_and_gradient_are_those_of_the_authors():
     value, gradient = jax.value_and_grad(loss)(x)
     np.testing.assert_allclose(value, LOSS, rtol=1e-5)
     np.testing.assert_allclose(gradient, GRADIENT, atol=1e-5)
+
+
+def test_groups_share_their_normalization_as_in_the_authors_code():
+    widths = np.array([1, 3], np.float32)[:, None, None]
+    x, *data = (jnp.asarray(widths * np.asarray(a)) for a in points())
+    losses = lambda x: drifting.drifting_loss(x, *data, negative_weight=jnp.array([0.7, 0.2]))
+    np.testing.assert_allclose(losses(x), LOSSES, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(lambda x: losses(x).sum())(x), GRADIENTS, atol=1e-5)
 
 
 def test_the_field_is_the_sum_over_pairs(float64):

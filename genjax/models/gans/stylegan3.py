@@ -6,6 +6,7 @@ can hold. So details move with the image, and do not stick to pixels. The discri
 StyleGAN2's (`stylegan2.Discriminator`).
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -107,7 +108,8 @@ class FourierInput(nn.Module):
             name="affine",
         )(w)
         turned, moved = _matrices(learned)
-        whole = turned @ moved if transform is None else turned @ moved @ transform
+        parts = (turned, moved) if transform is None else (turned, moved, transform)
+        whole = functools.reduce(functools.partial(jnp.matmul, precision="highest"), parts)
         frequencies, phases = transform_waves(frequencies[None], phases[None], whole)
         # A transformation that shrinks the image may give frequencies above the band.
         over = (jnp.linalg.norm(frequencies, axis=-1) - cutoff) / (rate / 2 - cutoff)

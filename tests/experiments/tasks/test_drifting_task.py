@@ -60,7 +60,7 @@ def test_a_step_fills_the_banks_and_moves_the_generator(training):
 
 
 def test_the_loss_of_a_class_is_the_sum_of_its_drifts():
-    """By a loop over classes, features and places."""
+    """By a loop over classes, features and places. All of a feature share its normalization."""
     method, by_hand = Drift(), jax.jit(drifting_loss)
     draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), (*shape, 4, 4, 1))
     samples, positives, negatives = draw(0, 6), draw(1, 2, 5), draw(2, 2, 3)
@@ -68,15 +68,22 @@ def test_the_loss_of_a_class_is_the_sum_of_its_drifts():
     features = functools.partial(PixelFeatures(patch_sizes=(2,)), None)
     of_all = jax.jit(functools.partial(method.losses, features))
     losses = of_all(samples, positives, negatives, weights)
-    for label, own in enumerate(jnp.split(samples, 2)):
-        total = 0
-        for every in zip(*map(features, (own, positives[label], negatives[label])), strict=True):
-            places = every[0].shape[1]
-            for place in range(places):
-                x, positive, negative = (each[:, place] for each in every)
-                loss = by_hand(x, positive, negative, negative_weight=weights[label])
-                total += loss / places
-        np.testing.assert_allclose(losses[label], total, rtol=1e-5)
+    of_classes = [
+        [features(images) for images in (own, positives[label], negatives[label])]
+        for label, own in enumerate(jnp.split(samples, 2))
+    ]
+    total = np.zeros(2)
+    for number in range(2):
+        groups = [
+            [each[number][:, place] for each in of_class]
+            for of_class in of_classes
+            for place in range(of_class[0][number].shape[1])
+        ]
+        places = len(groups) // 2
+        stacked = (jnp.stack(each) for each in zip(*groups, strict=True))
+        loss = by_hand(*stacked, negative_weight=jnp.repeat(weights, places))
+        total += np.asarray(loss).reshape(2, places).mean(axis=1)
+    np.testing.assert_allclose(losses, total, rtol=1e-5)
 
 
 def test_scales_have_the_density_of_their_power():

@@ -60,8 +60,9 @@ def plain_teacher(tmp_path_factory):
     return random_run(folder, small(digits_flow.get_config(), PLAIN))
 
 
-def student(method, teacher, network=NETWORK, **fields):
+def student(method, teacher, network=NETWORK, adapters=None, **fields):
     config = small(digits_distillation.get_config(method), network, teacher=teacher)
+    config.adapters = adapters or {}
     config.method.update(fields)
     return config
 
@@ -188,6 +189,23 @@ def test_the_head_reads_the_tokens_after_each_block():
     shapes = jax.eval_shape(mlp.init, jax.random.key(0), x, t, labels)
     with pytest.raises(ValueError, match="config.model has none; take a transformer such as DiT"):
         jax.eval_shape(read(mlp), shapes)
+
+
+@pytest.mark.parametrize("method", WITH_HEADS)
+def test_a_student_of_adapters_or_of_another_width_has_a_critic(method, teacher):
+    """DMD2's heads read the fake network, which is the student's; LADD's read the teacher."""
+    adapted = student(method, teacher, adapters=dict(source=teacher, rank=2))
+    narrower = student(method, teacher, NETWORK | dict(width=8))
+    of_teacher, of_student = NETWORK["width"], 8 if method == "DMD2" else NETWORK["width"]
+    for config, width in ((adapted, of_teacher), (narrower, of_student)):
+        task = build(config)
+        state = jax.eval_shape(task.init, jax.random.key(0))
+        kernel = state.critic.params["head"]["heads"]["linear_in"]["kernel"]
+        assert kernel.shape == (2, width, 64)  # of two blocks
+        after, _ = jax.eval_shape(
+            task.update, state, batch(), jax.random.key(1), *task.abstract_frozen()
+        )
+        assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_rcm_takes_rectified_flow_alone(teacher, monkeypatch):

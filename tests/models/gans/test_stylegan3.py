@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from genjax.metrics import equivariance
-from genjax.models.gans.stylegan3 import Generator, stylegan3_r, stylegan3_t
+from genjax.models.gans.stylegan3 import (
+    FourierInput,
+    Generator,
+    LayerShape,
+    stylegan3_r,
+    stylegan3_t,
+)
+from tests.products import precisions
 
 
 def count(tree):
@@ -126,6 +133,15 @@ def test_layers_are_the_authors(network, table):
         assert len(filters["down_taps"]) == row[8]
         radial = network.radial and i < network.num_layers - network.num_critical
         assert np.ndim(filters["down_taps"]) == (2 if radial else 1)
+
+
+def test_only_layers_are_rounded_on_tpus_and_not_where_waves_are():
+    """The two layers of the input take w and the waves."""
+    waves = FourierInput(LayerShape(16, 4, 8, 2.0, 1.0), jnp.float32)
+    inputs = jnp.ones((2, 3)), jnp.eye(3)[None]
+    variables = jax.eval_shape(waves.init, jax.random.key(0), *inputs)
+    found = precisions(waves.apply, variables, *inputs)
+    assert set(found) == {"HIGHEST", "DEFAULT"} and found.count("DEFAULT") == 2
 
 
 def moved_images(network, seed):
