@@ -525,7 +525,8 @@ class Evaluator(Protocol):
     """`evaluator(model) -> {name: value}`: figures and pictures of a trained state.
 
     It is made with a `context`, what is known before training (`experiments.evaluation.context`),
-    and its own arguments. `needs` names the functions of the task that it calls.
+    and its own arguments. `needs` names the functions of the task that it calls. It may have
+    `varies`, the names of fields of `config.sampling` that it changes.
     """
 
     needs: tuple[str, ...]

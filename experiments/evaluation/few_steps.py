@@ -31,6 +31,7 @@ class FewSteps:
     context: Context
     num_steps: tuple[int, ...] = (1, 2, 4, 8)
     needs: ClassVar[tuple[str, ...]] = ()
+    varies: ClassVar[tuple[str, ...]] = ("num_steps",)  # fields of `config.sampling`
     least_held_out: ClassVar[int] = Samples.least_held_out
 
     def __post_init__(self):

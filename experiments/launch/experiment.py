@@ -113,6 +113,14 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
         every = fields.pop("every", evaluation.every)
         changes = {each: fields.pop(each) for each in ("num_samples", "labels") if each in fields}
         evaluator = EVALUATOR.bind(fields, field, context=replace(context, **changes))
+        built_with = getattr(task, "built_with", ())
+        for each in getattr(evaluator, "varies", ()):
+            if each not in config.sampling or each in built_with:
+                raise ValueError(
+                    f"config.{field} is {fields['name']}, which varies config.sampling.{each}; the "
+                    f"samples of a {type(task).__name__} do not change with it: leave the measure "
+                    "out, or evaluate the run with other settings"
+                )
         if missing := [each for each in evaluator.needs if each not in provided()]:
             raise ValueError(
                 f"config.{field} is {fields['name']}, which needs {' and '.join(missing)}; a "

@@ -16,7 +16,7 @@ from experiments.inputs.datasets import Data
 from experiments.tasks import diffusion as continuous
 from experiments.tasks.diffusion import Diffusion, check_no_interval, evaluation_times
 from experiments.tasks.optimization import Optimization, State
-from experiments.tasks.shapes import traced_shape
+from experiments.tasks.shapes import check_one_grid, traced_shape
 from genjax import autoregression, diffusion
 from genjax.nn import patchify, unpatchify
 
@@ -81,10 +81,11 @@ class MaskedAutoregression(Diffusion):
         """Return the task of a config.
 
         Raises:
-            ValueError: a part does not exist or does not fit the others: the space does not divide
-                into patches, the network does not take its tokens, there are more steps than
-                tokens, the target is singular where the sampler would evaluate the network, the
-                temperature is negative, or guidance is limited to an interval.
+            ValueError: a part does not exist or does not fit the others: examples have several
+                shapes, the space does not divide into patches, the network does not take its
+                tokens, there are more steps than tokens, the target is singular where the sampler
+                would evaluate the network, the temperature is negative, or guidance is limited to
+                an interval.
         """
         task = cls(**cls.fields(config))
         task._check_network()
@@ -97,6 +98,7 @@ class MaskedAutoregression(Diffusion):
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
+        check_one_grid(config)
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         patch, shape = config.patch_size, space.shape
         if len(shape) != 3 or any(side % patch for side in shape[:2]):

@@ -66,6 +66,7 @@ class NextScale(TokenTask):
     ) -> Float[Array, "batch length"]:
         """Return log p of each token given the condition and the coarser maps, in nats."""
         logits = self._apply(params)(self._of_quantizer(frozen, "inputs")(tokens), condition)
+        logits = logits.astype(jnp.float32)
         return -optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
 
     @property

@@ -19,6 +19,22 @@ def first_output(network: nn.Module) -> Callable[..., Any]:
     return lambda *args, **options: network.init_with_output(*args, **options)[0]
 
 
+def check_one_grid(config: Any) -> None:
+    """Check that all examples have one grid of tokens.
+
+    Latents and codes on disk have, whatever images they were encoded from.
+
+    Raises:
+        ValueError: a batch may have images of another shape, such as a portrait whose rows would be
+            read as those of a landscape.
+    """
+    if config.data.get("buckets") and not config.space.get("directory"):
+        raise ValueError(
+            f"config.data.buckets make images of several shapes, and a {config.task} takes tokens "
+            "of one grid: leave them out, or take config.data.resize"
+        )
+
+
 def traced_shape(
     network: nn.Module,
     field: str,

@@ -34,7 +34,7 @@ class TokenAutoregression(TokenTask):
         self, params: PyTree, tokens: Int[Array, "batch length"], condition: PyTree
     ) -> Float[Array, "batch length"]:
         """Return log p of each token given the condition and the tokens before it, in nats."""
-        logits = self._apply(params)(tokens, condition)
+        logits = self._apply(params)(tokens, condition).astype(jnp.float32)
         return -optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
 
     def generate(

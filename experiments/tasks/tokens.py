@@ -16,7 +16,7 @@ from experiments.inputs.spaces import Tokens
 from experiments.tasks import optimization
 from experiments.tasks.diffusion import Diffusion
 from experiments.tasks.optimization import Optimization, State
-from experiments.tasks.shapes import traced_shape
+from experiments.tasks.shapes import check_one_grid, traced_shape
 from genjax import autoregression, diffusion
 from genjax.training.task import Condition
 
@@ -81,8 +81,9 @@ class TokenTask:
         """Return the task of a config.
 
         Raises:
-            ValueError: a part does not exist, the space has no codes, the network is made for
-                others or for another prefix, or tokens cannot be drawn so.
+            ValueError: a part does not exist, the space has no codes, examples have several
+                shapes, the network is made for other codes or for another prefix, or tokens cannot
+                be drawn so.
         """
         task = cls(**cls.fields(config))
         task._check_network()
@@ -92,6 +93,7 @@ class TokenTask:
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
         """Return the fields of the task of a config; raise ValueError as `from_config` does."""
+        check_one_grid(config)
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         if not hasattr(space, "layout"):
             raise ValueError(

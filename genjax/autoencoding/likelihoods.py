@@ -78,7 +78,7 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
 
     Kingma et al. 2016, "IAF", section 5.1; Salimans et al. 2017, "PixelCNN++", equation 2. It is a
     probability. The lowest and the highest level take all the mass beyond them, so the levels'
-    probabilities sum to 1.
+    probabilities sum to 1. A value of x counts as its nearest level, since bytes round levels.
 
     Args:
         levels: the number of values that x can have, evenly from −1 to 1.
@@ -88,6 +88,7 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
     def log_probability(outputs, x):
         mean, log_scale = _split(outputs)
         over_scale = jnp.exp(-log_scale)
+        x = jnp.round((x + 1) / (2 * half)) * (2 * half) - 1
         above, below = (x - mean + half) * over_scale, (x - mean - half) * over_scale
         # σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)). This form loses no digits however far x is from
         # the mean.

@@ -79,6 +79,18 @@ def test_the_masses_of_all_levels_sum_to_one(levels, mean, log_scale):
     np.testing.assert_allclose(masses.sum(), 1, rtol=1e-4)
 
 
+def test_the_masses_of_levels_that_bytes_round_sum_to_one():
+    """17 levels as bytes are 16 apart, but for 128 and 143, whose masses would overlap."""
+    stored = np.round(np.arange(17) * 255 / 16)
+    x = jnp.asarray(stored / 127.5 - 1, jnp.float32)[:, None]
+    log_probability = autoencoding.discretized_logistic(17).log_probability
+    for mean in np.linspace(-1, 1, 61):
+        outputs = jnp.broadcast_to(logistic_outputs(mean, -4.6), (17, 2))
+        masses = jnp.exp(log_probability(outputs, x))
+        # float32 rounds x by 6e-8, which are 6e-6 scales of the law. Overlaps would add 0.18.
+        np.testing.assert_allclose(masses.sum(), 1, rtol=1e-4)
+
+
 def test_discretized_logistic_against_differences_of_its_distribution():
     """Near the mean the plain difference of cumulative probabilities is exact enough in float64."""
     levels, half = 256, 1 / 255
@@ -100,10 +112,11 @@ def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
     Its logarithm is finite, with a gradient that pulls the mean nearer.
     """
     likelihood = autoencoding.discretized_logistic(256)
+    x = 191 / 127.5 - 1  # a level
     loss = lambda mean: likelihood.log_probability(
-        logistic_outputs([mean], [-6.9]), jnp.array([[0.5]])
+        logistic_outputs([mean], [-6.9]), jnp.array([[x]])
     )[0]
-    value, gradient = jax.value_and_grad(loss)(jnp.float32(-1.0))
+    value, gradient = jax.value_and_grad(loss)(jnp.float32(x - 1.5))
     scale = np.exp(-6.9)
     half = 1 / 255
     # log σ(−b) − … → (mean − x + half)/scale + log(1 − exp(−2·half/scale)), up to e^-1500.

@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from experiments.configuration.runs import build
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import training_batches
 from experiments.launch.encoding import write
+from experiments.tasks.next_scale import NextScale
+from experiments.tasks.token_autoregression import TokenAutoregression
 from genjax import autoregression
 from genjax.data import load_dataset, to_float
 from genjax.data.sets.latents import write_latents, write_summary
@@ -195,6 +198,23 @@ def test_probabilities_sum_to_1_and_samples_are_as_frequent(tokenizer):
     chi_square = lambda p: np.sum((frequencies - count * p) ** 2 / (count * p))
     assert chi_square(probabilities) < 124.8  # of 80 degrees of freedom
     assert chi_square(1 / 81) > 1000
+
+
+def test_probabilities_of_a_network_in_bfloat16_are_computed_in_float32():
+    random = np.random.default_rng(0)
+    logits = jnp.asarray(5 * random.standard_normal((2, 4, 1000)), jnp.bfloat16)
+    tokens = jnp.asarray(random.integers(0, 1000, (2, 4)))
+    network = SimpleNamespace(
+        _apply=lambda params: lambda tokens, condition: logits,
+        _of_quantizer=lambda frozen, method: lambda tokens: tokens,
+    )
+    exact = scipy.special.log_softmax(np.asarray(logits, np.float64), axis=-1)
+    expected = np.take_along_axis(exact, np.asarray(tokens)[..., None], -1)[..., 0]
+    for found in (
+        TokenAutoregression.log_probability(network, None, tokens, None),
+        NextScale.log_probability(network, None, tokens, None, None),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)  # bfloat16 has 3 digits
 
 
 def test_captions_condition_as_a_prefix(tokenizer, monkeypatch):

@@ -1,0 +1,38 @@
+"""An experiment refuses, before any training, measures that would measure nothing."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.configuration import base
+from experiments.inputs.conditions import Classes
+from experiments.launch.experiment import Experiment
+from experiments.tasks.discrete_diffusion import DiscreteDiffusion
+from experiments.tasks.masked_autoregression import MaskedAutoregression
+
+DIGITS = dict(name="digits", image_shape=(8, 8, 1))
+
+
+def measured_by_few_steps(config, **task):
+    config.evaluation.measures = dict(few=dict(name="FewSteps"))
+    task = SimpleNamespace(space=None, condition=Classes(10), **task)
+    return Experiment.from_config(config, task).measures
+
+
+def test_numbers_of_steps_are_measured_where_samples_depend_on_them():
+    (measure,) = measured_by_few_steps(
+        base.discrete_diffusion("steps", **DIGITS), built_with=DiscreteDiffusion.built_with
+    )
+    assert measure.name == "few"
+
+
+def test_samples_that_do_not_depend_on_the_number_of_steps_are_refused():
+    """All numbers of steps would have the same figures."""
+    message = r"FewSteps, which varies config\.sampling\.num_steps; .* leave the measure out"
+    with pytest.raises(ValueError, match=message):  # it has no such field
+        measured_by_few_steps(base.autoregression("steps", 17, **DIGITS))
+    with pytest.raises(ValueError, match=message):  # only a task built anew would read it
+        measured_by_few_steps(
+            base.masked_autoregression("steps", **DIGITS),
+            built_with=MaskedAutoregression.built_with,
+        )
