@@ -4,13 +4,16 @@ All clips of one batch share a bucket: a number of frames, a height and a width.
 frame hold pictures, so images and videos train one network.
 """
 
+import dataclasses
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from genjax.data.buckets import BucketedBatches, nearest_buckets, resize_and_crop, transformed
-from genjax.data.dataset import Dataset
+from genjax.data.dataset import Dataset, OnDisk
 from genjax.data.transforms import Example
 
 ClipBucket = tuple[int, int, int]  # frames, height, width
@@ -84,12 +87,46 @@ def cut_clip(
 def cut_to(bucket: ClipBucket, dataset: Dataset) -> Dataset:
     """Return the set with every clip cut to one bucket, its first frames and their middle.
 
+    Clips that are too short are left out, with a warning: sets for buckets of several lengths have
+    them.
+
     Raises:
-        ValueError: the set has no clips; when it is read, a clip has too few frames.
+        ValueError: the set has no clips, or all are too short.
     """
     _require_clips(dataset)
+    rows = np.flatnonzero(clip_sizes(dataset)[:, 0] >= bucket[0])
+    title, count = f"{dataset.name} ({dataset.split})", len(dataset.source)
+    if not len(rows):
+        raise ValueError(f"all clips of {title} have fewer than {bucket[0]} frames: take fewer")
+    if len(rows) < count:
+        logging.getLogger(__name__).warning(
+            "%s: left out %d of %d clips, which have fewer than %d frames",
+            *(title, count - len(rows), count, bucket[0]),
+        )
+        dataset = _chosen(dataset, rows)
     cut = lambda example, generator: {**example, "video": cut_clip(example["video"], bucket)}
     return transformed(dataset, (*bucket, dataset.image_shape[-1]), cut)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Some rows of records."""
+
+    records: Any
+    rows: Int[np.ndarray, " rows"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.records[int(self.rows[index])]
+
+
+def _chosen(dataset: Dataset, rows: Int[np.ndarray, " rows"]) -> Dataset:
+    """Return some examples of a set that is read record by record."""
+    source = OnDisk(_Chosen(dataset.source.records, rows), dataset.source.dtypes)
+    captions = dataset.captions and [dataset.captions[row] for row in rows]
+    return dataclasses.replace(dataset, source=source, captions=captions)
 
 
 class BucketedClips(BucketedBatches):

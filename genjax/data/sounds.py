@@ -18,8 +18,9 @@ SILENCE = 1e-3
 # Sound is clipped if its peak is at full scale and this share of its samples stays there, or beyond
 # full scale, for a run of `PLATEAU` samples. Square waves of a lower peak are not clipped.
 FULL_SCALE, PLATEAU, CLIPPED = 0.98, 4, 1e-3
-RULES = 2  # a new number for new rules, so that stored results of the old ones are not used
-MISSING = 0.1  # seconds by which a file may end before it says; codecs pad and delay sound
+RULES = 3  # a new number for new rules, so that stored results of the old ones are not used
+# Seconds by which a file may end before it says, and parts of it may be late: codecs pad and delay.
+MISSING = 0.1
 
 
 class Sound(NamedTuple):
@@ -71,17 +72,19 @@ def decode(
         Exception: whatever PyAV raises for a damaged file.
     """
     sound = read(path, None if length is None else length / sample_rate, start)
-    samples, kinds = _from(sound, start), []
+    samples, kinds, stored = _from(sound, start), [], None
     if length is not None:
         stored = math.ceil(length * sound.rate / sample_rate)
         if len(samples) != stored:
             kinds.append("cut" if len(samples) > stored else "padded with silence")
-        samples = np.pad(samples[:stored], ((0, max(0, stored - len(samples))), (0, 0)))
-    _check(samples)
+        samples = np.pad(samples, ((0, max(0, stored - len(samples))), (0, 0)))
+    if not np.all(np.isfinite(samples)):
+        raise ValueError("holds samples that are not finite")
+    _check(samples[:stored])  # what follows is only for the resampling filter at the cut
     if samples.shape[1] != channels:
         kinds.append(f"{samples.shape[1]} to {channels} channels")
         samples = samples.mean(axis=1, keepdims=True).repeat(channels, axis=1)
-        if np.abs(samples).max() < SILENCE:
+        if np.abs(samples[:stored]).max() < SILENCE:
             raise ValueError("is silent: its channels cancel each other in their mean")
     if sound.rate != sample_rate:
         kinds.append(f"{sound.rate} to {sample_rate} Hz")
@@ -93,6 +96,8 @@ def read(
     path: str | os.PathLike, seconds: float | None = None, start: float | None = None
 ) -> Sound:
     """Return a file's sound as it is stored, at least these seconds of it if it has them.
+
+    Where the file leaves out more than `MISSING` seconds, there is silence.
 
     Args:
         seconds: None for the whole file.
@@ -115,6 +120,11 @@ def read(
                 first, rate = frame.time or 0.0, frame.sample_rate
                 wanted = first if start is None else start
                 needed = math.inf if seconds is None else seconds + wanted - first
+            late = (first if frame.time is None else frame.time) - first - end
+            if late > MISSING:
+                late = min(late, needed + 2 * MISSING - end)
+                parts.append(np.zeros((frame.layout.nb_channels, round(late * rate)), np.float32))
+                end += late
             parts += [part.to_ndarray() for part in planar.resample(frame)]
             end += frame.samples / rate
             if end > needed + MISSING:
@@ -148,9 +158,7 @@ def _from(sound: Sound, start: float | None) -> Float[np.ndarray, "samples chann
 
 
 def _check(samples: Float[np.ndarray, "samples channels"]) -> None:
-    """Raise ValueError if sound is not finite, silent or clipped."""
-    if not np.all(np.isfinite(samples)):
-        raise ValueError("holds samples that are not finite")
+    """Raise ValueError if sound is silent or clipped."""
     peak = np.abs(samples).max(initial=0)
     if peak < SILENCE:
         raise ValueError(f"is silent: no sample of {len(samples)} exceeds {SILENCE}")

@@ -17,6 +17,19 @@ from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 Data = Float[Array, " batch *shape"]
 
 
+def last_steps(num_steps: int, strength: float) -> int:
+    """Return how many of the last steps a strength takes: that share of all steps, rounded up.
+
+    The published pipelines of rectified flows round so, and with the same rounding of floats.
+
+    Raises:
+        ValueError: `strength` is outside (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength, the part of the steps to take, is in (0, 1]; got {strength}")
+    return max(1, num_steps - int(num_steps - strength * num_steps))
+
+
 def image_to_image(
     sampler: Callable,
     denoiser: Callable,
@@ -38,17 +51,13 @@ def image_to_image(
         sampler: any sampler, with its `options`.
         images: the data, an array or a tree. Process and times are as for `samplers`.
         keys: one per sample, for the noise at the start and for that of the sampler.
-        strength: the part of the grid's steps that is taken, in (0, 1]: the last steps, at least
-            one. It is a Python number, because another number of steps is another program.
+        strength: the part of the grid's steps that is taken, in (0, 1]: the last steps, as of
+            `last_steps`. It is a Python number, because another number of steps is another program.
 
     Raises:
         ValueError: `strength` is outside (0, 1].
     """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength, the part of the steps to take, is in (0, 1]; got {strength}")
-    times = jax.tree.map(
-        lambda times: times[-1 - max(1, round(strength * (len(times) - 1))) :], times
-    )
+    times = jax.tree.map(lambda times: times[-1 - last_steps(len(times) - 1, strength) :], times)
 
     @leafwise
     def noised(images, process, keys, times):

@@ -149,7 +149,12 @@ def _convolve_rows(
 
 
 def apply_chunk(
-    module: nn.Module, variables: PyTree, chunk: Array, cache: PyTree = None, *, method: str
+    module: nn.Module,
+    variables: PyTree,
+    chunk: Array,
+    cache: PyTree = None,
+    *,
+    method: str | Callable,
 ) -> tuple[PyTree, PyTree]:
     """Compute `module.method(chunk)` for one chunk of a video.
 
@@ -175,7 +180,7 @@ def apply_chunks(
     variables: PyTree,
     sequence: Float[Array, "batch time ..."],
     *,
-    method: str,
+    method: str | Callable,
     first: int = 1,
     size: int = 1,
     convert: Callable[[PyTree], PyTree] = lambda output: output,

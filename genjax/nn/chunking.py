@@ -49,13 +49,13 @@ def decode_chunked(
     variables: PyTree,
     latents: Shaped[Array | np.ndarray, "batch ..."],
     *,
-    method: str = "decode",
+    method: str | Callable = "decode",
     convert: Callable[[Array], Array] = lambda decoded: decoded,
 ) -> PyTree:
     """Return `convert(network.decode(latents))`, computed chunk by chunk where latents are long.
 
     Args:
-        method: the method that decodes.
+        method: the method that decodes, by name or as a function of the network and the latents.
         convert: applied to each chunk's output, such as a change to a smaller type.
     """
     function = lambda latents: convert(network.apply(variables, latents, method=method))

@@ -15,9 +15,13 @@ from jaxtyping import Array, Float, Key, PyTree, UInt8
 
 from genjax import diffusion
 from genjax.data import to_float, to_uint8
+from genjax.diffusion.editing import last_steps
 from genjax.nn.chunking import decode_chunked
 from genjax.pipelines.experts import Experts
 from genjax.pipelines.frames import CleanFrame, FrameChannels
+
+# Number of the noise before decoding among those of a sample's key; samplers count steps from 0.
+DECODING = np.uint32(2**32 - 2)
 
 
 class Pipeline:
@@ -114,6 +118,8 @@ class Pipeline:
         strength: float = 1.0,
         known: np.ndarray | None = None,
         noise: np.ndarray | Array | None = None,
+        decode_time: float = 0.0,
+        decode_noise: float | None = None,
     ) -> UInt8[np.ndarray, "batch *frames height width 3"]:
         """Make a picture, or a video, for each prompt.
 
@@ -131,13 +137,17 @@ class Pipeline:
                 images, noised to the time that `strength` gives. Inpainting: pixels outside `known`
                 are filled in. Image to video: the first frames.
             last_images: the last frames of the videos, like `images`.
-            strength: the fraction of the steps to take, in (0, 1]. At 1 only the `known` part of
-                `images` remains.
+            strength: the fraction of the steps to take, in (0, 1], rounded up to whole steps. At 1
+                only the `known` part of `images` remains.
             known: True at pixels of `images` to keep, `[batch height width]`. A latent is kept if
                 all its pixels are known.
             noise: initial latents of unit variance that replace those drawn from the seeds, `[batch
                 rows columns latent_channels]`, or `[batch time rows columns latent_channels]` for
                 videos.
+            decode_time: the noise level, in [0, 1], that a decoder with an input for it is told, as
+                LTX-Video's from version 0.9.1 on. Its authors take 0.05.
+            decode_noise: the share of noise, in [0, 1], that the decoder's latents get;
+                `decode_time` if None. LTX-Video's authors take 0.025.
 
         Raises:
             ValueError: an argument has another number, shape, type or range than described here;
@@ -160,8 +170,10 @@ class Pipeline:
             noise = self.process.sigma(times[0]) * noise
         noise = self._start(noise, keys, times[0], shape)
         given = self._encoded_images(frames, **pictures)
+        level = self._checked_level(decode_time, decode_noise)
         latents = self._denoise(self.variables["network"], keys, noise, *conditions, times, *given)
-        return np.asarray(self._decode(self.variables["autoencoder"], latents))
+        level = (keys, *level) if level else ()
+        return np.asarray(self._decode(self.variables["autoencoder"], latents, *level))
 
     def _checked_count(
         self, prompts: Sequence[Any], negative_prompts: Sequence[Any] | None, **given: Any
@@ -271,9 +283,30 @@ class Pipeline:
         latents = latents[0] if isinstance(latents, tuple) else latents
         return (latents - self.mean) / self.deviation
 
-    def _decoded(self, variables, latents) -> UInt8[Array, "batch *frames height width 3"]:
-        latents = latents * self.deviation + self.mean
-        return decode_chunked(self.autoencoder, variables, latents, convert=to_uint8)
+    def _decoded(
+        self, variables, latents, keys=None, time=0.0, noise=0.0
+    ) -> UInt8[Array, "batch *frames height width 3"]:
+        """Decode latents; with keys, at a time of the decoder and after adding noise."""
+        latents, method = latents * self.deviation + self.mean, "decode"
+        if keys is not None:
+            shape = latents.shape[1:]
+            draw = lambda key: jax.random.normal(jax.random.fold_in(key, DECODING), shape)
+            latents = (1 - noise) * latents + noise * jax.vmap(draw)(keys)
+            method = lambda module, chunk: module.decode(chunk, jnp.full(len(chunk), time))
+        return decode_chunked(self.autoencoder, variables, latents, method=method, convert=to_uint8)
+
+    def _checked_level(self, time: float, noise: float | None) -> tuple[float, ...]:
+        """Return the time and the share of noise of decoding; nothing for other decoders."""
+        noise = time if noise is None else noise
+        if not (0 <= time <= 1 and 0 <= noise <= 1):
+            raise ValueError(f"decode_time={time} and decode_noise={noise}; expected 0 to 1")
+        if getattr(self.autoencoder, "takes_time", False):
+            return time, noise
+        if time or noise:
+            raise ValueError(
+                "the decoder of this system takes no time: leave out decode_time and decode_noise"
+            )
+        return ()
 
     def _placed(self, tree: PyTree) -> PyTree:
         return tree if self.sharding is None else jax.device_put(tree, self.sharding)
@@ -333,13 +366,7 @@ class Pipeline:
         patch = self.network.patch_size
         of_patch = math.prod(patch) if isinstance(patch, tuple) else patch**2
         times = self.grid(num_steps, math.prod(shape[:-1]) // of_patch)
-        if strength is None:
-            return times
-        if not 0 < strength <= 1:
-            raise ValueError(
-                f"strength is the fraction of the steps to take, in (0, 1]; got {strength}"
-            )
-        return times[-1 - max(1, round(strength * num_steps)) :]
+        return times if strength is None else times[-1 - last_steps(num_steps, strength) :]
 
     def _checked_frames(self, frames: int | None) -> int | None:
         """Return the number of a video's frames, None for pictures."""

@@ -83,6 +83,9 @@ def write_clip(
         pictures = container.add_stream(codec, rate=Fraction(frames_per_second).limit_denominator())
         pictures.height, pictures.width, pictures.pix_fmt = *frames.shape[1:3], "yuv420p"
         pictures.options = {"crf": "18"}
+        # FFmpeg turns RGB into YCbCr by BT.601. Players take large videos for BT.709 unless told.
+        pictures.codec_context.colorspace = av.video.reformatter.Colorspace.ITU601
+        pictures.codec_context.color_range = av.video.reformatter.ColorRange.MPEG
         if sound is not None:
             layout = {1: "mono", 2: "stereo"}[sound.shape[1]]
             sounds = container.add_stream(audio_codec, rate=FILE_RATE, layout=layout)

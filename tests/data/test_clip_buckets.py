@@ -1,10 +1,12 @@
 """Clips of many lengths and sizes: the bucket that each belongs to, and what is cut for it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from genjax.data import Batches, BucketedBatches, Dataset, InMemory
-from genjax.data.clip_buckets import BucketedClips, cut_clip, nearest_clip_buckets
+from genjax.data.clip_buckets import BucketedClips, cut_clip, cut_to, nearest_clip_buckets
 from genjax.data.dataset import OnDisk
 
 WIDE, SQUARE, SHORT, STILL = BUCKETS = (5, 4, 8), (5, 6, 6), (3, 6, 6), (1, 6, 6)
@@ -67,3 +69,19 @@ def test_clips_and_images_are_not_confused():
     with pytest.raises(ValueError, match="buckets are for images"):
         BucketedBatches(clips(), 2, 0, buckets=[(6, 6)])
     assert issubclass(BucketedClips, Batches)
+
+
+def test_a_set_cut_to_one_bucket_has_the_clips_that_fill_it(caplog):
+    captions = [(f"clip {i}",) for i in range(len(SIZES) * REPEATS)]
+    varied = dataclasses.replace(clips(), captions=captions)
+    cut = cut_to((4, 6, 6), varied)
+    long = [i for i, (frames, *_) in enumerate(SIZES * REPEATS) if frames >= 4]
+    assert "clips (train): left out 9 of 18 clips, which have fewer than 4 frames" in caplog.text
+    assert cut.image_shape == (4, 6, 6, 1) and cut.captions == [captions[i] for i in long]
+    examples = cut.source[:]
+    np.testing.assert_array_equal(examples["label"], long)
+    values = examples["video"][:, :, 3, 3, 0].astype(int) - 10 * np.array(long)[:, None]
+    np.testing.assert_array_equal(values, np.broadcast_to(np.arange(4), values.shape))
+    assert len(cut_to((1, 6, 6), varied).source) == 18
+    with pytest.raises(ValueError, match="all clips of .* have fewer than 10 frames"):
+        cut_to((10, 6, 6), varied)

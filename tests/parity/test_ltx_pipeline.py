@@ -1,11 +1,14 @@
 """LTX-Video's system compared with diffusers', assembled from small random parts."""
 
 import diffusers
+import jax
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.ltx import pipeline_ltx
 
 from genjax import pipelines
+from genjax.pipelines.generation import DECODING
 
 from .test_pipelines import NEGATIVES, PROMPTS, loud, randomize, t5_encoder
 from .test_tokenizers import t5
@@ -111,3 +114,34 @@ def test_videos_agree_and_those_of_other_prompts_do_not(decoder, options, tmp_pa
             state, saved = (getattr(each, part).state_dict() for each in (theirs, again))
             assert state.keys() == saved.keys()
             assert all(torch.equal(state[name], saved[name]) for name in state)
+
+
+def test_a_decoder_with_times_decodes_noised_latents(tmp_path, monkeypatch):
+    """Noise of decoding is that of a sample's seed, in whatever batch."""
+    torch.manual_seed(0)
+    theirs = ltx(tmp_path, DECODERS["with times"])
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path / "saved")
+    draw = lambda key: jax.random.normal(jax.random.fold_in(key, DECODING), (2, 2, 3, 4))
+    drawn = np.stack([np.asarray(draw(jax.random.key(seed))) for seed in (3, 4)])
+    drawn = torch.from_numpy(np.moveaxis(drawn, -1, 1).copy())
+    monkeypatch.setattr(pipeline_ltx, "randn_tensor", lambda *shape, **options: drawn)
+    latents = torch.randn(2, 4, 2, 2, 3)
+    given = dict(guidance_scale=1.0, num_inference_steps=2, latents=theirs._pack_latents(latents))
+    given |= dict(height=SIZE[0], width=SIZE[1], num_frames=9, output_type="np")
+    with torch.no_grad():
+        make = lambda **level: 255 * theirs(prompt=PROMPTS, **given, **level).frames
+        noised = make(decode_timestep=0.3, decode_noise_scale=0.6)
+        by_time = make(decode_timestep=0.3)
+    ours = pipelines.load(tmp_path / "saved")
+    given = dict(size=SIZE, frames=9, num_steps=2, guidance_scale=1.0)
+    noise = np.moveaxis(latents.numpy(), 1, -1)
+    both = dict(seeds=[3, 4], noise=noise)
+    assert_same(ours(PROMPTS, decode_time=0.3, decode_noise=0.6, **both, **given), noised)
+    assert_same(ours(PROMPTS, decode_time=0.3, **both, **given), by_time)
+    second = dict(seeds=[4], noise=noise[1:])
+    assert_same(ours(PROMPTS[1:], decode_time=0.3, **second, **given), by_time[1:])
+    assert np.abs(noised - by_time).max() > 20
+    assert np.abs(ours(PROMPTS, **both, **given) - by_time).max() > 20
+    with pytest.raises(ValueError, match="decode_time=1.5 and decode_noise=1.5; expected 0 to 1"):
+        ours(PROMPTS, decode_time=1.5, **given)

@@ -4,6 +4,7 @@ Noise, steps and pictures are equal. Mutants that read the text wrongly make oth
 """
 
 import functools
+import types
 
 import diffusers
 import numpy as np
@@ -13,6 +14,7 @@ import transformers
 
 from genjax import pipelines, pretrained
 from genjax.data.tokenizers import Tokenizer
+from genjax.diffusion.editing import last_steps
 from genjax.pipelines.systems import stable_diffusion_3 as sd3_system
 
 from .test_tokenizers import clip, t5
@@ -317,6 +319,18 @@ def test_pictures_agree_and_mutants_do_not(name, tmp_path, monkeypatch):
         changes[mutant] = np.abs(call() - expected).max()
     # Twice the allowed difference of pictures; tokenizers' training varies a little.
     assert min(changes.values()) > 2, changes
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.29, 0.42, 0.48, 0.56, 0.9, 1.0])
+@pytest.mark.parametrize("num_steps", [1, 6, 25, 50])
+def test_image_to_image_takes_as_many_steps_as_diffusers(num_steps, strength):
+    """The classes of FLUX and of inpainting have the same method."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(num_steps)
+    theirs = types.SimpleNamespace(scheduler=scheduler)
+    method = diffusers.StableDiffusion3Img2ImgPipeline.get_timesteps
+    times, _ = method(theirs, num_steps, strength, None)
+    assert last_steps(num_steps, strength) == len(times)
 
 
 def test_diffusers_opens_a_pipeline_that_is_saved_and_makes_its_pictures(tmp_path):

@@ -59,6 +59,23 @@ def test_prompts_of_wan_are_cleaned_as_in_training():
     assert wan._clean(given) == "The cat's & the dog's \"tale\" in 'one' \"book\""
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("ＬＯＵＤ　ＮＯＩＳＥＳ", "LOUD NOISES"),  # of ftfy's documentation, as the next
+        ("ﬂuﬃest", "fluffiest"),
+        (
+            "色调艳丽，过曝（静态）",
+            "色调艳丽,过曝(静态)",
+        ),  # commas as in the authors' negative prompt
+        ("cafe\u0301", "caf\u00e9"),
+        ("x² ½ …", "x² ½ …"),  # other forms stay
+    ],
+)
+def test_prompts_of_wan_have_plain_characters(given, expected):
+    assert wan._clean(given) == expected
+
+
 def test_pictures_are_as_large_as_the_latents_and_the_autoencoder_say(tmp_path):
     """The size is right even if configurations leave out defaults, such as the shift of times."""
     autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8, 8))

@@ -240,6 +240,7 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
             dict(images=np.zeros((1, *SIZE, 3), np.uint8), strength=0.0),
             r"in \(0, 1\]; got 0.0",
         ),
+        (["a"], dict(decode_time=0.05), "the decoder of this system takes no time: leave out"),
     ],
 )
 def test_faults_are_named(pipeline, prompts, options, message):

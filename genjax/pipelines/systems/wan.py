@@ -1,6 +1,7 @@
 """Wan 2.1 and 2.2 (Wan team 2025): text to video, and image to video."""
 
 import html
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,15 +16,21 @@ from genjax.pipelines.schedules import unipc_flow
 from genjax.pretrained.configuration import expect, expect_kind
 
 LENGTH = 512  # tokens
+# Fullwidth and halfwidth forms, as Chinese and Japanese texts have, and ligatures.
+_FORMS = [*map(chr, range(0xFF01, 0xFFF0)), *"ĲĳŉǱǲǳǄǅǆǇǈǉǊǋǌﬀﬁﬂﬃﬄﬆ"]
+_PLAIN = str.maketrans({form: unicodedata.normalize("NFKC", form) for form in _FORMS})
 _QUOTES = str.maketrans(dict.fromkeys("ʼ‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
 
 
 def _clean(prompt: str) -> str:
-    """Return a prompt without HTML entities, curly quotes and repeated spaces, as in training.
+    """Return a prompt without HTML entities and repeated spaces, in plain characters.
 
-    The authors' ftfy also repairs wrongly decoded characters, which are left here.
+    It is so in training. Curly quotes, forms of other widths, ligatures and letters whose accents
+    are characters of their own become plain. The authors' ftfy also repairs wrongly decoded
+    characters, which are left here.
     """
-    return " ".join(html.unescape(html.unescape(prompt)).translate(_QUOTES).split())
+    text = html.unescape(html.unescape(prompt)).translate(_PLAIN).translate(_QUOTES)
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:

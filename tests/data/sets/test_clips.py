@@ -179,8 +179,11 @@ def test_unusable_files_are_named(tmp_path, caplog):
     assert "skipped 5 of 6 files" in caplog.text
 
 
-def write_with_sound(path, start, sound_start, sounds):
-    """Write twelve frames of 0.1 s from `start` on, and 16-bit sound at 24 kHz."""
+def write_with_sound(path, start, sound_start, sounds, later=(), times=()):
+    """Write twelve frames of 0.1 s from `start` on, and 16-bit sound at 24 kHz.
+
+    Parts `later` of the sound begin at `times`.
+    """
     with av.open(str(path), "w") as container:
         video = container.add_stream("ffv1", rate=10)
         video.height, video.width, video.pix_fmt = *GREYS.shape[1:3], "bgr0"
@@ -191,10 +194,11 @@ def write_with_sound(path, start, sound_start, sounds):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts, frame.time_base = round(start * 1000) + 100 * place, MILLISECOND
             container.mux(video.encode(frame))
-        frame = av.AudioFrame.from_ndarray(sounds[None], format="s16", layout="mono")
-        frame.sample_rate, frame.time_base = 24_000, fractions.Fraction(1, 24_000)
-        frame.pts = round(sound_start * 24_000)
-        container.mux(audio.encode(frame))
+        for part, time in zip((sounds, *later), (sound_start, *times), strict=True):
+            frame = av.AudioFrame.from_ndarray(part[None], format="s16", layout="mono")
+            frame.sample_rate, frame.time_base = 24_000, fractions.Fraction(1, 24_000)
+            frame.pts = round(time * 24_000)
+            container.mux(audio.encode(frame))
         for stream in (video, audio):
             container.mux(stream.encode())
 
@@ -230,6 +234,16 @@ def test_sound_begins_with_the_first_frame(tmp_path, start, sound_start):
     )
     doubled = load_clips("train", tmp_path, **FORM, sample_rate=8000, channels=2)
     assert doubled.source[0]["audio"].shape == (8000, 2)
+
+
+@pytest.mark.parametrize("time", [0.7, 5.0])
+def test_sound_after_a_gap_is_heard_at_its_time(tmp_path, time):
+    first, second = np.random.default_rng(0).integers(999, 9999, (2, 4800)).astype(np.int16)
+    write_with_sound(tmp_path / "a.mkv", 0.0, 0.0, first, [second], [time])
+    audio = load_clips("train", tmp_path, **FORM, sample_rate=24_000).source[0]["audio"][:, 0]
+    expected = np.zeros(6 * 24_000)
+    expected[:4800], expected[round(24_000 * time) :][:4800] = first, second
+    np.testing.assert_array_equal(audio, expected[:24_000])
 
 
 def test_clips_whose_sound_is_unusable_are_named(tmp_path):

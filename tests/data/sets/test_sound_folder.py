@@ -103,6 +103,14 @@ def test_longer_files_are_cut_and_shorter_padded(tmp_path):
     assert not np.any(padded[12_000:]) and kinds == ("padded with silence",)
 
 
+def test_a_cut_does_not_change_resampled_sound(tmp_path):
+    """The filter at the cut sees the sound that follows; silence there would halve the end."""
+    write(tmp_path / "a.wav", sine(250, 0.5) + 0.2)
+    whole, _ = decode(tmp_path / "a.wav", 16_000)
+    cut, _ = decode(tmp_path / "a.wav", 16_000, length=1000)
+    np.testing.assert_allclose(cut, whole[:1000], atol=1)
+
+
 def test_sound_that_begins_before_its_clip_is_read_to_the_clips_end(monkeypatch):
     """A clip from 0 to 1 s, whose sound begins half a second earlier, in frames of 0.1 s."""
 
