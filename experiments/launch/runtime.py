@@ -17,7 +17,11 @@ from typing import NoReturn
 import absl.logging
 from absl import app, flags
 
-from experiments.launch.config_flag import check_overrides, describe_unknown_flag
+from experiments.launch.config_flag import (
+    check_overrides,
+    describe_unknown_flag,
+    field_called,
+)
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -134,6 +138,8 @@ NO_INTEGER = re.compile(r"invalid literal for int\(\).*")
 NO_NUMBER = re.compile(r"could not convert string to float.*")
 # ml_collections' words for a name in place of a part's fields.
 NO_FIELDS = re.compile(r"flag (--config[\w.]+)=(.*): Failed to parse .* as a ConfigDict.*", re.S)
+# Python's words for a choice of a config that has none.
+NO_CHOICES = re.compile(r"(flag --config=.*?):(.*?): .*get_config\(\) takes 0 positional.*", re.S)
 
 
 def _mark_required() -> None:
@@ -175,6 +181,13 @@ def run_program(main: Callable[..., None]) -> None:
             text = NO_NUMBER.sub("it must be a number", text)
             fields = r"flag \1=\2: it has fields of its own, so set one of them, as \1.name=\2"
             text = NO_FIELDS.sub(fields, text)
+            text = NO_CHOICES.sub(r"\1:\2: this config has no choices, so leave out :\2", text)
+            if isinstance(error, flags.UnrecognizedFlagError):
+                name = error.flagname
+                field = field_called(name)
+                text = (
+                    f"there is no flag --{name}; did you mean --config.{field}?" if field else text
+                )
             sys.exit(f"error: {text}\nSee --help.")
         # How ml_collections reports a field of no part, or a field of a file that is not there.
         except (AttributeError, KeyError, OSError):

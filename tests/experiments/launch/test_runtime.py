@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.__main__ import main
 from experiments.launch.runtime import check_out
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
@@ -98,6 +99,39 @@ def test_a_missing_config_file_is_named_in_full(tmp_path, overrides):
     path, nearest = ROOT / "configs/digit_flow.py", ROOT / "configs/digits_flow.py"
     message = f"error: --config names {path}, and there is no such file; did you mean {nearest}?\n"
     assert (result.returncode, result.stderr) == (1, message)
+
+
+@pytest.mark.parametrize("given", ["digits_flow", "digits_flow.py", "config/digits_flow.py"])
+def test_a_config_file_without_its_folder_is_found_in_configs(tmp_path, given):
+    result = run("train", f"--config={given}", f"--workdir={tmp_path / 'run'}")
+    assert result.stderr.endswith(f"did you mean {ROOT / 'configs/digits_flow.py'}?\n")
+    assert result.returncode == 1 and str(ROOT / given) in result.stderr
+
+
+def test_a_choice_of_a_config_that_has_none_is_an_error_of_one_line(tmp_path):
+    config = "configs/digits_flow.py:big"
+    result = run("train", f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    words = "this config has no choices, so leave out :big"
+    assert result.stderr == f"error: flag --config={config}: {words}\nSee --help.\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "field"),
+    [("num_steps", "num_steps"), ("learning_rate", "optimizer.learning_rate"), ("lr", None)],
+)
+def test_a_field_of_the_config_given_as_a_flag_is_answered_with_the_flag(tmp_path, flag, field):
+    flags = "--config=configs/digits_flow.py", f"--workdir={tmp_path / 'run'}"
+    result = run("train", *flags, f"--{flag}=3")
+    known = f"there is no flag --{flag}; did you mean --config.{field}?"
+    words = known if field else f"Unknown command line flag '{flag}'"
+    assert result.stderr == f"error: {words}\nSee --help.\n"
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["genjax", "tarin", "--config=x"])
+    with pytest.raises(SystemExit, match="'tarin' is none of the commands; did you mean train?"):
+        main()
+    assert capsys.readouterr().out.startswith("usage: genjax COMMAND [FLAGS]\n")
 
 
 @pytest.mark.parametrize(
