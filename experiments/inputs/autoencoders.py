@@ -94,8 +94,8 @@ class FrozenAutoencoder:
             )
         if run and not Path(run).is_dir():
             raise FileNotFoundError(
-                f"config.space.run names {Path(run).absolute()}, and there is no such folder; train "
-                "the autoencoder first, by the command in the first lines of the config's file"
+                f"config.space.run names {Path(run).absolute()}, and there is no such folder; "
+                "train the autoencoder first, by the command in the header of the config's file"
             )
         network = open_run(run, weights=weights).network if run else _published(published)[0]
         if not all(hasattr(network, name) for name in ("encode", "decode", "factor")):

@@ -17,11 +17,7 @@ from typing import NoReturn
 import absl.logging
 from absl import app, flags
 
-from experiments.launch.config_flag import (
-    check_overrides,
-    describe_unknown_flag,
-    field_called,
-)
+from experiments.launch.config_flag import check_overrides, describe_unknown_flag, field_called
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -183,11 +179,8 @@ def run_program(main: Callable[..., None]) -> None:
             text = NO_FIELDS.sub(fields, text)
             text = NO_CHOICES.sub(r"\1:\2: this config has no choices, so leave out :\2", text)
             if isinstance(error, flags.UnrecognizedFlagError):
-                name = error.flagname
-                field = field_called(name)
-                text = (
-                    f"there is no flag --{name}; did you mean --config.{field}?" if field else text
-                )
+                if field := field_called(error.flagname):
+                    text = f"there is no flag --{error.flagname}; did you mean --config.{field}?"
             sys.exit(f"error: {text}\nSee --help.")
         # How ml_collections reports a field of no part, or a field of a file that is not there.
         except (AttributeError, KeyError, OSError):
