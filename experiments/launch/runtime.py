@@ -204,10 +204,11 @@ def run_program(main: Callable[..., None]) -> None:
         keep_heap()
         _keep_compilations()
         if COORDINATOR.value is None:
-            main(*argv[1:])
+            with memory_errors():
+                main(*argv[1:])
             return
         _join_processes()
-        with _others_alive():
+        with _others_alive(), memory_errors():
             main(*argv[1:])
 
     app.run(start, flags_parser=parse)
@@ -249,6 +250,23 @@ def _others_alive() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         _end_alone(str(error)[:300])
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """End the program with advice, without a traceback, if a device has too little memory."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        sys.exit(
+            f"error: {str(error).splitlines()[0]}\nTake a smaller config.batch_size to train, or "
+            "config.sampling.batch_size to sample and evaluate; docs/guides/laptop_to_pod.md has "
+            "more that saves memory."
+        )
 
 
 def check_out(path: str | Path | None) -> None:

@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.__main__ import main
-from experiments.launch.runtime import check_out
+from experiments.launch.runtime import check_out, memory_errors
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 COMMANDS = (
@@ -99,6 +101,16 @@ def test_a_missing_config_file_is_named_in_full(tmp_path, overrides):
     path, nearest = ROOT / "configs/digit_flow.py", ROOT / "configs/digits_flow.py"
     message = f"error: --config names {path}, and there is no such file; did you mean {nearest}?\n"
     assert (result.returncode, result.stderr) == (1, message)
+
+
+def test_too_little_memory_ends_with_advice(monkeypatch):
+    """A petabyte is more than any device has. Other faults keep their traceback."""
+    take_it_all = lambda _: jnp.zeros(2**48).block_until_ready()
+    monkeypatch.setattr("experiments.pages.report.write_report", take_it_all)
+    first, second = run("report", "--workdir=runs/any").stderr.splitlines()
+    assert first.startswith("error: RESOURCE_EXHAUSTED: Out of memory") and "batch_size" in second
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory_errors():
+        raise jax.errors.JaxRuntimeError("INTERNAL: another fault")
 
 
 @pytest.mark.parametrize("given", ["digits_flow", "digits_flow.py", "config/digits_flow.py"])
