@@ -146,6 +146,20 @@ def _mark_required() -> None:
             flag.help = f"Required. {flag.help}"
 
 
+def describe_unknown(error: flags.UnrecognizedFlagError) -> str:
+    """Return the error text for an unknown flag, with the field or the flag of its name, if any.
+
+    Programs with a config know `--config.batch_size`, not `--batch_size`. Those without one know
+    `--num_steps`, not `--config.sampling.num_steps`.
+    """
+    last = error.flagname.rpartition(".")[2]
+    field = field_called(error.flagname)
+    nearest = f"config.{field}" if field else last
+    if nearest == error.flagname or not (field or last in flags.FLAGS):
+        return str(error)
+    return f"there is no flag --{error.flagname}; did you mean --{nearest}?"
+
+
 class _OneLine(logging.Formatter):
     """Formats what a library logs as a warning of Python: "warning: skipped 1 of 20 files"."""
 
@@ -179,8 +193,7 @@ def run_program(main: Callable[..., None]) -> None:
             text = NO_FIELDS.sub(fields, text)
             text = NO_CHOICES.sub(r"\1:\2: this config has no choices, so leave out :\2", text)
             if isinstance(error, flags.UnrecognizedFlagError):
-                if field := field_called(error.flagname):
-                    text = f"there is no flag --{error.flagname}; did you mean --config.{field}?"
+                text = describe_unknown(error)
             sys.exit(f"error: {text}\nSee --help.")
         # How ml_collections reports a field of no part, or a field of a file that is not there.
         except (AttributeError, KeyError, OSError):

@@ -139,6 +139,12 @@ def test_a_field_of_the_config_given_as_a_flag_is_answered_with_the_flag(tmp_pat
     assert result.stderr == f"error: {words}\nSee --help.\n"
 
 
+def test_a_field_of_the_config_of_a_run_is_answered_with_the_flag():
+    result = run("sample", "--workdir=runs/any", "--config.sampling.num_steps=3")
+    words = "there is no flag --config.sampling.num_steps; did you mean --num_steps?"
+    assert result.stderr == f"error: {words}\nSee --help.\n"
+
+
 def test_a_misspelt_command_is_answered_with_the_nearest(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["genjax", "tarin", "--config=x"])
     with pytest.raises(SystemExit, match="'tarin' is none of the commands; did you mean train?"):
