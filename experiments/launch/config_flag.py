@@ -75,14 +75,26 @@ def _describe_missing(path: Path) -> str:
 
 
 def _load(argument: str) -> ConfigDict:
-    """Return the config that a file gives, "FILE.py:CHOICE", without what flags change."""
+    """Return the config that a file gives, "FILE.py:CHOICE", without what flags change.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file gives no config.
+    """
     path, _, choice = argument.partition(":")
     if not Path(path).is_file():
         raise FileNotFoundError(_describe_missing(Path(path)))
     spec = importlib.util.spec_from_file_location("config_file", Path(path))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(*([choice] if choice else []))
+    get_config = getattr(module, "get_config", lambda *_: None)
+    config = get_config(*([choice] if choice else []))
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"--config names {Path(path).absolute()}, which needs a function get_config that "
+            "returns a ml_collections.ConfigDict, as the files of configs/ have"
+        )
+    return config
 
 
 def _get(config: Mapping[str, Any], path: str) -> Any:

@@ -120,6 +120,14 @@ def test_a_config_file_without_its_folder_is_found_in_configs(tmp_path, given):
     assert result.returncode == 1 and str(ROOT / given) in result.stderr
 
 
+@pytest.mark.parametrize("text", ["x = 1", "def get_config():\n    return dict(num_steps=3)"])
+def test_a_config_file_that_gives_no_config_is_told_what_to_give(tmp_path, text):
+    (tmp_path / "mine.py").write_text(text)
+    result = run("train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
+    words = "needs a function get_config that returns a ml_collections.ConfigDict"
+    assert result.stderr.startswith(f"error: --config names {tmp_path}/mine.py, which {words}")
+
+
 def test_a_choice_of_a_config_that_has_none_is_an_error_of_one_line(tmp_path):
     config = "configs/digits_flow.py:big"
     result = run("train", f"--config={config}", f"--workdir={tmp_path / 'run'}")
