@@ -177,7 +177,7 @@ class Run:
                 f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
             )
         for name, value in sampling.items():
-            if isinstance(self.config.sampling[name], dict) and isinstance(value, str):
+            if isinstance(self.config.sampling.get(name), dict) and isinstance(value, str):
                 raise ValueError(
                     f"{name}={value!r} has fields of its own: give a dictionary, as "
                     f"{name}={ {'name': value} }"
