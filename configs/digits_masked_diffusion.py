@@ -13,8 +13,7 @@ have a Fréchet distance of 0.718.
 choice   seconds  bits per dimension  class accuracy  Fréchet distance
 masked   187      1.913 ± 0.016       0.961           1.377
 uniform  194      1.952 ± 0.021       0.954           1.490
-blocks   about    1.765 ± 0.016       0.936           0.956
-         660
+blocks   660      1.765 ± 0.016       0.936           0.956
 SEDD     370      1.938 ± 0.022       0.670           1.607
 
 SEDD trains a network of scores by their entropy (Lou et al. 2024). It is `:uniform` with
@@ -24,7 +23,7 @@ SEDD needs as few bits as uniform does, but fewer of its samples have the right 
 not known. It is not that negative probabilities are set to 0, since a sampler that sets them to 0
 only before it draws has an accuracy of 0.672.
 
-The run of blocks was paused several times. Its time here is that of 2,000 steps at 3 steps per
+The run of blocks was paused several times, so its time is an estimate: 2,000 steps at 3 steps per
 second. The run of SEDD shared its core with other programs.
 """
 

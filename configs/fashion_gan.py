@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/fashion_gan.py:r3gan --workdir=runs/fashion_gan_r3gan
 
-The choices dcgan and r3gan have the losses of digits_gan. Results on 2 CPU cores, for dcgan shared
-with other programs:
+The choices dcgan and r3gan have the losses of digits_gan. Results on 2 CPU cores shared with other
+programs:
 
 choice             steps  time    accuracy  Fréchet distance  precision / recall  duplicates
 dcgan              3,000  12 min  86.0 %    24.8              0.49 / 0.33         1.9 %

@@ -3,6 +3,7 @@
 A config is a file of a checkout's `configs` folder, or a file of one's own.
 """
 
+import difflib
 import importlib.util
 import os
 import pkgutil
@@ -35,10 +36,13 @@ def main() -> None:
     experiments.end_at_ctrl_c()
     name, there = (sys.argv[1:] or ["--help"])[0], commands()
     if name not in there:
-        print("usage: genjax COMMAND --help\n\ncommands:")
+        print("usage: genjax COMMAND [FLAGS]\n       genjax COMMAND --help\n\ncommands:")
         for command, description in there.items():
             print(f"  {command:14} {description}")
-        sys.exit(0 if name in ("-h", "--help") else f"\nerror: {name!r} is none of the commands")
+        nearest = difflib.get_close_matches(name, there, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        wrong = f"\nerror: {name!r} is none of the commands{hint}"
+        sys.exit(0 if name in ("-h", "--help") else wrong)
     sys.path.insert(0, os.getcwd())  # for configs and parts of one's own
     del sys.argv[0]
     runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)

@@ -6,8 +6,8 @@ Any field of the config can be set on the command line: --config.optimizer.learn
 same command started again resumes from the newest good checkpoint. Ctrl-C saves and stops. For a
 finished run the command says so, and makes only the missing measures.
 
-On several hosts, start the command once on each host with --coordinator (see --help) and a
---workdir that all hosts see.
+On several hosts, start the command once on each host, with --coordinator and a --workdir that all
+hosts see.
 """
 
 import contextlib

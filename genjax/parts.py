@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+OF_FLAX = ("parent", "name")  # fields of every module, which no config sets
+
 
 def find(
     name: str, places: Sequence[str], field: str, fits: Callable[[Any], bool] = lambda part: True
@@ -93,11 +95,13 @@ def bind_to(
 
     arguments = {name: argument(name, value) for name, value in fields.items() if name != "name"}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
-    free = [name for name in takes if name not in called_with]
+    free = [name for name in takes if name not in (*called_with, *OF_FLAX)]
     if (unknown := sorted(arguments.keys() - set(free))) and not takes_any:
+        nearest = difflib.get_close_matches(unknown[0], free, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(
             f"{field}.{unknown[0]} is set, which {fields.get('name', function.__name__)} does not "
-            f"take; it takes {', '.join(free) or 'no arguments'}"
+            f"take; it takes {', '.join(free) or 'no arguments'}{hint}"
         )
     return functools.partial(function, **arguments)
 

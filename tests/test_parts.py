@@ -95,7 +95,8 @@ def test_parts_of_ones_own(own_package):
     bound = parts.bind(dict(name=name, strength=3.0), places, "config.sampler", called_with)
     assert bound(None, None, 2.0, None, keys=None, trajectory=False) == 6.0
     with pytest.raises(
-        ValueError, match=r"config\.sampler\.strenght is set, .* takes trajectory, strength$"
+        ValueError,
+        match=r"config\.sampler\.strenght is set, .* takes .*strength; did you mean 'strength'\?$",
     ):
         parts.bind(dict(name=name, strenght=3.0), places, "config.sampler", called_with)
     with pytest.raises(ValueError, match=r"config\.sampler\.noise is set"):

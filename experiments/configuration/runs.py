@@ -65,13 +65,17 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
     """Set fields of `config.sampling`, and the prompts of the sample sheets.
 
     Raises:
-        ValueError: the config has no such field.
+        ValueError: the config has no such field, or no prompts.
     """
+    if prompts and "prompts" not in config.condition:
+        instead = ", and choose by --classes" if config.condition.name == "Classes" else ""
+        raise ValueError(
+            f"--prompt is given, and {config.experiment} knows no prompts (config.condition.name "
+            f"is {config.condition.name!r}): leave it out{instead}"
+        )
     changes = {name: value for name, value in changes.items() if value is not None}
     optional = getattr(kinds.TASK.find(config.task, "task"), "optional_sampling", ())
     unknown = sorted(changes.keys() - {*config.sampling, *optional})
-    if prompts and "prompts" not in config.condition:
-        unknown.append("prompts")
     if unknown:
         raise ValueError(
             f"{config.experiment} is not sampled by {', '.join(unknown)}; samples depend on "

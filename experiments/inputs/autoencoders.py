@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -90,6 +91,11 @@ class FrozenAutoencoder:
             raise ValueError(
                 f"config.space.run is {run!r} and config.space.published {published!r}: set one of "
                 "them to the autoencoder that encodes, and decodes samples"
+            )
+        if run and not Path(run).is_dir():
+            raise FileNotFoundError(
+                f"config.space.run names {Path(run).absolute()}, and there is no such folder; "
+                "train the autoencoder first, by the command in the header of the config's file"
             )
         network = open_run(run, weights=weights).network if run else _published(published)[0]
         if not all(hasattr(network, name) for name in ("encode", "decode", "factor")):

@@ -67,21 +67,34 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def _describe_missing(path: Path) -> str:
     """Return the error text for a config file that does not exist."""
-    there = [each.name for each in path.parent.glob("*.py")]
-    nearest = difflib.get_close_matches(path.name, there, n=1)
-    hint = f"; did you mean {path.absolute().with_name(nearest[0])}?" if nearest else ""
+    folders = Path("configs"), path.parent  # the first for a bare name, such as digits_flow
+    there = {each.name: each for folder in folders for each in folder.glob("*.py")}
+    nearest = difflib.get_close_matches(path.with_suffix(".py").name, there, n=1)
+    hint = f"; did you mean {there[nearest[0]].absolute()}?" if nearest else ""
     return f"--config names {path.absolute()}, and there is no such file{hint}"
 
 
 def _load(argument: str) -> ConfigDict:
-    """Return the config that a file gives, "FILE.py:CHOICE", without what flags change."""
+    """Return the config that a file gives, "FILE.py:CHOICE", without what flags change.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file gives no config.
+    """
     path, _, choice = argument.partition(":")
     if not Path(path).is_file():
         raise FileNotFoundError(_describe_missing(Path(path)))
     spec = importlib.util.spec_from_file_location("config_file", Path(path))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(*([choice] if choice else []))
+    get_config = getattr(module, "get_config", lambda *_: None)
+    config = get_config(*([choice] if choice else []))
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"--config names {Path(path).absolute()}, which needs a function get_config that "
+            "returns a ml_collections.ConfigDict, as the files of configs/ have"
+        )
+    return config
 
 
 def _get(config: Mapping[str, Any], path: str) -> Any:
@@ -104,10 +117,24 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     raise ValueError(_describe_unknown(path, original))
 
 
+def _fields(config: ConfigDict) -> list[str]:
+    """Return the paths of all fields, those that hold other fields too."""
+    leaves = [each.split(".") for each, _ in flatten(config.to_dict())]
+    paths = (".".join(each[:n]) for each in leaves for n in range(1, len(each) + 1))
+    return list(dict.fromkeys(paths))
+
+
+def field_called(name: str, values: flags.FlagValues = flags.FLAGS) -> str | None:
+    """Return the path of the field that has a name, if any: of several, that of fewest parts."""
+    config = values["config"].value if "config" in values else None
+    there = _fields(config) if config is not None else []
+    named = [each for each in there if each.rpartition(".")[2] == name]
+    return min(named, key=lambda path: path.count("."), default=None)
+
+
 def _describe_unknown(path: str, config: ConfigDict) -> str:
     """Return the error text for a field that does not exist, with the nearest existing field."""
-    leaves = [each.split(".") for each, _ in flatten(config.to_dict())]
-    there = dict.fromkeys(".".join(each[:n]) for each in leaves for n in range(1, len(each) + 1))
+    there = _fields(config)
     ends_so = [each for each in there if each.endswith(f".{path}")]
     if nearest := ends_so or difflib.get_close_matches(path, there, n=1, cutoff=0.75):
         return f"the config has no field {path!r}; did you mean --config.{nearest[0]}?"

@@ -125,7 +125,12 @@ def open_source(source: str, adapters: bool = False) -> dict[str, PyTree]:
         if getattr(run.task, "adapters", None) and not adapters:
             return on_host({"network": run.variables})
         return on_host(run.task.networks(run.state, run.config.sampling.weights))
-    return {"network": pretrained.load(source)[1]}
+    try:
+        return {"network": pretrained.load(source)[1]}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"--init_from needs the folder of a run or of published weights: {error}"
+        ) from error
 
 
 def _is_run(folder: Path) -> bool:

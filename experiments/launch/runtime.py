@@ -17,7 +17,7 @@ from typing import NoReturn
 import absl.logging
 from absl import app, flags
 
-from experiments.launch.config_flag import check_overrides, describe_unknown_flag
+from experiments.launch.config_flag import check_overrides, describe_unknown_flag, field_called
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -134,6 +134,8 @@ NO_INTEGER = re.compile(r"invalid literal for int\(\).*")
 NO_NUMBER = re.compile(r"could not convert string to float.*")
 # ml_collections' words for a name in place of a part's fields.
 NO_FIELDS = re.compile(r"flag (--config[\w.]+)=(.*): Failed to parse .* as a ConfigDict.*", re.S)
+# Python's words for a choice of a config that has none.
+NO_CHOICES = re.compile(r"(flag --config=.*?):(.*?): .*get_config\(\) takes 0 positional.*", re.S)
 
 
 def _mark_required() -> None:
@@ -142,6 +144,20 @@ def _mark_required() -> None:
         flag = flags.FLAGS[name]
         if any(REQUIRED.search(validator.message) for validator in flag.validators):
             flag.help = f"Required. {flag.help}"
+
+
+def describe_unknown(error: flags.UnrecognizedFlagError) -> str:
+    """Return the error text for an unknown flag, with the field or the flag of its name, if any.
+
+    Programs with a config know `--config.batch_size`, not `--batch_size`. Those without one know
+    `--num_steps`, not `--config.sampling.num_steps`.
+    """
+    last = error.flagname.rpartition(".")[2]
+    field = field_called(error.flagname)
+    nearest = f"config.{field}" if field else last
+    if nearest == error.flagname or not (field or last in flags.FLAGS):
+        return str(error)
+    return f"there is no flag --{error.flagname}; did you mean --{nearest}?"
 
 
 class _OneLine(logging.Formatter):
@@ -175,6 +191,9 @@ def run_program(main: Callable[..., None]) -> None:
             text = NO_NUMBER.sub("it must be a number", text)
             fields = r"flag \1=\2: it has fields of its own, so set one of them, as \1.name=\2"
             text = NO_FIELDS.sub(fields, text)
+            text = NO_CHOICES.sub(r"\1:\2: this config has no choices, so leave out :\2", text)
+            if isinstance(error, flags.UnrecognizedFlagError):
+                text = describe_unknown(error)
             sys.exit(f"error: {text}\nSee --help.")
         # How ml_collections reports a field of no part, or a field of a file that is not there.
         except (AttributeError, KeyError, OSError):
@@ -198,10 +217,11 @@ def run_program(main: Callable[..., None]) -> None:
         keep_heap()
         _keep_compilations()
         if COORDINATOR.value is None:
-            main(*argv[1:])
+            with memory_errors():
+                main(*argv[1:])
             return
         _join_processes()
-        with _others_alive():
+        with _others_alive(), memory_errors():
             main(*argv[1:])
 
     app.run(start, flags_parser=parse)
@@ -243,6 +263,23 @@ def _others_alive() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         _end_alone(str(error)[:300])
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """End the program with advice, without a traceback, if a device has too little memory."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        sys.exit(
+            f"error: {str(error).splitlines()[0]}\nTake a smaller config.batch_size to train, or "
+            "config.sampling.batch_size to sample and evaluate; docs/guides/laptop_to_pod.md has "
+            "more that saves memory."
+        )
 
 
 def check_out(path: str | Path | None) -> None:

@@ -154,7 +154,7 @@ def _prepared_builder(name: str, data_dir: str | None):
     try:
         builder = find_builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:
-        known = [*list_builders(with_community_datasets=False), *_own_names()]
+        known = {*list_builders(with_community_datasets=False), *_own_names()}
         family = re.split("[/:]", name)[0]
         if family in known:  # so the configuration or version is unknown, and the error says so
             raise ValueError(str(error)) from error

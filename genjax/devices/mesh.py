@@ -96,7 +96,7 @@ def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dic
 
     Args, Raises: as of `make_mesh`.
     """
-    axes = dict(axes)
+    given = axes = dict(axes)
     fixed = math.prod(size for size in axes.values() if size != -1)
     if list(axes.values()).count(-1) > 1 or any(size < 1 and size != -1 for size in axes.values()):
         raise ValueError(f"mesh sizes must be positive, with one −1 at most; got {axes}")
@@ -105,10 +105,10 @@ def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dic
     if unknown := axes.keys() - set(AXES):
         raise ValueError(f"the mesh has an axis {min(unknown)!r}; the axes are {', '.join(AXES)}")
     if math.prod(axes.values()) != num_devices:
+        needed = f"a multiple of {fixed}" if -1 in given.values() else fixed
         raise ValueError(
-            f"the mesh {axes} needs {max(fixed, math.prod(axes.values()))} devices and this "
-            f"machine has {num_devices}; set config.mesh so that the product of its sizes is "
-            f"{num_devices}, or one size to −1"
+            f"the mesh {given} needs {needed} devices and this machine has {num_devices}; set "
+            f"config.mesh so that the product of its sizes is {num_devices}, or one size to −1"
         )
     shards = math.prod(axes.get(name, 1) for name in BATCH_AXES)
     if batch_size % shards:

@@ -27,6 +27,7 @@ from genjax.pipelines.experts import Experts
 from genjax.pipelines.generation import Pipeline
 from genjax.pretrained.clip import check_preparation
 from genjax.pretrained.configuration import expect_kind, has_type, read_json
+from genjax.pretrained.folders import check_fetched
 from genjax.pretrained.published import members, record_of, records
 
 
@@ -183,6 +184,7 @@ def _find_system(name: Any, source: str) -> System:
 
 
 def _open(folder: str | os.PathLike, **options: Any) -> tuple[Folder, System]:
+    check_fetched(folder)
     path = Path(folder) / "model_index.json"
     if not path.exists():
         advice = "one part alone is for genjax.pretrained.load"

@@ -176,6 +176,12 @@ class Run:
             raise ValueError(
                 f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
             )
+        for name, value in sampling.items():
+            if isinstance(self.config.sampling.get(name), dict) and isinstance(value, str):
+                raise ValueError(
+                    f"{name}={value!r} has fields of its own: give a dictionary, as "
+                    f"{name}={ {'name': value} }"
+                )
         opened = self.config.sampling.weights
         if (weights := sampling.get("weights", opened)) != opened:
             raise ValueError(

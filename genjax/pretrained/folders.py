@@ -37,19 +37,22 @@ def load(
             are NumPy arrays.
 
     Raises:
-        FileNotFoundError: the folder has no configuration or no safetensors. Other formats are not
-            read.
+        FileNotFoundError: there is no such folder, or it has no configuration or no safetensors.
+            Other formats are not read.
         ValueError: the class or an entry of the configuration is unknown or not supported; tensors
             are missing, extra, misshapen or unusable (the first 20 are listed); a tensor holds NaN
             or infinity; or a file is damaged.
     """
     path = Path(folder) / "config.json"
+    check_fetched(folder)
     if not path.exists():
         parts = [part.parent.name for part in sorted(Path(folder).glob("*/config.json"))]
         advice = f"; load one of the parts {', '.join(parts)}" if parts else ""
         raise FileNotFoundError(f"{path} does not exist{advice}")
     config = read_json(path)
     record = next((record for record in records() if record.describes(config)), None)
+    if record is None and "config" in config:
+        raise ValueError(f"{folder} is a run: open it by genjax.pipelines.Run({str(folder)!r})")
     if record is None:
         known = ", ".join(record.name for record in records())
         raise ValueError(f"{path} describes {class_of(config)!r}; known are {known}")
@@ -61,6 +64,15 @@ def load(
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=placed)
 
     return record.load(folder, lambda shapes: jax.tree.map_with_path(wanted, shapes))
+
+
+def check_fetched(folder: str | os.PathLike) -> None:
+    """Raise FileNotFoundError if there is no such folder, as for the name of a folder to fetch."""
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {folder}, and genjax fetches nothing itself: "
+            "docs/guides/published_weights.md has the commands that do"
+        )
 
 
 def save(folder: str | os.PathLike, module: nn.Module, variables: PyTree, **entries: Any) -> None:

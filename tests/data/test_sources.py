@@ -186,8 +186,10 @@ def test_large_sets_are_read_by_record(digits, data_dir):
     "name, nearest", [("mnits", "mnist"), ("cifar-10", "cifar10"), ("digit", "digits")]
 )
 def test_unknown_name_names_the_nearest(tmp_path, name, nearest):
-    with pytest.raises(ValueError, match=f"no dataset is called '{name}'.*{nearest}"):
+    with pytest.raises(ValueError, match=f"no dataset is called '{name}'.*{nearest}") as error:
         load_dataset(name, data_dir=tmp_path)
+    names = str(error.value).partition(" names are ")[2].split(", ")
+    assert len(names) == len(set(names))
     assert not os.listdir(tmp_path)
 
 

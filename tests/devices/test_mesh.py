@@ -12,7 +12,7 @@ def test_minus_one_takes_all_devices():
     ("axes", "words"),
     [
         ({"data": 2}, "needs 2 devices and this machine has 1; set config.mesh"),
-        ({"data": 2, "fsdp": -1}, "needs 2 devices"),
+        ({"data": 2, "fsdp": -1}, "needs a multiple of 2 devices"),
         ({"data": -1, "fsdp": -1}, "one −1 at most"),
         ({"data": 0}, "must be positive"),
     ],

@@ -74,7 +74,12 @@ def test_sample_says_what_is_wrong(small_run, tmp_path):
         ([f"--workdir={small_run[0]}", "--grid=karas_grid"], "error: --grid is 'karas_grid'; did"),
         (
             [f"--workdir={small_run[0]}", "--sampler=ddim,eat=1.0"],
-            "error: --sampler.eat is set, which ddim does not take; it takes memory, eta",
+            "ddim does not take; it takes memory, eta; did you mean 'eta'?\n",
+        ),
+        (
+            [f"--workdir={small_run[0]}", "--prompt=seven"],
+            "error: --prompt is given, and digits_flow knows no prompts (config.condition.name is "
+            "'Classes'): leave it out, and choose by --classes\n",
         ),
     ]
     for flags, words in cases:

@@ -261,6 +261,14 @@ WRONG = {
     ),
     "patches": (["--config.model.patch_size=3"], "does not divide into patches of 3"),
     "mesh": (["--config.mesh.data=3"], "needs 3 devices and this machine has 1"),
+    "mesh of which data is the rest": (
+        ["--config.mesh.fsdp=4"],
+        "the mesh {'data': -1, 'fsdp': 4} needs a multiple of 4 devices and this machine has 1",
+    ),
+    "field of the network": (
+        ["--config.model.widht=64"],
+        "dtype, param_dtype; did you mean 'width'?",
+    ),
     "target": (["--config.target.name=veloctiy"], "there are clean, noise, velocity"),
     "sampler": (["--config.sampling.sampler.name=hun"], "'hun'; did you mean 'heun'? there are "),
     "optimizer": (["--config.optimizer.name=admw"], "'admw'; there are adamaxw, adamw"),

@@ -46,6 +46,14 @@ def test_weights_that_are_not_restored_are_refused(folder, monkeypatch):
     assert run.sample(weights="ema", seed=1) == [1]
 
 
+def test_a_name_in_place_of_a_part_with_fields_is_answered_with_the_dictionary(folder):
+    task = SimpleNamespace(condition=SimpleNamespace(num_rows=1))
+    config = Config(sampling=Config(weights="ema", sampler=Config(name="euler")))
+    run = Run(folder, config=config, build=lambda config: task)
+    with pytest.raises(ValueError, match=r"give a dictionary, as sampler=\{'name': 'heun'\}"):
+        run.sample(sampler="heun")
+
+
 def test_a_task_is_built_anew_for_a_field_that_it_is_built_with(folder, monkeypatch):
     """Once for each value, so that its program is compiled once."""
     built = []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from genjax import pretrained
+from genjax import pipelines, pretrained
 from genjax.models.encoders.inception import Inception
 from genjax.pretrained.bert import BERT
 from genjax.pretrained.dit import DIT
@@ -73,6 +73,18 @@ def test_a_folder_of_parts_lists_those_that_can_be_loaded(tmp_path):
         pretrained.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="config.json does not exist$"):
         pretrained.load(tmp_path / "scheduler")
+
+
+@pytest.mark.parametrize("load", [pretrained.load, pipelines.load])
+def test_a_name_in_place_of_a_folder_is_answered_with_the_guide(load):
+    with pytest.raises(FileNotFoundError, match="no folder org/name, .*guides/published_weights"):
+        load("org/name")
+
+
+def test_a_run_in_place_of_published_weights_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"config": {"task": "Diffusion"}}')
+    with pytest.raises(ValueError, match=r"is a run: open it by genjax\.pipelines\.Run\('"):
+        pretrained.load(tmp_path)
 
 
 def test_numbers_have_the_given_type(bert_folder):

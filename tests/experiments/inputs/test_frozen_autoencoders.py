@@ -35,6 +35,11 @@ def test_a_channel_that_never_changes_is_0_and_comes_back(monkeypatch):
     np.testing.assert_array_equal(autoencoder.decode(frozen, latents), x)
 
 
+def test_an_autoencoder_that_was_not_trained_is_named_with_its_field():
+    with pytest.raises(FileNotFoundError, match="space.run names .*nowhere, .*; train the autoenc"):
+        FrozenAutoencoder.open("nowhere", "ema", None)
+
+
 def test_a_run_that_has_not_measured_its_latents_says_what_to_do(monkeypatch):
     run = SimpleNamespace(report={"psnr": 20.0})
     monkeypatch.setattr(autoencoders, "open_run", lambda folder, weights: run)

@@ -7,11 +7,14 @@ import socket
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.launch.runtime import check_out
+from experiments.__main__ import main
+from experiments.launch.runtime import check_out, memory_errors
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 COMMANDS = (
@@ -98,6 +101,63 @@ def test_a_missing_config_file_is_named_in_full(tmp_path, overrides):
     path, nearest = ROOT / "configs/digit_flow.py", ROOT / "configs/digits_flow.py"
     message = f"error: --config names {path}, and there is no such file; did you mean {nearest}?\n"
     assert (result.returncode, result.stderr) == (1, message)
+
+
+def test_too_little_memory_ends_with_advice(monkeypatch):
+    """A petabyte is more than any device has. Other faults keep their traceback."""
+    take_it_all = lambda _: jnp.zeros(2**48).block_until_ready()
+    monkeypatch.setattr("experiments.pages.report.write_report", take_it_all)
+    first, second = run("report", "--workdir=runs/any").stderr.splitlines()
+    assert first.startswith("error: RESOURCE_EXHAUSTED: Out of memory") and "batch_size" in second
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory_errors():
+        raise jax.errors.JaxRuntimeError("INTERNAL: another fault")
+
+
+@pytest.mark.parametrize("given", ["digits_flow", "digits_flow.py", "config/digits_flow.py"])
+def test_a_config_file_without_its_folder_is_found_in_configs(tmp_path, given):
+    result = run("train", f"--config={given}", f"--workdir={tmp_path / 'run'}")
+    assert result.stderr.endswith(f"did you mean {ROOT / 'configs/digits_flow.py'}?\n")
+    assert result.returncode == 1 and str(ROOT / given) in result.stderr
+
+
+@pytest.mark.parametrize("text", ["x = 1", "def get_config():\n    return dict(num_steps=3)"])
+def test_a_config_file_that_gives_no_config_is_told_what_to_give(tmp_path, text):
+    (tmp_path / "mine.py").write_text(text)
+    result = run("train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
+    words = "needs a function get_config that returns a ml_collections.ConfigDict"
+    assert result.stderr.startswith(f"error: --config names {tmp_path}/mine.py, which {words}")
+
+
+def test_a_choice_of_a_config_that_has_none_is_an_error_of_one_line(tmp_path):
+    config = "configs/digits_flow.py:big"
+    result = run("train", f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    words = "this config has no choices, so leave out :big"
+    assert result.stderr == f"error: flag --config={config}: {words}\nSee --help.\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "field"),
+    [("num_steps", "num_steps"), ("learning_rate", "optimizer.learning_rate"), ("lr", None)],
+)
+def test_a_field_of_the_config_given_as_a_flag_is_answered_with_the_flag(tmp_path, flag, field):
+    flags = "--config=configs/digits_flow.py", f"--workdir={tmp_path / 'run'}"
+    result = run("train", *flags, f"--{flag}=3")
+    known = f"there is no flag --{flag}; did you mean --config.{field}?"
+    words = known if field else f"Unknown command line flag '{flag}'"
+    assert result.stderr == f"error: {words}\nSee --help.\n"
+
+
+def test_a_field_of_the_config_of_a_run_is_answered_with_the_flag():
+    result = run("sample", "--workdir=runs/any", "--config.sampling.num_steps=3")
+    words = "there is no flag --config.sampling.num_steps; did you mean --num_steps?"
+    assert result.stderr == f"error: {words}\nSee --help.\n"
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["genjax", "tarin", "--config=x"])
+    with pytest.raises(SystemExit, match="'tarin' is none of the commands; did you mean train?"):
+        main()
+    assert capsys.readouterr().out.startswith("usage: genjax COMMAND [FLAGS]\n")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,15 @@
 """Networks of another run go to those of a task that they belong to."""
 
 import numpy as np
+import pytest
 
-from experiments.launch.fine_tuning import transfer
+from experiments.launch.fine_tuning import open_source, transfer
+
+
+def test_an_empty_folder_is_no_source(tmp_path):
+    words = "--init_from needs the folder of a run or of published weights: .*config.json does not"
+    with pytest.raises(FileNotFoundError, match=words):
+        open_source(str(tmp_path))
 
 
 def network(width: int, value: float) -> dict:
