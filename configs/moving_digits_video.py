@@ -48,7 +48,6 @@ from ml_collections.config_dict import placeholder
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-BLOCKS = dict(frames=4, side=8, mean=-0.945, deviation=0.287)  # moments of the training pixels
 CHOICES = ("text_to_video", "image_to_video", "causal", "packed")
 
 PROMPTS = (
@@ -68,17 +67,12 @@ def get_config(choice: str = "text_to_video") -> ConfigDict:
     data = dict(name="moving_digits", image_shape=(17, 32, 32, 1))
     config = text_to_video("moving_digits", PROMPTS, **data)
     config.experiment += f"_{choice}"
-    config.space = dict(name="PixelBlocks", **BLOCKS)
-    # 80 tokens of 256 pixels. 192 features can hold 98 % of their energy, and 128 only 93 %.
-    config.model.update(patch_size=(1, 1, 1), width=192, depth=4, num_heads=6, unroll=4)
-    config.condition.length = config.batch_size = 16
-    config.optimizer.update(name="muon", learning_rate=2e-3)
-    # A token has 256 features, as many as noise can fill; the clips fill few of them (JiT).
+    config.model.update(width=192, num_heads=6)
+    config.condition.length = 16
+    # A token has 128 features, as many as noise can fill; the clips fill few of them (JiT).
     config.target.name = "clean"
-    # The velocity's loss, bounded: what the network loses of a token would be most of it at low
-    # times. At time 0 a clean target says nothing of the noise.
-    config.weighting = dict(name="bounded_velocity", smallest=0.2)
-    config.process.domain = (0.05, 1.0)
+    config.weighting.name = "bounded_velocity"  # the velocity's loss
+    config.process.domain = (0.01, 1.0)  # at time 0 a clean target says nothing of the noise
     config.evaluation.measures.digits = dict(name="MovingDigits")
     if choice in ("image_to_video", "causal"):
         config.condition.update(name="CaptionedClips", prompts=(), rows=8)
@@ -142,8 +136,6 @@ def roll_out(config: ConfigDict) -> None:
 def pack(config: ConfigDict) -> None:
     """Pack whole clips, clips of their first frames, and single frames in the rows of a batch."""
     config.task = "PackedDiffusion"
-    config.space = dict(name="Pixels")
-    config.model.patch_size = (1, 8, 8)
-    # A row holds a whole clip of 272 tokens and a short clip of 80, or 22 single frames.
-    config.packing = dict(length=352, slots=22, frames=(17, 5, 1))
-    config.batch_size = 6  # rows
+    # 18 of 20 rows hold a whole clip of 20 tokens and a short clip of 12. Two hold 8 single frames.
+    config.packing = dict(length=32, slots=8, frames=(5, 3, 1))
+    config.batch_size = 20  # rows; as many patches as 32 whole clips have

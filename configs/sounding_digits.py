@@ -38,14 +38,13 @@ more.
 
 from ml_collections import ConfigDict
 
-from configs.moving_digits_video import BLOCKS, PROMPTS
+from configs.moving_digits_video import PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("spectrograms", "samples")
 SOUND = (17_000, 1)
 SAMPLE_RATE = 8000  # Hz
-FRAME_RATE = 8.0
 
 
 def get_config(choice: str = "spectrograms") -> ConfigDict:
@@ -55,9 +54,7 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config = base.diffusion(name, feature="video", sample_rate=SAMPLE_RATE, **data)
     config.task = "JointDiffusion"
     sound = dict(space="Waveforms")
-    config.space = dict(
-        name="SoundAndVideo", video=dict(space="PixelBlocks", **BLOCKS), sound=sound
-    )
+    config.space = dict(name="SoundAndVideo", video=dict(space="Pixels"), sound=sound)
     config.space.sound_scale = 8.0
     config.num_steps = 250
     config.batch_size = 16
@@ -65,13 +62,13 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config.conditioning_dropout = 0.1
     config.model = dict(
         name="SoundAndVideoDiT",
-        video_patch=(1, 1, 1),  # 80 blocks
-        sound_patch=125,  # 136 tokens
+        video_patch=(1, 8, 8),  # 272 tokens
+        sound_patch=125,  # an eighth of a frame; 136 tokens
         video_width=128,
         sound_width=128,
         depth=6,
         num_heads=4,
-        frame_rate=FRAME_RATE / BLOCKS["frames"],
+        frame_rate=8.0,
         sound_rate=float(SAMPLE_RATE),
         absolute_positions=True,
         unroll=6,
@@ -79,18 +76,12 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     # As in configs/moving_digits_video.py, only high noise hides what a caption says.
     config.times = dict(name="uniform", shift=3.0)
     config.sampling.grid.shift = 3.0
-    # A token of video has 256 features, as many as noise can fill; the clips fill few of them (Li &
-    # He 2025, "JiT"). At time 0 a clean target says nothing of the noise. What a narrow network
-    # loses of a token would be most of the velocity's loss at low times. So a given modality waits
-    # at 0.05.
-    clean = dict(target=dict(name="clean"), weighting=dict(name="bounded_velocity"))
-    config.process.domain = (0.05, 1.0)
     # Shares of examples in which one modality is clean (so it is given), or pure noise (so the
     # other modality is alone).
     config.loss = dict(name="joint_loss", clean_share=0.3, noise_share=0.1)
     # The weight of each loss, and other fields that differ between modalities, such as `times`.
-    config.modalities = dict(video=dict(weight=1.0, **clean), sound=dict(weight=1.0))
-    config.optimizer.update(name="muon", learning_rate=2e-3, warmup=0.04)
+    config.modalities = dict(video=dict(weight=1.0), sound=dict(weight=1.0))
+    config.optimizer.update(learning_rate=1e-3, warmup=0.04)
     config.averages.ema.steps = 25.0
     config.checkpoint.every = 250
     config.sampling.update(every=0, num_steps=30, guidance_scale=2.0, per_class=1)
@@ -98,15 +89,23 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config.evaluation.measures = dict(synchrony=dict(name="SoundingDigits"))
     config.evaluation.num_samples = 64
     if choice == "spectrograms":
-        _spectrograms(config, clean)
+        _spectrograms(config)
     return config
 
 
-def _spectrograms(config: ConfigDict, clean: dict) -> None:
-    """Let the network see log-mel spectra in place of samples, and predict clean ones."""
+def _spectrograms(config: ConfigDict) -> None:
+    """Let the network see log-mel spectra in place of samples, and predict clean data."""
     # Silence is 0, and the loudest band about 6: noise would drown the data's own deviation.
     bands = dict(n_fft=256, hop=68, num_mels=40, mean=-3.5, deviation=0.4, floor=0.03)
     config.space.sound = dict(space="Spectrograms", **bands)
     config.space.sound_scale = 1.0
-    config.model.update(sound_patch=5, sound_rate=SAMPLE_RATE / bands["hop"])  # 50 tokens
-    config.modalities.sound.update(clean)
+    tokens = dict(video_patch=(1, 16, 16), sound_patch=5)  # 68 of video and 50 of sound
+    config.model.update(tokens, sound_rate=SAMPLE_RATE / bands["hop"])
+    config.model.update(video_width=192, depth=4, unroll=4)
+    config.optimizer.update(name="muon", learning_rate=2e-3)
+    # Data fill few dimensions of a patch, and noise fills all of them (Li & He 2025, "JiT").
+    config.target.name = "clean"
+    config.weighting.name = "bounded_velocity"  # the velocity's loss
+    # At time 0 a clean target says nothing of the noise. A given modality waits at 0.05. What a
+    # narrow network loses of a patch would be most of the velocity's loss at lower times.
+    config.process.domain = (0.05, 1.0)

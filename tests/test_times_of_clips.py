@@ -74,9 +74,7 @@ def test_pongs_ball_is_not_drowned():
 )
 def test_networks_narrower_than_their_patches_predict_clean_data(config):
     """A head of rank `width` cannot return the noise of a patch with more numbers."""
-    video, pixels = config.space.video, config.data.image_shape[-1]
-    blocks = video.frames * video.side**2 if video.space == "PixelBlocks" else 1
-    channels = {"video": blocks * pixels, "sound": 1}
+    channels = {"video": config.data.image_shape[-1], "sound": 1}
     if config.space.sound.space == "Spectrograms":
         channels["sound"] = config.space.sound.num_mels
     patches = {"video": math.prod(config.model.video_patch), "sound": config.model.sound_patch}

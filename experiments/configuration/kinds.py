@@ -606,7 +606,6 @@ SPACE = Kind(
     (
         "experiments.inputs.spaces",
         "experiments.inputs.standardized_pixels",
-        "experiments.inputs.pixel_blocks",
         "experiments.inputs.spectrograms",
         "experiments.inputs.sound_and_video",
     ),

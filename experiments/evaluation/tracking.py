@@ -54,12 +54,11 @@ class Track:
     Attributes:
         movement: its class, and its place and velocity in the first frame.
         picture: grey levels in [0, 1].
-        presence: the share of the picture's energy that each frame shows within a pixel of its
-            place.
+        presence: the share of the picture's energy that each frame shows at its place.
     """
 
     movement: Movement
-    picture: Float[np.ndarray, "8 8"]
+    picture: Float[np.ndarray, "16 16"]
     presence: Float[np.ndarray, " frames"]
 
     @property
@@ -142,16 +141,9 @@ def track(video: UInt8[np.ndarray, "17 32 32 1"]) -> list[Track]:
 
 def _described(clip: np.ndarray, path: np.ndarray, picture: np.ndarray) -> Track:
     (row, row_speed), (column, column_speed) = [_at_start(*axis) for axis in path.tolist()]
-    places = _places_of(path.T)
-    near = np.stack(
-        [
-            _crops(clip)[np.arange(NUM_FRAMES), *np.clip(places + np.array(step)[:, None], 0, ROOM)]
-            for step in itertools.product((-1, 0, 1), repeat=2)
-        ]
-    )
-    shown = (np.minimum(near, picture) * picture).sum((-2, -1)).max(0)
-    presence = shown / max((picture**2).sum(), 1e-6)
-    digit = int(classifier().predict(picture.reshape(1, -1))[0])
+    crops = _crops(clip)[np.arange(NUM_FRAMES), *map(_places_of, path)]
+    presence = (np.minimum(crops, picture) * picture).sum((1, 2)) / max((picture**2).sum(), 1e-6)
+    digit = int(classifier().predict(_halved(picture).reshape(1, -1))[0])
     movement = Movement(digit, (row, column), (row_speed, column_speed))
     return Track(movement, picture, presence)
 
@@ -226,7 +218,7 @@ def _at_start(place: float, speed: float) -> tuple[float, float]:
     return (unfolded, speed) if unfolded <= ROOM else (2 * ROOM - unfolded, -speed)
 
 
-def _picture(clip: np.ndarray, other: np.ndarray, path: np.ndarray) -> Float[np.ndarray, "8 8"]:
+def _picture(clip: np.ndarray, other: np.ndarray, path: np.ndarray) -> Float[np.ndarray, "16 16"]:
     """Return what the frames show along a path.
 
     If the other digit is known, each pixel is the median of the frames where that digit does not
@@ -248,8 +240,13 @@ def _shown(path: np.ndarray, picture: np.ndarray) -> Float[np.ndarray, "frames 3
     return shown
 
 
-def _crops(clip: np.ndarray) -> Float[np.ndarray, "frames places places 8 8"]:
+def _crops(clip: np.ndarray) -> Float[np.ndarray, "frames places places 16 16"]:
     return sliding_window_view(clip, (DIGIT_SIDE, DIGIT_SIDE), axis=(1, 2))
+
+
+def _halved(pictures: Float[np.ndarray, "*batch 16 16"]) -> Float[np.ndarray, "*batch 8 8"]:
+    """Return means of 2×2 pixels."""
+    return pictures.reshape(*pictures.shape[:-2], 8, 2, 8, 2).mean((-3, -1))
 
 
 def _widened(scores: np.ndarray) -> np.ndarray:
@@ -264,9 +261,15 @@ def _filter_scores(clip: np.ndarray, other: np.ndarray) -> np.ndarray:
     Pixels that the other digit may hide do not count.
     """
     seen = (other <= INK).astype(np.float32)
-    crops = lambda frames: _crops(frames).reshape(NUM_FRAMES, ROOM + 1, ROOM + 1, -1)
+    cells = lambda frames: _pooled(frames).reshape(NUM_FRAMES, ROOM + 1, ROOM + 1, 64)
     filters = _filters()
-    return 2 * crops(seen * clip) @ filters.T - crops(seen) @ (filters**2).T
+    return 2 * cells(seen * clip) @ filters.T - cells(seen) @ (filters**2).T
+
+
+def _pooled(frames: np.ndarray) -> np.ndarray:
+    """Return sums over the 2×2 pixels of each of a digit's 8×8 cells, at each place."""
+    pairs = sliding_window_view(frames, (2, 2), axis=(1, 2)).sum((-1, -2))
+    return sliding_window_view(pairs, (DIGIT_SIDE - 1,) * 2, axis=(1, 2))[..., ::2, ::2]
 
 
 def _picture_scores(clip: np.ndarray, other: np.ndarray, picture: np.ndarray) -> np.ndarray:
@@ -287,7 +290,7 @@ def _training_digits() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _filters() -> Float[np.ndarray, "filters 64"]:
-    return _training_digits()[0][:FILTERS].reshape(FILTERS, -1)
+    return _halved(_training_digits()[0][:FILTERS]).reshape(FILTERS, -1)
 
 
 @functools.cache
@@ -307,9 +310,9 @@ def classifier():
     from sklearn.svm import SVC  # slow to import
 
     sharp, labels = _training_digits()
-    pictures = np.concatenate([sharp, gaussian_filter(sharp, (0, 0.5, 0.5))])
+    pictures = np.concatenate([sharp, gaussian_filter(sharp, (0, 1, 1))])
     padded = np.pad(pictures, ((0, 0), (1, 1), (1, 1)))
     shifts = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
     cut = [padded[:, r : r + DIGIT_SIDE, c : c + DIGIT_SIDE] for r, c in shifts]
-    features = np.concatenate(cut).reshape(-1, DIGIT_SIDE**2)
+    features = _halved(np.concatenate(cut)).reshape(-1, 64)
     return SVC(C=10.0).fit(features, np.tile(labels, 2 * len(cut)))

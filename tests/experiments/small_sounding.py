@@ -37,19 +37,16 @@ def config(folder: str, choice: str = "samples"):
     config.data.update(name=f"{__name__}.load", image_shape=VIDEO, sound_shape=SOUND)
     config.condition.update(directory=folder, encoder="words", prompts=())
     config.condition.update(features=WIDTH, pooled_features=WIDTH, rows=4)
-    config.space.video = dict(space="Pixels")
     config.model.update(video_patch=(2, 4, 4), sound_patch=8, video_width=16, sound_width=12)
     config.model.update(depth=1, num_heads=2, unroll=1, frame_rate=4.0, sound_rate=32.0)
     if choice == "samples":
-        config.modalities.video = dict(weight=1.0)  # of the velocity, as that of the sound
-        del config.process.domain
         config.modalities.sound.process = dict(name="VariancePreservingCosine")
     else:  # four spectra of four bands
         config.space.sound.update(n_fft=16, hop=8, num_mels=4, mean=-4.0, deviation=2.0)
         config.model.update(sound_patch=1, sound_rate=4.0)
     config.modalities.sound.weight = 0.5
     config.batch_size = 8
-    config.optimizer.update(name="adamw", learning_rate=1e-3, warmup=0.0)  # a first step in full
+    config.optimizer.warmup = 0.0  # a first step at the full rate
     config.optimizer.eps = 0.1  # so that no first step of Adam is ±1 where a gradient is about 0
     config.averages.ema.steps = 1.0
     config.sampling.update(num_steps=2, every=0)

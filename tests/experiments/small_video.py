@@ -73,7 +73,7 @@ def narrow(config, folder: str | None = None):
         if name in config.evaluation.measures:
             del config.evaluation.measures[name]
     config.batch_size = 4
-    config.model.update(patch_size=(1, 2, 2), width=16, depth=1, num_heads=2, unroll=1)
+    config.model.update(width=16, depth=1, num_heads=2, unroll=1)
     config.optimizer.warmup = 0.0  # a first step at the full rate
     config.averages.ema.steps = 1.0
     config.sampling.update(num_steps=2, per_class=1, every=0)

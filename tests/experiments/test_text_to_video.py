@@ -51,9 +51,8 @@ def test_clips_of_prompts_are_drawn_as_strips_and_films(tmp_path, monkeypatch):
     config = [
         f"--config={ROOT}/configs/moving_digits_video.py:image_to_video",
         *DATA,
-        f"--config.space={{'name':'Latents','run':'{tmp_path}/autoencoder',"
-        f"'directory':'{tmp_path}/latents'}}",
-        "--config.model.patch_size=(1, 2, 2)",
+        f"--config.space.run={tmp_path}/autoencoder",
+        f"--config.space.directory={tmp_path}/latents",
         "--config.evaluation.measures={'given':{'name':'GivenFrames'}}",
     ]
     succeed("train", *AUTOENCODER, *DATA, f"--workdir={tmp_path}/autoencoder")

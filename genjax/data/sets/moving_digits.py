@@ -14,7 +14,7 @@ from genjax.data.dataset import Dataset, InMemory, take
 
 SIZES = {"train": 10_000, "test": 1_000}
 NUM_FRAMES = 17  # 1 + 4·4: video autoencoders that keep the first frame take 1 + 4n frames
-SIDE, DIGIT_SIDE = 32, 8  # pixels
+SIDE, DIGIT_SIDE = 32, 16  # pixels
 SPEEDS = (1.0, 3.0)  # pixels a frame, slowest and fastest
 INK = 8  # grey level from which a pixel belongs to a digit, whose darkest has 16
 PACES = ("slowly", "fast")  # below and from the middle of SPEEDS
@@ -63,8 +63,8 @@ class Movement:
 def load_moving_digits(split: str) -> Dataset:
     """Return `video`: 17 frames of 32×32 grey levels in which one or two digits move and bounce.
 
-    One and two digits are equally likely. A digit has 8×8 pixels, and starts with a uniformly drawn
-    place, direction and speed of 1 to 3 pixels a frame. It moves straight, is reflected at
+    One and two digits are equally likely. A digit has 16×16 pixels, and starts with a uniformly
+    drawn place, direction and speed of 1 to 3 pixels a frame. It moves straight, is reflected at
     the borders, and is shown at the nearest whole pixel. Where two digits overlap, the brighter
     pixel shows. The 10,000 clips of `train` show digits of the split `train` of the set `digits`;
     the 1,000 clips of `test` show those of `test`. A clip depends on its split and index only.
@@ -73,7 +73,8 @@ def load_moving_digits(split: str) -> Dataset:
     Raises:
         ValueError: the split is unknown.
 
-    Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998).
+    Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998), each
+    pixel doubled along both sides.
     """
     moving, pictures = scenes(split)
     videos = np.stack([render(*scene) for scene in zip(moving, pictures, strict=True)])
@@ -200,12 +201,12 @@ def _clips(split: str) -> list[tuple[str, int]]:
 
 
 def _digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return by split the digits of `Digits` and their classes."""
+    """Return by split the digits of `Digits`, doubled in size, and their classes."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
-    images = np.rint(images.reshape(-1, DIGIT_SIDE, DIGIT_SIDE) * 255 / 16).astype(np.uint8)
+    images = np.rint(images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8).repeat(2, 1).repeat(2, 2)
     train, test, train_labels, test_labels = train_test_split(
         images, labels, test_size=360, stratify=labels, random_state=0
     )

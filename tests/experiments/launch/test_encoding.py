@@ -149,7 +149,8 @@ def test_clips_with_sound_are_trained_on_as_latents_with_their_sound(tmp_path, m
         )
         config.condition.update(features=small_sounding.WIDTH, pooled_features=small_sounding.WIDTH)
         config.model.update(video_width=16, sound_width=12, depth=1, num_heads=2, unroll=1)
-        config.model.sound_patch, config.batch_size = 1, 4
+        config.model.update(video_patch=(1, 2, 2), sound_patch=1)
+        config.batch_size = 4
         if directory:
             write(config)
         task = build(config)

@@ -45,7 +45,6 @@ def varied(folder, **fields):
     config.packing = dict(length=30, slots=2)
     config.batch_size = 2
     config.model.patch_size = PATCH
-    config.weighting, config.process.domain = dict(name="bounded_velocity"), (0.01, 1.0)
     with config.unlocked():
         config.update_from_flattened_dict(fields)
     return config
