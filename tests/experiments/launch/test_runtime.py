@@ -170,6 +170,7 @@ def test_a_field_of_the_config_of_a_run_is_answered_with_the_flag():
 
 def test_a_misspelt_command_is_answered_with_the_nearest(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["genjax", "tarin", "--config=x"])
+    monkeypatch.setattr("experiments.end_at_ctrl_c", lambda: None)  # it would outlive this test
     with pytest.raises(SystemExit, match="'tarin' is none of the commands; did you mean train?"):
         main()
     assert capsys.readouterr().out.startswith("usage: genjax COMMAND [FLAGS]\n")
