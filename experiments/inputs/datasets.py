@@ -153,7 +153,7 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     if latents:
         dataset = load_dataset("latents", data.train_split, latents)
         if data.sound_shape:
-            dataset = _with_sound(dataset, data.train())
+            dataset = _with_sound(dataset, data.train(), config.data.flip)
         _check_vocabulary(latents, task.space)
         check_parameters(latents, lambda: parameters_digest(task.space.made_by()))
     elif data.buckets:
@@ -183,8 +183,8 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
 
 
 @dataclass(frozen=True)
-class _LatentsWithSound:
-    """Records of the video's latents, and of the sound of the clips that were encoded."""
+class _LatentsOfClips:
+    """Records of clips, with latents as their `video`. Mirror images follow all originals."""
 
     latents: Any
     clips: Any
@@ -193,13 +193,27 @@ class _LatentsWithSound:
         return len(self.latents)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {"video": self.latents[index]["image"], "audio": self.clips[index]["audio"]}
+        clip = self.clips[index % len(self.clips)]
+        return clip | {"video": self.latents[index]["image"]}
 
 
-def _with_sound(latents: Dataset, clips: Dataset) -> Dataset:
-    """Return latents of clips as their `video`, with the clips' `audio`."""
-    dtypes = {"video": np.dtype(np.float32), "audio": np.dtype(np.int16)}
-    source = OnDisk(_LatentsWithSound(latents.source, clips.source), dtypes)
+def _with_sound(latents: Dataset, clips: Dataset, flip: bool) -> Dataset:
+    """Return latents of clips as their `video`, with what else the clips have, as `audio`.
+
+    Args:
+        flip: whether the clips' mirror images were encoded, too.
+
+    Raises:
+        ValueError: there are latents of another number of clips.
+    """
+    source, count = clips.source, len(clips.source) * (2 if flip else 1)
+    if len(latents.source) != count:
+        raise ValueError(
+            f"config.space.video.directory has {len(latents.source):,} latents of {clips.split}, "
+            f"and config.data makes {count:,}: encode into an empty folder, or put back the data"
+        )
+    dtypes = {n: a.dtype for n, a in source[0].items()} | {"video": np.dtype(np.float32)}
+    source = OnDisk(_LatentsOfClips(latents.source, source), dtypes)
     return dataclasses.replace(latents, source=source)
 
 

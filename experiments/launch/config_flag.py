@@ -68,8 +68,8 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
 def _describe_missing(path: Path) -> str:
     """Return the error text for a config file that does not exist."""
     folders = Path("configs"), path.parent  # the first for a bare name, such as digits_flow
-    there = {each.name: each for folder in folders for each in folder.glob("*.py")}
-    nearest = difflib.get_close_matches(path.with_suffix(".py").name, there, n=1)
+    there = {each.stem: each for folder in folders for each in folder.glob("*.py")}
+    nearest = difflib.get_close_matches(path.stem, there, n=1)
     hint = f"; did you mean {there[nearest[0]].absolute()}?" if nearest else ""
     return f"--config names {path.absolute()}, and there is no such file{hint}"
 

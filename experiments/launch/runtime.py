@@ -275,11 +275,15 @@ def memory_errors() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        sys.exit(
+        text = (
             f"error: {str(error).splitlines()[0]}\nTake a smaller config.batch_size to train, or "
             "config.sampling.batch_size to sample and evaluate; docs/guides/laptop_to_pod.md has "
             "more that saves memory."
         )
+        if jax.process_count() == 1:
+            sys.exit(text)
+        print(text, file=sys.stderr, flush=True)
+        os._exit(1)  # an orderly exit would wait for the other processes, which wait for this one
 
 
 def check_out(path: str | Path | None) -> None:

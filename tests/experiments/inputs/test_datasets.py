@@ -8,7 +8,7 @@ from PIL import Image
 from configs import digits_flow, digits_gan, emoji_autoencoder
 from experiments.configuration.runs import build
 from experiments.inputs.conditions import Classes
-from experiments.inputs.datasets import Data, training_batches
+from experiments.inputs.datasets import Data, _with_sound, training_batches
 from genjax.data import Dataset, InMemory
 from genjax.devices import make_mesh
 from tests.experiments import small_sounding
@@ -179,3 +179,18 @@ def test_an_autoencoder_takes_images_that_vary_in_size_when_asked_to(tmp_path):
     config.data.resize = True
     assert batches_of(config)[0]["image"].shape == (4, 8, 8, 3)
     assert Data.from_config(config).shown.shape[1:] == (8, 8, 3)  # what is reconstructed
+
+
+def test_latents_of_clips_keep_the_sound_and_the_actions_of_their_clips():
+    """Encoding writes mirror images after all originals."""
+    clips = {"video": np.zeros((3, 5, 4, 4, 1), np.uint8), "action": np.arange(15).reshape(3, 5)}
+    clips = Dataset("clips", "train", InMemory(clips | {"audio": np.arange(3, dtype=np.int16)}))
+    latents = lambda count: Dataset(
+        "latents", "train", InMemory({"image": np.arange(count, dtype=np.float32)[:, None]})
+    )
+    both = _with_sound(latents(6), clips, flip=True)
+    np.testing.assert_array_equal(both.source[:]["video"][:, 0], np.arange(6))
+    np.testing.assert_array_equal(both.source[:]["audio"], [0, 1, 2, 0, 1, 2])
+    np.testing.assert_array_equal(both.source[4]["action"], np.arange(5, 10))
+    with pytest.raises(ValueError, match="has 4 latents of train, and config.data makes 3"):
+        _with_sound(latents(4), clips, flip=False)

@@ -1,5 +1,6 @@
 """What every program does first and last."""
 
+import os
 import re
 import shutil
 import signal
@@ -113,11 +114,25 @@ def test_too_little_memory_ends_with_advice(monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: another fault")
 
 
+def test_a_process_with_too_little_memory_waits_for_no_other(monkeypatch, capsys):
+    """An orderly exit would wait for the others, which wait for a collective with this one."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as end, memory_errors():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    assert end.value.code == 1 and "error: RESOURCE_EXHAUSTED" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("given", ["digits_flow", "digits_flow.py", "config/digits_flow.py"])
 def test_a_config_file_without_its_folder_is_found_in_configs(tmp_path, given):
     result = run("train", f"--config={given}", f"--workdir={tmp_path / 'run'}")
     assert result.stderr.endswith(f"did you mean {ROOT / 'configs/digits_flow.py'}?\n")
     assert result.returncode == 1 and str(ROOT / given) in result.stderr
+
+
+def test_an_empty_name_of_a_config_file_is_named(tmp_path):
+    result = run("train", "--config=", f"--workdir={tmp_path / 'run'}")
+    assert result.stderr.startswith("error: ") and "there is no such file" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["x = 1", "def get_config():\n    return dict(num_steps=3)"])
@@ -155,6 +170,7 @@ def test_a_field_of_the_config_of_a_run_is_answered_with_the_flag():
 
 def test_a_misspelt_command_is_answered_with_the_nearest(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["genjax", "tarin", "--config=x"])
+    monkeypatch.setattr("experiments.end_at_ctrl_c", lambda: None)  # it would outlive this test
     with pytest.raises(SystemExit, match="'tarin' is none of the commands; did you mean train?"):
         main()
     assert capsys.readouterr().out.startswith("usage: genjax COMMAND [FLAGS]\n")
