@@ -15,7 +15,7 @@ from chain import LAW, LENGTH, SEQUENCES, VOCABULARY, chi_square, exact_by_state
 
 from genjax import diffusion
 from genjax.diffusion import discrete
-from genjax.diffusion.discrete.samplers import steps
+from genjax.diffusion.discrete.samplers.steps import draw
 
 BATCH = 2000
 KEYS = diffusion.sample_keys(jax.random.key(0), jnp.arange(BATCH))
@@ -405,6 +405,6 @@ def test_grids_and_options_do_not_recompile():
 def test_choices_of_a_probability_near_1e_8_are_drawn():
     """Noise of the default precision ends below 16, and one in five of them is drawn then."""
     states = jnp.zeros((1, 2**12, 2**10)).at[..., 1:].set(-17.0)  # at 2¹² places of 32 samples
-    counted = lambda key: (steps.draw(key[None], jnp.exp(states)) > 0).sum()
+    counted = lambda key: (draw(key[None], jnp.exp(states)) > 0).sum()
     count = jax.lax.map(counted, jax.random.split(jax.random.key(0), 32)).sum()
     assert 3 <= count <= 12  # 91 % of all seeds; 5.6 are expected
