@@ -45,7 +45,7 @@ programs ran. The teacher's 50 steps have 99.7 % and 0.829:
     Eulerian                      99.7 %  0.959   99.7 %  0.847   29 min 24 s
     RCM                           98.3 %  0.966   98.7 %  0.919   21 min 19 s
     GuidedHalving                 99.2 %  1.01    88.7 %  2.64    22 min  0 s
-    Drift                         99.8 %  1.03    one step only     8 min  0 s
+    Drift                         99.9 %  1.01    one step only     8 min 59 s
     Semigroup                     99.5 %  1.06    99.4 %  0.844   10 min  8 s
     ContinuousConsistency         96.9 %  1.07    97.6 %  1.06     3 min 31 s
     ImprovedMeanFlow              99.8 %  1.10    100 %   1.19     5 min 54 s
