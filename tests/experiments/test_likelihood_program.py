@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from experiments.configuration.runs import build
-from experiments.likelihood import held_out_bits
+from experiments.evaluation.held_out_bits import held_out_bits
 from genjax.data import load_dataset, to_float
 from genjax.training import Checkpoints, record_config
 from tests.experiments.launching import run

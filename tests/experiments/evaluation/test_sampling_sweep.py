@@ -84,6 +84,7 @@ def test_a_run_of_prompts_on_latents_is_measured_by_vgg16(monkeypatch, tmp_path)
     config.model.update(width=16, depth=1, num_heads=2, unroll=1)
     task, seen = build(config), []
     run = SimpleNamespace(folder="runs/a", step=0, config=config, task=task)
+    run.check_guidance = lambda: None
 
     def spied(task, state, labels, sampling):
         seen.append([task.condition.prompts[label] for label in labels])
