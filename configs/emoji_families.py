@@ -33,8 +33,7 @@ encoded once: python -m experiments.encode --config=configs/emoji_families.py:la
 Each network makes a picture for each of 384 training names and 384 held-out names, and PromptMatch
 measures how well the pictures fit the names. Training draws no sheets and measures nothing, so that
 the budget goes into steps. docs/results/families.md has the scores after ten minutes on one CPU
-core, for uniform_diffusion after twenty. flow, unet, autoregression and drifting have not been run
-to the end.
+core, for uniform_diffusion and drifting after twenty.
 """
 
 from ml_collections import ConfigDict
