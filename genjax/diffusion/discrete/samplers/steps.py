@@ -18,9 +18,9 @@ Keys = Key[Array, " batch"]
 def draw(keys: Keys, probabilities: Probabilities) -> Tokens:
     """Draw a state at each place, each sample with its own key. Sums need not be 1.
 
-    One step of many gives each of thousands of codes a probability near 1e-7. JAX's noise of default
-    precision ends below 16, so such choices would be drawn too seldom. The source is Zheng et al.
-    2025, "Masked diffusion models are secretly time-agnostic masked models".
+    One step of many gives each of thousands of codes a probability near 1e-7. JAX's noise of
+    default precision ends below 16, so such choices would be drawn too seldom. The source is Zheng
+    et al. 2025, "Masked diffusion models are secretly time-agnostic masked models".
     """
     exact = functools.partial(jax.random.categorical, mode="high")
     return jax.vmap(exact)(keys, jnp.log(probabilities))
