@@ -64,11 +64,14 @@ PROMPTS = (
 
 def get_config(choice: str = "text_to_video") -> ConfigDict:
     check_choice(choice, CHOICES)
-    data = dict(name="moving_digits", image_shape=(17, 32, 32, 1))
+    data = dict(name="moving_digits/64", image_shape=(17, 64, 64, 1))
     config = text_to_video("moving_digits", PROMPTS, **data)
     config.experiment += f"_{choice}"
     config.model.update(width=192, num_heads=6)
     config.condition.length = 16
+    # Most places are black, so where a digit is, its latents stand far above the noise.
+    config.times.shift = config.sampling.grid.shift = 4.0
+    config.optimizer.update(name="muon", learning_rate=2e-3)
     # A token has 128 features, as many as noise can fill; the clips fill few of them (JiT).
     config.target.name = "clean"
     config.weighting.name = "bounded_velocity"  # the velocity's loss

@@ -28,13 +28,11 @@ from genjax.data.sets.moving_digits import (
     DIGIT_SIDE,
     DIRECTIONS,
     NUM_FRAMES,
-    SIDE,
     Movement,
     digit_pictures,
     parse_caption,
 )
 
-ROOM = SIDE - DIGIT_SIDE  # the places along a side are 0 … ROOM
 FILTERS = 300  # training digits that serve as matched filters
 FASTEST = 3.5  # pixels a frame along a side, a little above the data's 3
 QUANTILE = 0.2  # of the frames along a path
@@ -73,8 +71,9 @@ class Track:
         They are those of the found velocity turned by at most `SLACK`. A digit that starts within
         half a pixel of a wall, where it is shown, may also come from its mirror image there.
         """
+        room = self.movement.room
         return self._directions(
-            [(1, -1) if min(place, ROOM - place) <= 0.5 else (1,) for place in self.movement.start]
+            [(1, -1) if min(place, room - place) <= 0.5 else (1,) for place in self.movement.start]
         )
 
     @property
@@ -121,17 +120,16 @@ def follows(tracks: Sequence[Track], caption: str, *, reflected: bool = False) -
     }
 
 
-def track(video: UInt8[np.ndarray, "17 32 32 1"]) -> list[Track]:
+def track(video: UInt8[np.ndarray, "17 side side 1"]) -> list[Track]:
     """Return the one or two digits of a clip, the first found first."""
     clip = video[..., 0] / np.float32(255)
-    error = lambda *found: (
-        (clip - np.maximum.reduce([_shown(*each) for each in found])) ** 2
-    ).sum()
+    shown = functools.partial(_shown, side=clip.shape[1])
+    error = lambda *found: ((clip - np.maximum.reduce([shown(*each) for each in found])) ** 2).sum()
     first = _find(clip, np.zeros_like(clip))
-    both = first, _find(clip, _shown(*first))
+    both = first, _find(clip, shown(*first))
     for _ in range(ROUNDS):
-        first = _find(clip, _shown(*both[1]))
-        again = first, _find(clip, _shown(*first))
+        first = _find(clip, shown(*both[1]))
+        again = first, _find(clip, shown(*first))
         both = min(both, again, key=lambda pair: error(*pair))
     first, second = sorted(both, key=error)
     gain = error(first) - error(first, second)
@@ -140,11 +138,12 @@ def track(video: UInt8[np.ndarray, "17 32 32 1"]) -> list[Track]:
 
 
 def _described(clip: np.ndarray, path: np.ndarray, picture: np.ndarray) -> Track:
-    (row, row_speed), (column, column_speed) = [_at_start(*axis) for axis in path.tolist()]
-    crops = _crops(clip)[np.arange(NUM_FRAMES), *map(_places_of, path)]
+    room = _room(clip)
+    (row, row_speed), (column, column_speed) = [_at_start(*axis, room) for axis in path.tolist()]
+    crops = _crops(clip)[_visited(path, room)]
     presence = (np.minimum(crops, picture) * picture).sum((1, 2)) / max((picture**2).sum(), 1e-6)
     digit = int(classifier().predict(_halved(picture).reshape(1, -1))[0])
-    movement = Movement(digit, (row, column), (row_speed, column_speed))
+    movement = Movement(digit, (row, column), (row_speed, column_speed), side=clip.shape[1])
     return Track(movement, picture, presence)
 
 
@@ -154,10 +153,10 @@ def _find(clip: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
         other: the clip of the other digit alone, whose pixels may hide this one.
     """
-    scores = _filter_scores(clip, other)
-    path = _search(_widened(scores.max(-1)), _wide_grid())
+    scores, room = _filter_scores(clip, other), _room(clip)
+    path = _search(_widened(scores.max(-1)), _wide_grid(room))
     for _ in range(2):  # a path shows which filter suits all frames, and the filter a better path
-        filter_ = scores[np.arange(NUM_FRAMES), *map(_places_of, path)].sum(0).argmax()
+        filter_ = scores[_visited(path, room)].sum(0).argmax()
         path = _refined(scores[..., filter_], path, STEPS)
     for _ in range(2):  # a better path shows a better picture
         path = _refined(_picture_scores(clip, other, _picture(clip, other, path)), path, STEPS)
@@ -178,8 +177,9 @@ def _search(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray | None = N
             columns are by default the rows' candidates.
     """
     columns = rows if columns is None else columns
-    down, across = _places_of(rows.T), _places_of(columns.T)
-    visits = np.arange(ROOM + 1) == down[..., None]
+    room = scores.shape[1] - 1
+    down, across = _places_of(rows.T, room), _places_of(columns.T, room)
+    visits = np.arange(room + 1) == down[..., None]
     along = scores.transpose(0, 2, 1)[np.arange(NUM_FRAMES), across]  # [columns frames rows]
     totals = visits.reshape(len(rows), -1).astype(np.float32) @ along.reshape(len(columns), -1).T
     if rows is columns:  # the best candidates of a wide search need not be near to each other
@@ -194,9 +194,9 @@ def _pairs(places: np.ndarray, speeds: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _wide_grid() -> Float[np.ndarray, "candidates 2"]:
+def _wide_grid(room: int) -> Float[np.ndarray, "candidates 2"]:
     """Return places in the middle frame and velocities, a pixel and an eighth of it apart."""
-    return _pairs(np.arange(ROOM + 1.0), np.arange(-8 * FASTEST, 8 * FASTEST + 1) / 8)
+    return _pairs(np.arange(room + 1.0), np.arange(-8 * FASTEST, 8 * FASTEST + 1) / 8)
 
 
 @functools.cache
@@ -206,16 +206,26 @@ def _near_grid(step: float) -> Float[np.ndarray, "candidates 2"]:
     return _pairs(changes, changes / 8)
 
 
-def _places_of(axis: np.ndarray) -> Int[np.ndarray, "*candidates frames"]:
+def _room(clip: np.ndarray) -> int:
+    """Return the last place of a digit along a side; the first is 0."""
+    return clip.shape[1] - DIGIT_SIDE
+
+
+def _places_of(axis: np.ndarray, room: int) -> Int[np.ndarray, "*candidates frames"]:
     """Return the whole pixels that an axis of a path, or many `[2 candidates]`, visits."""
     path = axis[0][..., None] + axis[1][..., None] * (np.arange(NUM_FRAMES) - MIDDLE)
-    return np.rint(ROOM - np.abs(ROOM - path % (2 * ROOM))).astype(int)
+    return np.rint(room - np.abs(room - path % (2 * room))).astype(int)
 
 
-def _at_start(place: float, speed: float) -> tuple[float, float]:
+def _visited(path: np.ndarray, room: int) -> tuple[np.ndarray, ...]:
+    """Return the frames, rows and columns that a path visits, an index of three axes."""
+    return np.arange(NUM_FRAMES), *(_places_of(axis, room) for axis in path)
+
+
+def _at_start(place: float, speed: float, room: int) -> tuple[float, float]:
     """Return place and velocity in the first frame of an axis given in the middle frame."""
-    unfolded = (place - speed * MIDDLE) % (2 * ROOM)
-    return (unfolded, speed) if unfolded <= ROOM else (2 * ROOM - unfolded, -speed)
+    unfolded = (place - speed * MIDDLE) % (2 * room)
+    return (unfolded, speed) if unfolded <= room else (2 * room - unfolded, -speed)
 
 
 def _picture(clip: np.ndarray, other: np.ndarray, path: np.ndarray) -> Float[np.ndarray, "16 16"]:
@@ -224,7 +234,7 @@ def _picture(clip: np.ndarray, other: np.ndarray, path: np.ndarray) -> Float[np.
     If the other digit is known, each pixel is the median of the frames where that digit does not
     hide it. If not, the pixel is a low quantile, since another digit only makes pixels brighter.
     """
-    along = np.arange(NUM_FRAMES), *map(_places_of, path)
+    along = _visited(path, _room(clip))
     crops, hidden = _crops(clip)[along], _crops(other)[along] > INK
     if not other.any():
         return np.quantile(crops, QUANTILE, axis=0)
@@ -232,11 +242,13 @@ def _picture(clip: np.ndarray, other: np.ndarray, path: np.ndarray) -> Float[np.
     return np.nanmedian(np.where(hidden, np.nan, crops), axis=0)
 
 
-def _shown(path: np.ndarray, picture: np.ndarray) -> Float[np.ndarray, "frames 32 32"]:
+def _shown(
+    path: np.ndarray, picture: np.ndarray, side: int
+) -> Float[np.ndarray, "frames side side"]:
     """Return the clip of one digit alone."""
-    shown = np.zeros((NUM_FRAMES, SIDE, SIDE), np.float32)
-    for frame, row, column in zip(shown, *map(_places_of, path), strict=True):
-        frame[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE] = picture
+    shown = np.zeros((NUM_FRAMES, side, side), np.float32)
+    for frame, row, column in zip(*_visited(path, side - DIGIT_SIDE), strict=True):
+        shown[frame, row : row + DIGIT_SIDE, column : column + DIGIT_SIDE] = picture
     return shown
 
 
@@ -260,8 +272,8 @@ def _filter_scores(clip: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     Pixels that the other digit may hide do not count.
     """
-    seen = (other <= INK).astype(np.float32)
-    cells = lambda frames: _pooled(frames).reshape(NUM_FRAMES, ROOM + 1, ROOM + 1, 64)
+    seen, places = (other <= INK).astype(np.float32), _room(clip) + 1
+    cells = lambda frames: _pooled(frames).reshape(NUM_FRAMES, places, places, 64)
     filters = _filters()
     return 2 * cells(seen * clip) @ filters.T - cells(seen) @ (filters**2).T
 

@@ -254,3 +254,27 @@ def test_pixels_keep_their_colours_along_the_exact_flow(split):
         lit = video[:-1, ..., 0] > 0
         assert known.mean() > 0.7 and (known & lit).sum() > 0.5 * lit.sum()
         assert np.any(flow[known & lit] != 0) and np.all(flow[~lit] == 0)
+
+
+def test_larger_frames_have_the_same_digits_with_more_room():
+    """Digits reach all four borders, and two of them overlap seldom."""
+    dataset, truth = load_dataset("moving_digits/64", "train[:200]"), movements("train[:200]", 64)
+    assert dataset.image_shape == (17, 64, 64, 1)
+    small = movements("train[:200]")
+    kept = lambda moving: [(each.example, each.digit, each.velocity) for each in moving]
+    assert list(map(kept, truth)) == list(map(kept, small))
+    places = np.concatenate([each.places() for moving in truth for each in moving])
+    assert places.min(0).tolist() == [0, 0] and places.max(0).tolist() == [48, 48]
+    pairs = [np.abs(a.places() - b.places()) for a, b in (m for m in truth if len(m) == 2)]
+    # (1 − (1 − 15.5/48)²)² of frames, if places are uniform and then rounded
+    assert np.mean([(pair < DIGIT_SIDE).all(-1) for pair in pairs]) == pytest.approx(
+        0.293, abs=0.08
+    )
+    pictures, _ = digit_pictures("train")
+    for video, moving in zip(dataset.source.arrays["video"][:20], truth, strict=False):
+        np.testing.assert_array_equal(render(moving, [pictures[m.example] for m in moving]), video)
+
+
+def test_frames_without_room_are_refused():
+    with pytest.raises(ValueError, match="moving_digits/16: a digit has 16 pixels a side"):
+        load_dataset("moving_digits/16", "test[:1]")

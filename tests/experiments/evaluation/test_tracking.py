@@ -38,6 +38,23 @@ def test_digits_places_and_velocities_are_the_true_ones(clips, tracks):
         assert all(each.is_whole for each in found)
 
 
+def test_larger_frames_are_tracked():
+    clips, truth = load_dataset("moving_digits/64", "test[:3]"), movements("test[:3]", 64)
+    assert {len(moving) for moving in truth} == {1, 2}
+    for video, moving, (caption,) in zip(
+        clips.source.arrays["video"], truth, clips.captions, strict=True
+    ):
+        found = track(video)
+        assert follows(found, caption)["both"]
+        by_digit = lambda movement: movement.digit
+        for ours, exact in zip(
+            sorted((each.movement for each in found), key=by_digit),
+            sorted(moving, key=by_digit),
+            strict=True,
+        ):
+            assert np.abs(ours.places() - exact.places()).max() <= 2
+
+
 def test_a_digit_that_vanishes_is_not_whole(clips, tracks):
     index = next(i for i, found in enumerate(tracks) if len(found) == 1)
     video = clips.source.arrays["video"][index].copy()
