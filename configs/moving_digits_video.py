@@ -70,7 +70,7 @@ def get_config(choice: str = "text_to_video") -> ConfigDict:
     config.model.update(width=192, num_heads=6)
     config.condition.length = 16
     # Most places are black, so where a digit is, its latents stand far above the noise.
-    config.times.shift = config.sampling.grid.shift = 4.0
+    config.times.shift = config.sampling.grid.shift = 3.5
     config.optimizer.update(name="muon", learning_rate=2e-3)
     # A token has 128 features, as many as noise can fill; the clips fill few of them (JiT).
     config.target.name = "clean"
