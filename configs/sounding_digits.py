@@ -42,7 +42,7 @@ from configs.moving_digits_video import PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-CHOICES = ("spectrograms", "samples")
+CHOICES = ("spectrograms", "samples", "latents")
 SOUND = (17_000, 1)
 SAMPLE_RATE = 8000  # Hz
 
@@ -88,8 +88,10 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config.sampling.update(modality_scale=1.5, given=(), batch_size=100)
     config.evaluation.measures = dict(synchrony=dict(name="SoundingDigits"))
     config.evaluation.num_samples = 64
-    if choice == "spectrograms":
+    if choice != "samples":
         _spectrograms(config)
+    if choice == "latents":
+        _latents(config)
     return config
 
 
@@ -109,3 +111,12 @@ def _spectrograms(config: ConfigDict) -> None:
     # At time 0 a clean target says nothing of the noise. A given modality waits at 0.05. What a
     # narrow network loses of a patch would be most of the velocity's loss at lower times.
     config.process.domain = (0.05, 1.0)
+
+
+def _latents(config: ConfigDict) -> None:
+    """Let the network see latents of larger frames, in which two digits seldom overlap."""
+    config.data.update(name="sounding_digits/64", image_shape=(17, 64, 64, 1))
+    run = base.latents("runs/moving_digits_autoencoder", directory="runs/sounding_digits_latents")
+    config.space.video = dict(run, space=run.pop("name"))
+    config.model.update(video_patch=(1, 2, 2), frame_rate=2.0, depth=6, unroll=6)  # 80 tokens
+    config.modalities.video.process = dict(name="RectifiedFlow", domain=(0.01, 1.0))

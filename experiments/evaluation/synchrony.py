@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from experiments.evaluation.context import Context, Model
-from experiments.evaluation.tracking import Track, follows, track
+from experiments.evaluation.tracking import Track, check_clips, follows, track
 from experiments.inputs.sound_and_video import Clips, SoundingClips, of_features
-from genjax.data.sets.moving_digits import NUM_FRAMES, SIDE
+from genjax.data.sets.moving_digits import NUM_FRAMES
 from genjax.data.sets.sounding_digits import (
     FRAMES_PER_SECOND,
     PITCHES,
@@ -27,14 +27,18 @@ MODES = {"": (), "_sound_given_video": ("video",), "_video_given_sound": ("sound
 
 
 @functools.lru_cache(maxsize=2000)
-def _tracks(video: bytes) -> tuple[Track, ...]:
+def _tracks_of_bytes(video: bytes, shape: tuple[int, ...]) -> tuple[Track, ...]:
+    return tuple(track(np.frombuffer(video, np.uint8).reshape(shape)))
+
+
+def _tracks(video: UInt8[np.ndarray, "17 side side 1"]) -> tuple[Track, ...]:
     """Return the digits of a clip; a video that samples keep is tracked once."""
-    return tuple(track(np.frombuffer(video, np.uint8).reshape(NUM_FRAMES, SIDE, SIDE, 1)))
+    return _tracks_of_bytes(video.tobytes(), video.shape)
 
 
-def bounces_seen(video: UInt8[np.ndarray, "17 32 32 1"]) -> tuple[Bounce, ...]:
+def bounces_seen(video: UInt8[np.ndarray, "17 side side 1"]) -> tuple[Bounce, ...]:
     """Return the bounces of the digits that the tracker finds in a clip."""
-    return bounces_of([each.movement for each in _tracks(video.tobytes())])
+    return bounces_of([each.movement for each in _tracks(video)])
 
 
 def digit_heard(sound: Int16[np.ndarray, "samples channels"], time: float) -> int:
@@ -92,12 +96,7 @@ class SoundingDigits:
                 "config.evaluation.measures has SoundingDigits, which needs "
                 "config.condition.name=SoundingClips"
             )
-        expected, given = (NUM_FRAMES, SIDE, SIDE, 1), self.context.data.image_shape
-        if given != expected:
-            raise ValueError(
-                f"config.evaluation.measures has SoundingDigits, whose tracker takes clips of "
-                f"{expected}; config.data.image_shape is {given}: leave it out"
-            )
+        check_clips(self.context.data.image_shape, "SoundingDigits")
 
     def __call__(self, model: Model) -> dict[str, Any]:
         held_out = self.context.data.held_out()
@@ -116,7 +115,7 @@ def _described(clips: Clips, captions: Sequence[str], suffix: str) -> dict[str, 
     paired = measure(seen, clips["sound"])
     unpaired = measure(seen, np.roll(clips["sound"], -1, axis=0))
     right = [
-        follows(_tracks(video.tobytes()), text)["digits"]
+        follows(_tracks(video), text)["digits"]
         for video, text in zip(clips["video"], captions, strict=True)
     ]
     return {

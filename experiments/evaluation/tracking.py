@@ -28,6 +28,7 @@ from genjax.data.sets.moving_digits import (
     DIGIT_SIDE,
     DIRECTIONS,
     NUM_FRAMES,
+    SIDE,
     Movement,
     digit_pictures,
     parse_caption,
@@ -118,6 +119,17 @@ def follows(tracks: Sequence[Track], caption: str, *, reflected: bool = False) -
         "directions": any(map(directions, orders)),
         "both": any(digits(order) and directions(order) for order in orders),
     }
+
+
+def check_clips(shape: tuple[int, ...], name: str) -> None:
+    """Raise ValueError if the tracker cannot take clips of this shape, for the measure `name`."""
+    frames, *sides, channels = shape
+    if (frames, channels) != (NUM_FRAMES, 1) or len(set(sides)) > 1 or sides[0] <= DIGIT_SIDE:
+        raise ValueError(
+            f"config.evaluation.measures has {name}, whose tracker takes clips of {NUM_FRAMES} "
+            f"square grey frames of more than {DIGIT_SIDE} pixels a side, such as "
+            f"{(NUM_FRAMES, SIDE, SIDE, 1)}; config.data.image_shape is {shape}: leave it out"
+        )
 
 
 def track(video: UInt8[np.ndarray, "17 side side 1"]) -> list[Track]:

@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, UInt8
 from experiments.evaluation.autoencoders import vgg16_protocol
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.protocol import FeatureProtocol
-from experiments.evaluation.tracking import Track, follows, track
+from experiments.evaluation.tracking import Track, check_clips, follows, track
 from experiments.inputs.datasets import Data, labels_of
 from genjax import metrics
 from genjax.data import to_float
-from genjax.data.sets.moving_digits import DIGIT_SIDE, NUM_FRAMES, SIDE, optical_flow
+from genjax.data.sets.moving_digits import NUM_FRAMES, optical_flow
 from genjax.models.encoders.i3d import LEAST_FRAMES, i3d_features
 from genjax.models.encoders.i3d import SIDE as I3D_SIDE
 from genjax.models.encoders.vgg16 import vgg16_features
@@ -263,14 +263,7 @@ class MovingDigits:
 
     def __post_init__(self):
         _check_videos("MovingDigits", self.context.data)
-        frames, height, width, channels = self.context.data.image_shape
-        if (frames, height, channels) != (NUM_FRAMES, width, 1) or height <= DIGIT_SIDE:
-            raise ValueError(
-                f"config.evaluation.measures has MovingDigits, whose tracker takes clips of "
-                f"{NUM_FRAMES} square grey frames of more than {DIGIT_SIDE} pixels a side, such as "
-                f"{(NUM_FRAMES, SIDE, SIDE, 1)}; config.data.image_shape is "
-                f"{self.context.data.image_shape}: leave it out"
-            )
+        check_clips(self.context.data.image_shape, "MovingDigits")
 
     def __call__(self, model: Model) -> dict[str, Any]:
         data, count = self.context.data, self.context.num_samples

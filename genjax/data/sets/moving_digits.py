@@ -86,11 +86,6 @@ def load_moving_digits(split: str, size: int = SIDE) -> Dataset:
     Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998), each
     pixel doubled along both sides.
     """
-    if size <= DIGIT_SIDE:
-        raise ValueError(
-            f"moving_digits/{size}: a digit has {DIGIT_SIDE} pixels a side, so it cannot move in a "
-            f"frame of {size}: take a larger size, such as {SIDE}"
-        )
     moving, pictures = scenes(split, size)
     videos = np.stack([render(*scene) for scene in zip(moving, pictures, strict=True)])
     captions = [(caption_of(each),) for each in moving]
@@ -118,8 +113,13 @@ def scenes(
         size: as of `load_moving_digits`.
 
     Raises:
-        ValueError: the split is unknown.
+        ValueError: as of `load_moving_digits`.
     """
+    if size <= DIGIT_SIDE:
+        raise ValueError(
+            f"frames of {size} pixels a side: a digit has {DIGIT_SIDE} pixels a side, so it cannot "
+            f"move: take a larger size, such as {SIDE}"
+        )
     digits, moving, pictures = _digits(), [], []
     for part, index in _clips(split):
         images, labels = digits[part]

@@ -13,7 +13,7 @@ import numpy as np
 
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, preload
 from genjax.data.sets import moving_digits
-from genjax.data.sets.moving_digits import DIGIT_SIDE, NUM_FRAMES, SIDE, Movement
+from genjax.data.sets.moving_digits import NUM_FRAMES, SIDE, Movement
 
 FRAMES_PER_SECOND = 8
 SAMPLE_RATE = 8000  # Hz
@@ -51,7 +51,9 @@ class Bounce:
         return round(self.time * FRAME_SAMPLES)
 
 
-def load_sounding_digits(split: str, *, preload_bytes: int = PRELOAD_BYTES) -> Dataset:
+def load_sounding_digits(
+    split: str, size: int = SIDE, *, preload_bytes: int = PRELOAD_BYTES
+) -> Dataset:
     """Return `video` and `audio`: clips of `moving_digits`, and a tone at each of their bounces.
 
     `audio` is int16, 17,000 samples of one channel at 8,000 Hz, and as long as the 17 frames at 8
@@ -60,17 +62,19 @@ def load_sounding_digits(split: str, *, preload_bytes: int = PRELOAD_BYTES) -> D
     digit's pitch (`PITCHES`) with a click at its start, and lasts 0.25 seconds. Tones add up. A
     bounce after the last frame is not seen, and does not sound.
 
-    Splits and captions are those of `moving_digits`. A clip depends on its split and index only.
+    Splits and captions are those of `moving_digits`. A clip depends on its split, index and
+    size only.
 
     Args:
+        size: the side of the frames in pixels.
         preload_bytes: a split of at most this size is made at once and kept in memory. Clips of a
             larger one are made when they are read.
 
     Raises:
         ValueError: the split is unknown.
     """
-    clips = _Clips(*moving_digits.scenes(split))
-    shapes = {"video": (NUM_FRAMES, SIDE, SIDE, 1), "audio": (NUM_FRAMES * FRAME_SAMPLES, 1)}
+    clips = _Clips(*moving_digits.scenes(split, size))
+    shapes = {"video": (NUM_FRAMES, size, size, 1), "audio": (NUM_FRAMES * FRAME_SAMPLES, 1)}
     source = OnDisk(clips, {"video": np.dtype(np.uint8), "audio": np.dtype(np.int16)})
     size = math.prod(shapes["video"]) + 2 * math.prod(shapes["audio"])
     if size * len(clips) <= preload_bytes:
@@ -95,13 +99,16 @@ class _Clips:
         }
 
 
-def bounces(split: str) -> list[tuple[Bounce, ...]]:
+def bounces(split: str, size: int = SIDE) -> list[tuple[Bounce, ...]]:
     """Return the bounces that are seen and heard in each clip of a split, first to last.
+
+    Args:
+        size: the side of the frames in pixels.
 
     Raises:
         ValueError: the split is unknown.
     """
-    return [bounces_of(moving) for moving in moving_digits.movements(split)]
+    return [bounces_of(moving) for moving in moving_digits.movements(split, size)]
 
 
 def bounces_of(moving: Sequence[Movement]) -> tuple[Bounce, ...]:
@@ -111,8 +118,9 @@ def bounces_of(moving: Sequence[Movement]) -> tuple[Bounce, ...]:
     velocity·time meets a wall where the path is a multiple of the room. An even multiple is the top
     or left wall. A digit that does not move along an axis bounces off none of its walls.
     """
-    room, found = SIDE - DIGIT_SIDE, []
+    found = []
     for movement in moving:
+        room = movement.room
         for walls, start, speed in zip(WALLS, movement.start, movement.velocity, strict=True):
             if not speed:
                 continue

@@ -276,5 +276,5 @@ def test_larger_frames_have_the_same_digits_with_more_room():
 
 
 def test_frames_without_room_are_refused():
-    with pytest.raises(ValueError, match="moving_digits/16: a digit has 16 pixels a side"):
+    with pytest.raises(ValueError, match="frames of 16 pixels a side: a digit has 16"):
         load_dataset("moving_digits/16", "test[:1]")

@@ -52,7 +52,7 @@ def test_bounces_are_seen_where_they_are(clips):
 @pytest.mark.parametrize("start", [(3.0, 5.0), (0.0, 16.0)])
 def test_a_digit_that_rests_meets_no_wall(clips, monkeypatch, start):
     """Nor does a digit that rests at a wall, or goes along it."""
-    (found,) = [each for each in synchrony._tracks(clips["video"][0].tobytes())][:1]
+    (found,) = [each for each in synchrony._tracks(clips["video"][0])][:1]
     still = dataclasses.replace(found.movement, start=start, velocity=(0.0, 0.0))
     resting = (dataclasses.replace(found, movement=still),)
     monkeypatch.setattr(synchrony, "_tracks", lambda video: resting)
