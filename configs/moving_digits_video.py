@@ -71,7 +71,7 @@ def get_config(choice: str = "text_to_video") -> ConfigDict:
     config.experiment += f"_{choice}"
     config.model.update(width=192, num_heads=6)
     config.condition.length = 16
-    # Most places are black, so where a digit is, its latents stand far above the noise.
+    # A larger frame has more latents, so captions decide at still higher noise.
     config.times.shift = config.sampling.grid.shift = 3.5
     config.optimizer.update(name="muon", learning_rate=2e-3)
     # A token has 128 features, as many as noise can fill; the clips fill few of them (JiT).
