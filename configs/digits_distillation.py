@@ -79,11 +79,12 @@ Some choices need these settings:
 - A small range of guidance scales: GuidedMeanFlow and PixelMeanFlow learn scales from 1 to 1.5.
   With scales up to 4, GuidedMeanFlow had 2.44.
 - Drift predicts the velocity, so samples start as different noise. With the target clean, as in the
-  paper, samples of a class start alike and stay so: 100 % and 6.61, recall 0. Drift compares
+  paper, samples of a class start alike and stay alike: 100 % and 6.61, recall 0. Drift compares
   pixels. Images of 16 pixels or more may take `--config.method.features=VGG16Features`.
 - PixelMeanFlow has no perceptual term here, because that term needs images of 16 pixels.
 
-docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run.
+docs/results/runs.md has the figures for 2 and 8 steps, precision, recall, and the commit of each
+run.
 """
 
 from ml_collections import ConfigDict

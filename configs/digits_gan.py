@@ -14,8 +14,8 @@ vit_gan            1,500  175      97.9 %    1.95              0.90 / 0.23      
 
 stylegan2 had one core, and the run of r3gan is not on record. All are measured on 1,000 samples of
 the averaged weights with balanced labels. Accuracy is the share of samples in the requested class.
-Duplicates are samples as near to another sample as the nearest 1 % of training images are to
-another image. vit_gan's report warns of its duplicates. Pictures: samples.png and latent_walk.gif
+Duplicates are samples that are nearer to another sample than 99 % of held-out images are to another
+held-out image. vit_gan's report warns of its duplicates. Pictures: samples.png and latent_walk.gif
 in the run's folder.
 """
 

@@ -8,9 +8,9 @@ python -m experiments.train --config=configs/digits_gan_inverse.py:encoder \
 The choice bigan trains a generator, an encoder and a discriminator of pairs (x, z) together. The
 choice bigbigan has a stochastic encoder and the hinge loss. It also scores x alone and z alone.
 
-encoder learns the inverse of a finished generator. By default that is runs/digits_gan_dcgan, which
-the second command makes. `--config.generator_run` names another GAN's run, which may be
-bidirectional. The latents of a StyleGAN2 are w:
+encoder learns the inverse of a finished generator. By default this generator is that of
+runs/digits_gan_dcgan, which the second command makes. `--config.generator_run` names the run of
+another GAN, which may be bidirectional. The latents of a StyleGAN2 are w:
 
 python -m experiments.train --config=configs/digits_gan.py:stylegan2 --workdir=runs/digits_stylegan2
 python -m experiments.train --config=configs/digits_gan_inverse.py:encoder \

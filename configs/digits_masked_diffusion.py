@@ -20,8 +20,8 @@ SEDD trains a network of scores by their entropy (Lou et al. 2024). It is `:unif
 --config.loss.name=score_entropy_loss --config.target.name=score
 
 SEDD needs as few bits as uniform does, but fewer of its samples have the right class. The reason is
-not known. It is not that negative probabilities are set to 0, since a sampler that sets them to 0
-only before it draws has an accuracy of 0.672.
+not known. Setting negative probabilities to 0 is not the reason, since a sampler that sets them to
+0 only before it draws has an accuracy of 0.672.
 
 The run of blocks was paused several times, so its time is an estimate: 2,000 steps at 3 steps per
 second. The run of SEDD shared its core with other programs.

@@ -12,9 +12,9 @@ The emoji that come with genjax have 32×32 pixels and are enlarged. For other i
     a folder of any images               --config.data.directory=FOLDER --config.data.name=folder
                                          --config.condition.name=Unconditional
 
-Not yet run to the end, so there is no score. The paper's sets have 350,000 images and more, and
-1,527 emoji are few: expect that the discriminator memorizes them. configs/emoji_gan.py has what
-helps.
+Not yet run to the end, so there is no score. The paper's data sets have 350,000 images and more.
+1,527 emoji are few, so expect that the discriminator memorizes them. configs/emoji_gan.py shows
+what helps against this.
 """
 
 from ml_collections import ConfigDict

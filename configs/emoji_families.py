@@ -6,7 +6,7 @@ python -m experiments.train --config=configs/emoji_families.py:flow --config.num
 
 The first command measures how many steps the budget allows, and prints the second.
 
-The choices, by what their network sees:
+The choices, by what their network is conditioned on:
 
     its name, encoded by MiniLM
       flow, latent_flow          emoji_text on pixels, and on latents
@@ -21,7 +21,7 @@ The choices, by what their network sees:
     nothing
       vae
 
-Some choices stand on a run of another choice, which is trained first:
+Some choices need a run of another choice, which must be trained first:
 
     autoencoder                  for latent_flow, masked_autoregression, mean_flow, consistency
     tokenizer                    for the models of 8×8 codes

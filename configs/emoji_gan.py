@@ -1,12 +1,12 @@
-"""Class-conditional GANs on emoji of 32×32 pixels, with three answers to the few images.
+"""Class-conditional GANs on emoji of 32×32 pixels: two augmentations for few images, or none.
 
 python -m experiments.train --config=configs/emoji_gan.py:ada --workdir=runs/emoji_gan_ada
 
-The networks are DCGAN's, and the loss is R3GAN's. 1,527 emoji are few, so the discriminator may
-memorize them. The choice is what the discriminator sees:
+The networks are DCGAN's, and the loss is R3GAN's. There are only 1,527 training emoji, so the
+discriminator may memorize them. The choice says what the discriminator sees:
 - none: the images as they are.
-- diffaugment: all images after random changes of color, place and missing squares (Zhao et al.
-  2020).
+- diffaugment: all images after random changes of color and position, and with missing squares (Zhao
+  et al. 2020).
 - ada: images after random changes whose probability follows r_t, a measure of overfitting (Karras
   et al. 2020).
 
@@ -23,11 +23,11 @@ none    0.03       1,500  173       0.10
                    3,000  192       0.16
 ada     0.03       1,500  180       0.13
 
-r_v of none compares all classes at once, and that of ada pairs of one class. So these two cannot be
-compared.
+r_v of none compares all classes at once, and r_v of ada compares pairs of one class. So the two
+cannot be compared.
 
 With weak penalties, the samples of none become worse after step 1,500. ada keeps r_t at its target,
-and its samples are not better after as many steps. diffaugment has been run for 900 steps alone
+and its samples are not better after as many steps. diffaugment has only been run for 900 steps
 (FD-VGG16 425). docs/results/gans.md says more.
 """
 

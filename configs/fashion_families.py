@@ -21,7 +21,7 @@ The choices:
     mean_flow, drifting      one step, learned from data
     consistency              one step, learned from the run of flow
 
-Some choices stand on a run of another choice, which is trained first:
+Some choices need a run of another choice, which must be trained first:
 
     autoencoder              for latent_flow
     tokenizer                for token_autoregression and masked_tokens

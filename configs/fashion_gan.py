@@ -11,9 +11,9 @@ r3gan              1,500  13 min  79.5 %    38.2              0.40 / 0.06       
 (training images)                           8.27              0.79 / 0.75         1 %
 
 All are measured on 2,000 samples of the averaged weights with balanced labels. The classifier gets
-85.1 % of held-out images right. Duplicates are samples as near to another sample as the nearest 1 %
-of training images are to another image. r3gan's report warns of its recall. Both runs were still
-improving. Pictures: samples.png and latent_walk.gif in the run's folder.
+85.1 % of held-out images right. Duplicates are samples that are nearer to another sample than 99 %
+of held-out images are to another held-out image. r3gan's report warns of its recall. Both runs were
+still improving. Pictures: samples.png and latent_walk.gif in the run's folder.
 
 The choices stylegan2 and stylegan3 compare two generators at equal steps, on images enlarged to
 32×32 pixels:

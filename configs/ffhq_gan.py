@@ -3,7 +3,7 @@
 python -m experiments.train --config=configs/ffhq_gan.py:stylegan2_1024 \
     --config.data.directory=FOLDER --workdir=runs/ffhq
 
-FOLDER is one folder of PNG files of the choice's side. The choices:
+FOLDER holds PNG files whose side is that of the choice. The choices:
 - stylegan2_1024: configuration F (Karras et al. 2020, "StyleGAN2").
 - stylegan2_256: the "paper256" settings of StyleGAN2-ADA (Karras et al. 2020), with mirrored
   images and without augmentation.

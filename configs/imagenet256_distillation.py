@@ -23,7 +23,7 @@ neither VAE nor the first command. The choices have their papers' settings:
 Differences from the papers:
 - Latents are the encoder's means, standardized by channel, not draws from its Gaussians.
 - The embedding of a jump's length starts at 0 in DiT.
-- mean_flow_xl2 is guided at all times, the paper's network at t ≤ 0.75.
+- mean_flow_xl2 is guided at all times. The paper's network is guided at t ≤ 0.75.
 - scm_xl2 has no learned weight of the loss over times.
 - pmf_b16 lacks the second perceptual term, on ConvNeXt's features. Its examples with s = t have the
   later of two times, as those of imf_b2; the released code takes one. LPIPS needs

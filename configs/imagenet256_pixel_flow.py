@@ -8,9 +8,10 @@ settings are the paper's (Li & He 2025, JiT) for 200 epochs: the network predict
 and its loss is the velocity's. Times are mirrored, since the paper's run from noise to data.
 
 Differences from the paper:
-- Heun's correction is taken in (x/alpha, sigma/alpha). As in the paper the last step is Euler's.
+- Heun's correction is taken in (x/alpha, sigma/alpha). As in the paper, the last step is an Euler
+  step.
 - Sampling does not bound the velocity near the clean end, which the paper divides by at least 0.05.
-- Guidance applies at all times, the paper's at t < 0.9.
+- Guidance applies at all times. In the paper it applies at t < 0.9.
 
 Not yet run, so there is no score. The paper has FID 4.37. The step was compiled and run at toy size
 only.

@@ -7,7 +7,7 @@ The choices, for many accelerators:
 - sngan_64: conditional batch norm, spectral norm and a projection discriminator (Miyato & Koyama
   2018). The settings are those of the authors' code for 64 pixels.
 - biggan_64: BigGAN (Brock et al. 2019). The networks are those of the authors' PyTorch code for 64
-  pixels, the settings those of the paper for 128 pixels.
+  pixels, and the settings are those of the paper for 128 pixels.
 
 Differences from the papers. 32, 64: augmentation, average and β₂ are those of cifar10_gan.
 biggan_64: attention is at half the images' side, as for 128 pixels. The paper stops each run before

@@ -18,8 +18,8 @@ recordings                      100 %
 recordings after spectrograms   85.6 %
 chance                          3.0 %
 
-So the way from spectrograms to sound limits the pitch, and not the network. `fd_mel` is 27.3, and
-20.1 for training recordings. docs/results/video_and_sound.md has other times of training.
+So the conversion of spectrograms to sound limits the pitch, and not the network. `fd_mel` is 27.3,
+and 20.1 for training recordings. docs/results/video_and_sound.md has other times of training.
 """
 
 from ml_collections import ConfigDict

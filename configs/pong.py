@@ -3,8 +3,9 @@
 python -m experiments.train --config=configs/pong.py:actions --workdir=runs/pong
 python -m experiments.sample --workdir=runs/pong --given=0,1,2,3 --frames=40
 
-ale-py plays the games: pip install '.[atari]'. The 4,096 training clips are played once, and kept.
-A clip has 16 frames of 32×32 grey pixels, 15 a second, and 512 samples of sound for each frame.
+ale-py plays the games: pip install '.[atari]'. The 4,096 training clips are recorded once and
+cached. A clip has 16 frames of 32×32 grey pixels, 15 a second, and 512 samples of sound for each
+frame.
 
 The choices:
 - joint: clips without actions.

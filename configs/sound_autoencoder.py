@@ -19,7 +19,7 @@ Published sizes at 44.1 kHz, which take a folder, for many accelerators:
 
 codec with 12 codes was trained on `spoken_stamps` for 1,439 s on a shared core. At the same 6 kb/s,
 Opus is twice as near to the clips: docs/results/autoencoders.md. The other choices have not been
-run to their ends.
+run to the end.
 """
 
 from typing import Any

@@ -27,9 +27,9 @@ samples, 1,600 steps
   clips of given sounds     40.4 %                    84.7 %          16.7 %
 (real clips)                97.8 %         36.1 %     0.8 %           98.7 %
 
-By chance is with the sound of another clip. If all sound is noise, every bounce is heard. So read
-the first column together with the third. The choice samples took 54 minutes, and had no shift of
-the times and no absolute positions, which the config has now.
+The column "by chance" pairs each clip with the sound of another clip. If all sound is noise, every
+bounce counts as heard. So read the first column together with the third. The choice samples took 54
+minutes, and had no shift of the times and no absolute positions, which the config has now.
 
 With spectrograms, sound and bounces follow each other in all modes. In clips from noise, digits
 move on a path but change their shape from frame to frame. docs/results/video_and_sound.md says

@@ -18,7 +18,7 @@ The CPU cases compute in float32:
 - 50 guided steps of Euler's method with DiT-S/2 (4 samples);
 - the training step of a Wan transformer of 30 million parameters on 640 tokens and 77 of text, and
   20 guided steps of Euler's method with it;
-- 256 tokens of a LlamaGen transformer of 30 million parameters with a static cache, for one
+- 256 tokens of a LlamaGen transformer of 32 million parameters with a static cache, for one
   example and for two, as guidance has (PyTorch's network is experiments/speed/torch_llamagen.py).
 
 The cases for an NVIDIA GPU compute in bfloat16 with float32 parameters:

@@ -1,8 +1,8 @@
 """Kinds of parts: what each is called with, and where its names are looked up.
 
 A config names a part by an object's name in one of the kind's places, or by a dotted path
-(`genjax.parts.find`). Each kind's contract is the protocol here. It is
-checked where the config is read, so that a wrong part is one clear error before any compute.
+(`genjax.parts.find`). Each kind's contract is a protocol of this module. The contract is checked
+where the config is read, so a wrong part gives one clear error before anything is computed.
 """
 
 import contextlib

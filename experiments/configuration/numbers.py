@@ -1,4 +1,4 @@
-"""Refuse numbers of a config that cannot be meant, before anything is computed."""
+"""Refuse numbers of a config that are out of range, before anything is computed."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""How well samples keep the frames that they were given."""
+"""Measures of how well samples keep their given frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Measures of whether samples are right, varied and new.
+"""Measures of how accurate, varied and new samples are.
 
-A classifier tells whether they are right. Distances of pixels tell the rest.
+A classifier measures the accuracy. Distances between pixels measure the rest.
 """
 
 import functools

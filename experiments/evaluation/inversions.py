@@ -1,4 +1,4 @@
-"""The ways from an image back to its latents, compared: descent, joint training, an encoder."""
+"""Compare the ways from an image back to its latents: descent, joint training, an encoder."""
 
 import functools
 import time

@@ -1,6 +1,6 @@
 """Pictures and measures of a GAN's latent space.
 
-They are walks, mixed styles, directions, inversion and path length.
+These are walks, mixed styles, directions, inversions and path lengths.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Whether samples have the pitches of their notes' names, by CREPE."""
+"""Measures of whether samples have the pitches that their captions name, by CREPE."""
 
 import functools
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Whether played games of Pong obey: the paddle the actions, and the sounds the ball.
+"""Measures of Pong: whether the paddle follows the actions, and the sound follows the ball.
 
-Places are in rows and columns of the game's screen, 210 by 160, whatever the size of the clips.
+Positions are in rows and columns of the game's screen, 210 by 160, whatever the size of the clips.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether pictures or clips show what their prompts say, by a scorer fitted to real pairs."""
+"""Measures of how well pictures and clips match their prompts, by a scorer fitted to real pairs."""
 
 import functools
 from dataclasses import dataclass, replace

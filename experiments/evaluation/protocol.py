@@ -1,4 +1,4 @@
-"""The protocol of a measure: all that its figures depend on beside the run, as a record."""
+"""The protocol of a measure: a record of all that its figures depend on besides the run."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

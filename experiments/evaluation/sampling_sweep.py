@@ -1,4 +1,4 @@
-"""The quality of a run's samples by how they are made."""
+"""The quality of a run's samples by sampler, steps, weights and guidance."""
 
 import collections
 import itertools

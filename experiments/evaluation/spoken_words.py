@@ -1,4 +1,4 @@
-"""Whether samples say the words of their prompts, by a speech recognizer."""
+"""Measures of whether samples say the words of their prompts, by a speech recognizer."""
 
 import functools
 from collections.abc import Sequence

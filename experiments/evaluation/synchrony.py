@@ -1,4 +1,4 @@
-"""Whether digits sound when they bounce: what is seen in samples against what is heard in them."""
+"""Measures of whether digits sound when they bounce: bounces seen against tones heard."""
 
 import functools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A config's data: splits to look at, and the batches to train on."""
+"""The data of a config: its splits, and the batches to train on."""
 
 import dataclasses
 import functools

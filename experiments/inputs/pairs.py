@@ -1,4 +1,4 @@
-"""Pairs of noise and the sample that a teacher made of it, as the examples of a student."""
+"""Pairs of noise and the sample that a teacher made from it, as training examples of a student."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

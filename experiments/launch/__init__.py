@@ -1,1 +1,1 @@
-"""Set-up, flags and experiments, as commands share them."""
+"""Set-up, flags and experiments, which the commands share."""

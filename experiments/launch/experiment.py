@@ -1,4 +1,4 @@
-"""An experiment: a config resolved once, at the border, into objects."""
+"""An experiment: a config that is resolved into objects once, when a command starts."""
 
 import functools
 from collections.abc import Iterator, Mapping

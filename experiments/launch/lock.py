@@ -1,4 +1,4 @@
-"""One run a folder: a lock file that also works on file systems which several machines share."""
+"""One run per folder: a lock file that also works on file systems shared by several machines."""
 
 import contextlib
 import datetime

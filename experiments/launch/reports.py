@@ -1,4 +1,4 @@
-"""The report of a run: what training took, what evaluation found, what goes wrong."""
+"""The report of a run: the cost of training, the results of evaluation, and warnings."""
 
 from pathlib import Path
 from typing import Any

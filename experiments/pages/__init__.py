@@ -1,1 +1,1 @@
-"""The pages in which runs are read."""
+"""Pages that present runs."""

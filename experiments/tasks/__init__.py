@@ -1,4 +1,4 @@
-"""Tasks: a network, an algorithm and their optimization, a family a file.
+"""Tasks: a network, an algorithm and their optimization, with one file per family.
 
 The protocol `genjax.training.task.GenerativeTask` says what programs need of a task.
 """

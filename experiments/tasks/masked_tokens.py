@@ -1,4 +1,4 @@
-"""MaskGIT over the codes of a frozen tokenizer: all masked tokens given those that are not."""
+"""MaskGIT over the codes of a frozen tokenizer: all masked tokens are predicted from the others."""
 
 import functools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Trace a network on shapes, and say what does not fit before anything is computed."""
+"""Trace a network on shapes, and report what does not fit before anything is computed."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Variational autoencoders, trained on a bound of the likelihood, from whose prior one samples."""
+"""Variational autoencoders, trained on a bound of the likelihood and sampled from the prior."""
 
 import functools
 from collections.abc import Callable, Mapping

@@ -1,7 +1,8 @@
 """Measures of a codebook's use, and `alarms` for codebooks and variational latents.
 
 The reconstruction loss does not show these problems. A network learns to work with the few codes
-that remain. Nor does the ELBO: a decoder that is strong enough works without latents.
+that remain. The ELBO does not show them either: a decoder that is strong enough works without
+latents.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Image files, checked and converted to one number of channels, the same for every run."""
+"""Read image files: check and convert them to one number of channels, alike in every run."""
 
 import dataclasses
 import errno

@@ -1,4 +1,4 @@
-"""Lossy codecs of sound, Opus and MP3, as references for learned ones at the same bitrate.
+"""Lossy codecs of sound, Opus and MP3, as references for learned codecs of the same bitrate.
 
 PyAV encodes and decodes, by FFmpeg's libopus and libmp3lame.
 """

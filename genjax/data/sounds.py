@@ -1,7 +1,7 @@
 """Sound of audio and video files, checked, resampled and converted to one number of channels.
 
-PyAV decodes the files. A file that should not be trained on raises
-ValueError with the reason: it is silent, clipped, cut off or no sound at all.
+PyAV decodes the files. A file that is unfit for training raises ValueError with the reason: it is
+silent, clipped, cut off or no sound at all.
 """
 
 import math

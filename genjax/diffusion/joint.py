@@ -2,7 +2,7 @@
 
 Each modality has its own process and its own time (Bao et al. 2023, "One transformer fits all
 distributions in multi-modal diffusion at scale", UniDiffuser). So one network knows the joint law,
-the conditional laws and the marginal laws. In a conditional law the given modality waits at the
+the conditional laws and the marginal laws. In a conditional law the given modality stays at the
 clean end. In a marginal law the other modality is pure noise.
 """
 

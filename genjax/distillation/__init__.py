@@ -1,7 +1,8 @@
 """Few steps and one: flow maps, their samplers, and the losses that teach them.
 
 A *flow map* `X(x_t, t, s, *conditioning) -> x_s` follows the probability-flow ODE from time t to
-time s (`flow_maps`). Most methods are losses on it; the others match distributions.
+time s (`flow_maps`). Most methods are losses on it, and the others match distributions. `policies`
+makes a flow map of a network that predicts the data along a whole segment (pi-Flow).
 
 | file | teacher | inputs | derivative |
 |---|---|---|---|

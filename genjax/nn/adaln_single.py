@@ -1,4 +1,4 @@
-"""Modulation that blocks share but for a table of their own (adaLN-single)."""
+"""Modulation that all blocks share, except for one table per block (adaLN-single)."""
 
 from typing import Any
 

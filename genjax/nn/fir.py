@@ -1,7 +1,7 @@
 """Resampling of images with finite impulse response filters, and convolutions that resample.
 
-So a network's up- and down-sampling is free of aliasing, as in Zhang 2019 ("Making convolutional
-networks shift-invariant again") and Karras et al. 2020 (StyleGAN2, appendix B).
+They keep a network's up- and down-sampling free of aliasing, as in Zhang 2019 ("Making
+convolutional networks shift-invariant again") and Karras et al. 2020 (StyleGAN2, appendix B).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Inputs of a few-step network beside the time: the end of its jump, and a guidance scale."""
+"""Inputs of a few-step network besides the time: the end of its jump, and a guidance scale."""
 
 from typing import Any
 

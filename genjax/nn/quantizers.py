@@ -1,4 +1,4 @@
-"""From latents to discrete codes: learnt codebooks, residual ones, and codes of fixed places.
+"""From latents to discrete codes: learned codebooks, residual codebooks, and fixed codebooks.
 
 Every quantizer is called on latents `[... features]` and returns `Quantized`; `lookup` is the way
 back from indices, and `num_codes` says how many there are. All of it is float32, whatever the

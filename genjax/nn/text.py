@@ -1,4 +1,4 @@
-"""Encoded text as networks are given it."""
+"""Encoded text, in the form that networks take."""
 
 from typing import Any
 

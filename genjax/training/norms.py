@@ -1,4 +1,4 @@
-"""Norms of the parts of a tree: what moves, how fast, and what is about to burst."""
+"""Norms of the parts of a tree: what changes, how fast, and what is about to diverge."""
 
 import jax
 import jax.numpy as jnp

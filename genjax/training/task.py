@@ -1,7 +1,7 @@
 """The protocol of tasks: what the training loop needs, and what sampling and measuring need.
 
-A task is a network, an algorithm and their optimization. Its numbers come from a config; what it
-trains on and what its samples are measured by stand beside it.
+A task is a network, an algorithm and their optimization. Its numbers come from a config. Its data,
+and the evaluators that measure its samples, are separate objects.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Methods whose jumps from two points of a trajectory lead to one end."""
+"""Methods that make jumps from two points of a trajectory end at the same point."""
 
 import functools
 from collections.abc import Callable

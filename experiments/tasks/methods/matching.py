@@ -1,4 +1,4 @@
-"""How a student matches distributions: its loss, and that of the critic that it plays against.
+"""How a student matches distributions: its loss, and the loss of its critic.
 
 A method is called `method(key, student, x) -> (losses, times)` for the student, and
 `critic_loss(key, student, x) -> losses` for the critic. Its fields are the numbers of its paper.

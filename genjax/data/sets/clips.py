@@ -1,4 +1,4 @@
-"""A folder of video files, in classes or with captions, with sound if asked; decoded by PyAV."""
+"""A folder of video files, in classes or with captions, optionally with sound; decoded by PyAV."""
 
 import bisect
 import os

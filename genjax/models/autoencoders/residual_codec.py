@@ -1,4 +1,4 @@
-"""Codecs of sound share frames, bits, and the way from codes to a waveform."""
+"""The shared part of sound codecs: frames, bits, and the way from codes to a waveform."""
 
 import math
 

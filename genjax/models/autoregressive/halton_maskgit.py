@@ -1,6 +1,6 @@
 """The MaskGIT of Besnier et al. 2025, "Halton scheduler for masked generative image transformer".
 
-Its weights are public: the class modulates the layers, as in DiT, and a register stands behind the
+Its weights are public: the class modulates the layers, as in DiT, and a register token follows the
 codes. `autoregression.reveal_in_order` samples in the order `autoregression.orders.halton`.
 """
 

@@ -2,7 +2,7 @@
 
 The states of all layers of the encoder become one text for the video and one for the audio. Each
 goes through a small transformer. Learned registers take the place of padding, so all tokens of the
-results are to be attended to.
+results may be attended to.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""T5's encoder (Raffel et al. 2020), in its first form, as version 1.1 and as UMT5 (Chung et al.
-2023).
+"""T5's encoder (Raffel et al. 2020): the first version, version 1.1 and UMT5.
 
-"Exploring the limits of transfer learning with a unified text-to-text transformer".
+"Exploring the limits of transfer learning with a unified text-to-text transformer". UMT5 is that of
+Chung et al. 2023.
 """
 
 from typing import Any

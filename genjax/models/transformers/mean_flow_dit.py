@@ -1,4 +1,4 @@
-"""MeanFlowDiT: a transformer with conditions as tokens, which answers with two velocities.
+"""MeanFlowDiT: a transformer with conditions as tokens, which outputs two velocities.
 
 The network of improved mean flows (Geng et al. 2025, "Improved mean flows", iMF), and on pixels of
 pixel mean flows (Lu et al. 2026, pMF).

@@ -2,7 +2,7 @@
 
 Wan team 2025, "Wan: Open and advanced large-scale video generative models", section 4.2. A block is
 self-attention with rotary positions in time, height and width, cross-attention to text, and a
-feed-forward layer. All blocks share the modulation by the time but for a table of their own.
+feed-forward layer. All blocks share the modulation by the time, except for one table per block.
 """
 
 import math

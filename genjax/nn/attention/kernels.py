@@ -1,8 +1,8 @@
-"""Attention by kernels that others wrote: cuDNN's for NVIDIA GPUs and JAX's for TPUs.
+"""Attention by third-party kernels: cuDNN's for NVIDIA GPUs and JAX's for TPUs.
 
-Both take a mask of keys alone, `[#batch 1 1 keys]`, and no bias. Both have one reverse derivative
-and no other. JAX's takes segments without times too. If a query may attend nowhere, its output is
-finite and means nothing.
+Both take a mask of keys alone, `[#batch 1 1 keys]`, and no bias. Both can be differentiated once,
+in reverse mode only. JAX's takes segments without times too. If a query may attend nowhere, its
+output is finite and means nothing.
 """
 
 import math
