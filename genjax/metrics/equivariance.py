@@ -22,6 +22,8 @@ Mask = Bool[np.ndarray, "height width"]
 def equivariance(expected: Images, found: Images, mask: Mask) -> float:
     """Return the peak signal-to-noise ratio of images within a mask, in dB (equation 25).
 
+    It is NaN for an empty mask, such as that of a small image that is turned.
+
     Args:
         expected: the images, moved or turned.
         found: the images of the moved or turned input.
@@ -32,7 +34,9 @@ def equivariance(expected: Images, found: Images, mask: Mask) -> float:
 
 def decibels(squares: float, count: int) -> float:
     """Return the peak signal-to-noise ratio of a sum of `count` squared errors, in dB."""
-    return float(10 * np.log10(RANGE**2 * count / squares)) if squares else math.inf
+    if not squares:
+        return math.inf if count else math.nan
+    return float(10 * np.log10(RANGE**2 * count / squares))
 
 
 def translated_by_pixels(images: Images, x: int, y: int) -> tuple[Images, Mask]:

@@ -4,6 +4,7 @@ Times are in seconds. Events of a clip are an array of times, and events of many
 such arrays. `detect_onsets` hears events in a waveform. The caller gives the events that are seen.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -80,8 +81,13 @@ def chance_synchrony(
     """Measure the synchrony of each clip with the sound of the next one, which is that of chance.
 
     Raises:
-        ValueError: as of `synchrony`.
+        ValueError: as of `synchrony`, or there are fewer than two clips.
     """
+    if len(seen) < 2:
+        raise ValueError(
+            f"chance is measured with the sound of another clip, and there are {len(seen)} clips: "
+            "give two or more"
+        )
     return synchrony(seen, [*heard[1:], *heard[:1]], tolerance)
 
 
@@ -151,7 +157,7 @@ def onset_pitch(
     low: int | float = 100,
     high: int | float = 3000,
 ) -> float:
-    """Return the loudest frequency of the sound after an onset, in Hz.
+    """Return the loudest frequency of the sound after an onset, in Hz; NaN for silence.
 
     A parabola through three logarithms of magnitudes finds the peak between bins.
 
@@ -170,7 +176,10 @@ def onset_pitch(
     )
     frequencies = np.arange(len(magnitudes)) * sample_rate / padded
     inside = (low <= frequencies) & (frequencies <= high)
-    peak = int(np.argmax(np.where(inside, magnitudes, -1)))
+    inside[[0, -1]] = False  # a parabola needs a bin on either side
+    peak = int(np.argmax(np.where(inside, magnitudes, 0)))
+    if peak == 0:
+        return math.nan
     left, middle, right = np.log(np.maximum(magnitudes[peak - 1 : peak + 2], 1e-12))
     bend = left - 2 * middle + right
     shift = (left - right) / (2 * bend) if bend < 0 else 0.0

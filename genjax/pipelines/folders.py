@@ -23,7 +23,6 @@ from genjax import pretrained
 from genjax.data.tokenizers import FILES, Tokenizer
 from genjax.models.encoders.clip import resize_and_crop
 from genjax.nn import Text
-from genjax.pipelines.experts import Experts
 from genjax.pipelines.generation import Pipeline
 from genjax.pretrained.clip import check_preparation
 from genjax.pretrained.configuration import expect_kind, has_type, read_json
@@ -270,9 +269,9 @@ def save(
 ) -> None:
     """Write a pipeline as a folder that `load` and diffusers read.
 
-    Network and autoencoder are written with their present variables, such as after fine-tuning.
-    Text encoders, tokenizers and schedule are copied from the folder that they were loaded from.
-    For a pipeline built by hand, name its system and give these parts:
+    Networks, autoencoders and LTX-2's vocoder are written with their present variables, such as
+    after fine-tuning. Text encoders, tokenizers and schedule are copied from the folder that they
+    were loaded from. For a pipeline built by hand, name its system and give these parts:
 
         schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
         clip = dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip"))
@@ -306,7 +305,7 @@ def save(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; save in a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    networks = _networks(pipeline)
+    networks = pipeline.networks()
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as unfinished:
         whole = Path(unfinished) / folder.name
         whole.mkdir()
@@ -315,17 +314,6 @@ def save(
         else:
             _write(whole, system, networks | parts, pipeline)
         whole.replace(folder)
-
-
-def _networks(pipeline: Pipeline) -> dict[str, tuple[nn.Module, Any]]:
-    """Return the networks and the autoencoder of a pipeline, with their variables, by folder."""
-    network, variables = pipeline.network, pipeline.variables["network"]
-    if isinstance(network, Experts):
-        pair = dict(transformer=(network.high, variables["high"]))
-        pair["transformer_2"] = network.low, variables["low"]
-    else:
-        pair = dict(transformer=(network, variables))
-    return pair | dict(vae=(pipeline.autoencoder, pipeline.variables["autoencoder"]))
 
 
 def _copy(source: Path, whole: Path, networks: dict[str, tuple[nn.Module, Any]]) -> None:
@@ -366,7 +354,7 @@ def _write(whole: Path, system: System, parts: Mapping[str, Any], pipeline: Pipe
         ValueError: the schedule differs from the pipeline's.
     """
     index: dict[str, Any] = dict(_class_name=system.name) | system.entries(pipeline)
-    for name in (*_networks(pipeline), "scheduler", *system.parts):
+    for name in (*pipeline.networks(), "scheduler", *system.parts):
         entries = {}
         if name == "transformer" and "sample_size" in record_of(parts[name][0]).unused:
             entries = dict(sample_size=pipeline.size[0] // pipeline.autoencoder.factor)

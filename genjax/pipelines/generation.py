@@ -162,18 +162,29 @@ class Pipeline:
         shape = self._latent_shape(size, frames)
         edits = images is not None and frames is None
         times = self._times(num_steps, shape, strength if edits else None)
-        conditions = self._conditions(
-            prompts, negative_prompts, size, guidance_scale, negative_scale
-        )
+        level = self._checked_level(decode_time, decode_noise)
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
         if edits and noise is not None:  # fewer steps start from less noise
             noise = self.process.sigma(times[0]) * noise
         noise = self._start(noise, keys, times[0], shape)
+        # The encoders run last, so that a wrong argument does not wait for them.
+        conditions = self._conditions(
+            prompts, negative_prompts, size, guidance_scale, negative_scale
+        )
         given = self._encoded_images(frames, **pictures)
-        level = self._checked_level(decode_time, decode_noise)
         latents = self._denoise(self.variables["network"], keys, noise, *conditions, times, *given)
         level = (keys, *level) if level else ()
         return np.asarray(self._decode(self.variables["autoencoder"], latents, *level))
+
+    def networks(self) -> dict[str, tuple[nn.Module, PyTree]]:
+        """Return the networks that `save` writes, with their variables, by their folders' names."""
+        network, variables = self.network, self.variables["network"]
+        if isinstance(network, Experts):
+            pair = dict(transformer=(network.high, variables["high"]))
+            pair["transformer_2"] = network.low, variables["low"]
+        else:
+            pair = dict(transformer=(network, variables))
+        return pair | dict(vae=(self.autoencoder, self.variables["autoencoder"]))
 
     def _checked_count(
         self, prompts: Sequence[Any], negative_prompts: Sequence[Any] | None, **given: Any
@@ -400,6 +411,11 @@ class Pipeline:
         if last_images is not None and (given is None or not given.takes_last):
             raise ValueError("this system takes no last frame: leave last_images out")
         if self.frames is None:
+            if images is None and strength != 1:
+                raise ValueError(
+                    f"strength={strength} is for images, and there are none: give images, or leave "
+                    "strength out"
+                )
             return
         if given is None and images is not None:
             raise ValueError("this system makes videos from prompts alone: leave images out")

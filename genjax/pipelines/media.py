@@ -64,13 +64,18 @@ def write_clip(
 
     Raises:
         ImportError: PyAV is not installed.
-        ValueError: the path has another suffix, or sound comes without its rate.
+        ValueError: the path has another suffix; or sound comes without its rate, without a sample
+            or with more than two channels.
     """
     suffix = Path(path).suffix
     if suffix not in CODECS:
         raise ValueError(f"a clip's file ends in {' or '.join(CODECS)}, not in {suffix!r}: {path}")
     if sound is not None and not sample_rate:
         raise ValueError("sound is given without a sample_rate: give the rate in Hz")
+    if sound is not None and (not len(sound) or sound.shape[1] not in (1, 2)):
+        raise ValueError(
+            f"sound has shape {sound.shape}; a clip takes one sample or more of 1 or 2 channels"
+        )
     try:
         import av
     except ImportError as error:

@@ -77,14 +77,14 @@ class SoundPipeline(Pipeline):
             )
         shape = (self.size[0] // self.autoencoder.factor, self.channels)
         times = self._times(num_steps, shape, None)
+        keys = self._placed(_keys(range(batch) if seeds is None else seeds))
+        noise = self._start(noise, keys, times[0], shape)
         if negative_prompts is None and self._checked_scale(guidance_scale) > 1:
             negative_prompts = [self.empty] * batch
         timed = lambda texts: texts and [TimedPrompt(text, start, end) for text in texts]
         conditions = self._conditions(
             timed(prompts), timed(negative_prompts), self.size, guidance_scale, 1.0
         )
-        keys = self._placed(_keys(range(batch) if seeds is None else seeds))
-        noise = self._start(noise, keys, times[0], shape)
         latents = self._denoise(
             self.variables["network"], keys, noise, *conditions, times, None, None, None
         )

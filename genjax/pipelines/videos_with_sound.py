@@ -196,9 +196,9 @@ class VideoSoundPipeline(Pipeline):
         pairs = zip(given, self.scales, strict=True)
         scales = Scales(*(_of_streams(own if new is None else new) for new, own in pairs))
         blocks = self.perturbed_blocks if perturbed_blocks is None else perturbed_blocks
-        conditions, weights = self._evaluations(prompts, negative_prompts, scales, blocks)
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
         noise = self._start(noise, keys, times[0], shapes)
+        conditions, weights = self._evaluations(prompts, negative_prompts, scales, blocks)
         inputs = conditions, weights, scales.rescale, times, jnp.float32(rate)
         return self._denoise(self.variables["network"], keys, noise, *inputs)
 
@@ -209,6 +209,13 @@ class VideoSoundPipeline(Pipeline):
             np.asarray(self._decode(self.variables["autoencoder"], latents["video"])),
             np.asarray(self._decode_sound(variables, latents["audio"])),
             self.vocoder.sample_rate,
+        )
+
+    def networks(self) -> dict[str, tuple[nn.Module, PyTree]]:
+        """Return the networks that `save` writes: those of `Pipeline`, and those of the sound."""
+        return super().networks() | dict(
+            audio_vae=(self.audio_autoencoder, self.variables["audio_autoencoder"]),
+            vocoder=(self.vocoder, self.variables["vocoder"]),
         )
 
     def _shapes(
@@ -242,19 +249,20 @@ class VideoSoundPipeline(Pipeline):
         batch, depth = len(prompts), self.network.depth
         if any(not 0 <= block < depth for block in blocks):
             raise ValueError(f"perturbed_blocks={list(blocks)}; the network has 0 to {depth - 1}")
-        text, no = self.condition(prompts), np.zeros(batch, bool)
-        none, some = np.zeros((2, batch, depth), bool)
-        some[:, list(blocks)] = True
-        conditions, weights = [Condition(text, none, no)], []
-        if max(scales.guidance.values()) > 1:
-            negatives = [self.empty] * batch if negative_prompts is None else negative_prompts
-            conditions.append(Condition(self.condition(negatives), none, no))
-            weights.append({name: 1 - scale for name, scale in scales.guidance.items()})
-        elif negative_prompts is not None:
+        guided = max(scales.guidance.values()) > 1
+        if negative_prompts is not None and not guided:
             raise ValueError(
                 f"negative_prompts have no effect where guidance_scale={scales.guidance}: raise it "
                 "above 1, or leave negative_prompts out"
             )
+        text, no = self.condition(prompts), np.zeros(batch, bool)
+        none, some = np.zeros((2, batch, depth), bool)
+        some[:, list(blocks)] = True
+        conditions, weights = [Condition(text, none, no)], []
+        if guided:
+            negatives = [self.empty] * batch if negative_prompts is None else negative_prompts
+            conditions.append(Condition(self.condition(negatives), none, no))
+            weights.append({name: 1 - scale for name, scale in scales.guidance.items()})
         if max(scales.perturbation.values()) > 0:
             conditions.append(Condition(text, some, no))
             weights.append({name: -scale for name, scale in scales.perturbation.items()})

@@ -57,3 +57,12 @@ def test_decibels_are_of_the_mean_square_error_within_the_mask():
     expected, mask = np.zeros((1, 2, 2, 1)), np.array([[True, True], [True, False]])
     found = np.array([0.2, 0.2, 0.2, 9]).reshape(1, 2, 2, 1)
     assert equivariance.equivariance(expected, found, mask) == pytest.approx(20)
+
+
+def test_an_empty_mask_is_no_number():
+    """Images of 8 pixels are smaller than the filter of a turn."""
+    images = np.random.default_rng(0).standard_normal((1, 8, 8, 1))
+    for turn in (equivariance.rotated, equivariance.pseudo_rotated):
+        turned, mask = turn(images, 0.3)
+        assert not mask.any() and np.isnan(equivariance.equivariance(turned, images, mask))
+    assert equivariance.equivariance(images, images, np.ones((8, 8), bool)) == np.inf

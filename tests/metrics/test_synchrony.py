@@ -127,8 +127,19 @@ def test_pitch_is_found_in_its_range():
     both = tones([0.3], [300]) + tones([0.3], [1500], amplitude=0.05)
     assert onset_pitch(both, 0.3, RATE) == pytest.approx(300, rel=0.01)
     assert onset_pitch(both, 0.3, RATE, low=1000) == pytest.approx(1500, rel=0.01)
+    # A range may reach to either end of the spectrum.
+    assert onset_pitch(both, 0.3, RATE, low=0, high=RATE) == pytest.approx(300, rel=0.01)
+    highest = np.cos(np.pi * np.arange(RATE))[:, None]  # at half the sample rate
+    assert onset_pitch(highest, 0.3, RATE, high=RATE) == pytest.approx(RATE / 2, rel=0.01)
+
+
+def test_silence_has_no_pitch():
+    assert np.isnan(onset_pitch(np.zeros((RATE, 1)), 0.3, RATE))
+    assert np.isnan(onset_pitch(tones([0.3], [300]), 2.0, RATE))  # after the end
 
 
 def test_faults():
     with pytest.raises(ValueError, match="seen in 1 clips and heard in 2"):
         synchrony([np.zeros(1)], [np.zeros(1)] * 2, 0.1)
+    with pytest.raises(ValueError, match="sound of another clip, and there are 1 clips"):
+        chance_synchrony([np.zeros(1)], [np.zeros(1)], 0.1)

@@ -11,6 +11,8 @@ import pytest
 
 from genjax import pipelines, pretrained
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.autoencoders.autoencoder_ltx_audio import AutoencoderLTXAudio
+from genjax.models.autoencoders.vocoder_ltx import VocoderLTX
 from genjax.models.transformers.dit import DiT
 from genjax.models.transformers.flux import Flux
 from genjax.pipelines.folders import Folder
@@ -292,16 +294,20 @@ def test_what_a_pipeline_built_by_hand_lacks_is_named(
     assert not (tmp_path / "saved").exists()
 
 
-def test_networks_are_saved_from_where_their_variables_lie(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [pipelines.Pipeline, pipelines.VideoSoundPipeline])
+def test_networks_are_saved_from_where_their_variables_lie(kind, tmp_path, monkeypatch):
     """Saving reads variables layer by layer, so the host never needs memory for all of them."""
     published, saved = tmp_path / "published", {}
     published.mkdir()
     (published / "model_index.json").write_text("{}")
-    folder_of(published, transformer={}, vae={})
-    pipeline = create_autospec(pipelines.Pipeline, instance=True)
+    folder_of(published, transformer={}, vae={}, audio_vae={}, vocoder={})
+    pipeline = object.__new__(kind)
     pipeline.folder, pipeline.network = published, DiT(2, 8, 1, 1, 7)
     pipeline.autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8, 8))
     pipeline.variables = dict(network=jnp.zeros(2), autoencoder=jnp.ones(3))
+    if kind is pipelines.VideoSoundPipeline:
+        pipeline.audio_autoencoder, pipeline.vocoder = AutoencoderLTXAudio(), VocoderLTX()
+        pipeline.variables |= dict(audio_autoencoder=jnp.ones(4), vocoder=jnp.ones(5))
 
     def save(folder, module, variables):
         folder.mkdir()
@@ -311,3 +317,6 @@ def test_networks_are_saved_from_where_their_variables_lie(tmp_path, monkeypatch
     pipelines.save(tmp_path / "new", pipeline)
     assert saved[DiT] is pipeline.variables["network"]
     assert saved[AutoencoderKL] is pipeline.variables["autoencoder"]
+    if kind is pipelines.VideoSoundPipeline:
+        assert saved[AutoencoderLTXAudio] is pipeline.variables["audio_autoencoder"]
+        assert saved[VocoderLTX] is pipeline.variables["vocoder"]

@@ -240,10 +240,12 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
             dict(images=np.zeros((1, *SIZE, 3), np.uint8), strength=0.0),
             r"in \(0, 1\]; got 0.0",
         ),
+        (["a"], dict(strength=0.5), "strength=0.5 is for images, and there are none: give images"),
         (["a"], dict(decode_time=0.05), "the decoder of this system takes no time: leave out"),
     ],
 )
-def test_faults_are_named(pipeline, prompts, options, message):
+def test_faults_are_named(pipeline, prompts, options, message, monkeypatch):
+    monkeypatch.setattr(pipeline, "condition", None)  # no fault waits for the encoders
     with pytest.raises(ValueError, match=message):
         pipeline(prompts, **options)
 

@@ -73,6 +73,9 @@ def test_mistakes(tmp_path, monkeypatch):
         write_clip(tmp_path / "a.avi", CLIP, 8.0)
     with pytest.raises(ValueError, match="without a sample_rate"):
         write_clip(tmp_path / "a.mp4", CLIP, 8.0, np.zeros((9, 1), np.float32))
+    for shape in ((0, 1), (9, 3)):
+        with pytest.raises(ValueError, match="one sample or more of 1 or 2 channels"):
+            write_clip(tmp_path / "a.mp4", CLIP, 8.0, np.zeros(shape, np.float32), 8000)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match="pip install av"):
         write_clip(tmp_path / "a.mp4", CLIP, 8.0)

@@ -127,10 +127,12 @@ def test_the_unconditional_sound_is_no_prompt(pipeline):
         (dict(start=1.0, end=1.0), "start=1.0 and end=1.0 are no part"),
         (dict(guidance_scale=1.0, negative_prompts=["rain"]), "raise guidance_scale above 1"),
         (dict(noise=np.zeros((1, 5, 2))), r"these samples start from \(1, 96, 2\)"),
+        (dict(seeds=[-1]), "seeds are from 0 to 2³² − 1; got -1"),
     ],
-    ids=["too long", "empty", "without effect", "noise"],
+    ids=["too long", "empty", "without effect", "noise", "seed"],
 )
-def test_faults_are_named(pipeline, options, message):
+def test_faults_are_named(pipeline, options, message, monkeypatch):
+    monkeypatch.setattr(pipeline, "condition", None)  # no fault waits for the encoders
     with pytest.raises(ValueError, match=message):
         pipeline(["rain"], **options)
 

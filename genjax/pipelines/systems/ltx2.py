@@ -58,7 +58,7 @@ SYSTEMS = (
         "LTX2Pipeline",
         _encoder,
         _settings,
-        ("text_encoder", "tokenizer", "connectors", "audio_vae", "vocoder"),
+        ("text_encoder", "tokenizer", "connectors"),
         pipeline=VideoSoundPipeline,
     ),
 )
