@@ -19,6 +19,7 @@ from genjax.training.sampling import mesh_of, sample, sampling_program
 from tests.experiments import small_video
 
 WIDTH = 6  # features of a word
+RESTART = dict(name="restart", first=0, last=1)
 
 
 def states(length):
@@ -270,6 +271,8 @@ def test_sampling_is_planned_without_loading_anything(choice, frames, loss, tmp_
     ("choice", "changes", "message"),
     [
         ("image_to_video", {"sampling.given": (5,)}, "frames 0 to 4"),
+        ("image_to_video", {"sampling.sampler.name": "adaptive"}, "'ddim', .*: a time grid has"),
+        ("image_to_video", {"sampling.sampler": RESTART}, "'ddim', .*: restart goes back and"),
         ("image_to_video", {"condition.name": "Prompts"}, "no clips to take frames of"),
         ("image_to_video", {"model.patch_size": (5, 2, 2)}, "a patch must have one frame"),
         ("causal", {"model.patch_size": (5, 2, 2)}, "a patch must have one frame"),

@@ -35,6 +35,7 @@ class Bounds:
     context: Context
     num_importance_samples: int = 500
     needs: ClassVar[tuple[str, ...]] = ("bounds", "levels")
+    least_held_out: ClassVar[int] = 2  # of a variance of the latents' means
 
     def __post_init__(self):
         if self.num_importance_samples < 1:

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from experiments.configuration.runs import open_run
 from experiments.inputs.autoencoders import on_host
+from experiments.tasks.adapters import Adapters
 from genjax import pretrained
 from genjax.training.json_files import read_json
 from genjax.training.task import GenerativeTask
@@ -104,13 +105,14 @@ def check_examples(workdir: Path, count: int) -> None:
         )
 
 
-def open_source(source: str, adapters: bool = False) -> dict[str, PyTree]:
+def open_source(source: str, adapters: Adapters | None = None) -> dict[str, PyTree]:
     """Return the variables of the networks in the folder of a run or of published weights.
 
     They are whole on the host: a run's state may be split over the devices of all processes.
 
     Args:
-        adapters: return the adapters of a run that trained adapters, not its adapted network.
+        adapters: that are to start from the source. Then return the adapters of a run that trained
+            adapters, at the scale of these, not its adapted network.
 
     Raises:
         FileNotFoundError: the folder holds neither a run nor published weights, or the run has no
@@ -122,9 +124,14 @@ def open_source(source: str, adapters: bool = False) -> dict[str, PyTree]:
         )
     if _is_run(Path(source)):
         run = open_run(source)
-        if getattr(run.task, "adapters", None) and not adapters:
+        trained = getattr(run.task, "adapters", None)
+        if trained and not adapters:
             return on_host({"network": run.variables})
-        return on_host(run.task.networks(run.state, run.config.sampling.weights))
+        networks = on_host(run.task.networks(run.state, run.config.sampling.weights))
+        if trained:
+            factors = adapters.rescaled(networks["network"]["params"], trained.scale)
+            networks = networks | {"network": {"params": factors}}
+        return networks
     try:
         return {"network": pretrained.load(source)[1]}
     except FileNotFoundError as error:
@@ -194,7 +201,7 @@ def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]
     Raises:
         FileNotFoundError, ValueError: as of `open_source` and `transfer`.
     """
-    given = open_source(source, adapters=bool(getattr(task, "adapters", None)))
+    given = open_source(source, adapters=getattr(task, "adapters", None))
     abstract = jax.eval_shape(
         lambda key: task.networks(task.init(key), "params"), jax.random.key(0)
     )

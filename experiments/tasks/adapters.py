@@ -88,6 +88,11 @@ class Adapters:
         """Return the parameters of the adapted network."""
         return apply_lora(params, adapters, self.scale)
 
+    def rescaled(self, adapters: PyTree, scale: float) -> PyTree:
+        """Return adapters that were trained at `scale`, so that they change the network as then."""
+        ratio = scale / self.scale
+        return {path: each | {"up": ratio * each["up"]} for path, each in adapters.items()}
+
 
 @functools.cache
 def _source(folder: str) -> tuple[nn.Module, PyTree]:

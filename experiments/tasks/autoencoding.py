@@ -67,7 +67,7 @@ class Adversary:
         weight: of the generator's loss; times `autoencoding.adaptive_weight` where `adaptive`.
         start_step: before this step, neither learns from the other. The discriminator and its
             optimizer stay as they were made.
-        r1: the penalty of the mean logit of real images.
+        r1: the penalty of the mean logit of real images. Its burn-in counts from `start_step`.
         feature_matching: weight of `adversarial.feature_matching` in the generator's loss, for a
             discriminator that returns features. It is 2 for HiFi-GAN.
     """
@@ -325,7 +325,8 @@ class Autoencoder:
             }
             metrics |= adversarial.instruments.accuracies(adversary.objective, real, fake)
             if adversary.r1:
-                weight, every = adversary.r1.weight_at(step), adversary.r1.every
+                own_step = jnp.maximum(step - adversary.start_step, 0)
+                weight, every = adversary.r1.weight_at(own_step), adversary.r1.every
                 critic = lambda x: _mean_logits(self._judge(params, player.kept, x)[0][0])
                 penalty = regularizers.lazy_penalty(
                     step,

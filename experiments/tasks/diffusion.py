@@ -91,6 +91,40 @@ def evaluation_times(
     return jax.tree.map(evaluated, process, times)
 
 
+def check_waits(
+    sampler: functools.partial,
+    process: PyTree[diffusion.Process],
+    times: PyTree[Float[Array, " times ..."]],
+    shape: PyTree[tuple[int, ...]],
+) -> None:
+    """Check that a sampler takes a grid in which what is given waits at a fixed time.
+
+    The sampler is traced with a stand-in for the network.
+
+    Args:
+        sampler: bound to its options.
+        times: the grid of each array of an example.
+        shape: of an example; a tree where it has several arrays.
+
+    Raises:
+        ValueError: the sampler refuses the grid.
+    """
+    is_shape = lambda a: isinstance(a, tuple)
+    like = lambda shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    noise = jax.tree.map(like, shape, is_leaf=is_shape)
+    stand_in = lambda x_t, t: diffusion.Prediction(x_t, x_t)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    sample = lambda noise, keys: sampler(stand_in, process, noise, times, keys=keys)
+    try:
+        jax.eval_shape(sample, noise, keys)
+    except ValueError as error:
+        raise ValueError(
+            f"config.sampling.sampler.name is {sampler.func.__name__!r}, which cannot keep what is "
+            "given at a fixed time; take a sampler of single steps, such as 'ddim', 'euler' or "
+            f"'heun': {error}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Objective:
     """The objective of the network: a process, a target, and a loss over times.

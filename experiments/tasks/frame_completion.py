@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from experiments.inputs.clips import CaptionedClips
-from experiments.tasks.diffusion import Diffusion
+from experiments.tasks.diffusion import Diffusion, check_waits
 from genjax import diffusion
 
 
@@ -20,6 +20,14 @@ class FrameCompletion(Diffusion):
     samplers take a grid with a column for each frame. `config.sampling.given` has the numbers of
     the frames to give, in the space of the network. They are those of the condition's clips.
     """
+
+    @classmethod
+    def from_config(cls, config: Any) -> "FrameCompletion":
+        """Return the task of a config; raise ValueError as of `fields` and `check_waits`."""
+        task = super().from_config(config)
+        _, times = task.abstract_sampling_inputs(config.sampling, {}, ())
+        check_waits(task.sampler, task.process, times, task.space.shape)
+        return task
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.inputs.played_clips import PlayedClips
 from experiments.inputs.sound_and_video import SoundingClips, of_features
-from experiments.tasks.diffusion import Diffusion, check_no_interval, time_grid
+from experiments.tasks.diffusion import Diffusion, check_no_interval, check_waits, time_grid
 from experiments.tasks.joint_objective import JointObjective
 from experiments.tasks.shapes import first_output
 from genjax import diffusion
@@ -73,9 +73,14 @@ class JointDiffusion(Diffusion):
 
     @classmethod
     def from_config(cls, config: Any) -> "JointDiffusion":
-        """Return the task of a config; raise ValueError as of `fields`, `Diffusion` and `check`."""
+        """Return the task of a config.
+
+        Raises:
+            ValueError: as of `fields`, `Diffusion`, `check` and `check_waits`.
+        """
         task = super().from_config(config)
-        task.check(config.sampling)
+        times = task._grid_of_clip(config.sampling)
+        check_waits(task.sampler, task.process, times, task.space.shape)
         return task
 
     def check(self, sampling: Any) -> None:
@@ -131,6 +136,10 @@ class JointDiffusion(Diffusion):
         grid = time_grid(self.process, sampling)
         given = [name for name in grid if name in sampling.given]
         return scales, diffusion.given_modalities_grid(self.process, grid, given)
+
+    def _grid_of_clip(self, sampling: Any) -> dict[str, Float[Array, " times *rows"]]:
+        """Return the grid by which a clip is sampled; raise ValueError as of `check`."""
+        return self._inputs(sampling)[1]
 
     def solve(
         self,

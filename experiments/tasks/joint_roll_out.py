@@ -88,6 +88,10 @@ class JointRollOut(JointDiffusion):
         sizes = rows, self.known_part, self._num_windows(sampling)
         return scales, diffusion.windowed_grid(self.process, grid, *sizes, **options)
 
+    def _grid_of_clip(self, sampling: Any) -> dict[str, Float[Array, "times rows"]]:
+        """Return the grid of the last window, whose first rows are known."""
+        return jax.tree.map(lambda grid: grid[-1], super()._grid_of_clip(sampling))
+
     def _num_windows(self, sampling: Any) -> int:
         frames = self.condition.window
         return 1 + (sampling.frames - frames) // (frames - self.known(frames))

@@ -46,7 +46,10 @@ def nearest_clip_buckets(
 
 
 def clip_sizes(dataset: Dataset) -> Int[np.ndarray, "examples 3"]:
-    """Return the frames, height and width of all clips. Clips that vary in size are decoded.
+    """Return the frames, height and width of all clips.
+
+    Those of files (`load_clips`) are known since the set was opened. Other sets whose clips vary in
+    size are decoded.
 
     Raises:
         ValueError: the set has no clips.
@@ -55,6 +58,8 @@ def clip_sizes(dataset: Dataset) -> Int[np.ndarray, "examples 3"]:
     count, shape = len(dataset.source), dataset.image_shape
     if None not in shape:
         return np.tile(np.array(shape[:3]), (count, 1))
+    if (known := getattr(dataset.source.records, "shapes", None)) is not None:
+        return np.array([each["video"][:3] for each in known])
     return np.array([dataset.source[row]["video"].shape[:3] for row in range(count)])
 
 

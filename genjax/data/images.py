@@ -124,8 +124,15 @@ class Form:
 
 @dataclasses.dataclass(frozen=True)
 class _Records:
+    """Files that can be read.
+
+    Attributes:
+        shapes: of each file's features, by their names.
+    """
+
     entries: Sequence[Entry]
     form: Form
+    shapes: Sequence[Mapping[str, Sequence[int]]]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -203,7 +210,7 @@ def read_files(
     sizes, kinds = zip(*(result for _, result in found if not isinstance(result, str)), strict=True)
     shapes = {name: _common([each[name] for each in sizes]) for name in form.dtypes}
     labels = {"label": np.dtype(np.int32)} if class_names else {}
-    source = OnDisk(_Records(kept, form), {**form.dtypes, **labels})
+    source = OnDisk(_Records(kept, form, sizes), {**form.dtypes, **labels})
     if _fits(preload_bytes, len(kept), shapes, form):
         source = preload(source, shapes | dict.fromkeys(labels, ()))
     return Dataset(

@@ -113,8 +113,16 @@ def joint_loss(
         known_part: share of each modality's rows that are clean there (`known_rows`).
 
     Raises:
-        ValueError: as of `known_rows`.
+        ValueError: a share is no share, clean and noise are together more than all examples, or as
+            of `known_rows`.
     """
+    if min(clean_share, noise_share) < 0 or clean_share + noise_share > 1:
+        raise ValueError(
+            f"clean_share is {clean_share:g} and noise_share {noise_share:g}, and an example has "
+            "one or the other: take shares of 0 or more that are together at most 1"
+        )
+    if not 0 <= continued_share <= 1:
+        raise ValueError(f"continued_share is {continued_share:g}; take a share from 0 to 1")
     choice_key, key = jax.random.split(key)
     given, lost, known = _draw_roles(
         choice_key, x, clean_share, noise_share, continued_share, known_part

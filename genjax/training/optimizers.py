@@ -21,11 +21,12 @@ def kernels_only(params: Any) -> Any:
     return jax.tree.map_with_path(of_kernel, params)
 
 
-# Kernels of embeddings, modulation and a network's first and last layers. Residual blocks also have
-# a `conv_in` and a `conv_out`, which are hidden.
+# Kernels of embeddings, modulation and a network's first and last layers. The modulation of several
+# streams is named after what it modulates, as `video_exchange`. Residual blocks also have a
+# `conv_in` and a `conv_out`, which are hidden.
 NOT_HIDDEN = (
-    "embedding|modulation|head/|logits/|to_image/|(to|from)_rgb/|quant_conv/"
-    "|(^|coder/)(project|conv_in|conv_out)/"
+    "embedding|modulation|_exchange(_gate)?/|_time/dense/"
+    "|head/|logits/|to_image/|(to|from)_rgb/|quant_conv/|(^|coder/)(project|conv_in|conv_out)/"
 )
 
 

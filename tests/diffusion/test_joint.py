@@ -235,6 +235,37 @@ def test_given_parts_do_not_spoil_gradients(target, weighting, known_part):
     assert all(np.any(t == 0) for t in seen[0].values())
 
 
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        (dict(clean_share=0.8, noise_share=0.3), "together at most 1"),
+        (dict(clean_share=-0.1, noise_share=0.3), "0 or more"),
+        (dict(clean_share=0.3, noise_share=-0.1), "0 or more"),
+        (dict(continued_share=1.5), "continued_share is 1.5"),
+    ],
+)
+def test_shares_of_more_than_all_examples_are_refused(shares, words):
+    """Otherwise some examples would have a modality that is clean and noise at once."""
+    x, flow = {name: jnp.ones((4, 2)) for name in NAMES}, {name: RectifiedFlow() for name in NAMES}
+    options = dict(process=flow, target=velocity, times={name: uniform for name in NAMES})
+    loss = lambda **shares: diffusion.joint_loss(
+        jax.random.key(0), lambda x_t, t: x_t, x, **options, **shares
+    )
+    with pytest.raises(ValueError, match=words):
+        loss(**shares)
+
+
+def test_shares_of_all_examples_are_taken():
+    """In floats 1 − 0.9 − 0.1 is below 0."""
+    x, flow = {name: jnp.ones((4, 2)) for name in NAMES}, {name: RectifiedFlow() for name in NAMES}
+    options = dict(process=flow, target=velocity, times={name: uniform for name in NAMES})
+    options |= dict(clean_share=0.9, noise_share=0.1)
+    found = jax.eval_shape(
+        lambda x: diffusion.joint_loss(jax.random.key(0), lambda x_t, t: x_t, x, **options), x
+    )
+    assert found.losses["sound"].shape == (4,)
+
+
 def test_each_modality_draws_its_times_with_its_own_function():
     """Stratified times of 64 examples lie in 64 parts of the domain, one in each."""
     seen, flow = {}, {name: RectifiedFlow() for name in NAMES}

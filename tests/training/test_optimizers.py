@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +8,11 @@ import pytest
 
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.gans import resnet_gan
+from genjax.models.transformers.ltx2 import LTX2
+from genjax.models.transformers.sound_and_video import SoundAndVideoDiT
 from genjax.models.unets.adm import ADM
 from genjax.models.unets.song_unet import SongUNet
+from genjax.nn import Text
 from genjax.pretrained.lora import init_lora
 from genjax.training import make_optimizer
 from genjax.training.optimizers import evaluation_params, hidden_matrices, kernels_only
@@ -250,6 +255,41 @@ def test_muon_leaves_the_layers_at_pictures_and_latents_to_adamw(network, inputs
     for (path, a), is_hidden in zip(jax.tree.leaves_with_path(params), marks, strict=True):
         if a.ndim == 4:
             assert is_hidden != bool({3, 6} & {*a.shape[2:]}), jax.tree_util.keystr(path)
+
+
+STREAMS = dict(depth=1, num_heads=2)
+SOUNDING = SoundAndVideoDiT(
+    (1, 2, 2), 2, video_width=24, sound_width=16, frame_rate=4.0, sound_rate=8.0, **STREAMS
+)
+CLIP = {"video": jnp.zeros((1, 2, 4, 4, 1)), "sound": jnp.zeros((1, 4, 1))}
+LATENTS = {"video": jnp.zeros((1, 2, 2, 2, 3)), "audio": jnp.zeros((1, 3, 4))}
+TEXTS = {"video": Text(jnp.zeros((1, 2, 24))), "audio": Text(jnp.zeros((1, 2, 16)))}
+EXCHANGE = {"video_exchange", "sound_exchange"}
+PARTS = ("time", "text_time", "exchange", "exchange_gate")
+OF_LTX2 = {f"{stream}_{part}" for stream in LATENTS for part in PARTS}
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs", "modulation"),
+    [
+        (SOUNDING.clone(num_classes=1), (CLIP, jnp.zeros(1, int)), EXCHANGE),
+        (LTX2(width=24, audio_width=16, gated=True, **STREAMS), (LATENTS, TEXTS), OF_LTX2),
+    ],
+    ids=["SoundAndVideoDiT", "LTX2"],
+)
+def test_muon_leaves_the_modulation_of_streams_to_adamw(network, inputs, modulation):
+    """Their kernels make scales, shifts and gates. Attention between streams is hidden."""
+    x, condition = inputs
+    times = {name: jnp.zeros(1) for name in x}
+    params = jax.eval_shape(network.init, jax.random.key(0), x, times, condition)["params"]
+    hidden, others = set(), set()
+    for path, is_hidden in jax.tree.leaves_with_path(hidden_matrices(params)):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        (hidden if is_hidden else others).add(name)
+    named = {n for n in hidden | others if n.split("/")[0] in modulation and n.endswith("/kernel")}
+    assert {name.split("/")[0] for name in named} == modulation and named <= others
+    between = {name for name in hidden if re.search("_from_|exchange/.*_to_", name)}
+    assert {name.split("/")[-2] for name in between} >= {"query", "key", "value", "projection"}
 
 
 def direction(after, before, name="blocks"):

@@ -88,9 +88,9 @@ def _times_of_samples(t: Float[Array, ""], x: Tree) -> Tree:
 
 def adaptive(
     denoiser: Denoiser,
-    process: Process,
+    process: PyTree[Process],
     noise: Tree,
-    times: Float[Array, " times"],
+    times: PyTree[Float[Array, " ..."]],
     *,
     keys: Key[Array, " batch"] | None = None,
     trajectory: bool = False,

@@ -14,7 +14,9 @@ from genjax.data import (
     load_clips,
     load_dataset,
 )
+from genjax.data.clip_buckets import cut_to
 from genjax.data.dataset import InMemory, OnDisk
+from genjax.data.sets import clips
 from genjax.data.sets.clips import decode
 
 av = pytest.importorskip("av")
@@ -93,7 +95,7 @@ def test_frames_have_the_height_and_width_asked_for_or_their_own(tmp_path):
         decode(tmp_path / "a.mkv", 8, None, 1.0)
 
 
-def test_buckets_take_varied_clips_of_a_folder(tmp_path):
+def test_buckets_take_varied_clips_of_a_folder(tmp_path, monkeypatch):
     """Three lengths and two proportions. The last frame of a file is too short to be seen."""
     for place, (count, height, width) in enumerate([(12, 16, 24), (5, 24, 16), (2, 16, 24)] * 2):
         frames = np.full((count, height, width, 3), 40 * place, np.uint8)
@@ -109,6 +111,10 @@ def test_buckets_take_varied_clips_of_a_folder(tmp_path):
         (4, 12, 8, 3),
         (1, 8, 12, 3),
     }
+    decoded = []
+    monkeypatch.setattr(clips, "decode", lambda *inputs: decoded.append(1) or decode(*inputs))
+    assert len(cut_to((4, 8, 12), dataset).source) == 4
+    assert len(decoded) == 1  # one example; lengths are known since the set was opened
     with pytest.raises(ValueError, match="num_frames is None, and clips with sound have one"):
         load_clips("train", tmp_path, **options, sample_rate=8000)
 

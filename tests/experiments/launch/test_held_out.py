@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs import digits_flow, digits_gan
+from configs import digits_flow, digits_gan, digits_vae
 from experiments import train
 from experiments.evaluation.few_examples import describe_few
 from experiments.evaluation.prompts import PromptMatch
@@ -37,6 +37,15 @@ def test_a_nearest_neighbour_needs_another_example():
     config.data.held_out_split = "test[:1]"
     del config.evaluation.measures.samples
     with pytest.raises(ValueError, match="1 different examples, and .*discriminator needs 2"):
+        check_held_out(Experiment.from_config(config))
+
+
+def test_active_latents_need_another_image():
+    """They are told by the variance of their means over images."""
+    config = digits_vae.get_config("elbo")
+    config.data.held_out_split = "test[:1]"
+    del config.evaluation.measures.samples
+    with pytest.raises(ValueError, match="1 different examples, and .*bounds needs 2"):
         check_held_out(Experiment.from_config(config))
 
 

@@ -19,6 +19,7 @@ from experiments.inputs.datasets import Data
 from experiments.launch.experiment import Experiment, split_pictures
 from experiments.launch.reports import alarms as alarms_of
 from experiments.tasks.autoencoding import reconstruct
+from experiments.tasks.penalties import Regularizer
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.nn.quantizers import VectorQuantizer
@@ -220,6 +221,18 @@ def test_before_its_start_the_discriminator_stays_and_means_nothing_and_then_it_
     # R1 at every other step, as the step counts
     penalized = [bool(each["regularizer/r1"] > 0) for each in told]
     assert penalized == [True, False] * 15
+
+
+def test_the_burn_in_of_r1_begins_with_the_discriminator():
+    """Half a cosine from 0.1 to 0.3 in 4 steps: 0.1, 0.2, 0.3 (Huang et al. 2024, appendix D)."""
+    config, task, _, state, _ = made("kl")
+    r1 = Regularizer(weight=0.1, every=2, end_weight=0.3, burn_in=4)
+    task = dataclasses.replace(task, adversary=dataclasses.replace(task.adversary, r1=r1))
+    x = to_float(batch(config, 0)["image"])
+    update = jax.jit(task._update_discriminator, compiler_options=QUICK)
+    steps = (0, START, START + 2, START + 4, START + 6)
+    added = [update(state.discriminator, step, x, -x)[1]["regularizer/r1"] for step in steps]
+    np.testing.assert_allclose(np.array(added) / added[0], [1, 1, 2, 3, 3], rtol=1e-5)
 
 
 def test_without_a_term_it_is_left_out():

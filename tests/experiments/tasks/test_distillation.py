@@ -17,6 +17,7 @@ from experiments.configuration import kinds
 from experiments.configuration.runs import build, open_run
 from experiments.launch import fine_tuning
 from experiments.launch.fine_tuning import open_source, transfer
+from experiments.tasks.adapters import Adapters
 from experiments.tasks.distillation import Distillation
 from experiments.tasks.methods import Student
 from experiments.tasks.methods import consistency as consistency_methods
@@ -537,14 +538,22 @@ def test_weights_to_start_from_are_whole_on_the_host(teacher):
 
 
 def test_adapters_start_from_adapters_and_all_else_from_the_adapted_network(tmp_path, monkeypatch):
-    whole, adapters = {"params": {"kernel": np.ones(2)}}, {"params": {"kernel": {"a": np.ones(1)}}}
-    task = SimpleNamespace(adapters=True, networks=lambda state, weights: {"network": adapters})
+    """Adapters of another scale change the network as they did: by scale · down · up."""
+    random = np.random.default_rng(0)
+    down, up = (random.standard_normal(shape, np.float32) for shape in ((4, 2), (2, 3)))
+    whole, adapters = {"params": {"kernel": np.ones(2)}}, {"kernel": dict(down=down, up=up)}
+    task = SimpleNamespace(adapters=Adapters("a", scale=2.0))
+    task.networks = lambda state, weights: {"network": {"params": adapters}}
     run = SimpleNamespace(task=task, state=None, variables=whole)
     run.config = SimpleNamespace(sampling=SimpleNamespace(weights="ema"))
     monkeypatch.setattr(fine_tuning, "open_run", lambda folder: run)
     (tmp_path / "checkpoints").mkdir()
     assert open_source(tmp_path) == {"network": whole}
-    assert open_source(tmp_path, adapters=True) == {"network": adapters}
+    for scale in (2.0, 0.25):
+        own = Adapters("a", scale=scale)
+        given = open_source(tmp_path, own)["network"]["params"]
+        adapted = own.apply({"kernel": np.ones((4, 3), np.float32)}, given)["kernel"]
+        np.testing.assert_allclose(adapted, 1 + 2 * down @ up, rtol=1e-5, atol=1e-6)
 
 
 def test_a_student_of_adapters_starts_as_its_source(teacher):

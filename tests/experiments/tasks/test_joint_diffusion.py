@@ -213,6 +213,8 @@ def test_modalities_draw_their_times_in_their_own_ways(folder):
     [
         ({"sampling.given": ("picture",)}, "name some but not all of sound, video"),
         ({"sampling.given": ("sound", "video")}, "name some but not all of sound, video"),
+        ({"sampling.sampler.name": "adaptive"}, "'ddim', .*: adaptive takes one process"),
+        ({"sampling.sampler": dict(name="restart", first=0, last=1)}, "'ddim', .*: restart goes"),
         ({"condition.name": "CaptionedClips"}, "no clips with sound"),
         ({"model.sound_patch": 5}, "do not divide into patches of 5×1×1"),
         ({"sampling.guidance_interval": (0.2, 0.8)}, "JointDiffusion guides at all times"),

@@ -197,6 +197,7 @@ def test_sampling_is_planned_without_loading_anything(monkeypatch):
         ({"sampling.frames": 12}, "at most config.condition.frames=10"),
         ({"sampling.given": (0,)}, "continues the first 2 frames of a clip: give all of 0 to 1"),
         ({"sampling.given": ("picture",)}, "name some but not all of sound, video"),
+        ({"sampling.sampler.name": "dpm_solver_pp_sde"}, "'ddim', .*: dpm_solver_pp_sde draws"),
         ({"sampling.guidance_scale": {"video": 3.0}}, "give a number, or one for each of sound, v"),
         ({"model.video_patch": (4, 4, 4)}, "makes 2 rows of video known, and a patch has 4 rows"),
         ({"model.sound_patch": 32}, "makes 16 rows of sound known, and a patch has 32 rows"),
