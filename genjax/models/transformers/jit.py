@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from genjax.models.transformers.lightning_dit import Block, rms_norm
+from genjax.models.transformers.lightning_dit import Block, image_head
 from genjax.nn import (
     Dense,
-    Modulation,
     VectorEmbedding,
     constrain_tokens,
     join,
@@ -24,14 +23,11 @@ from genjax.nn import (
     separate,
     sincos_positions,
     sinusoidal_embedding,
-    unpatchify,
 )
-from genjax.nn.modulation import shift_and_scale
 from genjax.nn.rotary import grid_positions, rotary_positions
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 
 
@@ -103,7 +99,7 @@ class JiT(nn.Module):
         end_time: Float[Array, " batch"] | None = None,
         guidance: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch height width channels"]:
-        height, width, channels = x.shape[1:]
+        height, width, _ = x.shape[1:]
         rows, columns = height // self.patch_size, width // self.patch_size
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         h = Dense(
@@ -138,16 +134,7 @@ class JiT(nn.Module):
         )
         _, tokens = separate(tokens, lengths)
 
-        shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
-        h = shift_and_scale(rms_norm(self.param_dtype, "norm")(tokens), shift, scale)
-        out = Dense(
-            self.patch_size**2 * channels,
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(h)
-        return unpatchify(out, self.patch_size, height, width)
+        return image_head(tokens, conditioning, self.patch_size, x.shape[1:], self.param_dtype)
 
 
 def _size(depth: int, width: int, num_heads: int, start: int, bottleneck: int) -> Callable:
