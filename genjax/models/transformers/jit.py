@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from genjax.models.transformers.lightning_dit import Block, image_head
+from genjax.models.transformers.lightning_dit import Block, embed_time_and_class, image_head
 from genjax.nn import (
     Dense,
-    VectorEmbedding,
     constrain_tokens,
     join,
     jump_conditioning,
@@ -22,7 +21,6 @@ from genjax.nn import (
     scanned,
     separate,
     sincos_positions,
-    sinusoidal_embedding,
 )
 from genjax.nn.rotary import grid_positions, rotary_positions
 
@@ -109,16 +107,7 @@ class JiT(nn.Module):
         tokens = tokens + sincos_positions(rows, columns, self.width)
         tokens = constrain_tokens(tokens.astype(jnp.float32))
 
-        time = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
-            sinusoidal_embedding(t * self.time_scale, 256)
-        )
-        label = nn.Embed(
-            self.num_classes + 1,
-            self.width,
-            embedding_init=small,
-            param_dtype=self.param_dtype,
-            name="label_embedding",
-        )(labels)
+        time, label = embed_time_and_class(self, t, labels)
         conditioning = time + label + jump_conditioning(self, t, end_time, guidance)
 
         rotations = [np.zeros((self.class_tokens, 2)), grid_positions(rows, columns)]

@@ -38,6 +38,18 @@ def rms_norm(param_dtype: Dtype, name: str) -> nn.RMSNorm:
     return nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
 
 
+def embed_time_and_class(
+    network: nn.Module, t: Float[Array, " batch"], labels: Int[Array, " batch"]
+) -> tuple[Float[Array, "batch features"], Float[Array, "batch features"]]:
+    """Return the embeddings of time and class. The last label is that of no class."""
+    width, param_dtype = network.width, network.param_dtype
+    time = VectorEmbedding(width, param_dtype, name="time_embedding")(
+        sinusoidal_embedding(t * network.time_scale, 256)
+    )
+    options = dict(embedding_init=small, param_dtype=param_dtype, name="label_embedding")
+    return time, nn.Embed(network.num_classes + 1, width, **options)(labels)
+
+
 def image_head(
     tokens: Float[Array, "batch length features"],
     conditioning: Float[Array, "batch features"],
@@ -163,16 +175,7 @@ class LightningDiT(nn.Module):
         tokens = tokens + sincos_positions(rows, columns, self.width)
         tokens = constrain_tokens(tokens.astype(jnp.float32))
 
-        time = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
-            sinusoidal_embedding(t * self.time_scale, 256)
-        )
-        label = nn.Embed(
-            self.num_classes + 1,
-            self.width,
-            embedding_init=small,
-            param_dtype=self.param_dtype,
-            name="label_embedding",
-        )(labels)
+        time, label = embed_time_and_class(self, t, labels)
         conditioning = time + label + jump_conditioning(self, t, end_time, guidance)
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
