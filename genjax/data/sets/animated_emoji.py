@@ -65,12 +65,6 @@ def load_animated_emoji(
     check_rate(num_frames, frames_per_second)
     root, paths = _find_clips(data_dir)
     indices, videos, skipped = _decode_cached(root, paths, (size, num_frames, frames_per_second))
-    if not len(indices):
-        examples = "; ".join(f"{path} ({reason})" for path, reason in list(skipped.items())[:3])
-        raise ValueError(
-            f"animated_emoji: none of {len(paths)} files in {root} can be used: {examples}"
-        )
-
     codes = [path.stem.upper().replace("_", "-").replace("-FE0F", "") for path in paths]
     test = _is_test(codes)[indices]
     members = {"train": lambda: np.flatnonzero(~test), "test": lambda: np.flatnonzero(test)}
@@ -147,14 +141,24 @@ def decode_clip(
 def _decode_cached(
     root: Path, paths: Sequence[Path], form: tuple
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Return the usable files' indices and clips, and why others are skipped, from a cache."""
+    """Return the usable files' indices and clips, and why others are skipped, from a cache.
+
+    Raises:
+        ValueError: no file can be used.
+    """
     states = [
         (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
         for path in paths
     ]
     decode = functools.partial(_decode_all, root, paths, form)
     made = made_once("animated-emoji", repr((states, form)), decode)
-    return made["indices"], made["videos"], json.loads(str(made["skipped"]))
+    skipped = json.loads(str(made["skipped"]))
+    if len(skipped) == len(paths):
+        examples = "; ".join(f"{path} ({why})" for path, why in list(skipped.items())[:3])
+        raise ValueError(
+            f"animated_emoji: none of {len(paths)} files in {root} can be used: {examples}"
+        )
+    return made["indices"], made["videos"], skipped
 
 
 def _decode_all(root: Path, paths: Sequence[Path], form: tuple) -> dict[str, np.ndarray]:
