@@ -117,7 +117,6 @@ FREE_TO_DIFFER = (
     "condition.directory",
     "condition.num_rows",
 )
-BUILT_BY = "experiments.configuration.runs.build"
 
 
 def free_to_differ(config: Any, trained_with: Collection[str] = ()) -> tuple[str, ...]:
@@ -508,6 +507,18 @@ def check_stages(task: GenerativeTask, max_skipped_steps: int) -> None:
         )
 
 
+def record_run(config: Any, workdir: Path, task: GenerativeTask, **facts: Any) -> dict[str, Any]:
+    """Record a config and facts in a folder; raise as `record_config` does."""
+    advice = {
+        "num_steps": "To train longer, start in another --workdir with "
+        f"--init_from={workdir}: a finished run can only be made longer where its learning rate is "
+        "constant and its warm-up is given in steps."
+    }
+    free = free_to_differ(config, getattr(task, "trained_with", ()))
+    facts = {"built_by": "experiments.configuration.runs.build", **facts}
+    return record_config(workdir, config.to_dict(), free, advice, **facts)
+
+
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     """Resolve a config, check that it can be trained in a folder, and record it there.
 
@@ -546,23 +557,16 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     else:
         check_source(workdir)
     check_null_condition(config, task, init_from)
-    attention = "; ".join(sorted(map(str, choices))) or None
-    class_names = batches.dataset.class_names
-    facts = dict(
-        built_by=BUILT_BY,
-        attention=attention,
+    record = record_run(
+        config,
+        workdir,
+        task,
+        attention="; ".join(sorted(map(str, choices))) or None,
         init_from=init_from,
-        class_names=class_names,
+        class_names=batches.dataset.class_names,
         num_examples=num_examples,
         frozen_runs=frozen_parts,
     )
-    advice = {
-        "num_steps": "To train longer, start in another --workdir with "
-        f"--init_from={workdir}: a finished run can only be made longer where its learning rate is "
-        "constant and its warm-up is given in steps."
-    }
-    free = free_to_differ(config, getattr(task, "trained_with", ()))
-    record = record_config(workdir, config.to_dict(), free, advice, **facts)
     options = dict(
         keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record}
     )

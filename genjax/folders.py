@@ -1,4 +1,4 @@
-"""Folders that a record names: found again wherever the record is read."""
+"""Folders: the cache, and those that a record names, wherever the record is read."""
 
 import os
 from collections.abc import Mapping
@@ -9,6 +9,11 @@ Fields = TypeVar("Fields", bound=Mapping)
 
 # The fields, at any depth, that name a folder.
 NAMES = ("run", "published", "directory", "teacher", "generator_run", "source", "encoder")
+
+
+def cache_folder() -> Path:
+    """Return the folder of what takes long to make: `genjax` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
 
 
 def located(fields: Fields, folder: str | os.PathLike) -> Fields:

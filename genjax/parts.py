@@ -133,11 +133,6 @@ def public(module: ModuleType) -> dict[str, Any]:
     }
 
 
-def dotted_path(part: Callable) -> str:
-    """Return the path from which a function or class can be imported."""
-    return f"{part.__module__}.{part.__qualname__}"
-
-
 def _modules(places: Sequence[str]) -> Iterator[ModuleType]:
     """Yield the places and, for packages, all modules in them."""
     for place in places:

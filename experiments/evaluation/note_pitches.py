@@ -9,17 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int16
 
 from experiments.evaluation.context import Context, Model, in_batches
-from experiments.evaluation.sounds import check_sounds
-from experiments.evaluation.videos import real_videos, sample_videos
+from experiments.evaluation.sounds import BATCH, Sounds, check_prompted_sounds, prompted_sounds
 from genjax.data import sound_to_float
 from genjax.data.sets.notes import parse_pitch
 from genjax.models.encoders.crepe import CREPE, crepe_pitches
 from genjax.pretrained import crepe
 
-BATCH = 8  # sounds that are heard at once
 SURE = 0.5  # probability of the likeliest bin, from which a frame counts
-
-Sounds = Int16[np.ndarray, "sounds samples channels"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -75,20 +71,12 @@ class NotePitches:
             ValueError, FileNotFoundError: the data are no sounds, the network takes no prompts, or
                 as of `crepe.load`.
         """
-        check_sounds("NotePitches", self.context.data)
-        if not hasattr(self.context.condition, "prompts"):
-            raise ValueError(
-                "config.evaluation.measures has NotePitches, which needs a network of prompts: set "
-                "config.condition.name=Prompts"
-            )
+        check_prompted_sounds("NotePitches", self.context)
         crepe.load(self.crepe)
 
     def __call__(self, model: Model) -> dict[str, Any]:
-        real = real_videos(self.context.data, self.context.num_samples)
-        played = {"": sample_videos(self.context, model), "_real": real.held_out}
-        if reconstruct := model.functions.get("reconstruct"):
-            played["_reconstructed"] = in_batches(reconstruct, real.held_out, size=BATCH)
-        asked, report = np.array([parse_pitch(each) for each in real.captions]), {}
+        captions, played = prompted_sounds(self.context, model)
+        asked, report = np.array([parse_pitch(each) for each in captions]), {}
         network = crepe.load(self.crepe)
         for suffix, sounds in played.items():
             heard = pitches_heard(sounds, self.context.space.sample_rate, *network)

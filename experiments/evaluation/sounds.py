@@ -35,6 +35,29 @@ def check_sounds(name: str, data: Data) -> None:
         )
 
 
+def check_prompted_sounds(name: str, context: Context) -> None:
+    """Raise ValueError if the data are no sounds, or the network takes no prompts."""
+    check_sounds(name, context.data)
+    if not hasattr(context.condition, "prompts"):
+        raise ValueError(
+            f"config.evaluation.measures has {name}, which needs a network of prompts: set "
+            "config.condition.name=Prompts"
+        )
+
+
+def prompted_sounds(context: Context, model: Model) -> tuple[tuple[str, ...], dict[str, Sounds]]:
+    """Return held-out captions, and sounds by the ends of their figures' names.
+
+    "" stands for samples of these captions, and "_real" for the recordings. "_reconstructed" stands
+    for the recordings after the space of the network and back, if the network has such a space.
+    """
+    real = real_videos(context.data, context.num_samples)
+    sounds = {"": sample_videos(context, model), "_real": real.held_out}
+    if reconstruct := model.functions.get("reconstruct"):
+        sounds["_reconstructed"] = in_batches(reconstruct, real.held_out, size=BATCH)
+    return real.captions, sounds
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def mel_statistics(
     sounds: Int16[Array, "batch samples channels"], sample_rate: int

@@ -6,19 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Int16
 
-from experiments.evaluation.context import Context, Model, in_batches
-from experiments.evaluation.sounds import check_sounds
-from experiments.evaluation.videos import real_videos, sample_videos
+from experiments.evaluation.context import Context, Model
+from experiments.evaluation.sounds import Sounds, check_prompted_sounds, prompted_sounds
 from genjax.data.sounds import resample, to_int16
 
 RATE = 16_000  # Hz, of the recognizer's acoustic model
 SILENCE = RATE // 4  # samples before and after a word
 NOISE = 30 / 2**15  # deviation of noise in every sound; the recognizer expects some, not zeros
-BATCH = 8  # sounds that are reconstructed at once
-
-Sounds = Int16[np.ndarray, "sounds samples channels"]
 
 
 @functools.cache
@@ -102,26 +97,18 @@ class SpokenWords:
                 not know a word.
             ImportError: pocketsphinx is not installed.
         """
-        check_sounds("SpokenWords", self.context.data)
-        if not hasattr(self.context.condition, "prompts"):
-            raise ValueError(
-                "config.evaluation.measures has SpokenWords, which needs a network of prompts: set "
-                "config.condition.name=Prompts"
-            )
+        check_prompted_sounds("SpokenWords", self.context)
         _decoder(tuple(self.words))
 
     def __call__(self, model: Model) -> dict[str, Any]:
-        real = real_videos(self.context.data, self.context.num_samples)
-        said = {"": sample_videos(self.context, model), "_real": real.held_out}
-        if reconstruct := model.functions.get("reconstruct"):
-            said["_reconstructed"] = in_batches(reconstruct, real.held_out, size=BATCH)
+        captions, said = prompted_sounds(self.context, model)
         rate, report = self.context.space.sample_rate, {}
         for suffix, sounds in said.items():
             heard = words_heard(sounds, rate, self.words)
-            report[f"word_accuracy{suffix}"] = accuracy(heard, real.captions)
+            report[f"word_accuracy{suffix}"] = accuracy(heard, captions)
             if not suffix:
-                report["word_accuracy_chance"] = chance(heard, real.captions)
-        return report | {"num_samples": len(real.held_out), **model.how}
+                report["word_accuracy_chance"] = chance(heard, captions)
+        return report | {"num_samples": len(captions), **model.how}
 
 
 def accuracy(heard: Sequence[str], asked: Sequence[str]) -> float:

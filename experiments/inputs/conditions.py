@@ -18,6 +18,7 @@ from experiments.inputs.datasets import Data
 from genjax.data import Dataset, to_float
 from genjax.data.prompts import PromptCache, padded, with_prompts
 from genjax.data.transforms import Transform
+from genjax.folders import cache_folder
 from genjax.models.transformers.joint_ltx2 import join_texts
 from genjax.nn import Text
 from genjax.pipelines import load_encoder
@@ -296,10 +297,8 @@ class Prompts:
     @property
     def folder(self) -> Path:
         """Where encoded prompts are kept."""
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return Path(
-            self.directory or cache / f"genjax/prompts-{Path(self.encoder).name}-{self.length}"
-        )
+        name = f"prompts-{Path(self.encoder).name}-{self.length}"
+        return Path(self.directory or cache_folder() / name)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         text = jax.eval_shape(self.example)

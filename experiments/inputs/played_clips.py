@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from experiments.inputs.conditions import Classes
+from experiments.inputs.conditions import Classes, Frames
 from experiments.inputs.datasets import Data
 from experiments.inputs.sound_and_video import Clips, of_features
 from genjax.models.transformers.sound_and_video import WithActions
@@ -37,7 +37,7 @@ class PlayedClips:
     num_clips: int = 64
     num_rows: int = 4
     num_classes: ClassVar[int] = 0
-    transform = Classes.transform
+    transform, row_names = Classes.transform, Frames.row_names
 
     @property
     def is_empty(self) -> bool:
@@ -122,9 +122,6 @@ class PlayedClips:
         video = self.frames, *self.data.image_shape[1:]
         clips = dict(video=rows(video, jnp.uint8), sound=rows(sound, jnp.int16))
         return {"clips": clips | {"action": rows((self.frames,), jnp.int32)}}
-
-    def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
-        return tuple(f"clip {label}" for label in range(self.num_rows))
 
     def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
         return RealExamples(jax.tree.map(np.asarray, self.clips(labels, self.frozen())), names)

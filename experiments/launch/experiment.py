@@ -3,14 +3,13 @@
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
 from PIL import Image
 
 from experiments.configuration.kinds import EVALUATOR
-from experiments.configuration.runs import build, open_run
+from experiments.configuration.runs import build
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.protocol import PROTOCOL, protocol_of
 from experiments.inputs.datasets import Data
@@ -99,9 +98,7 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
         evaluation.num_samples,
         evaluation.get("labels", "balanced"),
     )
-    sampling = Config(
-        dict(config.sampling) | {"weights": "params"}
-    )  # for the functions' names alone
+    sampling = Config(dict(config.sampling) | {"weights": "params"})  # for names alone
 
     @functools.cache
     def provided() -> Mapping[str, Any]:  # tracing the first state takes long
@@ -127,12 +124,6 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
                 f"{type(task).__name__} gives {', '.join(provided()) or 'no functions but samples'}"
             )
         yield Measure(name, every, evaluator)
-
-
-def open_experiment(workdir: str | Path, *args: Any, **changes: Any) -> tuple[Run, Experiment]:
-    """Return the run in a folder, as `open_run` does, and its experiment."""
-    run = open_run(workdir, *args, **changes)
-    return run, Experiment.of_run(run)
 
 
 def split_pictures(

@@ -18,6 +18,7 @@ import absl.logging
 from absl import app, flags
 
 from experiments.launch.config_flag import check_overrides, describe_unknown_flag, field_called
+from genjax.folders import cache_folder
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -50,9 +51,7 @@ def keep_heap() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(
-            -2, 2**26
-        )  # M_TOP_PAD: as large as a heap of a thread, so that those are kept too
+        libc.mallopt(-2, 2**26)  # M_TOP_PAD: a thread's heap, so that those are kept too
 
 
 def _keep_compilations() -> None:
@@ -64,8 +63,7 @@ def _keep_compilations() -> None:
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "genjax/compilations"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compilations"))
 
 
 def _join_processes() -> None:

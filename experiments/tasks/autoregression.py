@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.inputs.datasets import Data
-from experiments.tasks import optimization
-from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.optimization import OneNetwork, Optimization, State
 from experiments.tasks.shapes import first_output, traced_shape
 from genjax import autoregression
 from genjax.data import flip_images
@@ -29,7 +28,7 @@ Levels = Int[Array, "batch height width channels"]
 
 
 @dataclass(frozen=True)
-class Autoregression:
+class Autoregression(OneNetwork):
     """A network of each sub-pixel given those before it, trained on bits per dimension.
 
     Attributes:
@@ -94,10 +93,6 @@ class Autoregression:
         task._check_network(config)
         task.sampling_inputs(config.sampling)
         return task
-
-    @property
-    def averages(self) -> optimization.Averages:
-        return self.optimization.averages
 
     def _check_network(self, config: Any) -> None:
         """Raise ValueError if the network does not return what the likelihood reads."""
@@ -223,17 +218,6 @@ class Autoregression:
         flat = images.reshape(len(images), -1)
         return flat[:, np.argsort(self._places)].reshape(images.shape)
 
-    def variables(self, state: State, weights: str) -> dict[str, PyTree]:
-        return {"params": state.weights(weights)}
-
-    def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
-        return {"network": self.variables(state, weights)}
-
-    def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
-        return self.optimization.first_state(networks["network"]["params"])
-
-    is_sampled_from = staticmethod(optimization.is_sampled_from)
-
     def sampling_inputs(self, sampling: Any) -> tuple:
         autoregression.check_sampling(self.space.levels, sampling.temperature)
         return (jnp.float32(sampling.temperature),)
@@ -264,9 +248,6 @@ class Autoregression:
                 return _completions(self, mesh, rows)(params, images, labels, keys)
 
         return {"log_probabilities": log_probabilities, "completions": completions}
-
-    def alarms(self, metrics: Mapping[str, float]) -> list[str]:
-        return []  # the loss tells
 
 
 @functools.cache

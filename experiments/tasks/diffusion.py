@@ -16,9 +16,8 @@ from experiments.configuration import kinds
 from experiments.configuration.options import described
 from experiments.inputs.datasets import Data
 from experiments.inputs.standardized_pixels import check_not_standardized
-from experiments.tasks import optimization
 from experiments.tasks.adapters import Adapters
-from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.optimization import OneNetwork, Optimization, State
 from experiments.tasks.shapes import first_output, traced_shape
 from genjax import diffusion
 from genjax.data import flip_images
@@ -186,7 +185,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Diffusion:
+class Diffusion(OneNetwork):
     """A network trained to denoise what a space holds, with classifier-free guidance.
 
     Attributes:
@@ -265,10 +264,6 @@ class Diffusion:
     @property
     def process(self) -> diffusion.Process:
         return self.objective.process
-
-    @property
-    def averages(self) -> optimization.Averages:
-        return self.optimization.averages
 
     def _check_network(self) -> None:
         """Raise ValueError if the network does not take what the space and the condition give."""
@@ -479,14 +474,6 @@ class Diffusion:
             "params": self.adapters.apply(self.adapters.load(), params) if self.adapters else params
         }
 
-    def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
-        return {"network": {"params": state.weights(weights)}}
-
-    def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
-        return self.optimization.first_state(networks["network"]["params"])
-
-    is_sampled_from = staticmethod(optimization.is_sampled_from)
-
     def sampling_inputs(self, sampling: Any) -> tuple:
         return guidance_of(sampling), time_grid(self.process, sampling), *self.frozen()
 
@@ -515,9 +502,6 @@ class Diffusion:
     def _reconstruct(self, images: np.ndarray) -> np.ndarray:
         frozen = self.space.frozen()
         return _reconstruct(self.space)(frozen, images)
-
-    def alarms(self, metrics: Mapping[str, float]) -> list[str]:
-        return []  # the loss tells
 
     def _apply(
         self, params: PyTree, frozen: PyTree, rngs: Mapping[str, Key[Array, ""]] | None = None

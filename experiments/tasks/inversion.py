@@ -17,11 +17,10 @@ from experiments.configuration.runs import open_run
 from experiments.inputs.autoencoders import on_host
 from experiments.inputs.datasets import Data
 from experiments.inputs.standardized_pixels import check_not_standardized
-from experiments.tasks import optimization
 from experiments.tasks.adversarial import GAN
 from experiments.tasks.bidirectional import BidirectionalGAN
 from experiments.tasks.latent_generators import Inverses, LatentGenerator
-from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.optimization import OneNetwork, Optimization, State
 from experiments.tasks.shapes import first_output, traced_shape
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
@@ -36,7 +35,7 @@ TERMS = ("latents", "images", "perceptual")
 
 
 @dataclass(frozen=True)
-class Inversion:
+class Inversion(OneNetwork):
     """An encoder that learns the inverse of the generator of a GAN's run, which does not change.
 
     The loss is the weighted sum of `latents`, the mean square of E(G(z)) − z, of `images`, the
@@ -129,10 +128,6 @@ class Inversion:
     def num_originals(self) -> int:
         return self.condition.num_rows * self.columns
 
-    @property
-    def averages(self) -> optimization.Averages:
-        return self.optimization.averages
-
     def frozen(self) -> tuple:
         """Return the variables of the generator, and of LPIPS if it has a weight."""
         others = {"lpips": load_lpips()[1]} if "perceptual" in dict(self.weights) else {}
@@ -217,16 +212,11 @@ class Inversion:
         flat = originals.reshape(-1, *originals.shape[2:])
         return flat[indices % len(flat)]
 
-    def variables(self, state: State, weights: str) -> dict[str, PyTree]:
-        return {"params": state.weights(weights)}
-
     def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
         return {"encoder": self.variables(state, weights)}
 
     def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
         return self.optimization.first_state(networks["encoder"]["params"])
-
-    is_sampled_from = staticmethod(optimization.is_sampled_from)
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         rows = np.repeat(np.arange(self.condition.num_rows), self.columns)

@@ -241,3 +241,25 @@ class Optimization:
             step=state.step + 1, params=params, optimizer_state=optimizer_state, averages=averages
         )
         return state, measured, metrics
+
+
+class OneNetwork:
+    """What tasks share that train one `network` by an `optimization`, from `State` to `State`."""
+
+    @property
+    def averages(self) -> Averages:
+        return self.optimization.averages
+
+    def variables(self, state: State, weights: str) -> dict[str, PyTree]:
+        return {"params": state.weights(weights)}
+
+    def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
+        return {"network": {"params": state.weights(weights)}}
+
+    def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
+        return self.optimization.first_state(networks["network"]["params"])
+
+    is_sampled_from = staticmethod(is_sampled_from)
+
+    def alarms(self, metrics: Mapping[str, float]) -> list[str]:
+        return []  # the loss tells

@@ -13,9 +13,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Tokens
-from experiments.tasks import optimization
 from experiments.tasks.diffusion import Diffusion
-from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.optimization import OneNetwork, Optimization, State
 from experiments.tasks.shapes import check_one_grid, traced_shape
 from genjax import autoregression, diffusion
 from genjax.training.task import Condition
@@ -56,7 +55,7 @@ class TokenLaw:
 
 
 @dataclass(frozen=True)
-class TokenTask:
+class TokenTask(OneNetwork):
     """A network of the codes of a frozen tokenizer; a child says its loss and how codes are drawn.
 
     Attributes:
@@ -213,9 +212,6 @@ class TokenTask:
         options = {name: sampling[name] for name in names if sampling[name] is not None}
         return {"sampler": self.sampler, **options}
 
-    averages, with_prompts = Diffusion.averages, Diffusion.with_prompts
     frozen, abstract_frozen = Diffusion.frozen, Diffusion.abstract_frozen
-    _mirrored = Diffusion._mirrored
-    variables, networks, start_from = Diffusion.variables, Diffusion.networks, Diffusion.start_from
-    functions, _reconstruct, alarms = Diffusion.functions, Diffusion._reconstruct, Diffusion.alarms
-    is_sampled_from = staticmethod(optimization.is_sampled_from)
+    functions, _reconstruct = Diffusion.functions, Diffusion._reconstruct
+    with_prompts, _mirrored = Diffusion.with_prompts, Diffusion._mirrored

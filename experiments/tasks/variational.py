@@ -13,8 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.inputs.standardized_pixels import check_not_standardized
-from experiments.tasks import optimization
-from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.optimization import OneNetwork, Optimization, State
 from experiments.tasks.walks import latent_walk
 from genjax import autoencoding
 from genjax.autoencoding import instruments
@@ -50,7 +49,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class VariationalAutoencoder:
+class VariationalAutoencoder(OneNetwork):
     """Encoder and decoder on the ELBO or on the importance-weighted bound."""
 
     network: nn.Module
@@ -86,10 +85,6 @@ class VariationalAutoencoder:
             optimization=Optimization.from_config(config),
             flip=config.data.flip,
         )
-
-    @property
-    def averages(self) -> optimization.Averages:
-        return self.optimization.averages
 
     def init(self, key: Key[Array, ""]) -> State:
         return self.optimization.first_state(
@@ -167,17 +162,6 @@ class VariationalAutoencoder:
         stops = jax.vmap(draw)(sample_keys(key, indices)).swapaxes(0, 1)
         images = lambda z: self.likelihood.mean(self.decode(params, z))
         return latent_walk(images, stops, slerp) if trajectory else images(stops[1])
-
-    def variables(self, state: State, weights: str) -> dict[str, PyTree]:
-        return {"params": state.weights(weights)}
-
-    def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
-        return {"network": self.variables(state, weights)}
-
-    def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
-        return self.optimization.first_state(networks["network"]["params"])
-
-    is_sampled_from = staticmethod(optimization.is_sampled_from)
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         return ()

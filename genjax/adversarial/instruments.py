@@ -56,8 +56,8 @@ def overfitting(
     return (train.mean() - held_out.mean()) / (train.mean() - generated.mean())
 
 
-def histogram_edges(*logits: np.ndarray, num_bins: int = 40) -> np.ndarray:
-    """Return the edges of equal bins that hold the finite ones of these logits.
+def histogram_edges(*logits: np.ndarray) -> np.ndarray:
+    """Return the edges of 40 equal bins that hold the finite ones of these logits.
 
     One in a thousand of each array's logits may lie beyond either end, so that an outlier does not
     squeeze the others into one bin.
@@ -67,7 +67,7 @@ def histogram_edges(*logits: np.ndarray, num_bins: int = 40) -> np.ndarray:
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    return np.linspace(low, high, num_bins + 1)
+    return np.linspace(low, high, 41)
 
 
 def histogram(logits: np.ndarray, edges: np.ndarray) -> np.ndarray:

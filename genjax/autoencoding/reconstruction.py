@@ -35,11 +35,9 @@ def charbonnier(x: Images, y: Images, epsilon: float = 1e-3) -> Float[Array, " b
 
 
 def adaptive_weight(
-    reconstruction: PyTree[Float[Array, "..."]],
-    adversarial: PyTree[Float[Array, "..."]],
-    maximum: float = 1e4,
+    reconstruction: PyTree[Float[Array, "..."]], adversarial: PyTree[Float[Array, "..."]]
 ) -> Float[Array, ""]:
-    """Return ‖∇L_reconstruction‖ / ‖∇L_adversarial‖, at most `maximum`.
+    """Return ‖∇L_reconstruction‖ / ‖∇L_adversarial‖, at most 10⁴.
 
     With this weight both losses pull equally at the decoder's last layer (Esser et al. 2021,
     "VQGAN", equation 7). No gradient flows through it.
@@ -49,4 +47,4 @@ def adaptive_weight(
             decoder's last layer.
     """
     ratio = optax.tree.norm(reconstruction) / (optax.tree.norm(adversarial) + 1e-4)
-    return jax.lax.stop_gradient(jnp.minimum(ratio, maximum))
+    return jax.lax.stop_gradient(jnp.minimum(ratio, 1e4))

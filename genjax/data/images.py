@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, num_threads, preload
+from genjax.folders import cache_folder
 from genjax.unfinished import unfinished
 
 SUFFIXES = (
@@ -274,7 +275,7 @@ def _inspect(
         except Exception as error:  # a damaged file can make Pillow raise almost anything
             if isinstance(error, OSError) and error.errno and not is_absent(error):
                 raise  # the disk fails, so another process may still see the file
-            return getattr(error, "strerror", None) or _reason(error, entry.path)
+            return getattr(error, "strerror", None) or reason(error, entry.path)
 
     found, last_message = [], time.monotonic()
     with ThreadPoolExecutor(num_threads()) as pool:
@@ -306,13 +307,13 @@ def _read_results(store: Path) -> dict[str, Any]:
         return {}
 
 
-def _reason(error: Exception, path: Path) -> str:
+def reason(error: Exception, path: Path) -> str:
+    """Return why a file cannot be used, in one line that does not repeat the file's path."""
     return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
 
 
 def _results_path(root: Path, description: str) -> Path:
     """Return the path that stores what the files of `root` decode to."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     what = f"{root.resolve()} {description} shapes by feature"
     digest = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()
-    return cache / "genjax" / f"images-{digest[:16]}.json"
+    return cache_folder() / f"images-{digest[:16]}.json"

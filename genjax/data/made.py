@@ -1,13 +1,12 @@
 """Arrays that other programs make once, and that a cache keeps."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
+from genjax.folders import cache_folder
 from genjax.unfinished import unfinished
 
 
@@ -43,11 +42,10 @@ def made_once(
         description: of all that the arrays depend on. Another description is another file.
     """
     digest = hashlib.sha256(description.encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
-    path = folder / f"{name}-{digest[:16]}.npz"
+    path = cache_folder() / f"{name}-{digest[:16]}.npz"
     if not path.exists():
         made = make()
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = unfinished(path)
         with open(part, "wb") as file:  # given a path, NumPy would add a suffix
             np.savez_compressed(file, **made)

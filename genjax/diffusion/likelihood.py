@@ -81,16 +81,11 @@ def log_likelihood(
     probes = _probes(x, keys, probe, num_probes)
     start, end = (jnp.asarray(t, x.dtype) for t in process.domain)
 
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_field(denoiser, process, probes)),
-        diffrax.Dopri8(),
-        start,
-        end,
-        dt0=None,
-        y0=(x, jnp.zeros(len(x), x.dtype)),
-        stepsize_controller=diffrax.PIDController(rtol, atol, norm=_largest),
-        max_steps=max_steps,
-    )
+    field = diffrax.ODETerm(_field(denoiser, process, probes))
+    state = x, jnp.zeros(len(x), x.dtype)
+    steps = diffrax.PIDController(rtol, atol, norm=_largest)
+    options = dict(stepsize_controller=steps, max_steps=max_steps)
+    solution = diffrax.diffeqsolve(field, diffrax.Dopri8(), start, end, None, state, **options)
     latents, integral = (leaf[-1] for leaf in solution.ys)
     log_prior = jnp.sum(norm.logpdf(latents, scale=process.sigma(end)), axis=range(1, x.ndim))
     return log_prior + integral, latents

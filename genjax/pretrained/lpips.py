@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from safetensors.numpy import save_file
 
+from genjax.folders import cache_folder
 from genjax.metrics.lpips import LPIPS
 from genjax.models.encoders.vgg16 import DEPTHS, VGG16
 from genjax.pretrained.variables import load_variables
@@ -69,8 +70,7 @@ def require_lpips() -> None:
 
 
 def _cache() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "genjax/lpips-vgg16.safetensors"
+    return cache_folder() / "lpips-vgg16.safetensors"
 
 
 def _published_file() -> Path:

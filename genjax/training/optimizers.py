@@ -257,14 +257,7 @@ def make_optimizer(
             f"{name} replaces the falling of the learning rate: set {field}.schedule to 'constant'"
         )
     rate = make_schedule(
-        schedule,
-        learning_rate,
-        num_steps,
-        warmup,
-        decay,
-        end_learning_rate,
-        hold=hold,
-        field=field,
+        schedule, learning_rate, num_steps, warmup, decay, end_learning_rate, hold=hold, field=field
     )
     optimizer = rule(rate, weight_decay=weight_decay, mask=kernels_only, **options)
     if clip_norm is not None:

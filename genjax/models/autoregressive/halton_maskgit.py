@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from genjax.models.autoregressive.grids import wrong_length
 from genjax.nn import Dense, Modulation, attention, constrain_tokens, scanned
 from genjax.nn.modulation import per_token, shift_and_scale
 from genjax.nn.transformer import FeedForward, inline
@@ -114,11 +115,7 @@ class HaltonMaskGIT(nn.Module):
         """
         batch, length = tokens.shape
         if length != self.length:
-            rows, columns = self.grid
-            raise ValueError(
-                f"a grid of {rows}×{columns} has {self.length} tokens; got {length}: the tokenizer "
-                "and the network must have one grid"
-            )
+            raise wrong_length(length, self.grid)
         embed = lambda count, name: nn.Embed(
             count, self.width, embedding_init=small, param_dtype=self.param_dtype, name=name
         )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from genjax.models.autoregressive.grids import wrong_length
 from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn import Dense, Text, constrain_tokens, scanned
 from genjax.nn.dense import float32_product, in_token_loop
@@ -138,11 +139,7 @@ class LlamaGen(nn.Module):
             ValueError: there are more tokens than the grid has places.
         """
         if tokens.shape[1] > self.length:
-            rows, columns = self.grid
-            raise ValueError(
-                f"a grid of {rows}×{columns} has {self.length} tokens; got {tokens.shape[1]}: the "
-                "tokenizer and the network must have one grid"
-            )
+            raise wrong_length(tokens.shape[1], self.grid)
         x, mask = self._sequence(condition, tokens[:, :-1])
         if mask is not None:
             mask = mask[..., : x.shape[1]]

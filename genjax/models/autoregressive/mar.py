@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from genjax.models.autoregressive.grids import wrong_length
 from genjax.models.autoregressive.maskgit import Block
 from genjax.models.autoregressive.prefixes import TextPrefix
 from genjax.nn import (
@@ -183,11 +184,7 @@ class MAR(nn.Module):
             ValueError: there is another number of tokens than the grid has places.
         """
         if tokens.shape[1] != self.length:
-            rows, columns = self.grid
-            raise ValueError(
-                f"a grid of {rows}×{columns} has {self.length} tokens; got {tokens.shape[1]}: the "
-                "autoencoder and the network must have one grid"
-            )
+            raise wrong_length(tokens.shape[1], self.grid)
         hidden = jnp.pad(mask, ((0, 0), (self.buffer, 0)))
         x = self.token_embedding(tokens).astype(jnp.float32)
         first, seen = self._first(condition)

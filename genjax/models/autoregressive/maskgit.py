@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from genjax.models.autoregressive.grids import wrong_length
 from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn import Dense, Text, constrain_tokens, scanned
 from genjax.nn.modulation import layer_norm
@@ -98,11 +99,7 @@ class MaskGIT(nn.Module):
         """
         batch, length = tokens.shape
         if length != self.length:
-            rows, columns = self.grid
-            raise ValueError(
-                f"a grid of {rows}×{columns} has {self.length} tokens; got {length}: the tokenizer "
-                "and the network must have one grid"
-            )
+            raise wrong_length(length, self.grid)
         embedding = nn.Embed(
             self.vocabulary + 1,
             self.width,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from genjax.models.gans.resnet_gan import Layers
 from genjax.nn import Dense
 
 Dtype = Any
@@ -143,12 +144,9 @@ class JointDiscriminator(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "batch terms"]:
-        def layer(module, x):
-            if not self.spectral_norm:
-                return module(x)
-            update = train and self.is_mutable_collection("batch_stats")
-            return nn.SpectralNorm(module, name=f"{module.name}_norm")(x, update_stats=update)
-
+        layers = Layers(self.spectral_norm, self.dtype, self.param_dtype)
+        update = train and self.is_mutable_collection("batch_stats")
+        layer = lambda module, x: layers.call(module, x, update)
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         dense = lambda features, name: Dense(features, kernel_init=he, name=name, **types)
         of_x = _image_features(images, self.width, self.doublings, types, layer)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from genjax.models.gans.resnet_gan import Layers
 from genjax.nn import Dense
 
 Dtype = Any
@@ -113,12 +114,9 @@ class Discriminator(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, " batch"]:
-        def layer(module, x):
-            if not self.spectral_norm:
-                return module(x)
-            update = train and self.is_mutable_collection("batch_stats")
-            return nn.SpectralNorm(module, name=f"{module.name}_norm")(x, update_stats=update)
-
+        layers = Layers(self.spectral_norm, self.dtype, self.param_dtype)
+        update = train and self.is_mutable_collection("batch_stats")
+        layer = lambda module, x: layers.call(module, x, update)
         options = dict(use_bias=self.spectral_norm, kernel_init=small, param_dtype=self.param_dtype)
         x = images
         for i in range(self.doublings):

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from genjax.models.transformers.lightning_dit import Block, rms_norm
+from genjax.models.transformers.lightning_dit import Block, image_head, rms_norm
 from genjax.nn import (
     Dense,
-    Modulation,
     VectorEmbedding,
     constrain_tokens,
     join,
@@ -23,14 +22,11 @@ from genjax.nn import (
     separate,
     sincos_positions,
     sinusoidal_embedding,
-    unpatchify,
 )
-from genjax.nn.modulation import shift_and_scale
 from genjax.nn.rotary import rotary_positions
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 GUIDANCE_WEIGHT = 0.02  # of the scale's embedding beside the class's
 
@@ -105,7 +101,7 @@ class DriftingDiT(nn.Module):
             guidance: the scale of classifier-free guidance that the samples are to have; 1 is none.
             codes: uniform from 0 to `code_classes` − 1.
         """
-        height, width, channels = noise.shape[1:]
+        height, width, _ = noise.shape[1:]
         rows, columns = height // self.patch_size, width // self.patch_size
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         dense = lambda name: Dense(self.width, kernel_init=xavier, name=name, **types)
@@ -128,16 +124,7 @@ class DriftingDiT(nn.Module):
         tokens, _ = blocks(tokens, conditioning, rotations)
         _, patches = separate(tokens, lengths)
 
-        shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
-        h = shift_and_scale(rms_norm(self.param_dtype, "norm")(patches), shift, scale)
-        out = Dense(
-            self.patch_size**2 * channels,
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(h)
-        return unpatchify(out, self.patch_size, height, width)
+        return image_head(patches, conditioning, self.patch_size, noise.shape[1:], self.param_dtype)
 
 
 def _size(depth: int, width: int, num_heads: int, mlp_ratio: float) -> Callable[..., DriftingDiT]:

@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from genjax.models.transformers.lightning_dit import Block, rms_norm
+from genjax.models.transformers.lightning_dit import Block, embed_time_and_class, image_head
 from genjax.nn import (
     Dense,
-    Modulation,
-    VectorEmbedding,
     constrain_tokens,
     join,
     jump_conditioning,
@@ -23,15 +21,11 @@ from genjax.nn import (
     scanned,
     separate,
     sincos_positions,
-    sinusoidal_embedding,
-    unpatchify,
 )
-from genjax.nn.modulation import shift_and_scale
 from genjax.nn.rotary import grid_positions, rotary_positions
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 
 
@@ -103,7 +97,7 @@ class JiT(nn.Module):
         end_time: Float[Array, " batch"] | None = None,
         guidance: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch height width channels"]:
-        height, width, channels = x.shape[1:]
+        height, width, _ = x.shape[1:]
         rows, columns = height // self.patch_size, width // self.patch_size
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         h = Dense(
@@ -113,16 +107,7 @@ class JiT(nn.Module):
         tokens = tokens + sincos_positions(rows, columns, self.width)
         tokens = constrain_tokens(tokens.astype(jnp.float32))
 
-        time = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
-            sinusoidal_embedding(t * self.time_scale, 256)
-        )
-        label = nn.Embed(
-            self.num_classes + 1,
-            self.width,
-            embedding_init=small,
-            param_dtype=self.param_dtype,
-            name="label_embedding",
-        )(labels)
+        time, label = embed_time_and_class(self, t, labels)
         conditioning = time + label + jump_conditioning(self, t, end_time, guidance)
 
         rotations = [np.zeros((self.class_tokens, 2)), grid_positions(rows, columns)]
@@ -138,16 +123,7 @@ class JiT(nn.Module):
         )
         _, tokens = separate(tokens, lengths)
 
-        shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
-        h = shift_and_scale(rms_norm(self.param_dtype, "norm")(tokens), shift, scale)
-        out = Dense(
-            self.patch_size**2 * channels,
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(h)
-        return unpatchify(out, self.patch_size, height, width)
+        return image_head(tokens, conditioning, self.patch_size, x.shape[1:], self.param_dtype)
 
 
 def _size(depth: int, width: int, num_heads: int, start: int, bottleneck: int) -> Callable:

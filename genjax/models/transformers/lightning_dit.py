@@ -38,6 +38,34 @@ def rms_norm(param_dtype: Dtype, name: str) -> nn.RMSNorm:
     return nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
 
 
+def embed_time_and_class(
+    network: nn.Module, t: Float[Array, " batch"], labels: Int[Array, " batch"]
+) -> tuple[Float[Array, "batch features"], Float[Array, "batch features"]]:
+    """Return the embeddings of time and class. The last label is that of no class."""
+    width, param_dtype = network.width, network.param_dtype
+    time = VectorEmbedding(width, param_dtype, name="time_embedding")(
+        sinusoidal_embedding(t * network.time_scale, 256)
+    )
+    options = dict(embedding_init=small, param_dtype=param_dtype, name="label_embedding")
+    return time, nn.Embed(network.num_classes + 1, width, **options)(labels)
+
+
+def image_head(
+    tokens: Float[Array, "batch length features"],
+    conditioning: Float[Array, "batch features"],
+    patch_size: int,
+    shape: tuple[int, int, int],
+    param_dtype: Dtype,
+) -> Float[Array, "batch height width channels"]:
+    """Return images of a shape by the last norm, its modulation and a layer, all in float32."""
+    height, width, channels = shape
+    shift, scale = Modulation(2, param_dtype, name="modulation")(conditioning)
+    h = shift_and_scale(rms_norm(param_dtype, "norm")(tokens), shift, scale)
+    types = dict(dtype=jnp.float32, param_dtype=param_dtype)
+    out = Dense(patch_size**2 * channels, kernel_init=zeros, name="head", **types)(h)
+    return unpatchify(out, patch_size, height, width)
+
+
 class Block(nn.Module):
     """Self-attention with rotary positions and a SwiGLU layer, each after an RMS norm and between
     adaLN-Zero's scale/shift and its gate."""
@@ -147,16 +175,7 @@ class LightningDiT(nn.Module):
         tokens = tokens + sincos_positions(rows, columns, self.width)
         tokens = constrain_tokens(tokens.astype(jnp.float32))
 
-        time = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
-            sinusoidal_embedding(t * self.time_scale, 256)
-        )
-        label = nn.Embed(
-            self.num_classes + 1,
-            self.width,
-            embedding_init=small,
-            param_dtype=self.param_dtype,
-            name="label_embedding",
-        )(labels)
+        time, label = embed_time_and_class(self, t, labels)
         conditioning = time + label + jump_conditioning(self, t, end_time, guidance)
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
@@ -169,16 +188,8 @@ class LightningDiT(nn.Module):
             name="blocks",
         )(tokens, conditioning, jnp.asarray(self.rotations(rows, columns)))
 
-        shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
-        h = shift_and_scale(rms_norm(self.param_dtype, "norm")(tokens), shift, scale)
-        out = Dense(
-            self.patch_size**2 * (self.out_channels or channels),
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(h)
-        return unpatchify(out, self.patch_size, height, width)
+        shape = height, width, self.out_channels or channels
+        return image_head(tokens, conditioning, self.patch_size, shape, self.param_dtype)
 
 
 def _size(depth: int, width: int, num_heads: int) -> Callable[..., LightningDiT]:

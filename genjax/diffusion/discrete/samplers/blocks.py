@@ -1,12 +1,12 @@
 """Block diffusion: sequences that grow by blocks, each sampled given the blocks before it."""
 
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from genjax.diffusion.discrete.losses import shape_of_times
 from genjax.diffusion.discrete.processes import DiscreteProcess, Tokens
 from genjax.diffusion.discrete.samplers.ancestral import ancestral
 from genjax.diffusion.discrete.samplers.steps import Keys, fold, num_evaluations
@@ -41,13 +41,8 @@ def blockwise(
     Raises:
         ValueError: blocks do not divide the sequence.
     """
-    length = math.prod(noise.shape[1:])
-    if length % block_length:
-        raise ValueError(
-            f"blocks of {block_length} tokens do not divide a sequence of {length}; change "
-            "block_length or the sequence"
-        )
-    block = jnp.arange(length) // block_length
+    batch, num_blocks = shape_of_times(noise, block_length)
+    block = jnp.arange(num_blocks * block_length) // block_length
 
     def add_block(x, number):
         start = number * block_length
@@ -61,19 +56,13 @@ def blockwise(
             return take(log_p.reshape(*x.shape, -1))
 
         found = sampler(
-            block_denoiser,
-            process,
-            take(x),
-            times,
-            keys=fold(keys, number),
-            trajectory=trajectory,
+            block_denoiser, process, take(x), times, keys=fold(keys, number), trajectory=trajectory
         )
         if not trajectory:
             return put(found), None
         return put(found[-1]), jax.vmap(put)(found[1:])
 
-    flat = noise.reshape(len(noise), length)
-    last, states = jax.lax.scan(add_block, flat, jnp.arange(length // block_length))
+    last, states = jax.lax.scan(add_block, noise.reshape(batch, -1), jnp.arange(num_blocks))
     if not trajectory:
         return last.reshape(noise.shape)
     return jnp.concatenate([noise[None], states.reshape(-1, *noise.shape)])
