@@ -123,8 +123,8 @@ def follows(tracks: Sequence[Track], caption: str, *, reflected: bool = False) -
 
 def check_clips(shape: tuple[int, ...], name: str) -> None:
     """Raise ValueError if the tracker cannot take clips of this shape, for the measure `name`."""
-    frames, *sides, channels = shape
-    if (frames, channels) != (NUM_FRAMES, 1) or len(set(sides)) > 1 or sides[0] <= DIGIT_SIDE:
+    side = shape[1]
+    if shape != (NUM_FRAMES, side, side, 1) or side is None or side <= DIGIT_SIDE:
         raise ValueError(
             f"config.evaluation.measures has {name}, whose tracker takes clips of {NUM_FRAMES} "
             f"square grey frames of more than {DIGIT_SIDE} pixels a side, such as "

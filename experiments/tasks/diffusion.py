@@ -118,9 +118,9 @@ def check_waits(
         jax.eval_shape(sample, noise, keys)
     except ValueError as error:
         raise ValueError(
-            f"config.sampling.sampler.name is {sampler.func.__name__!r}, which cannot keep what is "
-            "given at a fixed time; take a sampler of single steps, such as 'ddim', 'euler' or "
-            f"'heun': {error}"
+            f"config.sampling.sampler.name is {sampler.func.__name__!r}, which cannot sample "
+            "several arrays, or keep what is given at a fixed time; take a sampler of single "
+            f"steps, such as 'ddim', 'euler' or 'heun': {error}"
         ) from error
 
 

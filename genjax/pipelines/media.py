@@ -72,7 +72,7 @@ def write_clip(
         raise ValueError(f"a clip's file ends in {' or '.join(CODECS)}, not in {suffix!r}: {path}")
     if sound is not None and not sample_rate:
         raise ValueError("sound is given without a sample_rate: give the rate in Hz")
-    if sound is not None and (not len(sound) or sound.shape[1] not in (1, 2)):
+    if sound is not None and not (sound.ndim == 2 and len(sound) and sound.shape[1] in (1, 2)):
         raise ValueError(
             f"sound has shape {sound.shape}; a clip takes one sample or more of 1 or 2 channels"
         )

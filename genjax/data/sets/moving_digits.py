@@ -99,7 +99,7 @@ def movements(split: str, size: int = SIDE) -> list[tuple[Movement, ...]]:
         size: as of `load_moving_digits`.
 
     Raises:
-        ValueError: the split is unknown.
+        ValueError: as of `load_moving_digits`.
     """
     return scenes(split, size)[0]
 

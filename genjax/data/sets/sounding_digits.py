@@ -71,13 +71,13 @@ def load_sounding_digits(
             larger one are made when they are read.
 
     Raises:
-        ValueError: the split is unknown.
+        ValueError: as of `load_moving_digits`.
     """
     clips = _Clips(*moving_digits.scenes(split, size))
     shapes = {"video": (NUM_FRAMES, size, size, 1), "audio": (NUM_FRAMES * FRAME_SAMPLES, 1)}
     source = OnDisk(clips, {"video": np.dtype(np.uint8), "audio": np.dtype(np.int16)})
-    size = math.prod(shapes["video"]) + 2 * math.prod(shapes["audio"])
-    if size * len(clips) <= preload_bytes:
+    clip_bytes = math.prod(shapes["video"]) + 2 * math.prod(shapes["audio"])
+    if clip_bytes * len(clips) <= preload_bytes:
         source = preload(source, shapes)
     captions = [(moving_digits.caption_of(moving),) for moving in clips.movements]
     return Dataset("sounding_digits", split, source, image_shape=shapes["video"], captions=captions)
@@ -106,7 +106,7 @@ def bounces(split: str, size: int = SIDE) -> list[tuple[Bounce, ...]]:
         size: the side of the frames in pixels.
 
     Raises:
-        ValueError: the split is unknown.
+        ValueError: as of `load_moving_digits`.
     """
     return [bounces_of(moving) for moving in moving_digits.movements(split, size)]
 
