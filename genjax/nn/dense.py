@@ -11,7 +11,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from genjax.nn.attention.dispatch import current_platform
+from genjax.nn.attention.dispatch import current_platform, forward_mode
+from genjax.nn.rounded import rounded_product
 from genjax.nn.sharding import TENSOR, context_size, free_axes, gathered, over_parts
 
 in_token_loop = jax.make_user_context(False)
@@ -35,12 +36,21 @@ def _promote(
 def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
     """Return `jax.lax.dot_general` with all of a kernel that is split over devices."""
     dot = lambda x, kernel: jax.lax.dot_general(x, kernel, *args, **options)
+    if _rounds(x):
+        dtype = options.get("preferred_element_type") or x.dtype
+        dot = lambda x, kernel: rounded_product(x, kernel).astype(dtype)
     if in_token_loop.value and current_platform() == "cpu":
         kernel = jax.lax.optimization_barrier(kernel)
         if x.ndim == 2 and x.shape[0] == 1 and x.size % 2 == 0:
             dot = functools.partial(_sum_of_halves, options.get("preferred_element_type"))
     product = lambda x, kernel: dot(x, gathered(kernel.astype(x.dtype)))
     return over_parts(product)(x, kernel)
+
+
+def _rounds(x: Array) -> bool:
+    """Whether products with rows of x take `rounded_product`: on CPUs, where JAX's option asks."""
+    asked = jax.config.jax_default_matmul_precision == "bfloat16"
+    return asked and current_platform() == "cpu" and x.ndim == 2 and not forward_mode.value
 
 
 def _sum_of_halves(dtype: DTypeLike | None, x: Array, kernel: Array) -> Array:
@@ -136,7 +146,9 @@ def _affine(
     """
     *bias, x = arrays
     kernel, *bias = (part(a).astype(dtype) for a in (kernel, *bias))
-    return sum(bias, x.astype(dtype) @ gathered(kernel))
+    x = x.astype(dtype)
+    product = rounded_product if _rounds(x) else jnp.matmul
+    return sum(bias, product(x, gathered(kernel)))
 
 
 def heads_of(
