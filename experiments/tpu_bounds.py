@@ -25,7 +25,7 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from configs import imagenet256_latent_flow, text_to_image
+from experiments.launch.config_flag import load_config
 from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.speed.breakdown import show_breakdown
 from experiments.speed.programs import program_of
@@ -58,7 +58,7 @@ def _arrays(tree: PyTree, mesh: Mesh) -> PyTree:
 
 def _dit_step(mesh: Mesh, **model: Any) -> Compiled:
     """Return DiT-XL/2's training step of 64 examples a chip, with `model` changed in its config."""
-    config = imagenet256_latent_flow.get_config()
+    config = load_config("configs/imagenet256_latent_flow.py")
     config.batch_size = 64 * mesh.size
     config.model.update(model)
     program = program_of("train", config, mesh)
@@ -76,7 +76,7 @@ def _flux_forward(mesh: Mesh, batch_size: int) -> Compiled:
 
 def _flux_step(mesh: Mesh) -> Compiled:
     """Return a training step of the same blocks, of 4 examples."""
-    config = text_to_image.get_config("flux,latents")
+    config = load_config("configs/text_to_image.py:flux,latents")
     config.batch_size = 4
     config.model = dict(name="Flux", **FLUX)
     program = program_of("train", config, mesh)

@@ -55,7 +55,7 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
         return
     flag, config = values["config"], values["config"].value
     overrides = config_flags.get_override_values(flag)
-    original = _load(config_flags.get_config_filename(flag))
+    original = load_config(config_flags.get_config_filename(flag))
     for path in overrides:
         _check_field(path, config, original)
     for path, name in overrides.items():
@@ -74,7 +74,7 @@ def _describe_missing(path: Path) -> str:
     return f"--config names {path.absolute()}, and there is no such file{hint}"
 
 
-def _load(argument: str) -> ConfigDict:
+def load_config(argument: str) -> ConfigDict:
     """Return the config that a file gives, "FILE.py:CHOICE", without what flags change.
 
     Raises:
@@ -154,7 +154,7 @@ def describe_unknown_flag(argv: Sequence[str]) -> str | None:
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = argument.lstrip("-").partition("=")
         values[name] = value if equals else following
-    config = _load(values["config"])
+    config = load_config(values["config"])
     fields = [name.removeprefix("config.") for name in values if name.startswith("config.")]
     in_no_part = [
         field
