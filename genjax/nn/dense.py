@@ -36,7 +36,7 @@ def _promote(
 def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
     """Return `jax.lax.dot_general` with all of a kernel that is split over devices."""
     dot = lambda x, kernel: jax.lax.dot_general(x, kernel, *args, **options)
-    if _rounds(x):
+    if _rounds(x) and options.get("precision") is None:
         dtype = options.get("preferred_element_type") or x.dtype
         dot = lambda x, kernel: rounded_product(x, kernel).astype(dtype)
     if in_token_loop.value and current_platform() == "cpu":
@@ -48,7 +48,7 @@ def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
 
 
 def _rounds(x: Array) -> bool:
-    """Whether products with rows of x take `rounded_product`: on CPUs, where JAX's option asks."""
+    """Return whether x is multiplied by `rounded_product`: on CPUs, if JAX's option asks for it."""
     asked = jax.config.jax_default_matmul_precision == "bfloat16"
     return asked and current_platform() == "cpu" and x.ndim == 2 and not forward_mode.value
 

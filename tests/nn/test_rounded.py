@@ -56,3 +56,10 @@ def test_layers_round_where_the_option_of_jax_asks(layer):
     jax.tree.map(assert_equal, value, exact)
     jax.tree.map(assert_equal, apply(x), exact)
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), exact, nearest))) > 1e-3
+
+
+def test_a_layer_with_a_precision_of_its_own_keeps_it():
+    layer, x = Dense(6, precision="highest"), normal(0, 2, 8)
+    params = layer.init(jax.random.key(0), x)
+    with jax.default_matmul_precision("bfloat16"):
+        np.testing.assert_array_equal(layer.apply(params, x), x @ params["params"]["kernel"])
