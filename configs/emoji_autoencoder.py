@@ -60,8 +60,8 @@ def get_config(choice: str = "kl_adversarial") -> ConfigDict:
             options = dict(normalize=True, ema_decay=0.99, restart_threshold=0.05)
             quantizer |= dict(name="VectorQuantizer", **options)
         else:
-            # Codes are moving averages. With the authors' codebook, a parameter, 1 % of the codes
-            # are in use after 60 steps.
+            # Codes are moving averages of latents. The authors learn codes by gradient descent, and
+            # then only 1 % of the codes are in use after 60 steps.
             options = dict(sides=(1, 2, 4, 8), ema_decay=0.97, restart_threshold=0.1)
             quantizer |= dict(name="MultiScaleQuantizer", **options)
             config.weights.codebook = 1.0
