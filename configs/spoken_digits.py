@@ -16,14 +16,14 @@ The choices:
   Griffin-Lim makes waveforms of the frames, so there is nothing else to train.
 - latents: the same flow on 48 latents of 8 channels of runs/sound_mel.
 - tokens: 48 frames of 4 codes of runs/sound_codec, one code after another (LlamaGen).
-- masked_tokens: the same codes, the surest first (MaskGIT).
+- masked_tokens: the same codes, the most confident first (MaskGIT).
 
 The last three need an autoencoder at 8 kHz first, from one of these commands:
 python -m experiments.train --config=configs/sound_autoencoder.py:mel --workdir=runs/sound_mel
 python -m experiments.train --config=configs/sound_autoencoder.py:codec --workdir=runs/sound_codec
 
-The default is the short form of spectrograms, which took 10 min 48 s on one shared CPU core.
-pocketsphinx hears the right one of ten words in these cases:
+The default is the short form of spectrograms, which took 10 min 48 s on one shared CPU core. The
+table says how often pocketsphinx hears the right one of ten words:
 
 90 samples                             88.9 %
 held-out recordings                    92.2 %
