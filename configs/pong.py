@@ -11,14 +11,14 @@ The choices:
 - joint: clips without actions.
 - actions: the network also sees the action at each frame.
 
-In half of the training examples the first 4 frames are clean, with their sound. So the network also
-continues clips, window by window (`JointRollOut`). The second command continues the first 4 frames
-of held-out clips.
+In half of the training examples, the first 4 frames and their sound are clean. The network thus
+learns to continue clips, window by window (`JointRollOut`). The second command continues the first
+4 frames of held-out clips.
 
 The default is the short form, 900 steps. The longer form took 52 minutes of one CPU core:
 --config.num_steps=3300 --config.averages.ema.steps=250
-Then the same command with --workdir=runs/pong_longer and --init_from=runs/pong went on for as many
-steps. It took 65 minutes of a core that it shared.
+Then the same command with --workdir=runs/pong_longer and --init_from=runs/pong trained for as many
+steps again, in 65 minutes on a shared core.
 
 6,600 steps              events with sound  by chance  sounds without event  paddle misses by
 both from noise          18 %               16 %       50 %
