@@ -117,8 +117,9 @@ def _spectrograms(config: ConfigDict) -> None:
     # Data fill few dimensions of a patch, and noise fills all of them (Li & He 2025, "JiT").
     config.target.name = "clean"
     config.weighting.name = "bounded_velocity"  # the velocity's loss
-    # At time 0 a clean target says nothing of the noise. A given modality waits at 0.05. What a
-    # narrow network loses of a patch would be most of the velocity's loss at lower times.
+    # At time 0 a clean target says nothing about the noise, so a given modality stays at time 0.05.
+    # At lower times, most of the velocity's loss would come from what a narrow network cannot
+    # represent of a patch.
     config.process.domain = (0.05, 1.0)
 
 

@@ -63,8 +63,9 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
     )
     if choice == "moving_digits":
         config.model.update(patch_size=2, widths=(32, 48, 64), latent_channels=32)
-        # Most pixels are black, so the absolute error likes a black clip. With it, clips were still
-        # black after 180 steps, and with the squared error until step 90.
+        # Most pixels are black, so a black clip has a small absolute error. With the absolute
+        # error, clips were still black after 180 steps. With the squared error, they were black
+        # until step 90.
         config.reconstruction.name = "l2"
         config.optimizer.autoencoder.update(b1=0.9, b2=0.99)
     config.weights = dict(perceptual=0.0, divergence=1e-3)
