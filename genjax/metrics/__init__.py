@@ -2,8 +2,8 @@
 
 Measures of samples take features or logits, `[examples features]`, and return a float. Measures of
 reconstructed images return a number for each image. Everything takes NumPy or JAX arrays and runs
-in float64 NumPy on the host. The exceptions are training losses too: `LPIPS`, a Flax module, and
-the distances of sound, functions of `jax.numpy`.
+in float64 NumPy on the host, with two exceptions that are also training losses: `LPIPS`, a Flax
+module, and the distances of sound, functions of `jax.numpy`.
 """
 
 from genjax.metrics.accuracy import class_accuracy
