@@ -78,10 +78,10 @@ Some choices need these settings:
   diverged, and the second had 9.2 % and 39.0.
 - A small range of guidance scales: GuidedMeanFlow and PixelMeanFlow learn scales from 1 to 1.5.
   With scales up to 4, GuidedMeanFlow had 2.44.
-- Drift predicts the velocity, so the samples of an untrained network differ by their noise. With
-  the target clean, as in the paper, an untrained network draws the same sample from every noise,
-  and the samples of a class stay alike: 100 % and 6.61, recall 0. Drift compares pixels. Images of
-  16 pixels or more may take `--config.method.features=VGG16Features`.
+- Drift predicts the velocity, so the samples of an untrained network differ by their noise. The
+  paper's target is clean. With it an untrained network draws the same sample from every noise. The
+  samples of a class then stay alike: 100 % and 6.61, recall 0. Drift compares pixels. Images of 16
+  pixels or more may take `--config.method.features=VGG16Features`.
 - PixelMeanFlow has no perceptual term here, because that term needs images of 16 pixels.
 
 docs/results/runs.md has the figures for 2 and 8 steps, precision, recall, and the commit of each

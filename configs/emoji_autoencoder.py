@@ -13,8 +13,8 @@ The choices train for the same number of steps:
 - scales_adversarial: vq_adversarial with maps of codes of sides 1, 2, 4 and 8 (VAR, Tian et al.
   2024), 85 codes in all. Not yet run to the end.
 
-Results on 384 held-out emoji, after 1,500 steps on 2 CPU cores, which all runs but vq shared with
-other programs. 384 training emoji have an FD-VGG16 of 37.0:
+Results on 384 held-out emoji, after 1,500 steps on 2 CPU cores. Only vq had the cores alone. 384
+training emoji have an FD-VGG16 of 37.0:
 
 choice          seconds  PSNR     SSIM  LPIPS  FD-VGG16  detail kept
 kl              415      23.8 dB  .813  .144   54.0      49 %

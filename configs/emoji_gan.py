@@ -14,8 +14,8 @@ The penalties have the weight 0.03 with ada, and 0.3 otherwise. These flags make
 --config.regularizers.r1.weight=0.03 --config.regularizers.r2.weight=0.03
 
 On one busy CPU core, 3,000 steps of none took 24 to 33 minutes, and 1,588 steps of ada took 30
-minutes. r_v is 0 if held-out images have the same logits as training images, and grows as the
-discriminator memorizes:
+minutes. r_v grows from 0 as the discriminator memorizes. At 0, held-out images have the logits of
+training images:
 
 choice  penalties  steps  FD-VGG16  r_v
 none    0.3        1,500  195       0.10

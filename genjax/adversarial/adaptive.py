@@ -2,9 +2,9 @@
 
 "Training generative adversarial networks with limited data". Real and generated images are changed
 at random before the discriminator sees them, each change with probability p. As long as p is below
-about 0.8, the generator does not learn the changes (section 2.2). p is adjusted to the
-discriminator's overfitting: r_t, the mean sign of its logits of real images, should stay at 0.6
-(section 3).
+about 0.8, the generator does not learn the changes (section 2.2). p follows the overfitting of the
+discriminator, which r_t measures: the mean sign of its logits of real images. r_t should stay at
+0.6 (section 3).
 
     change = draw(key, p, image.shape)
     image = apply(image, change)

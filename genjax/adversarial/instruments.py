@@ -51,8 +51,8 @@ def overfitting(
 ) -> Float[Array, ""]:
     """Return r_v, the overfitting of a discriminator by its logits: 0 for none, 1 for complete.
 
-    r_v says where the mean logit of held-out images lies between that of training images (0) and
-    that of generated images (1) (Karras et al. 2020, "ADA", equation 1).
+    r_v is the place of the mean logit of held-out images between that of training images (0) and
+    that of generated images (1). Source: Karras et al. 2020, "ADA", equation 1.
     """
     return (train.mean() - held_out.mean()) / (train.mean() - generated.mean())
 
