@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/emoji_gan.py:ada --workdir=runs/emoji_gan_ada
 
-The networks are DCGAN's, and the loss is R3GAN's. There are only 1,527 training emoji, so the
-discriminator may memorize them. The choice says what the discriminator sees:
+The networks are DCGAN's, and the loss is R3GAN's. The discriminator may memorize the training
+emoji, which are only 1,527. The choice says what the discriminator sees:
 - none: the images as they are.
 - diffaugment: all images after random changes of color and position, and with missing squares (Zhao
   et al. 2020).

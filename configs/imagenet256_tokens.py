@@ -20,7 +20,7 @@ pictures of any sizes, in one folder per class (genjax/data/sets/folder.py). The
 - maskgit: MaskGIT (Chang et al. 2022), with the numbers of maskgit_class_cond_config.py. Published
   FID: 6.06, with a tokenizer of 1,024 codes.
 - mdlm: masked diffusion with the numbers that MDLM has for text (Sahoo et al. 2024, config.yaml and
-  model/small.yaml), since there are none for images.
+  model/small.yaml), since MDLM has none for images.
 
 Differences from the papers:
 - Images are encoded within the training step, after one crop and a random flip. With
