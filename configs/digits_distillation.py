@@ -6,7 +6,7 @@ python -m experiments.train --config=configs/digits_distillation.py:MeanFlow \
 A choice is a method. docs/lecture/distillation.md explains all methods. They form three groups:
 - `WITHOUT_TEACHER` learns from data, for 5,000 steps of 64 examples.
 - `WITH_TEACHER` learns from runs/digits_flow, a run of configs/digits_flow.py, or from
-  `--config.teacher`, for as many steps.
+  `--config.teacher`, for 5,000 steps.
 - `MATCHING` (DMD, DMD2, LADD, RCM) matches the teacher's distribution, with a critic that has its
   own optimizer.
 

@@ -3,8 +3,8 @@
 python -m experiments.train --config=configs/sound_autoencoder.py:codec --workdir=runs/sound_codec
 
 For a folder of your own sounds add --config.data.name=sound_folder --config.data.directory=SOUNDS.
-genjax/data/sets/sound_folder.py names free ones. This flag measures Opus and MP3 beside the
-autoencoder: --config.evaluation.measures.reconstructions.codecs="'opus','mp3'"
+genjax/data/sets/sound_folder.py names free ones. This flag also measures Opus and MP3:
+--config.evaluation.measures.reconstructions.codecs="'opus','mp3'"
 
 Small choices, on 0.77 s at 8 kHz:
 - oobleck: Gaussian latents of 8 channels at 62.5 Hz, a small Stable Audio autoencoder.

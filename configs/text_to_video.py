@@ -28,7 +28,7 @@ from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 # Movie Gen's gated feed-forward layers have three matrices of 16,384 features. Wan's have two, so
-# 24,576 features have as many parameters.
+# 24,576 features give the same number of parameters.
 MOVIE_GEN = dict(name="Wan", width=6144, depth=48, num_heads=48, mlp_features=24_576)
 WAN_720P = (21, 90, 160, 16)  # latents of 81 frames of 720×1280 pixels: 75,600 patches
 CHOICES = ("wan_1b", "wan_14b", "moviegen_30b")

@@ -82,7 +82,7 @@ def mar_sample(
     counts: Int[np.ndarray, "num_steps masked"],
     trajectory: bool = False,
 ) -> Float[Array, "*steps batch length channels"]:
-    """Draw all tokens of each example in an order of its own, in a few steps.
+    """Draw all tokens of each example in a few steps, in a random order for each example.
 
     Args:
         keys: one per example, for its order and its tokens.

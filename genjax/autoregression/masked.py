@@ -35,7 +35,7 @@ def cosine(share):
 
 
 def linear(share):
-    """Return 1 − share: as many tokens in each step."""
+    """Return 1 − share: the same number of tokens in each step."""
     return 1 - share
 
 

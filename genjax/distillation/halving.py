@@ -59,7 +59,7 @@ def halving_loss(
     weighting: Callable | None = None,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
-    """Compute w(t)·‖f(x_t, t) − y‖² where y stands for two of the teacher's steps.
+    """Compute w(t)·‖f(x_t, t) − y‖², y the target for two of the teacher's steps.
 
     The times t are those of a uniform grid of `num_steps` steps, without the last. At the noise end
     the target must determine the data, as clean and v do.

@@ -54,7 +54,7 @@ def guided_velocity(
 
     Args:
         velocity: v = z − x.
-        condition, null: one for each example, alike in shape.
+        condition, null: one for each example, both of the same shape.
         scale: ω, one or one per example.
         mixing: κ.
     """

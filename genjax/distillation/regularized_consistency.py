@@ -52,8 +52,8 @@ def as_trigflow(apply: Callable) -> Callable:
 
         F = ((cos − sin)·x_t + v)/(cos + sin)
 
-    is TrigFlow's velocity of the same x̂ and ẑ. So a student of sCM starts as its teacher, whatever
-    the teacher was trained with.
+    is TrigFlow's velocity of the same x̂ and ẑ. So a student of sCM starts with its teacher's
+    predictions, however the teacher was trained.
 
     Args:
         apply: `(x, t, *conditioning) -> v`, for the target `velocity`.
