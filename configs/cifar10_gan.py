@@ -6,8 +6,8 @@ The choices:
 - r3gan: Huang et al. 2024, appendix D.
 - stylegan2: the "cifar" settings of StyleGAN2-ADA (Karras et al. 2020, appendix D).
 
-Differences from the papers: r3gan has DiffAugment in place of adaptive augmentation. The average's
-half-life and β₂ have their final values from the start.
+Differences from the papers: r3gan has DiffAugment instead of adaptive augmentation. The half-life
+of the average and β₂ have their final values from the start.
 
 Not yet run to the end, so there is no score.
 """

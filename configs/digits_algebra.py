@@ -4,12 +4,12 @@ python -m experiments.train --config=configs/digits_algebra.py:edm,noise \
     --workdir=runs/digits_algebra_edm_noise
 
 The process is rectified_flow, variance_preserving, variance_exploding or edm. The target is clean,
-noise, v, velocity or edm. Every process has its own paper's distribution of times, domain and grid,
-and every loss has weight 1. Everything else is as in digits_flow, except 2,000 steps and a shorter
-average.
+noise, v, velocity or edm. Every process has the distribution of times, the domain and the grid of
+its own paper, and no loss is weighted. Everything else is as in digits_flow, except 2,000 steps and
+a shorter average.
 
-2,000 steps take 71 to 219 s on 2 CPU cores shared with other programs. The documentation has the
-table of all choices. Some rows, of 1,000 samples each (training digits 0.718):
+2,000 steps take 71 to 219 s on 2 CPU cores shared with other programs. docs/results/algebra.md has
+the table of all choices. Some rows, of 1,000 samples each (training digits 0.718):
 
 choice                   class accuracy  Fréchet distance
 rectified_flow,velocity  96.9 %          1.05

@@ -3,12 +3,12 @@
 python -m experiments.train --config=configs/digits_distillation.py:MeanFlow \
     --workdir=runs/digits_mean_flow
 
-A choice is a method. docs/lecture/distillation.md explains all methods. There are three groups:
+A choice is a method. docs/lecture/distillation.md explains all methods. They form three groups:
 - `WITHOUT_TEACHER` learns from data, for 5,000 steps of 64 examples.
 - `WITH_TEACHER` learns from runs/digits_flow, a run of configs/digits_flow.py, or from
-  `--config.teacher`, for as many steps.
-- `MATCHING` (DMD, DMD2, LADD, RCM) matches the teacher's distribution, against a critic with an
-  optimizer of its own.
+  `--config.teacher`, for 5,000 steps.
+- `MATCHING` (DMD, DMD2, LADD, RCM) matches the teacher's distribution, with a critic that has its
+  own optimizer.
 
 Three choices need other commands first. Reflow and DistilledReflow learn from pairs of noise and
 sample, which their teacher makes:
@@ -20,8 +20,8 @@ python -m experiments.encode --config=configs/digits_distillation.py:DistilledRe
 python -m experiments.train --config=configs/digits_distillation.py:DistilledReflow \
     --workdir=runs/digits_distilled_reflow
 
-For another reflow, give Reflow the last run as `--config.teacher`, and another folder as
-`--config.pairs.directory`. The last run is sampled at its own guidance scale, which is 1.
+To repeat reflow, give Reflow the last run as `--config.teacher`, and another folder as
+`--config.pairs.directory`. The last run makes the new pairs at its own guidance scale, which is 1.
 
 ContinuousDistillation takes a derivative in time, so its teacher has a time scale of 1:
 
@@ -65,8 +65,8 @@ The pairs of Reflow took another 11 min 43 s, and those of DistilledReflow 5 min
 How to read the table:
 - Guidance makes a student more accurate and less varied, which raises the distance. MeanFlow
   without guidance has 97.9 % and 1.00 in one step.
-- DistilledReflow, DMD, DMD2 and LADD train for one step, and so does the last stage of Halving and
-  GuidedHalving. So four steps are worse than one.
+- Four steps are worse than one for DistilledReflow, DMD, DMD2 and LADD, which train for one step.
+  The same is true of Halving and GuidedHalving, whose last stage trains for one step.
 - A student of GuidanceDistillation still needs the teacher's 50 steps, with one call in place of
   two: 99.6 % and 0.828.
 
@@ -78,9 +78,10 @@ Some choices need these settings:
   diverged, and the second had 9.2 % and 39.0.
 - A small range of guidance scales: GuidedMeanFlow and PixelMeanFlow learn scales from 1 to 1.5.
   With scales up to 4, GuidedMeanFlow had 2.44.
-- Drift predicts the velocity, so samples start as different noise. With the target clean, as in the
-  paper, samples of a class start alike and stay alike: 100 % and 6.61, recall 0. Drift compares
-  pixels. Images of 16 pixels or more may take `--config.method.features=VGG16Features`.
+- Drift predicts the velocity, so the samples of an untrained network differ by their noise. The
+  paper's target is clean. With it an untrained network draws the same sample from every noise. The
+  samples of a class then stay alike: 100 % and 6.61, recall 0. Drift compares pixels. Images of 16
+  pixels or more may take `--config.method.features=VGG16Features`.
 - PixelMeanFlow has no perceptual term here, because that term needs images of 16 pixels.
 
 docs/results/runs.md has the figures for 2 and 8 steps, precision, recall, and the commit of each

@@ -8,7 +8,7 @@ python -m experiments.train --config=configs/digits_gan_inverse.py:encoder \
 The choice bigan trains a generator, an encoder and a discriminator of pairs (x, z) together. The
 choice bigbigan has a stochastic encoder and the hinge loss. It also scores x alone and z alone.
 
-encoder learns the inverse of a finished generator. By default this generator is that of
+The choice encoder learns the inverse of a finished generator. By default this generator is that of
 runs/digits_gan_dcgan, which the second command makes. `--config.generator_run` names the run of
 another GAN, which may be bidirectional. The latents of a StyleGAN2 are w:
 
@@ -16,11 +16,11 @@ python -m experiments.train --config=configs/digits_gan.py:stylegan2 --workdir=r
 python -m experiments.train --config=configs/digits_gan_inverse.py:encoder \
     --config.generator_run=runs/digits_stylegan2 --workdir=runs/digits_encoder_w
 
-At the end a run's report compares the ways back: gradient descent, the encoder, and both.
+The report of a run compares the ways back: gradient descent, the encoder, and both.
 
 Each was trained for 5,000 steps, which took 2 to 5 minutes on one CPU core. Errors are mean
-squares, of pixels in [−1, 1] and of the latents, for 100 held-out digits. A constant answer has an
-error of 1 in the latents.
+squares, of pixels in [−1, 1] and of the latents, for 100 held-out digits. An encoder that always
+returns the mean latent has an error of 1 in the latents.
 
 way back                       pixels  latents  ms per image
 gradient descent, on dcgan     0.0063  0.57     37

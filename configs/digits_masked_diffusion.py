@@ -2,10 +2,10 @@
 
 python -m experiments.train --config=configs/digits_masked_diffusion.py:masked --workdir=runs/masked
 
-The choice is masked (MDLM, MD4), uniform (UDLM) or blocks (BD3-LM), which is masked diffusion of
-one row of pixels after another, each in 8 steps. Bits per dimension are reported; 17 equally
-likely levels have 4.09. MD4's published figure on CIFAR-10, with 256 levels, is 2.75 (Shi et al.
-2024).
+The choice is masked (MDLM, MD4), uniform (UDLM) or blocks (BD3-LM). The choice blocks is masked
+diffusion of one row of pixels after another, each in 8 steps. A model for which all 17 levels are
+equally likely has 4.09 bits per dimension. MD4's published figure on CIFAR-10, with 256 levels, is
+2.75 (Shi et al. 2024).
 
 Results on 360 held-out digits, 2,000 steps on one CPU core. The bits are a bound. Training digits
 have a Fréchet distance of 0.718.
@@ -16,7 +16,7 @@ uniform  194      1.952 ± 0.021       0.954           1.490
 blocks   660      1.765 ± 0.016       0.936           0.956
 SEDD     370      1.938 ± 0.022       0.670           1.607
 
-SEDD trains a network of scores by their entropy (Lou et al. 2024). It is `:uniform` with
+SEDD trains a network of scores with the score entropy loss (Lou et al. 2024). It is `:uniform` with
 --config.loss.name=score_entropy_loss --config.target.name=score
 
 SEDD needs as few bits as uniform does, but fewer of its samples have the right class. The reason is

@@ -13,8 +13,8 @@ The choices train for the same number of steps:
 - scales_adversarial: vq_adversarial with maps of codes of sides 1, 2, 4 and 8 (VAR, Tian et al.
   2024), 85 codes in all. Not yet run to the end.
 
-Results on 384 held-out emoji, after 1,500 steps on 2 CPU cores. All runs but vq shared them with
-other programs. 384 training emoji have an FD-VGG16 of 37.0:
+Results on 384 held-out emoji, after 1,500 steps on 2 CPU cores. Only vq had the cores alone. 384
+training emoji have an FD-VGG16 of 37.0:
 
 choice          seconds  PSNR     SSIM  LPIPS  FD-VGG16  detail kept
 kl              415      23.8 dB  .813  .144   54.0      49 %
@@ -23,8 +23,8 @@ kl_adversarial  575      22.3 dB  .755  .111   23.1      82 %
 vq              433      22.3 dB  .788  .172   59.8      47 %
 vq_adversarial  718      21.5 dB  .746  .117   25.9      78 %
 
-Alone on the machine, kl_perceptual takes about 10 minutes. The columns are explained in
-docs/results/autoencoders.md.
+Alone on the machine, kl_perceptual takes about 10 minutes. docs/results/autoencoders.md explains
+the columns.
 """
 
 from ml_collections import ConfigDict
@@ -60,8 +60,8 @@ def get_config(choice: str = "kl_adversarial") -> ConfigDict:
             options = dict(normalize=True, ema_decay=0.99, restart_threshold=0.05)
             quantizer |= dict(name="VectorQuantizer", **options)
         else:
-            # Codes are moving averages. With the authors' codebook, a parameter, 1 % of the codes
-            # are in use after 60 steps.
+            # Codes are moving averages of latents. The authors learn codes by gradient descent, and
+            # then only 1 % of the codes are in use after 60 steps.
             options = dict(sides=(1, 2, 4, 8), ema_decay=0.97, restart_threshold=0.1)
             quantizer |= dict(name="MultiScaleQuantizer", **options)
             config.weights.codebook = 1.0

@@ -6,15 +6,15 @@ The networks, loss, optimizer and batch are those of Radford, Metz & Chintala 20
 section 4). The generator's maps have 4×4×1024, 8×8×512, 16×16×256, 32×32×128 and 64×64×3 values.
 Differences from the paper: classes, normal latents, and an average of the weights.
 
-The emoji that come with genjax have 32×32 pixels and are enlarged. For other images set
+The emoji of genjax have 32×32 pixels and are enlarged. For other images set
 
     a folder of emoji of 64×64 pixels    --config.data.directory=FOLDER
     a folder of any images               --config.data.directory=FOLDER --config.data.name=folder
                                          --config.condition.name=Unconditional
 
 Not yet run to the end, so there is no score. The paper's data sets have 350,000 images and more.
-1,527 emoji are few, so expect that the discriminator memorizes them. configs/emoji_gan.py shows
-what helps against this.
+With only 1,527 emoji, expect that the discriminator memorizes them. configs/emoji_gan.py shows
+augmentations against this.
 """
 
 from ml_collections import ConfigDict

@@ -31,9 +31,9 @@ The run of the choice autoencoder is runs/emoji_families_autoencoder, and so on.
 encoded once: python -m experiments.encode --config=configs/emoji_families.py:latent_flow
 
 Each network makes a picture for each of 384 training names and 384 held-out names, and PromptMatch
-measures how well the pictures fit the names. Training draws no sheets and measures nothing, so that
-the budget goes into steps. docs/results/families.md has the scores after ten minutes on one CPU
-core, for uniform_diffusion and drifting after twenty.
+measures how well the pictures fit the names. Training draws no samples and measures nothing, so the
+whole budget goes into steps. docs/results/families.md has the scores after ten minutes on one CPU
+core, and after twenty for uniform_diffusion and drifting.
 """
 
 from ml_collections import ConfigDict

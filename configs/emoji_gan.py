@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/emoji_gan.py:ada --workdir=runs/emoji_gan_ada
 
-The networks are DCGAN's, and the loss is R3GAN's. There are only 1,527 training emoji, so the
-discriminator may memorize them. The choice says what the discriminator sees:
+The networks are DCGAN's, and the loss is R3GAN's. The discriminator may memorize the training
+emoji, which are only 1,527. The choice says what the discriminator sees:
 - none: the images as they are.
 - diffaugment: all images after random changes of color and position, and with missing squares (Zhao
   et al. 2020).
@@ -13,8 +13,9 @@ discriminator may memorize them. The choice says what the discriminator sees:
 The penalties have the weight 0.03 with ada, and 0.3 otherwise. These flags make them weak:
 --config.regularizers.r1.weight=0.03 --config.regularizers.r2.weight=0.03
 
-3,000 steps of none on one busy CPU core took 24 to 33 minutes, and 1,588 of ada 30 minutes. r_v is
-0 if held-out logits are those of training images, and grows as the discriminator memorizes:
+On one busy CPU core, 3,000 steps of none took 24 to 33 minutes, and 1,588 steps of ada took 30
+minutes. r_v grows from 0 as the discriminator memorizes. At 0, held-out images have the logits of
+training images:
 
 choice  penalties  steps  FD-VGG16  r_v
 none    0.3        1,500  195       0.10
@@ -23,11 +24,11 @@ none    0.03       1,500  173       0.10
                    3,000  192       0.16
 ada     0.03       1,500  180       0.13
 
-r_v of none compares all classes at once, and r_v of ada compares pairs of one class. So the two
-cannot be compared.
+r_v of none compares all classes at once, and r_v of ada compares pairs of one class, so these two
+values cannot be compared.
 
 With weak penalties, the samples of none become worse after step 1,500. ada keeps r_t at its target,
-and its samples are not better after as many steps. diffaugment has only been run for 900 steps
+but its samples are not better after 1,500 steps. diffaugment has only been run for 900 steps
 (FD-VGG16 425). docs/results/gans.md says more.
 """
 

@@ -18,8 +18,8 @@ gradient descent, 500 steps    0.066   0.25     1,715
 encoder                        0.152   0.77     0.48
 encoder, then 20 steps         0.104   0.69     65
 
-No way back finds an emoji that the generator cannot make. The generator of none has a recall of
-0.36, and that of ada 0.08.
+No way back can reconstruct an emoji that the generator cannot make. The generator of none has a
+recall of 0.36, and the generator of ada 0.08.
 """
 
 from ml_collections import ConfigDict

@@ -8,9 +8,9 @@ python -m experiments.train --config=configs/emoji_latent_flow.py --workdir=runs
 The choices:
 - latents: latents are encoded once, by the second command.
 - on_the_fly: latents are encoded within the training step, without the second command.
-- pixels: the same network trains on the images themselves, with as many patches.
+- pixels: the same network trains on the images themselves, with the same number of patches.
 
-Results on 1,000 samples, on 2 CPU cores. Other programs shared them in the first two runs:
+Results on 1,000 samples, on 2 CPU cores. The first two runs shared the cores with other programs:
 
 choice            steps  seconds  accuracy  FD of pixels  FD-VGG16  precision / recall
 latents           6,000  505      62.2 %    195           73.1      0.75 / 0.50
@@ -19,7 +19,7 @@ pixels            6,000  729      28.7 %    840           831       0.00 / 0.91
 (training emoji)                            190           37.0
 
 Reconstructions have an FD-VGG16 of 23.0. The samples of pixels stay noisy, because 128 features per
-token cannot carry the noise of 192 values.
+token cannot represent the noise of 192 values.
 """
 
 from ml_collections import ConfigDict

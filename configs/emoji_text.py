@@ -16,9 +16,9 @@ The choices say how text enters the network. Emoji have 32×32 pixels:
 - any of them with ",pixels", such as cross_attention,pixels: the flow works on pixels, and needs
   the third command alone.
 
-Results on 2 CPU cores shared with other programs, at guidance scale 3. A scorer compares each
-picture's own name with nine others. The table says how often the own name wins, of 384 names each.
-Chance is 10 %:
+Results on 2 CPU cores shared with other programs, at guidance scale 3. A scorer compares the name
+of each picture with nine other names. The table says how often the right name wins, for 384 names
+each. Chance is 10 %:
 
 choice             steps   seconds  training names  held-out names  FD-VGG16
 cross_attention    9,000   1,458    78.5 %          55.0 %          54.0
@@ -29,7 +29,7 @@ cross_attention,   4,000   275      58.0 %          49.0 %          64.4
   smaller
 (training emoji)                    99.3 %          70.2 %          30.4
 
-The run of 14,000 steps had half of the machine, and these flags:
+The run of 14,000 steps had half of the computing time of the machine, and these flags:
 --config.num_steps=14000 --config.averages.ema.steps=1000
 The smaller network takes five minutes:
 --config.model.width=128 --config.model.num_heads=4 --config.num_steps=4000 \

@@ -6,12 +6,13 @@ python -m experiments.sample --workdir=runs/emoji_text_distillation --prompt="re
 
 Train the teacher first, by the commands of configs/emoji_text.py:cross_attention. Its run is
 runs/emoji_text, or `--config.teacher`. The student starts from the teacher's parameters, and learns
-its samples at guidance scale 3. So a step of sampling needs one evaluation of the network.
+the teacher's samples at guidance scale 3. A step of sampling therefore needs one evaluation of the
+network.
 
 The choices:
 - Semigroup: one jump equals two jumps of half the size.
-- Consistency: jumps from neighbouring times end in the same picture. Samples jump to the end and
-  get noise again.
+- Consistency: jumps from neighbouring times end in the same picture. A sampling step jumps to the
+  clean end and adds noise again.
 
 Results on one of 2 CPU cores. All have the size of the five-minute run of configs/emoji_text.py:
 --config.model.width=128 --config.model.num_heads=4 --config.averages.ema.steps=300

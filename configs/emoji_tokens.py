@@ -9,9 +9,9 @@ An emoji of 32×32 pixels has 8×8 codes out of 1,024. They are encoded within t
 
 The choices:
 - vq_transformer: a causal transformer, one code after another (LlamaGen).
-- maskgit: a bidirectional transformer of masked codes, the surest first (MaskGIT).
+- maskgit: a bidirectional transformer of masked codes, the most confident first (MaskGIT).
 - var: maps of codes of sides 1, 2, 4 and 8, one after another (VAR).
-- mar: a bidirectional transformer of 16 masked tokens, made of latents and not of codes. A small
+- mar: a bidirectional transformer of 16 masked tokens, which are latents instead of codes. A small
   diffusion model draws each token (MAR).
 - masked_diffusion, uniform_diffusion: discrete diffusion in continuous time (MDLM, UDLM).
 - any of them with _text, such as vq_transformer_text: the condition is a name, encoded by MiniLM.

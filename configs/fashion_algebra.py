@@ -3,8 +3,8 @@
 python -m experiments.train --config=configs/fashion_algebra.py:variance_preserving,noise \
     --workdir=runs/fashion_ddpm
 
-1,500 steps take 316 to 832 s on 2 CPU cores shared with other programs. Results of 2,000 samples
-(training images 8.27), in the same order as on the digits:
+1,500 steps take 316 to 832 s on 2 CPU cores shared with other programs. Results on 2,000 samples
+(training images 8.27). The order of the choices is that of the digits:
 
 choice                     class accuracy  Fréchet distance
 rectified_flow,velocity    67.5 %          15.5

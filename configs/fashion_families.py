@@ -30,8 +30,8 @@ Some choices need a run of another choice, which must be trained first:
 
 The run of the choice autoencoder is runs/fashion_families_autoencoder, and so on.
 
-Training draws no sheets and measures nothing, so that the budget goes into steps. Each model is
-measured at its end, on 2,000 samples with balanced labels. docs/results/families.md has the scores
+Training draws no samples and measures nothing, so the whole budget goes into steps. Each model is
+measured at the end, on 2,000 samples with balanced labels. docs/results/families.md has the scores
 of twelve families after ten minutes on one CPU core. masked_diffusion has not been measured: its
 2,000 samples take 2.5 hours.
 """

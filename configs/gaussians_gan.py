@@ -8,9 +8,9 @@ r3gan (relativistic, with R1 and R2). ",ring" after the choice selects the ring.
 strong, so that a smooth discriminator attracts samples from afar. They end weak, so that the
 discriminator sees how narrow a mode is.
 
-Results of 12,000 steps on 2 CPU cores, for r3gan shared with other programs. The table counts 2,500
-samples of the averaged weights for each of five seeds, and for one seed with ring. 98.9 % of the
-data lie within 3 standard deviations of a mode:
+Results of 12,000 steps on 2 CPU cores, which r3gan shared with other programs. The table is for
+2,500 samples of the averaged weights, with five seeds for the grid and one for the ring. 98.9 % of
+the data lie within 3 standard deviations of a mode:
 
 choice          seconds  modes     samples within 3 standard deviations of a mode
 saturating               0 of 25   at most 0.1 %, with alarms of collapse and a vanishing gradient

@@ -14,23 +14,24 @@ neither VAE nor the first command. The choices have their papers' settings:
 - pmf_b16: pixel mean flow (Lu et al. 2026), 320 epochs.
 - shortcut_xl2: shortcut models (Frans et al. 2025), 810,000 steps.
 - scm_xl2: sCM's training from data (Lu & Song 2025). Process, times, tangent and warm-up are the
-  paper's. Network, batch, rate and length are those of mean_flow_xl2, since the paper trains EDM2's
-  networks at 512×512. Its two steps are those of diffusers' SCM scheduler: π/2, 1.3, 0.
+  paper's. Network, batch, learning rate and length are those of mean_flow_xl2, since the paper
+  trains EDM2's networks at 512×512. Samples take the two steps of diffusers' SCM scheduler: π/2,
+  1.3, 0.
 - dmd2_xl2: DMD2 (Yin et al. 2024) from a run of configs/imagenet256_latent_flow.py:sit in
-  runs/imagenet256_latent_flow, or `--config.teacher`. Rates, batch, weights and length are the
-  paper's for ImageNet at 64×64. The other choices have no teacher.
+  runs/imagenet256_latent_flow, or `--config.teacher`. Learning rates, batch, weights and length are
+  the paper's for ImageNet at 64×64. The other choices have no teacher.
 
 Differences from the papers:
 - Latents are the encoder's means, standardized by channel, not draws from its Gaussians.
 - The embedding of a jump's length starts at 0 in DiT.
 - mean_flow_xl2 is guided at all times. The paper's network is guided at t ≤ 0.75.
 - scm_xl2 has no learned weight of the loss over times.
-- pmf_b16 lacks the second perceptual term, on ConvNeXt's features. Its examples with s = t have the
-  later of two times, as those of imf_b2; the released code takes one. LPIPS needs
-  pip install '.[lpips]'. genjax's Muon makes updates 0.2·√max(in, out)/√max(1, out/in) times those
-  of the paper's at the same learning rate.
-- dmd2_xl2 has an averaged student, a teacher guided at 1.5, and heads on all blocks. The paper's
-  teacher is EDM without guidance, and its head reads the middle of the U-Net.
+- pmf_b16 lacks the second perceptual term, on ConvNeXt's features. Examples with s = t take the
+  later of two drawn times, as in imf_b2. The released code draws one time for them. LPIPS needs
+  pip install '.[lpips]'. At the same learning rate, genjax's Muon makes updates 0.2·√max(in,
+  out)/√max(1, out/in) times as large as the paper's.
+- dmd2_xl2 has an averaged student, a teacher guided at 1.5, and discriminator heads on all blocks.
+  The paper's teacher is EDM without guidance, and its single head reads the middle of the U-Net.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
 """

@@ -19,12 +19,12 @@ IMAGES holds pictures of any sizes, in one folder per class (genjax/data/sets/fo
 Differences from the papers:
 - Latents are the encoder's means, standardized by channel. DiT and SiT draw latents from the
   encoder's Gaussians, and scale all channels by one number.
-- dit's times also lie between the tabulated steps.
+- dit also trains at times between the steps of the paper's table.
 - Guidance applies to all channels at all times. DiT guides three of four channels. LightningDiT
   guides at scale 10, after a tenth of the time.
 
-The length is that of the papers' comparisons. The best figures of SiT and DiT come from 7 million
-steps. Not yet run to the end, so there is no score.
+The number of steps is that of the papers' comparisons. The best figures of SiT and DiT come from 7
+million steps. Not yet run to the end, so there is no score.
 """
 
 from ml_collections import ConfigDict

@@ -4,13 +4,15 @@ python -m experiments.train --config=configs/imagenet256_pixel_flow.py \
     --config.data.directory=IMAGES --workdir=runs/imagenet256_pixel_flow
 
 IMAGES holds pictures of any sizes, in one folder per class (genjax/data/sets/folder.py). The
-settings are the paper's (Li & He 2025, JiT) for 200 epochs: the network predicts the clean image
-and its loss is the velocity's. Times are mirrored, since the paper's run from noise to data.
+settings are the paper's (Li & He 2025, JiT) for 200 epochs: the network predicts the clean image,
+and the loss is that of the velocity. Times are mirrored, since the paper's times run from noise to
+data.
 
 Differences from the paper:
-- Heun's correction is taken in (x/alpha, sigma/alpha). As in the paper, the last step is an Euler
-  step.
-- Sampling does not bound the velocity near the clean end, which the paper divides by at least 0.05.
+- Heun's correction is taken in the variables x/alpha and sigma/alpha. As in the paper, the last
+  step is an Euler step.
+- Sampling does not bound the velocity near the clean end. The paper's velocity has a divisor of at
+  least 0.05.
 - Guidance applies at all times. In the paper it applies at t < 0.9.
 
 Not yet run, so there is no score. The paper has FID 4.37. The step was compiled and run at toy size

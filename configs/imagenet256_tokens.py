@@ -20,24 +20,25 @@ pictures of any sizes, in one folder per class (genjax/data/sets/folder.py). The
 - maskgit: MaskGIT (Chang et al. 2022), with the numbers of maskgit_class_cond_config.py. Published
   FID: 6.06, with a tokenizer of 1,024 codes.
 - mdlm: masked diffusion with the numbers that MDLM has for text (Sahoo et al. 2024, config.yaml and
-  model/small.yaml), since there are none for images.
+  model/small.yaml), since MDLM has none for images.
 
 Differences from the papers:
 - Images are encoded within the training step, after one crop and a random flip. With
-  --config.space.directory=CODES experiments.encode writes the codes once. LlamaGen reads codes of
-  ten crops.
-- There is no dropout. LlamaGen, MaskGIT, MAR and MDLM drop 0.1 of the activations, and VAR some
-  layers.
-- var's rate falls from the end of the warm-up. The authors' rate first stays for 5 % of the steps.
-  The weight decay of var_d30 stays at 0.05. The authors' decay rises to 0.08. var also averages its
-  weights, but samples with the last ones, as the authors do. VAR crops at random from 288 pixels.
+  --config.space.directory=CODES experiments.encode writes the codes once. LlamaGen's authors read
+  codes of ten crops.
+- No choice has dropout. The authors of LlamaGen, MaskGIT, MAR and MDLM drop 0.1 of the activations,
+  and those of VAR drop some layers.
+- var's learning rate falls from the end of the warm-up. The authors' rate first stays constant for
+  5 % of the steps. The weight decay of var_d30 stays at 0.05. The authors' decay rises to 0.08. var
+  also averages its weights, but samples with the last ones, as the authors do. The authors crop at
+  random from 288 pixels.
 - mar's latents are the encoder's means, and each channel is standardized. The authors sample
   latents and multiply them by 0.2325.
 - mar draws a share of masked tokens for each image. The authors draw one share for a batch.
 - maskgit has layer norms before its layers. Its masks follow the cosine alone. Conditions are
   dropped in training, so that sampling can be guided.
-- mdlm's network is modulated by time and class, with 768 features. The paper's network does not
-  take the time, and is modulated with 128 features.
+- mdlm's network is modulated by time and class, through 768 features. The paper's network does not
+  take the time, and is modulated through 128 features.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
 """

@@ -9,9 +9,10 @@ The choices, for many accelerators:
 - biggan_64: BigGAN (Brock et al. 2019). The networks are those of the authors' PyTorch code for 64
   pixels, and the settings are those of the paper for 128 pixels.
 
-Differences from the papers. 32, 64: augmentation, average and β₂ are those of cifar10_gan.
-biggan_64: attention is at half the images' side, as for 128 pixels. The paper stops each run before
-it collapses, so the number of steps is a guess.
+Differences from the papers. 32, 64: augmentation, average and β₂ are those of
+configs/cifar10_gan.py. biggan_64: attention is at half the side of the images, as the paper has it
+for 128 pixels. The paper stops each run before it collapses, so the number of steps here is a
+guess.
 
 biggan_64 has the paper's orthogonal regularization (section 3.1). The authors' PyTorch scripts set
 it to 0, as `--config.regularizers.orthogonality.weight=0.0` does here.

@@ -11,15 +11,17 @@ Rectified flow on log-mel spectrograms, with the settings of configs/spoken_digi
     the weights of CREPE       --config.evaluation.measures.pitches.crepe=FILE
                                (genjax/pretrained/crepe.py says where they are)
 
-2,000 steps took 10 min 9 s on one CPU core. CREPE hears the pitch of the name in these cases:
+2,000 steps took 10 min 9 s on one CPU core. The table says how often CREPE hears the pitch of the
+name:
 
 90 samples                      87.8 %
 recordings                      100 %
 recordings after spectrograms   85.6 %
 chance                          3.0 %
 
-So the conversion of spectrograms to sound limits the pitch, and not the network. `fd_mel` is 27.3,
-and 20.1 for training recordings. docs/results/video_and_sound.md has other times of training.
+The conversion of spectrograms to sound limits the accuracy, not the network. `fd_mel` is 27.3, and
+20.1 for training recordings. docs/results/video_and_sound.md also has another distribution of
+training times.
 """
 
 from ml_collections import ConfigDict

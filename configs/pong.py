@@ -11,14 +11,14 @@ The choices:
 - joint: clips without actions.
 - actions: the network also sees the action at each frame.
 
-In half of the training examples the first 4 frames are clean, with their sound. So the network also
-continues clips, window by window (`JointRollOut`). The second command continues the first 4 frames
-of held-out clips.
+In half of the training examples, the first 4 frames and their sound are clean. The network thus
+learns to continue clips, window by window (`JointRollOut`). The second command continues the first
+4 frames of held-out clips.
 
 The default is the short form, 900 steps. The longer form took 52 minutes of one CPU core:
 --config.num_steps=3300 --config.averages.ema.steps=250
-Then the same command with --workdir=runs/pong_longer and --init_from=runs/pong went on for as many
-steps. It took 65 minutes of a core that it shared.
+Then the same command with --workdir=runs/pong_longer and --init_from=runs/pong trained for as many
+steps again, in 65 minutes on a shared core.
 
 6,600 steps              events with sound  by chance  sounds without event  paddle misses by
 both from noise          18 %               16 %       50 %
@@ -55,8 +55,8 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.data.options = dict(policy="pong_player", num_frames=FRAMES, size=SIDE)
     config.data.held_out_split = "test[:64]"
     config.task = "JointRollOut"
-    # The ball has 5 % of the energy of what moves. A network of pixels in [−1, 1] left it out: the
-    # ball is 0.2 high there, and some 12 high in standardized pixels.
+    # The ball has 5 % of the energy of what moves. A network on pixels in [−1, 1] left the ball
+    # out. The ball stands out by 0.2 in these pixels, and by about 12 in standardized pixels.
     video, sound = dict(space="StandardizedPixels", floor=0.02), dict(space="Waveforms")
     config.space = dict(name="SoundAndVideo", video=video, sound=sound)
     config.space.sound_scale = 4.0
@@ -82,11 +82,12 @@ def get_config(choice: str = "actions") -> ConfigDict:
         absolute_positions=True,
         unroll=4,
     )
-    # In half of the examples the first 4 frames are clean, with their sound, so that clips go on.
+    # In half of the examples the first 4 frames and their sound are clean, so that the network
+    # learns to continue clips.
     config.loss = dict(name="joint_loss", clean_share=0.2, noise_share=0.1)
     config.loss.update(continued_share=0.5, known_part=0.25)
     # A sound token of 96 features has 256 samples. Its head has rank 96, so a predicted velocity
-    # would keep 62 % of the noise.
+    # would leave 62 % of the noise in the samples.
     config.target.name = "clean"
     config.weighting.name = "bounded_velocity"  # the velocity's loss
     config.modalities = dict(
@@ -99,7 +100,7 @@ def get_config(choice: str = "actions") -> ConfigDict:
     config.sampling.update(modality_scale=placeholder(float), given=(), batch_size=64)
     config.sampling.frames = FRAMES
     # Euler's steps in t leave the noise levels of shifted processes. Samples would keep four times
-    # the noise of their last time.
+    # the noise of the last time of the grid.
     config.sampling.sampler.name = "ddim"
     config.evaluation.measures = dict(play=dict(name="PlayedPong"))
     config.evaluation.num_samples = 64
@@ -109,7 +110,7 @@ def get_config(choice: str = "actions") -> ConfigDict:
 def _flow(shift: float) -> dict[str, Any]:
     """Return the fields of a rectified flow whose noise is stronger by `shift` at equal times.
 
-    At noise 0 a clean target says nothing of the noise. Known rows wait at a noise of 0.01.
+    At noise 0 a clean target says nothing about the noise, so known rows stay at a noise of 0.01.
     """
     flow = dict(name="RectifiedFlow", domain=(0.01 / shift, 1.0))
     return dict(name="Shifted", base=flow, shift=shift)

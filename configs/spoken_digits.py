@@ -13,26 +13,26 @@ A transcript is a word or a number ("seven", "7"), and a frozen MiniLM reads it.
 
 The choices:
 - spectrograms: rectified flow on 48 frames of 64 log-mel bands at 16 kHz. A token is a frame.
-  Griffin-Lim makes waveforms of the frames, so there is nothing else to train.
+  Griffin-Lim turns the frames into waveforms, so no vocoder has to be trained.
 - latents: the same flow on 48 latents of 8 channels of runs/sound_mel.
 - tokens: 48 frames of 4 codes of runs/sound_codec, one code after another (LlamaGen).
-- masked_tokens: the same codes, the surest first (MaskGIT).
+- masked_tokens: the same codes, the most confident first (MaskGIT).
 
 The last three need an autoencoder at 8 kHz first, from one of these commands:
 python -m experiments.train --config=configs/sound_autoencoder.py:mel --workdir=runs/sound_mel
 python -m experiments.train --config=configs/sound_autoencoder.py:codec --workdir=runs/sound_codec
 
-The default is the short form of spectrograms, which took 10 min 48 s on one shared CPU core.
-pocketsphinx hears the right one of ten words in these cases:
+The default is the short form of spectrograms, which took 10 min 48 s on one shared CPU core. The
+table says how often pocketsphinx hears the right one of ten words:
 
 90 samples                             88.9 %
 held-out recordings                    92.2 %
 these recordings after spectrograms    95.6 %
 chance                                 9.9 %
 
-`fd_mel`, the Fréchet distance of mel bands, is 7.98, and 3.38 for training recordings. With
---config.evaluation.measures.distance.vggish=WEIGHTS there is also `fad`, of VGGish's embeddings.
-The other choices have not been run, nor has the longer form:
+`fd_mel`, the Fréchet distance of mel bands, is 7.98, and 3.38 for training recordings.
+--config.evaluation.measures.distance.vggish=WEIGHTS adds `fad`, the distance of VGGish's
+embeddings. The other choices have not been run, nor has the longer form:
 --config.num_steps=12000 --config.averages.ema.steps=600
 """
 

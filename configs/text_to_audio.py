@@ -4,16 +4,17 @@ python -m experiments.train --config=configs/text_to_audio.py --config.data.dire
     --config.condition.encoder=SYSTEM --config.space.published=SYSTEM/vae \
     --config.space.directory=LATENTS --workdir=runs/text_to_audio
 
-Evans et al. 2024: 47.6 s of stereo at 44.1 kHz, 1,024 latents of 64 channels. SYSTEM is a folder of
-Stable Audio Open as diffusers saves it. SOUNDS is a folder of sounds with captions. LATENTS is a
-folder that `python -m experiments.encode` has written. Not yet run, so there is no score.
+As in Evans et al. 2024, a sound has 47.6 s of stereo at 44.1 kHz, or 1,024 latents of 64 channels.
+SYSTEM is a folder of Stable Audio Open as diffusers saves it. SOUNDS is a folder of sounds with
+captions. LATENTS is a folder that `python -m experiments.encode` has written. Not yet run, so there
+is no score.
 
 The condition is the text and the seconds at which the sound starts and ends. Here every sound
 starts at 0 s and ends at its whole length.
 
 `python -m experiments.plan --config=configs/text_to_audio.py --mesh=fsdp:16 --device=h100` plans a
-training step with 256 sounds. The network has 1,056,939,136 parameters. A device needs 25.2 GB. A
-step takes at least 0.12 s, and arithmetic is the largest term.
+training step with 256 sounds. The network has 1,056,939,136 parameters. Each device needs 25.2 GB.
+A step takes at least 0.12 s, and arithmetic is the largest term.
 """
 
 from ml_collections import ConfigDict

@@ -9,9 +9,9 @@ The choices, for many accelerators: stable_diffusion_3 is MMDiT of 2 billion par
 diffusers saves it. The run uses its text encoders and its autoencoder. IMAGES holds pictures of any
 sizes with captions (genjax/data/sets/folder.py).
 
-Prompts are encoded once, before training. Images are encoded within the step. With ",latents" after
-the choice, python -m experiments.encode with the same flags encodes images once too. Not yet run,
-so there is no score.
+Prompts are encoded once, before training. Images are encoded within the step. To encode images once
+too, add ",latents" to the choice and run python -m experiments.encode with the same flags. Not yet
+run, so there is no score.
 """
 
 from ml_collections import ConfigDict

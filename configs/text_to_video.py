@@ -5,10 +5,10 @@ python -m experiments.train --config=configs/text_to_video.py:wan_14b --config.m
     --config.space.directory=LATENTS --config.data.directory=CLIPS --workdir=runs/text_to_video
 
 Two choices are Wan 2.1's networks (Wan team 2025) on 81 frames of 720×1280 pixels, 75,600 tokens.
-The third has Movie Gen's depth, width and heads (Polyak et al. 2024), and 256 frames of 768×768
-pixels, 73,728 tokens. CLIPS is a folder of captioned clips (docs/guides/own_data.md), which are
-read at 16 frames a second. SYSTEM is a folder of Wan 2.1 as diffusers saves it. LATENTS is a folder
-that `python -m experiments.encode` has written. Not yet run, so there is no score.
+The third choice has Movie Gen's depth, width and heads (Polyak et al. 2024), and 256 frames of
+768×768 pixels, 73,728 tokens. CLIPS is a folder of captioned clips (docs/guides/own_data.md), which
+are read at 16 frames a second. SYSTEM is a folder of Wan 2.1 as diffusers saves it. LATENTS is a
+folder that `python -m experiments.encode` has written. Not yet run, so there is no score.
 
 `python -m experiments.plan --config=configs/text_to_video.py:CHOICE --mesh=MESH --device=DEVICE`
 plans a training step with 64 clips (memory of v5p by its compiler, libtpu 0.0.42):
@@ -28,7 +28,7 @@ from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 # Movie Gen's gated feed-forward layers have three matrices of 16,384 features. Wan's have two, so
-# 24,576 features have as many parameters.
+# 24,576 features give the same number of parameters.
 MOVIE_GEN = dict(name="Wan", width=6144, depth=48, num_heads=48, mlp_features=24_576)
 WAN_720P = (21, 90, 160, 16)  # latents of 81 frames of 720×1280 pixels: 75,600 patches
 CHOICES = ("wan_1b", "wan_14b", "moviegen_30b")

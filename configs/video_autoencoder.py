@@ -13,14 +13,15 @@ Time is down-sampled 4 times. The choices:
 - wan_256: the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
   accelerators. Not yet run.
 
-The default is 1,200 steps. moving_digits was measured with --config.num_steps=3000, on one CPU
-core. animated_emoji had two cores, partly shared with other programs. Results on 50 held-out clips:
+The default is 1,200 steps. The run of moving_digits had --config.num_steps=3000 and one CPU core.
+The run of animated_emoji had two cores, partly shared with other programs. Results on 50 held-out
+clips:
 
 choice          steps  seconds  compression  PSNR     SSIM  LPIPS  FD-VGG16 of frames (training)
 moving_digits   3,000  2,346    6.8×         20.1 dB  .812  .233   96.7 (3.4)
 animated_emoji  1,200  1,640    40.8×        22.2 dB  .704  .229   135 (99.5)
 
-Losses still fall at the end.
+The losses were still falling at the end.
 """
 
 from ml_collections import ConfigDict
@@ -62,8 +63,9 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
     )
     if choice == "moving_digits":
         config.model.update(patch_size=2, widths=(32, 48, 64), latent_channels=32)
-        # Most pixels are black, so the absolute error likes a black clip. With it, clips were still
-        # black after 180 steps, and with the squared error until step 90.
+        # Most pixels are black, so a black clip has a small absolute error. With the absolute
+        # error, clips were still black after 180 steps. With the squared error, they were black
+        # until step 90.
         config.reconstruction.name = "l2"
         config.optimizer.autoencoder.update(b1=0.9, b2=0.99)
     config.weights = dict(perceptual=0.0, divergence=1e-3)

@@ -1,9 +1,10 @@
 """Adaptive discriminator augmentation, ADA (Karras et al. 2020).
 
-"Training generative adversarial networks with limited data". The discriminator sees real and
-generated images through random changes, each with a probability p. As long as p is below about
-0.8, the generator does not learn the changes (section 2.2). p follows the discriminator's
-overfitting: r_t, the mean sign of its logits of real images, should stay at 0.6 (section 3).
+"Training generative adversarial networks with limited data". Real and generated images are changed
+at random before the discriminator sees them, each change with probability p. As long as p is below
+about 0.8, the generator does not learn the changes (section 2.2). p follows the overfitting of the
+discriminator, which r_t measures: the mean sign of its logits of real images. r_t should stay at
+0.6 (section 3).
 
     change = draw(key, p, image.shape)
     image = apply(image, change)
@@ -11,7 +12,8 @@ overfitting: r_t, the mean sign of its logits of real images, should stay at 0.6
 
 `ADA` does all of this in a training step, and `Adaptation` is its state.
 
-Geometric changes are one matrix, colour changes another; each acts once.
+All geometric changes are one matrix and all colour changes another, so each of the two acts only
+once.
 """
 
 import functools
@@ -151,7 +153,7 @@ def adjusted(
     target: float = 0.6,
     images_to_one: float = 5e5,
 ) -> Float[Array, ""]:
-    """Return p after some images: up if r_t is above its target, else down, and never below 0.
+    """Return p after some images: larger if r_t is above its target, else smaller, never below 0.
 
     Args:
         r_t: mean sign of the discriminator's logits of real training images, since the last change.
@@ -187,8 +189,8 @@ class ADA:
         every: steps from one adjustment of p to the next.
 
     Raises:
-        ValueError: there is no such group, `every` is below 1, `target` is no mean sign between −1
-            and 1, or `images_to_one` is not positive.
+        ValueError: a group does not exist, `every` is below 1, `target` is not between −1 and 1, or
+            `images_to_one` is not positive.
     """
 
     changes: tuple[str, ...] = ("blitting", "geometry", "color")
@@ -353,8 +355,8 @@ def _interpolated(
 ) -> Float[Array, "rows columns channels"]:
     """Interpolate linearly between pixels, and between the border and 0 beyond it.
 
-    The four neighbours of a place are one slice. On XLA's CPU backend the gradient then takes a
-    fourth of the time of a gather for each neighbour.
+    One slice reads the four neighbours of a place. On XLA's CPU backend, the gradient then takes a
+    quarter of the time that a gather for each neighbour takes.
     """
     height, width, channels = image.shape
     padded = jnp.pad(image, ((1, 2), (1, 2), (0, 0)))

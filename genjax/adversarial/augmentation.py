@@ -1,7 +1,7 @@
-"""Differentiable augmentation: make a small data set last for the discriminator.
+"""Differentiable augmentation, which keeps a discriminator from memorizing a small data set early.
 
-The discriminator sees real and generated images through the same random changes (Zhao et al. 2020,
-"Differentiable augmentation for data-efficient GAN training", DiffAugment).
+Real and generated images get the same kinds of random changes before the discriminator sees them
+(Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training", DiffAugment).
 
 An augmentation is `augmentation(key, image) -> image` on one image `[height width channels]` in
 [−1, 1]. Gradients flow through it to the generator.

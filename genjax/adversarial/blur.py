@@ -1,7 +1,7 @@
 """A blur of all images that the discriminator sees, which fades in training.
 
 Karras et al. 2021 ("Alias-free generative adversarial networks", section 3.2). In their
-configuration R the discriminator would otherwise decide early by details that the generator cannot
+configuration R, the discriminator would otherwise soon judge by details that the generator cannot
 make yet.
 """
 
@@ -43,7 +43,7 @@ class FadingBlur:
     def __call__(
         self, images: Float[Array, "batch height width channels"], seen: Number
     ) -> Float[Array, "batch height width channels"]:
-        """Return the images as they are seen after so many real images."""
+        """Return the images as the discriminator sees them after so many real images."""
         return blur(images, self.sigma_at(seen), int(3 * self.sigma))
 
 
@@ -56,7 +56,7 @@ def blur(
     authors' program. There are zeros around the images. σ below 1/3 changes nothing.
 
     Args:
-        sigma: may be traced. Images cost nothing more while there is no blur.
+        sigma: may be traced. Without blur there is no extra cost.
         reach: a bound of ⌊3σ⌋.
     """
 

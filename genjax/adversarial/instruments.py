@@ -1,8 +1,8 @@
 """Measures to read instead of a GAN's loss curve.
 
 V(G, D) says nothing about quality. Both losses may stay constant while samples improve, and also
-while all samples become the same. These functions measure other quantities, and `alarms` says in
-words which of them are bad.
+while all samples become the same. These functions measure other quantities, and `alarms` names
+those that are bad.
 """
 
 import math
@@ -34,9 +34,10 @@ def boundary(
 ) -> Float[Array, " batch"]:
     """Return the logit that prefers neither real nor generated, for each pair.
 
-    It is that of the objective. If only differences of logits count, it is midway between the two
-    logits of a pair. No boundary of all pairs would do: a class may move both logits of its pairs,
-    which such an objective does not see.
+    The boundary is that of the objective. If the objective only depends on differences of logits,
+    the boundary is midway between the two logits of a pair. One boundary for all pairs would be
+    wrong, because such an objective does not change if both logits of all pairs of a class are
+    shifted.
     """
     if objective.boundary is None:
         return (real + fake) / 2
@@ -50,8 +51,8 @@ def overfitting(
 ) -> Float[Array, ""]:
     """Return r_v, the overfitting of a discriminator by its logits: 0 for none, 1 for complete.
 
-    It tells where the mean logit of held-out images lies between those of training images (0) and
-    of generated images (1) (Karras et al. 2020, "ADA", equation 1).
+    r_v is the place of the mean logit of held-out images between that of training images (0) and
+    that of generated images (1). Source: Karras et al. 2020, "ADA", equation 1.
     """
     return (train.mean() - held_out.mean()) / (train.mean() - generated.mean())
 
@@ -59,8 +60,8 @@ def overfitting(
 def histogram_edges(*logits: np.ndarray) -> np.ndarray:
     """Return the edges of 40 equal bins that hold the finite ones of these logits.
 
-    One in a thousand of each array's logits may lie beyond either end, so that an outlier does not
-    squeeze the others into one bin.
+    At each end, 0.1 % of each array's logits may lie outside, so that an outlier does not squeeze
+    the others into one bin.
     """
     finite = [each[np.isfinite(each)] for each in logits]
     ends = [np.quantile(each, (0.001, 0.999)) for each in finite if len(each)] or [(0.0, 0.0)]
@@ -71,7 +72,8 @@ def histogram_edges(*logits: np.ndarray) -> np.ndarray:
 
 
 def histogram(logits: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the share of logits between two `edges`; those beyond count in the outermost bins."""
+    """Return the share of logits between two `edges`. Logits outside count in the outermost
+    bins."""
     return np.histogram(np.clip(logits, edges[0], edges[-1]), edges)[0] / len(logits)
 
 
@@ -91,9 +93,9 @@ def divergence_of_modes(
 ) -> float:
     """Return KL(samples ‖ reference) of the shares of modes, in nats.
 
-    A mode that the reference lacks counts once there. Samples without a mode (negative), if any,
-    are one more mode. For 1,000 samples from the reference's own law the result is about (modes −
-    1)/2000.
+    A mode that the reference lacks counts once in the reference. Samples without a mode (negative),
+    if any, are one more mode. For 1,000 samples from the distribution of the reference, the result
+    is about (modes − 1)/2000.
 
     Args:
         modes, reference: the mode of each example; negative for none.

@@ -1,7 +1,7 @@
 """A learned inverse of a generator: the losses of bidirectional GANs, and those of an encoder.
 
 The discriminator of a bidirectional GAN sees pairs. A real pair is (x, E(x)), and a generated pair
-is (G(z), z). At the optimum the two joint laws are equal, and E is the inverse of G almost
+is (G(z), z). At the optimum the two joint distributions are equal, and E is the inverse of G almost
 everywhere. Sources: Donahue et al. 2016, "Adversarial feature learning", section 3. Dumoulin et al.
 2016, "Adversarially learned inference", section 2.
 
@@ -43,9 +43,9 @@ def joint_generator_loss(
 
     The generator makes generated pairs look real, and the encoder makes real pairs look generated.
     So the encoder's loss is the generator's, with both scores mirrored at the objective's boundary
-    and their places exchanged. With `saturating` the sum is V, which both descend. With
-    `non_saturating` it is the loss of swapped labels (Donahue et al. 2016, section 3). With
-    `hinge` it is BigBiGAN's ℓ_EG.
+    and exchanged. With `saturating` the sum is V, which both descend. With `non_saturating` the sum
+    is the loss with swapped labels (Donahue et al. 2016, section 3). With `hinge` it is BigBiGAN's
+    ℓ_EG.
 
     Args:
         real: scores of pairs (x, E(x)).
@@ -79,8 +79,8 @@ def encoder_losses(
 ) -> EncoderLosses:
     """Return the losses of an encoder that learns the inverse of a finished generator.
 
-    The latents teach it on generated images alone, the images on real ones (Zhu et al. 2016,
-    "Generative visual manipulation on the natural image manifold", section 3.1).
+    The error of latents is measured on generated images, and the error of images on real ones (Zhu
+    et al. 2016, "Generative visual manipulation on the natural image manifold", section 3.1).
 
     Args:
         latents: as the generator takes them, z or w.

@@ -16,7 +16,7 @@ def lerp(
 ) -> Float[Array, " batch *shape"]:
     """Return (1 − weight)·start + weight·end.
 
-    This is the way to walk in W. In Z use `genjax.diffusion.slerp`: a straight line there passes
+    Interpolate so in W. In Z use `genjax.diffusion.slerp`, because a straight line in Z passes
     through lengths that no latent has.
     """
     return (1 - weight) * start + weight * end
@@ -25,7 +25,7 @@ def lerp(
 def walk(
     stops: Float[Array, " stops *shape"], steps: int, interpolation: Callable = lerp
 ) -> Float[Array, " points *shape"]:
-    """Return latents on the way from stop to stop, with `steps` steps between neighbours.
+    """Return latents along a path through all stops, with `steps` steps between neighbouring stops.
 
     These are (stops − 1)·steps + 1 latents, ends included.
     """
@@ -82,7 +82,8 @@ def principal_directions(
 
     Args:
         latents: sampled z or w.
-        activations: of a layer, for these latents; None for the latents themselves, as in W.
+        activations: of a layer, for these latents. None takes the latents themselves, as GANSpace
+            does in W.
 
     Returns:
         Unit directions, and the variances of the principal components, largest first. There are as

@@ -2,8 +2,8 @@
 
 An `Objective` is two functions `(real, fake) -> losses` of logits `[batch]`, with one loss per
 pair. The discriminator minimizes the mean of the first, the generator that of the second.
-Probabilities are never formed: log D = −softplus(−logit) keeps its digits and its gradient, however
-sure D is.
+Probabilities are never computed: log D = −softplus(−logit) stays exact and keeps its gradient even
+where D is near 0 or 1.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,8 @@ Jolicoeur-Martineau 2019; R3GAN, Huang et al. 2024, equation 2.
 def generator_slope(objective: Objective, real: Logits, fake: Logits) -> Logits:
     """Return |∂ loss of G / ∂ logit of the generated example|: how much of D's gradient reaches G.
 
-    It lies between 0 and 1 for losses made of softplus. That of the saturating loss is D(G(z)),
-    which is 0 where D is sure. That of the non-saturating loss is 1 − D(G(z)).
+    The slope lies between 0 and 1 for losses made of softplus. The slope of the saturating loss is
+    D(G(z)), which is near 0 where D recognizes generated examples. The slope of the non-saturating
+    loss is 1 − D(G(z)).
     """
     return jnp.abs(jax.grad(lambda fake: objective.generator(real, fake).sum())(fake))

@@ -1,8 +1,8 @@
 """Regularizers of discriminator and generator: penalties on derivatives, logits and weights.
 
-A critic is `critic(images) -> logits [batch]`. Its gradient is that of the sum of the logits. So
-for a critic whose logits depend on their batch (batch norm, minibatch deviation), the gradient
-includes those paths.
+A critic is `critic(images) -> logits [batch]`. Its gradient is that of the sum of the logits. If a
+critic's logits depend on the whole batch (batch norm, minibatch deviation), the gradient includes
+this dependence.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def _square_norm(a: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
 
 
 def _root(square: Float[Array, " batch"]) -> Float[Array, " batch"]:
-    """Return the square root, with the derivative 0 at 0, where it has none."""
+    """Return the square root, with the derivative 0 at 0, where the root has none."""
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 

@@ -46,8 +46,8 @@ def loudness(waveforms: Waveforms, sample_rate: int) -> Float[Array, " batch"]:
     """Return the integrated loudness of each waveform, in LUFS.
 
     Blocks of 0.4 s start every 0.1 s, each rounded to whole samples. The loudness is that of the
-    blocks above two gates: −70 LUFS, and 10 LU below the blocks above the first gate. It is −∞
-    where no block is.
+    blocks above two gates. The first gate is −70 LUFS. The second is 10 LU below the loudness of
+    the blocks above the first gate. The loudness is −∞ if no block is above the gates.
 
     Args:
         waveforms: in [−1, 1]; up to five channels, in the order left, right, centre, left surround,

@@ -61,7 +61,7 @@ def mel_filters(
     Args:
         low, high: lowest and highest frequency, in Hz; `high` is half the sample rate by default.
         scale: `SLANEY` or `HTK`.
-        unit_area: whether filters have an area of 1 Hz (Slaney's normalisation) or a height of 1.
+        unit_area: whether filters have an area of 1 Hz (Slaney's normalization) or a height of 1.
 
     Raises:
         ValueError: frequencies are not 0 ≤ low < high ≤ sample_rate / 2.
@@ -96,7 +96,7 @@ def log_mel_spectrogram(
 ) -> Float[Array, "batch frames num_mels channels"]:
     """Return log(max(mel bands of |stft|^power, clamp)).
 
-    The published forms, of magnitudes (power 1) and natural logarithms unless said otherwise:
+    These published forms use magnitudes (power 1) and natural logarithms, unless stated otherwise:
 
     - HiFi-GAN: filters up to 8 kHz, `padding=(n_fft - hop) // 2`.
     - LTX-2: the defaults.
@@ -104,10 +104,10 @@ def log_mel_spectrogram(
     - Whisper: `power=2, clamp=1e-10, log=jnp.log10`, before its scaling and without the last frame.
 
     Args:
-        filters: of `mel_filters`; frames have the length of their bins, 2·(bins − 1).
+        filters: of `mel_filters`. Their number of bins sets the length of frames, 2·(bins − 1).
         hop, window, padding, pad_mode: as of `stft`.
         power: 1 for magnitudes, 2 for powers.
-        clamp: the least value of a band that the logarithm sees.
+        clamp: the value to which smaller bands are raised before the logarithm.
         log: `jnp.log` or `jnp.log10`.
     """
     n_fft = 2 * (len(filters) - 1)

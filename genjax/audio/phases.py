@@ -1,4 +1,4 @@
-"""Waveforms from magnitudes, or from mel bands, alone."""
+"""Waveforms from magnitudes or mel bands, without phases."""
 
 import functools
 
@@ -27,8 +27,8 @@ def griffin_lim(
 ) -> Float[Array, "batch samples channels"]:
     """Return waveforms whose `stft` has about these magnitudes.
 
-    Each step takes the phases of the nearest waveform's spectrogram, and goes on in the direction
-    of the last change. Phases start at 0.
+    Each step takes the phases of the spectrogram of the nearest waveform, and moves further in the
+    direction of the last change. Phases start at 0.
 
     Args:
         n_fft, hop, window, padding, pad_mode, length: as of `stft` and `istft`.
@@ -70,8 +70,8 @@ def from_mel_bands(
 ) -> Float[Array, "batch samples channels"]:
     """Return waveforms whose magnitudes have about these mel bands.
 
-    The magnitudes are the least-squares solution of the filters' equations, and 0 where that is
-    negative. `griffin_lim` finds the phases.
+    The magnitudes are the least-squares solution of the filters' equations, and 0 where this
+    solution is negative. `griffin_lim` finds the phases.
 
     Args:
         bands: magnitudes, not their logarithms.

@@ -32,8 +32,8 @@ def resample(
 ) -> Float[Array, "batch new_samples channels"]:
     """Return waveforms at another sample rate, with ⌈samples·new_rate / rate⌉ samples.
 
-    Output sample n is Σₖ x[k]·h(n / new_rate − k / rate) with `sinc_kernel` as h. Outside of the
-    waveform x is 0. The kernel holds new_rate / gcd filters, so the rates should have a large
+    Output sample n is Σₖ x[k]·h(n / new_rate − k / rate) with `sinc_kernel` as h, where x is 0
+    outside the waveform. The kernel holds new_rate / gcd filters, so the rates should have a large
     common divisor.
 
     Args:

@@ -1,7 +1,7 @@
 """The short-time Fourier transform and its inverse.
 
-Both have the conventions of librosa and `torch.stft`: bins are plain sums, not divided by anything,
-and the phase of a frame counts from its first sample.
+Both have the conventions of librosa and `torch.stft`: bins are sums without normalization, and the
+phase of a frame counts from its first sample.
 """
 
 from typing import Literal
@@ -84,8 +84,8 @@ def istft(
         length: samples to return; by default hop·(frames − 1) + n_fft − 2·padding.
 
     Raises:
-        ValueError: the spectrogram has not n_fft // 2 + 1 bins; it is too short for `length`; or
-            the windows leave a sample uncovered.
+        ValueError: the spectrogram does not have n_fft // 2 + 1 bins; it is too short for `length`;
+            or the windows leave a sample uncovered.
     """
     window = _frame_window(window, n_fft)
     padding = n_fft // 2 if padding is None else padding

@@ -36,8 +36,8 @@ def elbo(
     Args:
         log_likelihood: log p(x|z) for one draw of z.
         divergences: the KL of each latent value.
-        beta: above 1 for latents with less information (Higgins et al. 2017, "beta-VAE", equation
-            4).
+        beta: weight of the KL. A value above 1 gives latents with less information (Higgins et al.
+            2017, "beta-VAE", equation 4).
     """
     return log_likelihood - beta * divergences.sum(range(1, divergences.ndim))
 
@@ -80,6 +80,6 @@ def importance_weighted_bound(
 ) -> Float[Array, " batch"]:
     """Return the log of the mean weight, `[batch]` (Burda et al. 2016, equation 8).
 
-    It is the ELBO for one sample, and tends to log p(x) for infinitely many.
+    For one sample it is the ELBO. It tends to log p(x) for infinitely many samples.
     """
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(len(log_weights))

@@ -1,8 +1,8 @@
 """Measures of a codebook's use, and `alarms` for codebooks and variational latents.
 
-The reconstruction loss does not show these problems. A network learns to work with the few codes
-that remain. The ELBO does not show them either: a decoder that is strong enough works without
-latents.
+The reconstruction loss does not show a codebook collapse, because a network learns to work with the
+few codes that remain. The ELBO does not show a posterior collapse, because a strong decoder works
+without latents.
 """
 
 import math
@@ -44,11 +44,12 @@ def codebook_metrics(counts: Int[Array, " num_codes"]) -> dict[str, Float[Array,
 
 
 def alarms(metrics: Mapping[str, float]) -> list[str]:
-    """Return one sentence for each problem that these metrics show, and none if there is none.
+    """Return one sentence for each problem that these metrics show; an empty list if there is none.
 
-    It knows the names of `codebook_metrics`, of which all or none are given. Choosing num_indices
-    codes evenly at random would find num_codes·(1 − (1 − 1/num_codes)^num_indices) of them. A usage
-    below half of that number is a codebook collapse. So is a perplexity below a tenth of it.
+    Known are the metrics of `codebook_metrics`, of which all or none must be given. A random choice
+    of num_indices codes, each equally likely, would find num_codes·(1 − (1 −
+    1/num_codes)^num_indices) codes. A usage below half of this number is a codebook collapse. So is
+    a perplexity below a tenth of it.
 
     `active_units` of `num_units` latents depend on the images (`genjax.metrics.active_units`). Less
     than a tenth is a collapse of the posterior to the prior. Any metric may be NaN or infinite.

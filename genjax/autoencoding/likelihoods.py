@@ -41,8 +41,9 @@ def _sum(a: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
 def bernoulli() -> Likelihood:
     """Make the likelihood in which each value is +1 with probability σ(output), otherwise −1.
 
-    A value between, such as grey, is treated as the chance of drawing +1. Its log-likelihood is the
-    expectation over such draws, and a lower bound on the likelihood of the drawn images.
+    A value x between −1 and 1, such as grey, stands for random draws of +1 with probability (x +
+    1)/2. Its log-likelihood is the expectation over such draws, and a lower bound on the likelihood
+    of the drawn images.
     """
 
     def log_probability(logits, x):
@@ -78,7 +79,8 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
 
     Kingma et al. 2016, "IAF", section 5.1; Salimans et al. 2017, "PixelCNN++", equation 2. It is a
     probability. The lowest and the highest level take all the mass beyond them, so the levels'
-    probabilities sum to 1. A value of x counts as its nearest level, since bytes round levels.
+    probabilities sum to 1. A value of x counts as its nearest level, because stored bytes are
+    rounded levels.
 
     Args:
         levels: the number of values that x can have, evenly from −1 to 1.

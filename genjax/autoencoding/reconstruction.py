@@ -1,4 +1,4 @@
-"""Distances of a reconstruction from its original, and the weight of a discriminator beside them.
+"""Distances of a reconstruction from its original, and the weight of an added discriminator.
 
 Distances are means over all values of an example, so that weights do not depend on image size.
 """
@@ -17,12 +17,12 @@ def _mean(a: Images) -> Float[Array, " batch"]:
 
 
 def l1(x: Images, y: Images) -> Float[Array, " batch"]:
-    """Return |x − y|, whose best single guess is the median, `[batch]`."""
+    """Return the mean of |x − y|, `[batch]`. The best single guess is the median."""
     return _mean(jnp.abs(x - y))
 
 
 def l2(x: Images, y: Images) -> Float[Array, " batch"]:
-    """Return (x − y)², whose best single guess is the mean, `[batch]`."""
+    """Return the mean of (x − y)², `[batch]`. The best single guess is the mean."""
     return _mean(jnp.square(x - y))
 
 

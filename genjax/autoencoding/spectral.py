@@ -1,7 +1,7 @@
 """Distances of sounds by their spectra, as losses of autoencoders and vocoders.
 
-They compare magnitudes at several resolutions, because no single frame length shows both when and
-at what pitch a sound is.
+The distances compare magnitudes at several resolutions, because no single frame length resolves
+both the time and the pitch of a sound.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Autoencoders on data larger than memory: overlapping tiles and chunks of time.
 
-Chunks of a causal network are exact. Tiles are not, because a network computes something else near
-a tile's edge than inside the whole (padding, attention, norms). So tiles overlap and are blended.
+Chunks of a causal network are exact. Tiles are not: near the edge of a tile, padding, attention and
+norms give other results than within the whole. Tiles therefore overlap, and overlaps are blended.
 
 This example uses both. `step(chunk, cache) -> (frames, cache)` decodes a chunk of a video:
 
@@ -33,14 +33,14 @@ class Tiling:
 
     The tiled axes are those before the channels.
 
-    An attribute of two numbers tiles height and width, one of three also time. In an overlap, the
-    quarter next to either tile's edge is ignored. Between the two quarters, one tile passes
-    linearly into the other. So where a function depends only on places within a quarter of the
-    overlap, tiles give the same result as the whole.
+    Attributes of two numbers tile height and width. Attributes of three numbers also tile time. In
+    an overlap, the quarter next to the edge of each tile is ignored. Between these two quarters,
+    the weights change linearly from one tile to the other. If a function's output depends only on
+    places within a quarter of the overlap, tiles give the same result as the whole.
 
     Attributes:
-        size: of the whole, in latent places.
-        tile: of a tile, in latent places. An axis that is not longer has one tile.
+        size: size of the whole, in latent places.
+        tile: size of a tile, in latent places. An axis that is not longer than this has one tile.
         overlap: the least overlap of neighbouring tiles, in latent places.
 
     Raises:
@@ -139,7 +139,7 @@ def decode_tiled(
 ) -> PyTree[Array]:
     """Return `decode(latents)`, computed one tile at a time.
 
-    The memory is that of one tile and of the result.
+    The memory needed is that of one tile and of the result.
 
     Args:
         decode: `latents -> output`, an array or a tree of arrays.

@@ -6,15 +6,15 @@ Everything takes arrays and callables. The networks are in `genjax.models`, quan
 | file | what it has |
 |---|---|
 | `decoding` | one token after another, in the order of the sequence |
-| `masked` | several masked tokens at once: those of which a network is most sure |
+| `masked` | several masked tokens at once: the most confident ones |
 | `mar` | several continuous tokens at once, in a random order |
 | `scales` | a map of tokens at once, from coarse to fine |
 | `pixels` | one sub-pixel of a picture after another; the first ones may be given |
-| `likelihoods` | from a network's outputs to the law of a pixel's levels |
+| `likelihoods` | from a network's outputs to the distribution of a pixel's levels |
 | `orders` | orders of a picture's sub-pixels |
 | `logits` | from logits to tokens: guidance, temperature, top-k, top-p, min-p |
 
-Arguments have the order of `genjax.diffusion`: the keys; the callables; the data; options by name.
+The order of arguments is that of `genjax.diffusion`: keys; callables; data; options by name.
 """
 
 from genjax.autoregression import orders as orders

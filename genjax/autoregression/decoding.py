@@ -1,13 +1,13 @@
-"""Tokens one after another: the loop that samples from any autoregressive model.
+"""Decoding token by token: the loop that samples from any autoregressive model.
 
 A model is a function `step(cache, tokens, position) -> (logits, cache)`. It reads the tokens
 `[batch]` at one position of the sequence, and returns the logits `[batch vocabulary]` of the next
 position. Its cache holds what the model remembers of earlier tokens: keys and values, the state of
 a recurrent network, or the picture so far. A cache keeps its shapes, so each token costs the same.
 
-The beginning is read in one pass: `prefill` maps a condition, and possibly given tokens, to the
-logits of the first new token and the cache. If `prefill` and `decode` are one program, the cache
-never moves:
+One pass reads the beginning: `prefill` maps a condition, and possibly given tokens, to the logits
+of the first new token and the cache. If `prefill` and `decode` are one program, the cache never
+moves:
 
     @jax.jit
     def generate(params, key, labels, temperature):
@@ -48,7 +48,7 @@ def decode(
 
     Args:
         keys: one per example, folded with positions. So a sample does not depend on its batch, and
-            a token does not depend on how many follow.
+            a token does not depend on the number of later tokens.
         step: reads a token and returns the logits of the next one. It runs `length` − 1 times.
         logits: of the first token.
         cache: after everything before the first token.

@@ -1,8 +1,8 @@
 """Likelihoods of a pixel's levels given what a network returns for the pixel.
 
-Pixels are integer levels 0 … K − 1. Channels of a pixel come one after another: each level has a
-probability given earlier pixels, which the network reads, and given earlier channels of its own
-pixel. So every likelihood is a probability of whole pictures: over all pictures it sums to 1.
+Pixels are integer levels 0 … K − 1. Each level has a probability given all earlier pixels, which
+the network reads, and given the earlier channels of its own pixel. So every likelihood is a
+probability of whole pictures, which sums to 1 over all pictures.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ class PixelLikelihood(NamedTuple):
         outputs: `channels -> shape` of what the network returns for a pixel.
         log_probability: `(outputs, levels) -> [… channels]`, in nats, of each sub-pixel given those
             before it.
-        logits: `(outputs, levels, channel) -> [… K]`, the law of one channel. It reads `levels` of
-            earlier channels only.
+        logits: `(outputs, levels, channel) -> [… K]`, the distribution of one channel. It reads
+            `levels` of earlier channels only.
     """
 
     levels: int

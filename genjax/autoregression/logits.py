@@ -55,7 +55,7 @@ def guided(
 
 
 def guide(step: Callable, guidance_scale: Scale) -> Callable:
-    """Make the `step` of `decode` that is guided, from a step whose cache is of `pair`s.
+    """Make a guided `step` for `decode` from a step whose cache is of `pair`s.
 
         logits, cache = prefill(pair(labels, null_label))
         decode(keys, guide(step, 4.0), guided(logits, 4.0), cache, length)
@@ -79,7 +79,8 @@ def grown(
 ) -> Float[Array, "..."]:
     """Return the guidance scale of a step, which grows from 1 with the share of drawn tokens.
 
-    A scale below 1 holds in every step, so 0 is unconditional sampling from the first token on.
+    A scale below 1 stays the same in every step. So 0 is unconditional sampling from the first
+    token on.
     """
     return jnp.where(guidance_scale < 1, guidance_scale, 1 + (guidance_scale - 1) * share)
 
@@ -99,8 +100,8 @@ def keep_top_k(logits: Logits, k: int) -> Logits:
 def keep_top_p(logits: Logits, p: float | Float[Array, ""]) -> Logits:
     """Keep the fewest most likely tokens that together have probability `p` or more.
 
-    Where some of several equally likely tokens suffice, the first of them are kept. Holtzman et
-    al. 2020, "The curious case of neural text degeneration", section 3.1.
+    If only some of several equally likely tokens are needed, the first of them are kept. Holtzman
+    et al. 2020, "The curious case of neural text degeneration", section 3.1.
     """
     indices = jnp.argsort(logits, axis=-1, descending=True)
     ordered = jnp.take_along_axis(logits, indices, axis=-1)
@@ -157,7 +158,7 @@ def filtered(
     top_p: float | Float[Array, ""] | None = None,
     min_p: float | Float[Array, ""] | None = None,
 ) -> Logits:
-    """Return the logits of the law that `sample` draws from at a temperature above 0, in float32.
+    """Return the logits that `sample` draws from at a temperature above 0, in float32.
 
     Raises:
         ValueError: as `check_sampling`.
@@ -182,7 +183,7 @@ def sample(
     top_p: float | Float[Array, ""] | None = None,
     min_p: float | Float[Array, ""] | None = None,
 ) -> Int[Array, " batch *shape"]:
-    """Draw a token from each law softmax(logits/temperature), less the excluded tokens.
+    """Draw a token from each softmax(logits/temperature), without the excluded tokens.
 
     Only `top_k` is static; no other option recompiles.
 

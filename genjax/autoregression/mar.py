@@ -1,9 +1,9 @@
 """MAR: masked autoregression over continuous tokens, drawn by diffusion in a random order.
 
 Li et al. 2024, "Autoregressive image generation without vector quantization". A network maps the
-tokens that are not masked to a state for every place. Given its state, the law of a token is that
-of a diffusion model of this one token. Training is `mar_loss` with any loss of `genjax.diffusion`,
-and sampling is `mar_sample` with any of its samplers:
+tokens that are not masked to a state for every place. Given the state of a place, a small diffusion
+model draws the token there. Training is `mar_loss` with any loss of `genjax.diffusion`, and
+sampling is `mar_sample` with any of its samplers:
 
     loss = functools.partial(hybrid_loss, process=process, target=noise, times=uniform)
     losses = mar_loss(key, states, denoise, x, labels, loss=loss)
@@ -57,7 +57,7 @@ def mar_loss(
     Args:
         states: `(x, mask, *conditioning)` to the state of every token, `[batch length …]`.
         denoise: the network `(x_t, t, states)` that `loss` trains, with one time per token.
-        x: tokens, of which `states` must not read the masked ones.
+        x: all tokens. `states` must not read the masked ones.
         loss: `genjax.diffusion.simple_loss` or `hybrid_loss` with its process, target and times.
         repeats: how many times and noises are drawn for each token.
         share: draws the share of masked tokens.
@@ -82,20 +82,20 @@ def mar_sample(
     counts: Int[np.ndarray, "num_steps masked"],
     trajectory: bool = False,
 ) -> Float[Array, "*steps batch length channels"]:
-    """Draw all tokens of each example in an order of its own, in a few steps.
+    """Draw all tokens of each example in a few steps, in a random order for each example.
 
     Args:
         keys: one per example, for its order and its tokens.
         states: from tokens and their mask to a state, or several, of every place: leaves `[batch
             length …]`.
         draw: from keys and the states of a few places `[batch places …]` to their tokens `[batch
-            places channels]`. It also takes the share of tokens that are drawn after the step, for
-            a guidance scale that grows with this share.
+            places channels]`. Its third argument is the share of tokens that are drawn after the
+            step, for a guidance scale that grows with this share.
         channels: of a token.
         counts: `masked.masked_counts`. They are not traced, because the largest step sets how many
             places `draw` has.
-        trajectory: return the tokens after every step, `[num_steps batch length channels]`. Those
-            that are still masked are zeros.
+        trajectory: return the tokens after every step, `[num_steps batch length channels]`. Masked
+            tokens are zeros.
     """
     length, batch, counts = counts.shape[1] - 1, len(keys), counts[:, -1]
     before = np.concatenate([[length], counts[:-1]])

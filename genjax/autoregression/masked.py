@@ -1,9 +1,9 @@
-"""Masked tokens, revealed a few at a time: MaskGIT, and the orders that MAR shares with it.
+"""Masked tokens, revealed a few at a time: MaskGIT, and the orders that MAR also uses.
 
 Chang et al. 2022, "MaskGIT: Masked generative image transformer". A network sees tokens, some of
-which are masked, and predicts all of them at once. Sampling starts from masks alone. In each step
-it draws every masked token and keeps those of which it is most sure. A schedule says how many stay
-masked after each step:
+which are masked, and predicts all of them at once. Sampling starts from masks alone. Each step
+draws every masked token, and keeps those in which the network is most confident. A schedule gives
+the number of tokens that stay masked after each step:
 
     counts = masked_counts(cosine, length=256, num_steps=8)  # 251, 236, 212, 181, 142, 97, 49, 0
     predict = guided_predict(network, labels, null_label, functools.partial(grown, 4.0))
@@ -35,7 +35,7 @@ def cosine(share):
 
 
 def linear(share):
-    """Return 1 − share: as many tokens in each step."""
+    """Return 1 − share: the same number of tokens in each step."""
     return 1 - share
 
 
@@ -140,7 +140,8 @@ def masked_loss(
     """Return the mean cross-entropy of an example's masked tokens, in nats (equation 1).
 
     Args:
-        label_smoothing: the share of a target that all tokens have alike; the authors take 0.1.
+        label_smoothing: the share of the target that is spread equally over all tokens; the authors
+            take 0.1.
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     chosen = jnp.take_along_axis(log_probabilities, tokens[..., None], axis=-1)[..., 0]
@@ -195,15 +196,15 @@ def maskgit(
     law: Callable = sample,
     trajectory: bool = False,
 ) -> Int[Array, "*steps batch length"]:
-    """Reveal the masked tokens, in each step those of which the network is most sure.
+    """Reveal the masked tokens, in each step those with the highest confidence.
 
-    Confidence is log p(token) + temperature·Gumbel noise (section 3.2). No schedule of as many
-    steps and no temperature recompiles.
+    Confidence is log p(token) + temperature·Gumbel noise (section 3.2). Other temperatures, and
+    other schedules with the same number of steps, do not recompile.
 
     Args:
         keys: one per example.
         predict: from tokens, and the share of all that are revealed after the step, to logits.
-        tokens: `mask_token` where they are to be drawn; other tokens are given and stay.
+        tokens: `mask_token` where tokens are to be drawn. Other tokens are given, and stay.
         counts: `masked_counts`.
         temperatures: of the choice in each step (`choice_temperatures`).
         law: draws tokens; `sample` with its options.
@@ -259,11 +260,11 @@ def reveal_in_order(
     law: Callable = sample,
     trajectory: bool = False,
 ) -> Int[Array, "*steps batch length"]:
-    """Draw the first places of an order, more of them in each step, and the known ones anew.
+    """Draw the first places of an order: in each step more places, and the earlier ones again.
 
     With `orders.halton` and `arccos_counts` this is the Halton scheduler (Besnier et al. 2025,
-    "Halton scheduler for masked generative image transformer", algorithm 1). No other order or
-    counts recompile.
+    "Halton scheduler for masked generative image transformer", algorithm 1). Other orders and
+    counts do not recompile.
 
     Args:
         keys: one per example.

@@ -24,8 +24,8 @@ def raster(shape: tuple[int, int, int]) -> Order:
 def columns(shape: tuple[int, int, int]) -> Order:
     """Return the order by columns from the left, each from top to bottom.
 
-    For networks of rows and columns, pictures are square: `levels.ravel()[order]` as a picture is
-    then the transposed one.
+    A network of rows and columns needs square pictures in this order, because it reads
+    `levels.ravel()[order]` as the transposed picture.
     """
     return raster(shape).reshape(shape).swapaxes(0, 1).ravel()
 

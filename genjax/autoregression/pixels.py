@@ -1,9 +1,9 @@
-"""Sampling of pictures, sub-pixel by sub-pixel, and completion of pictures that are given in part.
+"""Sampling of pictures, sub-pixel by sub-pixel, and completion of partly given pictures.
 
 A network over pixels has two functions. `prefill(labels)` returns its outputs for the first
 sub-pixel and a cache. `step(cache, levels, position)` reads one sub-pixel, and returns the outputs
-for the next. A `PixelLikelihood` turns these outputs into a law of the next level. A transformer's
-`prefill(labels, given)` reads given first sub-pixels in one pass.
+for the next. A `PixelLikelihood` turns these outputs into a distribution of the next level. A
+transformer's `prefill(labels, given)` reads given first sub-pixels in one pass.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def sample_pixels(
 ) -> Int[Array, "batch height width channels"]:
     """Sample pictures, each sub-pixel given all before it.
 
-    Sub-pixels keep their draws however many are given.
+    The random draw of a sub-pixel does not depend on how many sub-pixels are given.
 
     Args:
         keys: one per picture, so that a sample does not depend on its batch.
@@ -38,7 +38,8 @@ def sample_pixels(
         shape: height, width, channels.
         law: draws levels; `sample` with its options.
         given: levels of the first sub-pixels, fewer than the picture has.
-        num_read: how many of them `prefill` has read. The others are read one by one.
+        num_read: the number of given sub-pixels that `prefill` has read. The others are read one by
+            one.
 
     Raises:
         ValueError: `given` leaves nothing to sample, or has fewer than `num_read` sub-pixels.

@@ -23,9 +23,9 @@ Logits = Float[Array, "batch tokens vocabulary"]
 
 
 def growing(weight: float | Float[Array, ""], num_scales: int) -> Callable[[int], Float[Array, ""]]:
-    """Make the guidance scale 1 + weight·k/(num_scales − 1) of scale k, as the authors' program.
+    """Make the guidance scale 1 + weight·k/(num_scales − 1) of scale k, as in the authors' program.
 
-    A weight below 0 holds at every scale, so −1 is unconditional sampling.
+    A weight below 0 stays the same at every scale. So −1 is unconditional sampling.
     """
     return lambda scale: grown(1 + weight, scale / max(num_scales - 1, 1))
 
@@ -41,7 +41,8 @@ def decode_scales(
 ) -> tuple[Int[Array, "batch all_tokens"], Maps]:
     """Sample all maps, each given those before it.
 
-    The network is in the program once for each scale, because maps have different sizes.
+    The compiled program contains the network once for each scale, because maps have different
+    sizes.
 
     Args:
         keys: one per example.

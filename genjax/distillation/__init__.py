@@ -1,8 +1,8 @@
-"""Few steps and one: flow maps, their samplers, and the losses that teach them.
+"""Distillation and few-step models: flow maps, their samplers, and the losses that train them.
 
 A *flow map* `X(x_t, t, s, *conditioning) -> x_s` follows the probability-flow ODE from time t to
-time s (`flow_maps`). Most methods are losses on it, and the others match distributions. `policies`
-makes a flow map of a network that predicts the data along a whole segment (pi-Flow).
+time s (`flow_maps`). Most methods are losses on a flow map. The others match distributions.
+`policies` turns a network that predicts the data along a whole segment into a flow map (pi-Flow).
 
 | file | teacher | inputs | derivative |
 |---|---|---|---|
@@ -18,6 +18,6 @@ makes a flow map of a network that predicts the data along a whole segment (pi-F
 | `distribution_matching`, `adversarial` | a denoiser | t | none |
 | `drifting` | features | nothing | none |
 
-Arguments have the order of `genjax.diffusion`: the key; student and teacher; data and conditioning;
-options by name. Losses return one value per example, and the times drawn.
+The order of arguments is that of `genjax.diffusion`: the key; student and teacher; data and
+conditioning; options by name. Losses return one value per example, and the times that were drawn.
 """

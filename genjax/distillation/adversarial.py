@@ -1,7 +1,7 @@
 """Adversarial distillation: a discriminator on noised samples, over a diffusion model's features.
 
-Sauer et al. 2024 (LADD); the GAN term of DMD2 (Yin et al. 2024, section 4.3). Teacher: a
-denoiser. Its features are what the discriminator reads, and its samples may be the real examples.
+Sauer et al. 2024 (LADD); the GAN term of DMD2 (Yin et al. 2024, section 4.3). Teacher: a denoiser.
+The discriminator reads the teacher's features, and the teacher's samples may be the real examples.
 The student is any generator, and the discriminator takes t. No derivative but the gradient is
 taken.
 """
@@ -44,7 +44,7 @@ def discriminator_loss(
     Args:
         discriminator: `(x_t, t, *conditioning) -> logits`, its parameters bound. Its backbone is
             the frozen teacher. Only the heads on the teacher's features are trained.
-        times: the law of noise levels, which decides whether structure or detail is compared.
+        times: the distribution of noise levels. High levels compare structure, low levels detail.
     """
     fake = jax.lax.stop_gradient(fake)
     logits = _noised_logits(key, discriminator, real, fake, process, times, *conditioning)

@@ -1,4 +1,4 @@
-"""Consistency: two points of one trajectory lead to one end.
+"""Consistency: jumps from two points of one trajectory lead to the same end.
 
 The loss of this file is d(X(x_t, t, e), sg X⁻(x_r, r, e)). Time r lies a step before t, and both
 jumps end at a time e ≤ r. Methods differ in e and x_r:
@@ -12,7 +12,7 @@ jumps end at a time e ≤ r. Methods differ in e and x_r:
 | LCM | clean end | a DDIM step of the guided teacher | Luo et al. 2023 |
 | TCD, CTM | any e ≤ r | a step of the teacher | Zheng et al. 2024; Kim et al. 2024 |
 
-CTM takes both points of the comparison from e to the clean end, which is left out here.
+CTM also jumps from e to the clean end before it compares the two points. This file leaves that out.
 
 Teacher: a denoiser for distillation, none for training. The student takes t, and e if it jumps
 anywhere but to the clean end. No derivative is taken.
@@ -54,12 +54,13 @@ def consistency_loss(
 
     Args:
         student: `(x_t, t, s, *conditioning)`, its parameters bound (`flow_maps`).
-        pairs: the law of (t, r). An r before the process' domain stands for the clean end.
+        pairs: the distribution of (t, r). An r before the process' domain stands for the clean end.
         teacher: `(x_t, t, r) -> x_r`, one step of a solver (`solver_step`), its conditioning bound.
             If None, x_r has the data and noise of x_t, which is unbiased for r → t.
         target_student: X⁻, with averaged or otherwise older parameters; the student itself if None.
         weighting: w(t, r); `inverse_step` is iCT's.
-        anywhere: e is uniform between the clean end and r, as in CTM and TCD, not the clean end.
+        anywhere: whether e is drawn uniformly between the clean end and r, as in CTM and TCD.
+            Otherwise e is the clean end.
 
     Returns:
         The loss and the time t of each example.

@@ -29,7 +29,7 @@ def derivative(
 ) -> tuple[Batch, Batch]:
     """Return the network's velocity y, and cos(t)·sin(t)·dy/dt along dx_t/dt = `direction`.
 
-    The factor is applied to the argument's change, whose size then stays bounded for all t.
+    The factor multiplies the direction of the derivative, which then stays bounded for all t.
     """
     scale = jnp.cos(t) * jnp.sin(t)
     return jax.jvp(velocity, (x_t, t), (expand(scale, x_t) * direction, scale))
@@ -78,18 +78,18 @@ def continuous_consistency_loss(
 ) -> tuple[Times, Times]:
     """Compute e^w(t)·‖F − sg(F + g)‖² − w(t), the loss of sCM (Lu & Song 2025, equation 8).
 
-    Its gradient is that of the consistency loss for r → t. The paper draws t by
+    Its gradient is that of the consistency loss for r → t. The paper draws t from
     `times.log_normal_sigma(mean=−1, deviation=1.4)`.
 
     Args:
         apply: `(x, t, *conditioning)`, the network with its parameters bound, called as in
             `diffusion.predict`.
-        teacher: the velocity `(x_t, t)` of a diffusion model, its conditioning bound; the data's
-            and noise's own if None.
+        teacher: the velocity `(x_t, t)` of a diffusion model, its conditioning bound. If None, the
+            velocity of the data and noise is taken.
         target: what the network's output stands for, such as `targets.of_base` for the network of
             a rectified flow; TrigFlow's velocity if None.
         tangent_rule: `tangent`, or rCM's of `regularized_consistency`.
-        log_weight: w(t), a learned function, whose best value is −log of the loss; 0 if None.
+        log_weight: w(t), a learned function, whose optimum is −log of the loss; 0 if None.
 
     Returns:
         The loss and the time t of each example.

@@ -31,7 +31,7 @@ def adaptive(
 ) -> Float[Array, " batch"]:
     """Return ‖difference‖²/sg(‖difference‖² + offset)^power (Geng et al. 2025, equation 22).
 
-    power = 1 makes every example's loss nearly 1: only the direction of its gradient counts.
+    With power = 1 every example's loss is nearly 1, so only the direction of its gradient matters.
     """
     total = jnp.sum(jnp.square(difference), axis=range(1, difference.ndim))
     return total / jax.lax.stop_gradient(total + offset) ** power

@@ -1,9 +1,9 @@
-"""Distribution matching: the student's samples, at every noise level, are as likely as the data.
+"""Distribution matching: at every noise level, the student's samples are distributed as the data.
 
 Yin et al. 2024 (DMD, equation 7; DMD2). Teacher: a denoiser of the data, usually guided. A second
 network, the fake denoiser, learns the student's samples by `fake_loss` as a diffusion model does.
-It has several updates for each of the student (DMD2, section 4.2: 5). The student is any generator,
-and the fake denoiser takes t. No derivative but the gradient is taken.
+The fake denoiser has several updates for each update of the student (DMD2, section 4.2: 5). The
+student is any generator, and the fake denoiser takes t. No derivative but the gradient is taken.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from genjax.diffusion.targets import Prediction
 from genjax.diffusion.times import Law
 from genjax.distillation.draws import draw_times
 
-SMALLEST = 1e-4  # error of a teacher that counts; without noise it has none
+SMALLEST = 1e-4  # least error of the teacher to divide by; without noise the error is 0
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
 Denoiser = Callable[[Batch, Times], Prediction]
@@ -89,12 +89,12 @@ def simulated_inputs(
 ) -> tuple[Batch, Times]:
     """Return inputs at random times of the sampler's grid, made by the student (DMD2, section 4.5).
 
-    Each example is taken at one of the sampler's times, as `flow_maps.consistency` would have it
-    there. So the student trains on its own samples with noise, as it will meet them. No gradient
-    passes. A sampler of one step has the noise as its only input, and the student is not called.
+    Each example is the state of `flow_maps.consistency` at one of the sampler's times. So the
+    student trains on its own samples with noise, as in sampling. No gradient passes. The only input
+    of a one-step sampler is noise, so the student is not called.
 
     Args:
-        times: the sampler's, `[steps + 1]`; the last, where sampling ends, is not drawn.
+        times: of the sampler, `[steps + 1]`. The last time, where sampling ends, is not drawn.
     """
     step_key, noise_key = jax.random.split(key)
     steps = len(times) - 1

@@ -14,7 +14,7 @@ Times = Float[Array, " batch"]
 def draw_times(
     key: Key[Array, ""], x: Batch, process: Process, times: Law, noise: Batch | None
 ) -> tuple[Batch, Times, Batch]:
-    """Return x_t, the times t of a law, and the noise z, drawn from N(0, I) if None."""
+    """Return x_t, times t drawn from a distribution, and the noise z, from N(0, I) if None."""
     time_key, noise_key = jax.random.split(key)
     t = times(process, independent(time_key, x.shape[:1]))
     z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
@@ -24,7 +24,7 @@ def draw_times(
 def draw_pairs(
     key: Key[Array, ""], x: Batch, process: Process, pairs: Pairs, noise: Batch | None
 ) -> tuple[Batch, Times, Times, Batch]:
-    """Return x_t, the times t and s of a law of pairs, and the noise z."""
+    """Return x_t, times t and s drawn from a distribution of pairs, and the noise z."""
     pair_key, noise_key = jax.random.split(key)
     t, s = pairs(pair_key, process, len(x))
     z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise

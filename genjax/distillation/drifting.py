@@ -1,6 +1,6 @@
-"""Drifting: samples move towards data and away from each other, and the generator follows.
+"""Drifting: samples move towards data and away from each other, and the generator learns the move.
 
-Deng et al. 2026. Teacher: none, and no ODE; a fixed feature network says what is near. The
+Deng et al. 2026. Teacher: none, and no ODE. Distances are those of a fixed feature network. The
 generator is any function of noise. No derivative but the gradient is taken.
 
 For generated points x_i, data y⁺ and negatives y⁻ (the generated points themselves, and other
@@ -8,8 +8,8 @@ data where guidance is wanted), the field at x_i is
 
     V_i = Σ_j⁺ Σ_k⁻ a_ij·a_ik·(y_j⁺ − y_k⁻)
 
-with affinities a from distances, normalized over both of their indices. The field vanishes where
-generated points and data have one law.
+with affinities a from distances, normalized over both of their indices. The field vanishes if
+generated points and data have the same distribution.
 """
 
 import functools
@@ -52,9 +52,9 @@ def drift(
     """Return the field V at generated points x, and the scale of the points that it is relative to.
 
     Distances are divided by their mean, coordinates by that mean over √dimension. The field of each
-    temperature is divided by its root mean square, so that all count equally. Points may be in
-    groups, such as the places of a feature map. Points of different groups do not see each other,
-    but these means are over all groups (appendix A.6).
+    temperature is divided by its root mean square, so that all temperatures count equally. Points
+    may be in groups, such as the places of a feature map. Points of different groups do not
+    interact, but these means are over all groups (appendix A.6).
 
     Args:
         positive: data of the same condition.
@@ -96,8 +96,8 @@ def drifting_loss(
 ) -> Float[Array, "*groups"]:
     """Compute the mean of (x/c − sg(x/c + V))² of each group, c the scale of `drift`.
 
-    Its value is the mean square of V; its gradient moves x along V. Features of several layers each
-    have a loss of their own; add them up.
+    Its value is the mean square of V, and its gradient moves x along V. Each layer of features has
+    its own loss. Add these losses up.
 
     Args:
         x: features of generated samples, through which the gradient passes.
@@ -115,7 +115,7 @@ def drifting_loss(
 def guidance_weight(
     scale: float | Float[Array, "..."], num_generated: int, num_negative: int
 ) -> float | Float[Array, "..."]:
-    """Return the weight of unconditional negatives that stands for a guidance scale.
+    """Return the weight of unconditional negatives that corresponds to a guidance scale.
 
     (scale − 1)·(generated − 1)/negative: the negatives together weigh scale − 1 times as much as
     the other generated points.

@@ -1,8 +1,8 @@
 """Flow map matching: three equations that the exact flow map satisfies, each as a loss.
 
 Boffi, Albergo & Vanden-Eijnden 2024 (with a teacher) and 2025 (self-distillation). Teacher: a
-velocity v, or the student's own at s = t, when `diffusion.simple_loss` on the diagonal is added.
-The student takes t and s.
+velocity v, or the student's own velocity at s = t, which `diffusion.simple_loss` at s = t must then
+train. The student takes t and s.
 
 | loss | equation | derivative |
 |---|---|---|
@@ -45,7 +45,7 @@ def lagrangian_loss(
 
     Args:
         velocity: `(x_t, t, *conditioning)`, a teacher's or the student's (`flow_maps.velocity`).
-        pairs: the law of (t, s).
+        pairs: the distribution of (t, s).
     """
     x_t, t, s, _ = draw_pairs(key, x, process, pairs, noise)
     jump = lambda s: student(x_t, t, s, *conditioning)
@@ -65,7 +65,7 @@ def eulerian_loss(
     distance: Distance = squared,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
-    """Compute d(∂X/∂t + ∇X·v(x_t, t)): where one arrives does not depend on where one starts."""
+    """Compute d(∂X/∂t + ∇X·v(x_t, t)): the end of a jump does not depend on where it starts."""
     x_t, t, s, _ = draw_pairs(key, x, process, pairs, noise)
     direction = jax.lax.stop_gradient(velocity(x_t, t, *conditioning))
     jump = lambda x_t, t: student(x_t, t, s, *conditioning)

@@ -30,7 +30,7 @@ def flow_map(apply: Callable, process: Process, target: Target) -> FlowMap:
     """Make the flow map `(x_t, t, s, *conditioning) -> x_s` of a network that also takes s.
 
     The map is DDIM's step from t to s, X = alpha(s)·x̂ + sigma(s)·ẑ, with the x̂ and ẑ of this
-    network's output. So X(x, t, t) = x exactly, whatever the network says.
+    network's output. So X(x, t, t) = x exactly, for any output of the network.
 
     Args:
         apply: `(x, t, s, *conditioning)`, the network with its parameters bound. Its first two
@@ -131,8 +131,8 @@ def jump(
 ) -> Batch | Float[Array, " times batch *shape"]:
     """Sample by one jump of a flow map for each step of the grid.
 
-    A jump goes to its landing. Where the landing is cleaner than the grid's next time, fresh noise
-    leads back up to that time. Three choices of landings are in use:
+    A jump ends at a time that `landings` gives. If this time is cleaner than the next time of the
+    grid, fresh noise is added up to the grid's time. Three choices of landings are in use:
 
     - the grid itself, which is None: no noise is drawn;
     - the clean end: the multistep sampler of consistency models (Song et al. 2023, algorithm 1),
@@ -179,8 +179,8 @@ def jump(
 def consistency(flow_map, process, noise, times, *, keys=None, trajectory=False):
     """Sample as consistency models do: jump to the clean end and add noise again (`jump`).
 
-    One step draws no noise, but takes keys all the same. The last time of the grid is where jumps
-    end: 0, or the start of the domain for `consistency_map`.
+    A single step draws no noise, but also needs keys. Jumps end at the last time of the grid: 0, or
+    the start of the domain for `consistency_map`.
     """
     landings = jnp.full(len(times) - 1, times[-1])
     return jump(

@@ -1,8 +1,8 @@
 """Guidance in one call: a student that takes the guidance scale.
 
 Meng et al. 2023, algorithm 1, the first of two stages (`halving` is the second). Teacher: a network
-with classifier-free guidance, two calls. The student is an ordinary network, which takes t and the
-scale. No derivative is taken.
+with classifier-free guidance, which takes two calls. The student is an ordinary network, which
+takes t and the scale. No derivative is taken.
 """
 
 from collections.abc import Callable

@@ -59,14 +59,14 @@ def halving_loss(
     weighting: Callable | None = None,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
-    """Compute w(t)·‖f(x_t, t) − y‖² where y stands for two of the teacher's steps.
+    """Compute w(t)·‖f(x_t, t) − y‖², y the target for two of the teacher's steps.
 
-    The times t are those of a uniform grid of `num_steps` steps, all but the last. Targets that
-    lose no data at the noise end are needed there: clean or v.
+    The times t are those of a uniform grid of `num_steps` steps, without the last. At the noise end
+    the target must determine the data, as clean and v do.
 
     Args:
         apply: the student with its parameters bound, called as in `diffusion.predict`.
-        num_steps: the student's, which may be traced; the teacher takes twice as many.
+        num_steps: of the student; it may be traced. The teacher takes twice as many.
         weighting: of `diffusion.weightings`. The paper's is `truncated_snr` for the error of x̂.
 
     Returns:

@@ -48,13 +48,13 @@ def guided_velocity(
 ) -> Batch:
     """Return ω·v + κ·u(x_t, t, t | c) + (1 − ω − κ)·u(x_t, t, t | ∅) (Geng et al. 2025, eq. 21).
 
-    A network trained on it answers with guidance in one call. The effective guidance scale is
-    ω/(1 − κ). Both calls of the network are one batch. Without κ only the unconditional call is
-    made. No gradient passes.
+    A network trained on this velocity gives guided predictions in one call. The effective guidance
+    scale is ω/(1 − κ). Both calls of the network are one batch. Without κ only the unconditional
+    call is made. No gradient passes.
 
     Args:
         velocity: v = z − x.
-        condition, null: one for each example, alike in shape.
+        condition, null: one for each example, both of the same shape.
         scale: ω, one or one per example.
         mixing: κ.
     """
@@ -84,7 +84,7 @@ def mean_flow_loss(
 
     Args:
         apply: `(x, t, s, *conditioning) -> u`, the network with its parameters bound.
-        pairs: the law of (t, s); `pairs.ordered` with a diagonal of 0.75 is the paper's.
+        pairs: the distribution of (t, s). The paper's is `pairs.ordered` with a diagonal of 0.75.
         guided: `(x_t, t, v) -> v`, which replaces the velocity (`guided_velocity`).
 
     Returns:
@@ -115,8 +115,8 @@ def improved_mean_flow_loss(
     the loss is that of flow matching.
 
     Args:
-        head: `(x, t, *conditioning) -> v`, an output of the network for the velocity, which has the
-            same regression added; the network at s = t if None.
+        head: `(x, t, *conditioning) -> v`, an output of the network for the velocity. Its
+            regression is added to the loss. If None, the network at s = t gives the velocity.
     """
     x_t, t, s, z = draw_pairs(key, x, FLOW, pairs, noise)
     v = z - x if guided is None else guided(x_t, t, z - x)
@@ -167,13 +167,13 @@ def guided_mean_flow_loss(
 ) -> tuple[Times, Times]:
     """Compute iMF's loss for a network with a guidance scale ω and interval as inputs.
 
-    The network has two answers, u for the average velocity and v for the velocity. Both learn
+    The network has two outputs, u for the average velocity and v for the velocity. Both learn
 
         v_g = z − x + (1 − 1/ω)·(v(x_t, t | c, ω) − v(x_t, t | ∅, 1)),
 
     with ω = 1 outside the interval. u learns it through u + (t − s)·sg(du/dt), with the derivative
-    along v(x_t, t | c, ω) (Geng et al. 2025, "Improved mean flows", section 4.3, as released). The
-    scale has `guidance_scales`' law, the interval that of `guidance_intervals`.
+    along v(x_t, t | c, ω) (Geng et al. 2025, "Improved mean flows", section 4.3, as released).
+    `guidance_scales` draws the scale, and `guidance_intervals` the interval.
 
     Differences from the released code: where the condition is dropped, the derivative goes along
     the unconditional velocity.
@@ -182,11 +182,11 @@ def guided_mean_flow_loss(
         network: `(x, t, s, condition, scale, interval) -> (u, v)`, its parameters bound.
         condition: of the batch, none dropped.
         null: what replaces a dropped condition, like `condition` in shape.
-        dropped: which examples have no condition, and so no guidance.
-        pairs: the law of (t, s); `pairs.ordered` with a diagonal of 0.5 is the paper's.
-        largest: scale.
-        smallest: time below which z − x is replaced by (x_t − x)/smallest, as the answers of
-            `pixel_mean_flow.average_velocity` are.
+        dropped: which examples have no condition, and therefore no guidance.
+        pairs: the distribution of (t, s). The paper's is `pairs.ordered` with a diagonal of 0.5.
+        largest: the largest scale.
+        smallest: time below which z − x is replaced by (x_t − x)/smallest, as
+            `pixel_mean_flow.average_velocity` does.
         extra: `(x_t, t, u) -> [batch]`, a loss of the average velocity, which is added.
 
     Returns:

@@ -1,7 +1,7 @@
 """Pairs of times (t, s), t the noisier one, between which a student learns to jump.
 
-A law of pairs is a function `(key, process, count) -> (t, s)`, each `[count]`. Bind its options
-with `functools.partial`.
+A distribution of pairs is a function `(key, process, count) -> (t, s)`, each `[count]`. Bind its
+options with `functools.partial`.
 """
 
 import math
@@ -23,7 +23,7 @@ Pairs = Callable[[Key[Array, ""], Process, int], tuple[Times, Times]]
 def ordered(
     key: Key[Array, ""], process: Process, count: int, law: Law, diagonal: float = 0.0
 ) -> tuple[Times, Times]:
-    """Draw two times by one law, the larger as t; a share `diagonal` of the pairs has s = t.
+    """Draw two times from one distribution, the larger as t; a share `diagonal` of pairs has s = t.
 
     Mean flows take `times.logit_normal(mean=−0.4)` and a diagonal of 0.75 (Geng et al. 2025).
     """
@@ -47,8 +47,8 @@ def neighbours(
 
     Args:
         grid: from the noise end to the clean end, as for samplers.
-        weights: `[steps]`, in proportion to which steps are drawn (`log_normal_weights`); equal if
-            None.
+        weights: `[steps]`, proportional to the probability of each step (`log_normal_weights`);
+            equal if None.
     """
     steps = len(grid) - 1
     weights = jnp.ones(steps) if weights is None else weights
@@ -69,9 +69,9 @@ def consistency_steps(
 ) -> Int[Array, ""]:
     """Return the number of steps of the grid at a training step (Song & Dhariwal 2024, eq. 11).
 
-    The number doubles from `first` to `last` in equal parts of `num_steps` training steps. The
-    last part has `last` steps, also where that is less than twice as many. The paper's N is one
-    more: the number of times.
+    The number doubles from `first` to `last` in equal parts of `num_steps` training steps. The last
+    part has `last` steps, which may be less than a doubling. The paper's N is the number of times,
+    which is one more.
     """
     doublings = (-(-last // first) - 1).bit_length()  # until first·2^doublings ≥ last
     part = num_steps // (doublings + 1)
@@ -109,7 +109,7 @@ def easy(
     k: float = 8.0,
     b: float = 1.0,
 ) -> tuple[Times, Times]:
-    """Draw t by a law, and s = t·(1 − n(t)/q^(stage + 1)), n(t) = 1 + k·sigmoid(−b·t).
+    """Draw t, and take s = t·(1 − n(t)/q^(stage + 1)), n(t) = 1 + k·sigmoid(−b·t).
 
     Tuning starts at stage 0, where most s are 0 and the loss is that of diffusion. Each stage
     narrows the steps by the factor q (Geng et al. 2025, ECT, equation 14).

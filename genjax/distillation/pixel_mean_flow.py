@@ -47,7 +47,7 @@ def perceptual_loss(
 ) -> Float[Array, " batch"]:
     """Compute a distance between x and x_t − t·u for t below `latest`, and 0 later.
 
-    Nearer to noise x̂ is a mean of many images, which no perceptual distance should compare.
+    At later times x̂ is a mean of many images, for which a perceptual distance means nothing.
 
     Args:
         distance: such as LPIPS, `(generated, real) -> [batch]`.

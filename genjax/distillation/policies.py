@@ -1,4 +1,5 @@
-"""Policies: one call of a network predicts the data along a segment, which the ODE then walks.
+"""Policies: one network call predicts the data along a segment, and Euler's steps then follow the
+ODE.
 
 Chen et al. 2025 ("pi-Flow: policy-based few-step generation via imitation distillation"). Rectified
 flow. The network takes t alone.
@@ -21,9 +22,9 @@ def policy_map(apply: Callable, *, shift: float = 1.0, substeps: int = 128) -> F
     """Make the flow map of a DX policy (Chen et al. 2025, section 3.2).
 
     The network's outputs u_i stand for the data x̂_i = x_t − t·u_i at equally spaced points of the
-    segment, its end first. Between them x̂ is linear. Euler's steps walk the policy's velocity
-    (x − x̂)/t from t to s, without the network. Points and steps are equally spaced in the time
-    before `shift_time`.
+    segment, its end first. Between these points x̂ is linear. Euler's steps follow the policy's
+    velocity (x − x̂)/t from t to s, without the network. Points and steps are equally spaced in the
+    time before `shift_time`.
 
     Args:
         apply: `(x_t, t, *conditioning)`, the network with its parameters bound; it returns

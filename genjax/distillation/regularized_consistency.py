@@ -2,12 +2,12 @@
 
 Zheng et al. 2025 (rCM). Teacher: a velocity and denoiser, guided. The student takes t alone. The
 loss takes the student's derivative along the trajectory, forward-mode. The consistency loss keeps
-the teacher's modes, and the distribution loss keeps its sharpness.
+all modes of the teacher, and the distribution loss keeps samples sharp.
 
 The loss is 100 times `continuous_consistency.continuous_consistency_loss` with the `tangent` of
 this module, plus 2 times `distribution_matching.distribution_matching_loss` of the student's own
-samples. Those are the weights 100 and 1 of the published code (NVlabs/rcm), whose match has no
-factor ½.
+samples. These are the weights 100 and 1 of the published code (NVlabs/rcm), whose distribution loss
+has no factor ½.
 """
 
 from collections.abc import Callable
@@ -52,8 +52,8 @@ def as_trigflow(apply: Callable) -> Callable:
 
         F = ((cos − sin)·x_t + v)/(cos + sin)
 
-    is TrigFlow's velocity of the same x̂ and ẑ. So a student of sCM starts as its teacher, whatever
-    the teacher was trained with.
+    is TrigFlow's velocity of the same x̂ and ẑ. So a student of sCM starts with its teacher's
+    predictions, however the teacher was trained.
 
     Args:
         apply: `(x, t, *conditioning) -> v`, for the target `velocity`.

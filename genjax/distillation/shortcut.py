@@ -41,9 +41,9 @@ def shortcut_times(
 
 
 def told_end(t: Times, s: Times, finest: int) -> Times:
-    """Return what the network is told as the end of a jump: t itself for jumps of 1/finest.
+    """Return the end of a jump as the network gets it: t itself for jumps of 1/finest.
 
-    Flow matching stands for these jumps, and its examples have s = t.
+    Flow matching trains these jumps, because its examples have s = t.
     """
     return jnp.where(t - s <= 1.5 / finest, t, s)
 
@@ -68,7 +68,7 @@ def shortcut_loss(
     Args:
         apply: `(x, t, s, *conditioning) -> u`, the network with its parameters bound.
         finest: the number of the shortest jumps in [0, 1], whose halves count as flow matching.
-        share: of the batch, that learns jumps: 1/8 in the paper's code.
+        share: of the batch that learns jumps; 1/8 in the paper's code.
         target_apply: the network with averaged parameters; the network itself if None.
         largest: bound of |x_m| and of the target, as in the paper's code.
 
@@ -97,9 +97,8 @@ def shortcut_loss(
 def guide_finest(apply: Callable, null: PyTree, scale: float) -> Callable[..., Batch]:
     """Return a `target_apply` with guidance where s = t, so that longer jumps learn it.
 
-    Only the finest velocities are guided, because longer jumps repeat what they have learned from
-    these (Frans et al. 2025, section 4 and the paper's code). Both calls of the network are one
-    batch.
+    Only the finest velocities are guided, because longer jumps learn from them (Frans et al. 2025,
+    section 4 and the paper's code). Both calls of the network are one batch.
 
     Args:
         null: the condition that stands for none; broadcasts to the examples' conditions.

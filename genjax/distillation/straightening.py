@@ -51,7 +51,8 @@ def distilled_reflow_loss(
     process: Process,
     distance: Distance = squared,
 ) -> Float[Array, " batch"]:
-    """Compute the distance of one jump from noise z to the data x that the teacher made of z.
+    """Compute the distance between one jump from noise z and the data x that the teacher made from
+    z.
 
     (Liu et al. 2023, section 2.2, "distillation".) z has deviation 1. The jump starts from sigma·z
     at the noise end, where the teacher started too. The network is `flow_maps.flow_map`, or

@@ -1,9 +1,9 @@
 """Measure generated samples and reconstructed images.
 
 Measures of samples take features or logits, `[examples features]`, and return a float. Measures of
-reconstructed images return a number for each image. Everything takes NumPy or JAX arrays and runs
-in float64 NumPy on the host. The exceptions are training losses too: `LPIPS`, a Flax module, and
-the distances of sound, functions of `jax.numpy`.
+reconstructed images return a number for each image. Everything takes NumPy or JAX arrays.
+Everything runs in float64 NumPy on the host, except for `LPIPS`, a Flax module, and the distances
+of sound, functions of `jax.numpy`. These two kinds are also training losses.
 """
 
 from genjax.metrics.accuracy import class_accuracy

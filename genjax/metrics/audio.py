@@ -1,8 +1,8 @@
 """Distances of reconstructed sound to its original: of spectra, mel bands and waveforms.
 
 Waveforms are `[batch samples channels]` in [−1, 1]. Every measure is a number for each waveform,
-averaged over channels. These are pure functions of `jax.numpy`, so that the spectral distances are
-training losses too: their gradients are finite everywhere, silence included.
+averaged over channels. The measures are pure functions of `jax.numpy`. The spectral distances are
+also training losses: their gradients are finite everywhere, also for silence.
 """
 
 from typing import NamedTuple
@@ -27,8 +27,8 @@ def log_spectral_distance(
     """Return the log-spectral distance of each waveform, in dB.
 
     It is the root mean square difference of a frame's power spectra in dB, averaged over frames.
-    Powers below 1e-7 count as 1e-7, so silence has a finite distance. With the default frames it is
-    the peak of a sine at −124 dB of full scale, and about the noise of 16 bits.
+    Powers below 1e-7 count as 1e-7, so silence has a finite distance. With the default frames, this
+    power is the peak of a sine at −124 dB of full scale, and about the noise of 16 bits.
 
     Raises:
         ValueError: shapes differ, or waveforms are too short for a frame.
@@ -98,7 +98,7 @@ def si_sdr(waveforms: Waveforms, originals: Waveforms) -> Float[Array, " batch"]
     """Return the scale-invariant signal-to-distortion ratio of each waveform, in dB.
 
     For the waveform x and its original y it is 10·log₁₀(‖αy‖² / ‖x − αy‖²) with α = ⟨x, y⟩ / ‖y‖².
-    A scaled copy has more than 100 dB, as far as float32 goes. Silence has −∞.
+    A scaled copy has more than 100 dB, limited by float32. Silence has −∞.
 
     Raises:
         ValueError: shapes differ.

@@ -1,8 +1,8 @@
 """Density and coverage (Naeem et al. 2020).
 
 Both use balls around real examples that reach to their k-th nearest real neighbour. Density counts
-the balls that contain each sample. So a lone outlier's large ball counts as one ball only, while
-precision would value it as much as all others. Coverage is the share of balls with a sample in it.
+the balls that contain each sample. The large ball of a real outlier therefore counts as one ball
+only. For precision, one such ball is enough. Coverage is the share of balls with a sample in it.
 """
 
 from jax.typing import ArrayLike
@@ -21,7 +21,7 @@ def density_coverage(
 
     For equal distributions the expected density is 1. The expected coverage of N real examples
     by M samples is 1 − (N−1)…(N−k) / ((N+M−1)…(N+M−k)), about 1 − (N/(N+M))ᵏ. It is 0.97 for
-    N = M and k = 5. A density above 1 means that samples crowd where real data are dense. The
+    N = M and k = 5. A density above 1 means that samples concentrate where real data are dense. The
     surface of a ball belongs to the ball.
 
     Raises:

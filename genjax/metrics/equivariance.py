@@ -1,7 +1,7 @@
 """How exactly images move and turn with their generator's input (Karras et al. 2021, StyleGAN3).
 
-"Alias-free generative adversarial networks", section 3 and appendix E. A moved image is compared
-with the image of the moved input, where both are known, in decibels.
+"Alias-free generative adversarial networks", section 3 and appendix E. The measures compare a moved
+image with the image of the moved input, where both are known, in decibels.
 """
 
 import functools

@@ -45,12 +45,12 @@ def extrapolated_frechet_distance(
 ) -> Extrapolation:
     """Extrapolate the Fréchet distance to infinitely many examples on both sides.
 
-    Each point of the line compares equally many examples of both sides, in random subsets. So the
-    bias of a small reference set goes too, which the paper leaves in.
+    Each point of the line compares equal numbers of examples of both sides, in random subsets. This
+    also removes the bias of a small reference set, which the paper's method leaves.
 
     Args:
-        least: the smallest subsets. None: a tenth of the examples, as in the paper, and at least
-            twice the number of features.
+        least: the size of the smallest subsets. None takes a tenth of the examples, as in the
+            paper, but at least twice the number of features.
         seed: of the subsets.
 
     Raises:
@@ -79,8 +79,8 @@ def extrapolated_frechet_distance_from_moments(
 ) -> Extrapolation:
     """Extrapolate the Fréchet distance to a Gaussian, such as published reference statistics.
 
-    Arguments and errors are those of `extrapolated_frechet_distance`. The bias that the reference
-    statistics have themselves stays, as in the paper.
+    Arguments and errors are those of `extrapolated_frechet_distance`. The bias of the reference
+    statistics stays, as in the paper.
     """
     features = as_matrix(features, "features")
     generator = np.random.default_rng(seed)

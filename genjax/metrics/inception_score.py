@@ -18,8 +18,8 @@ def inception_score(
 
     The score of a part is exp of the mean of KL(p(class | x) ‖ p(class)), in [1, classes].
 
-    Parts are consecutive rows, so shuffle the rows: a part without some classes scores less. No
-    real images take part. The score's bias is upward, and larger for parts of fewer examples.
+    Parts are consecutive rows, so shuffle the rows, because a part that lacks some classes scores
+    less. The score uses no real images. Its bias is upward, and larger for parts of fewer examples.
     Published scores are of 50,000 examples in 10 parts, with logits by
     `genjax.models.encoders.inception.inception_features`.
 

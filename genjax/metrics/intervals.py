@@ -20,12 +20,13 @@ def bootstrap_interval(
     """Return a confidence interval of a measure by resampling its examples: the basic bootstrap.
 
     With measures m* of resampled examples and m of the examples, it is [2m − q, 2m − p] for the
-    quantiles p and q of m*. The Fréchet distance m* exceeds m by about the bias of m, so this
-    interval is of the distance at infinitely many examples, and may reach below 0. An interval
-    [p, q] would be off by twice the bias.
+    quantiles p and q of m*. The Fréchet distance m* exceeds m by about the bias of m. So this is an
+    interval of the distance at infinitely many examples, and may reach below 0. An interval [p, q]
+    would be off by twice the bias.
 
-    Resampling repeats examples. A measure by nearest neighbours, such as precision, takes repeated
-    examples for neighbours, so its interval must come from seeds (`seed_interval`).
+    Resampling repeats examples. Do not use this interval for measures by nearest neighbours, such
+    as precision, because repeated examples are neighbours of each other. Take the interval of such
+    measures from seeds (`seed_interval`).
 
     Args:
         measure: a function of all `features`.
@@ -59,7 +60,7 @@ def seed_interval(
 ) -> tuple[float, float]:
     """Return Student's confidence interval of the mean of values, one for each seed.
 
-    The seeds of training make it an interval of the method. The seeds of sampling make it an
+    With seeds of training, it is an interval of the method. With seeds of sampling, it is an
     interval of one trained network.
 
     Raises:

@@ -19,15 +19,16 @@ def kernel_distance(
 
         mean over i ≠ j of k(aᵢ, aⱼ) + mean over i ≠ j of k(bᵢ, bⱼ) − 2 · mean of k(aᵢ, bⱼ)
 
-    It is unbiased at any number of examples, where the Fréchet distance is not. So for equal
-    distributions it scatters around 0, and may be negative. It sees moments up to the third.
+    Unlike the Fréchet distance, it is unbiased at any number of examples. So for equal
+    distributions it scatters around 0, and may be negative. It depends on moments up to the third.
 
     Raises:
         ValueError: arrays are not finite `[examples features]` of equal width with at least 2
             examples.
 
     Source: Gretton et al. 2012, equation 3, with the kernel of Bińkowski et al. 2018, section 4.
-    The latter average over subsets of 1,000, which has the same expectation and a greater variance.
+    Bińkowski et al. average over subsets of 1,000, which has the same expectation and a greater
+    variance.
     """
     features_a = as_matrix(features_a, "features_a", at_least=2)
     features_b = as_matrix(features_b, "features_b", at_least=2)

@@ -25,8 +25,8 @@ class ChannelStatistics(NamedTuple):
 def channel_statistics(batches: Iterable[Float[ArrayLike, "... channels"]]) -> ChannelStatistics:
     """Return means, standard deviations and correlations of the channels of latents in batches.
 
-    Every position of every example counts equally. The correlations of a constant channel mean
-    nothing: they are 0, or rounding errors.
+    Every position of every example counts equally. The correlations of a constant channel are 0 or
+    rounding errors, and mean nothing.
 
     Raises:
         ValueError: batches are not finite, differ in channels, or hold fewer than 2 positions in

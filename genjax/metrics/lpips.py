@@ -24,8 +24,8 @@ class LPIPS(nn.Module):
     distance is differentiable in both images; the gradient by one image costs one backward pass.
     Images of one channel count as grey in all three colours.
 
-    The published figures are of float32. On accelerators whose convolutions round more by default,
-    measure under `jax.default_matmul_precision("highest")`.
+    Published figures are computed in float32. On accelerators whose convolutions round more by
+    default, measure under `jax.default_matmul_precision("highest")`.
 
     Attributes:
         widths: of VGG16's stages.
@@ -59,7 +59,7 @@ class LPIPS(nn.Module):
 def _unit(features: Images) -> Images:
     """Scale features to unit length over the channels.
 
-    Where all channels are 0, the result and its gradient are 0, not the NaN of a root.
+    Where all channels are 0, the result and its gradient are 0 instead of NaN.
     """
     features = features.astype(jnp.float32)
     return features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-20)

@@ -1,4 +1,4 @@
-"""How things move in videos: change between frames, constancy along the flow, laws of speeds.
+"""Motion in videos: change between frames, constancy along the flow, distributions of speeds.
 
 Videos are `[batch time height width channels]`, in any unit; measures are in the same unit.
 """
@@ -39,7 +39,7 @@ def warping_error(
 
     Args:
         flow: rows and columns in pixels, from each frame to the next.
-        known: where the flow counts: not where something is hidden or appears.
+        known: where the flow is valid, which it is not where something is hidden or appears.
 
     Raises:
         ValueError: as of `frame_differences`.
@@ -66,9 +66,9 @@ class TwoSampleTest(NamedTuple):
 
     Attributes:
         distance: the largest difference of the two distribution functions.
-        p_value: the probability of at least this distance if both laws are the same.
-        detectable: laws whose distribution functions differ by this much are told apart with
-            probability `POWER` or more, at level `LEVEL`.
+        p_value: the probability of at least this distance if both distributions are equal.
+        detectable: a difference of the distribution functions that the test finds with probability
+            `POWER` or more, at level `LEVEL`.
     """
 
     distance: float
@@ -79,12 +79,12 @@ class TwoSampleTest(NamedTuple):
 def kolmogorov_smirnov(
     values_a: Float[ArrayLike, " examples_a"], values_b: Float[ArrayLike, " examples_b"]
 ) -> TwoSampleTest:
-    """Test whether two samples of numbers come from the same law, and state the test's power.
+    """Test whether two samples have the same distribution, and state the test's power.
 
     Where two distribution functions differ by d, their empirical difference is about normal, with
     a variance of at most (1/n + 1/m)/4. The test rejects above k·√(1/n + 1/m), where k is the
-    quantile of Kolmogorov's law at `LEVEL`. So it rejects with probability `POWER` or more if
-    d ≥ (k + z/2)·√(1/n + 1/m), where z is the quantile of the normal law at `POWER`.
+    quantile of Kolmogorov's distribution at `LEVEL`. So it rejects with probability `POWER` or more
+    if d ≥ (k + z/2)·√(1/n + 1/m), where z is the quantile of the normal distribution at `POWER`.
 
     Raises:
         ValueError: a sample has fewer than two values, or they are not finite.

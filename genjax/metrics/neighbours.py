@@ -26,9 +26,9 @@ def nearest(
 ) -> tuple[Int[np.ndarray, "queries {count}"], Float[np.ndarray, "queries {count}"]]:
     """Return indices of the `count` points nearest to each query, unordered, and their distances.
 
-    A matrix product chooses the neighbours, since it is fast: |q − p|² = |q|² − 2 q·p + |p|². It
-    cancels where q is close to p, so the returned distances are computed from differences: a
-    duplicate is at exactly 0. Blocks of queries bound the memory.
+    A matrix product chooses the neighbours, since it is fast: |q − p|² = |q|² − 2 q·p + |p|². This
+    formula loses digits where q is close to p, so the returned distances are computed from
+    differences. A duplicate is at exactly 0. Blocks of queries bound the memory.
     """
     centre = points.mean(0)  # a common offset of the features would only worsen the cancellation
     centred = points - centre
@@ -88,11 +88,12 @@ class Memorization(NamedTuple):
         nearest_neighbour_ratio: the samples' mean distance to their nearest training example, over
             that of held-out examples. At 1, samples are as far from the training set as unseen real
             data. At 0, every sample is a training example. A share c of copies lowers the ratio by
-            about c. Samples far from all data raise it, so that they can hide copies.
+            about c. Samples far from all data raise the ratio, and can hide copies.
         memorized_share: the share of samples that copy a training example: their distance to the
             nearest one is at most a third of that to the second nearest. A copy of an example that
             has a near duplicate in the training set counts only if it is exact.
-        memorized_share_real: the same share of held-out examples, which is that of chance.
+        memorized_share_real: the same share of held-out examples, which shows how often it happens
+            by chance.
     """
 
     nearest_neighbour_ratio: float

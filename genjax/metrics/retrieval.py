@@ -1,6 +1,7 @@
 """Whether an image shows what its caption says.
 
-A scorer is fitted to real pairs, and the measure is the rank that it gives an image's own caption.
+A scorer is fitted to real pairs of image and caption. The measure is how it ranks an image's own
+caption.
 """
 
 from collections.abc import Callable
@@ -58,7 +59,8 @@ def ridge_scorer(
 
 
 def retrieval_accuracy(scores: Float[ArrayLike, "images captions"], candidates: int = 10) -> float:
-    """Return how probably an image's own caption scores above candidates − 1 other captions.
+    """Return the probability that an image's own caption scores above candidates − 1 other
+    captions.
 
     The others are drawn without replacement. Chance is 1/candidates, and a tie loses. The result is
     exact, without a draw. If b of the n − 1 others score below the own caption, it is

@@ -1,7 +1,7 @@
-"""How well events that are seen and events that are heard belong together.
+"""Synchrony: how well events that are seen match events that are heard.
 
 Times are in seconds. Events of a clip are an array of times, and events of many clips a sequence of
-such arrays. `detect_onsets` hears events in a waveform. The caller gives the events that are seen.
+such arrays. `detect_onsets` finds events in a waveform. The caller gives the events that are seen.
 """
 
 import math
@@ -78,7 +78,7 @@ def synchrony(seen: Sequence[Times], heard: Sequence[Times], tolerance: int | fl
 def chance_synchrony(
     seen: Sequence[Times], heard: Sequence[Times], tolerance: int | float
 ) -> Synchrony:
-    """Measure the synchrony of each clip with the sound of the next one, which is that of chance.
+    """Measure the synchrony of each clip with the sound of the next one: the level of chance.
 
     Raises:
         ValueError: as of `synchrony`, or there are fewer than two clips.
@@ -125,10 +125,10 @@ def onset_strength(
     """Return the spectral flux of a waveform every 4 ms, and the times of the steps.
 
     Magnitudes of frames of 32 ms are compared with those 16 ms before. The flux is √(Σ rises² − Σ
-    falls²) over bins. It is 0 where bins fall more than they rise or the energy falls, as at the
-    end of a tone. It is scaled so that a steady tone has a peak of about its amplitude, within 4 ms
-    of its beginning. The peak of a tone that decays by 1/e in 50 ms is 4 ms early. Channels become
-    their mean, and there is silence before the first sample.
+    falls²) over bins. The flux is 0 where bins fall more than they rise or the energy falls, as at
+    the end of a tone. It is scaled so that a steady tone has a peak of about its amplitude, within
+    4 ms of its beginning. The peak of a tone that decays by 1/e in 50 ms is 4 ms early. Channels
+    become their mean, and there is silence before the first sample.
 
     Source: Bello et al. 2005, "A tutorial on onset detection in music signals", section III-A,
     where the flux is the sum of the rises.
@@ -159,11 +159,11 @@ def onset_pitch(
 ) -> float:
     """Return the loudest frequency of the sound after an onset, in Hz; NaN for silence.
 
-    A parabola through three logarithms of magnitudes finds the peak between bins.
+    The peak between bins is that of a parabola through three logarithms of magnitudes.
 
     Args:
         time: of the onset, in seconds from the first sample.
-        seconds: of sound to measure. More seconds are more exact for one tone alone, and less exact
+        seconds: of sound to measure. A longer time is more exact for a single tone, and less exact
             if another tone follows.
         low, high: the range of pitches, in Hz.
     """

@@ -82,9 +82,7 @@ def test_methods_and_samplers_of_students_are_named_by_flags(config_of):
 
 def test_flags_of_another_reflow_are_fields(config_of):
     """Those that the header of the config names."""
-    (paragraph,) = re.findall(
-        r"^For another reflow.*?\n\n", digits_distillation.__doc__, re.M | re.S
-    )
+    (paragraph,) = re.findall(r"^To repeat reflow.*?\n\n", digits_distillation.__doc__, re.M | re.S)
     names = re.findall(r"--config\.([\w.]+)", paragraph)
     config = config_of(
         "digits_distillation.py:Reflow", *(f"--config.{name}=runs/other" for name in names)
