@@ -66,6 +66,7 @@ from genjax.training import (
     Interrupted,
     NonFiniteError,
     NoWholeCheckpoint,
+    OtherState,
     Plugin,
     Snapshots,
     abstract_state,
@@ -636,7 +637,7 @@ def main() -> None:
         run(CONFIG.value, WORKDIR.value, INIT_FROM.value)
     except Interrupted as stop:
         sys.exit(128 + stop.signal_number)
-    except (NonFiniteError, NoWholeCheckpoint) as error:
+    except (NonFiniteError, NoWholeCheckpoint, OtherState) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(

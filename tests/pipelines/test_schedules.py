@@ -133,8 +133,8 @@ def test_times_of_wan_are_the_published_ones(shift):
     np.testing.assert_allclose(fed, np.floor(1000 * np.array(WAN_TIMES[shift])) / 1000, rtol=1e-6)
 
 
-# The `timesteps` of diffusers 0.42's UniPCMultistepScheduler at a shift of 1. Of 9 steps, the float64
-# times at 445, 334, 223 and 112 thousandths are just below them.
+# The `timesteps` of diffusers 0.42's UniPCMultistepScheduler at a shift of 1. Of 9 steps, the
+# float64 times at 445, 334, 223 and 112 thousandths are just below them.
 UNIPC_STEPS = {
     9: [999, 889, 778, 667, 556, 444, 333, 222, 111],
     37: [999, 973, 946, 919, 892, 865, 838, 811, 784, 757, 730, 703, 675, 649, 622, 595, 568, 540]
