@@ -320,7 +320,8 @@ def _check_classes(dataset: Dataset, condition: Any) -> None:
 
 def check_mirrored(dataset: Dataset, condition: Any, flip: bool) -> None:
     """Raise ValueError if mirrored examples would have captions that name the wrong side."""
-    if not flip or not hasattr(condition, "texts") or not dataset.captions:
+    reads_captions = hasattr(type(condition), "texts")
+    if not (flip and reads_captions and dataset.captions):
         return
     side = re.compile(r"\b(left|right)(wards?)?\b")
     sided = sum(bool(side.search(" ".join(each))) for each in dataset.captions)

@@ -1,7 +1,6 @@
 """A user's own images: wrong shapes and classes are errors before training."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 
 from configs import digits_flow, digits_gan, emoji_autoencoder
 from experiments.configuration.runs import build
-from experiments.inputs.conditions import Classes, Unconditional
+from experiments.inputs.conditions import Classes, Prompts, Unconditional
 from experiments.inputs.datasets import Data, _with_sound, check_mirrored, training_batches
 from genjax.data import Dataset, InMemory, load_dataset
 from genjax.devices import make_mesh
@@ -202,8 +201,8 @@ def test_latents_of_clips_keep_the_sound_and_the_actions_of_their_clips():
 def test_clips_whose_captions_name_a_side_are_not_mirrored():
     """A mirrored digit that moves left would have the caption that it moves right."""
     clips, emoji = load_dataset("moving_digits", "test[:50]"), load_dataset("emoji", "test")
-    prompts, mirrored = SimpleNamespace(texts=()), "captions of moving_digits .* flip=False"
-    with pytest.raises(ValueError, match=mirrored):
+    prompts = Prompts("minilm", 20, 384, 384, 0.5, ())
+    with pytest.raises(ValueError, match="captions of moving_digits .* flip=False"):
         check_mirrored(clips, prompts, flip=True)
     check_mirrored(clips, prompts, flip=False)
     check_mirrored(clips, Unconditional(), flip=True)
