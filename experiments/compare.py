@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.evaluation.figures import BETTER, QUALITY, SPEED, UNBIASED
 from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.pages.html import (
     Html,
@@ -28,10 +29,6 @@ from experiments.pages.html import (
     table,
 )
 from experiments.pages.report import (
-    BETTER,
-    QUALITY,
-    SPEED,
-    UNBIASED,
     RunRecord,
     few_examples,
     heading,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,10 @@ from genjax.devices import process_rows
 from genjax.devices.mesh import batch_sharding
 from genjax.pretrained.variables import parameters_digest
 from genjax.training.task import GenerativeTask
+
+# Examples are not mirrored if a larger share of their captions names a side. 2.4 % of the emoji do,
+# such as arrows, and 84 % of the clips of moving digits.
+MAX_SIDED = 0.1
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
         ValueError: as of `Batches`, `BucketedBatches` and `PackedClips`; or the examples, or their
             sounds, have another shape than the task's, or another number of classes than
             `config.condition`; or latents or codes are another autoencoder's, or pairs another
-            teacher's; or images are no bytes.
+            teacher's; or images are no bytes; or as of `check_mirrored`.
     """
     data = Data.from_config(config)
     latents = getattr(task.space, "directory", None)
@@ -167,6 +172,7 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     if not latents:
         _check_entries(dataset, task.space)
     _check_classes(dataset, task.condition)
+    check_mirrored(dataset, task.condition, config.data.flip)
     options = dict(
         transform=task.condition.transform(dataset), rows=process_rows(mesh, config.batch_size)
     )
@@ -310,3 +316,18 @@ def _check_classes(dataset: Dataset, condition: Any) -> None:
         f"{dataset.name} ({dataset.split}) has {there or 'no'} classes, and "
         f"config.condition.num_classes is {expected}: set {change}"
     )
+
+
+def check_mirrored(dataset: Dataset, condition: Any, flip: bool) -> None:
+    """Raise ValueError if mirrored examples would have captions that name the wrong side."""
+    reads_captions = hasattr(type(condition), "texts")
+    if not (flip and reads_captions and dataset.captions):
+        return
+    side = re.compile(r"\b(left|right)(wards?)?\b")
+    sided = sum(bool(side.search(" ".join(each))) for each in dataset.captions)
+    if sided > MAX_SIDED * len(dataset.captions):
+        raise ValueError(
+            f"config.data.flip is True, and {sided:,} of {len(dataset.captions):,} captions of "
+            f"{dataset.name} ({dataset.split}) name left or right, which mirroring makes false: "
+            "set --config.data.flip=False"
+        )

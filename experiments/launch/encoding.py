@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from experiments.configuration import kinds
 from experiments.configuration.numbers import check_numbers
 from experiments.inputs.autoencoders import encode
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import Data, check_mirrored
 from experiments.launch.runtime import user_errors
 from experiments.launch.teacher_pairs import TeacherPairs
 from genjax.data import Dataset, sound_to_float, to_float
@@ -66,7 +66,7 @@ class EncodedData:
         shape: of one example's latents or codes.
 
     Raises:
-        ValueError: the config's space is no folder of latents or codes.
+        ValueError: the config's space is no folder of latents or codes; or as of `check_mirrored`.
     """
 
     def __init__(self, config: Any):
@@ -81,6 +81,8 @@ class EncodedData:
         self.folder = Path(space.directory)
         variables, size = space.autoencoder.variables(), of_video(config).get("batch_size", 64)
         self.splits = {data.train_split: data.train(), data.held_out_split: data.held_out()}
+        condition = kinds.CONDITION.bind(config.condition, "condition", data=data)
+        check_mirrored(self.splits[data.train_split], condition, config.data.flip)
         flips = {data.train_split: config.data.flip, data.held_out_split: False}
         self.examples = {
             split: Examples(dataset, flips[split], data.feature)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.evaluation.few_examples import FEW, compared_examples, describe_few
+from experiments.evaluation.figures import BETTER, QUALITY, SPEED
 from experiments.evaluation.protocol import PROTOCOL
 from experiments.pages.html import (
     PLAYED,
@@ -29,78 +30,8 @@ from genjax.training.pictures import HIDDEN, line_label, panels
 from genjax.training.task import FROM_TRAINING
 from genjax.training.workdir import flatten, read_record
 
-# Measures of quality, and where their best is.
-QUALITY = {
-    "class_accuracy": "higher",
-    "training_accuracy": "higher",
-    "held_out_accuracy": "higher",
-    "frechet_distance": "lower",
-    "kernel_distance": "lower",
-    "precision": "higher",
-    "recall": "higher",
-    "density": "1",
-    "coverage": "higher",
-    "nearest_neighbour_ratio": "1",
-    "memorized_share": "lower",
-    "high_quality": "higher",
-    "modes_covered": "higher",
-    "divergence_of_modes": "lower",
-    "duplicate_rate": "lower",
-    "eq_t": "higher",
-    "eq_t_frac": "higher",
-    "eq_r": "higher",
-    "elbo": "higher",
-    "importance_weighted_bound": "higher",
-    "bits_per_dimension": "lower",
-    "psnr": "higher",
-    "ssim": "higher",
-    "lpips": "lower",
-    "fd_vgg16": "lower",
-    "fid": "lower",
-    "kid": "lower",
-    "clean_fid": "lower",
-    "clean_kid": "lower",
-    "pytorch_fid": "lower",
-    "pytorch_kid": "lower",
-    "inception_score": "higher",
-    "inception_precision": "higher",
-    "inception_recall": "higher",
-    "fd_dinov2": "lower",
-    "kd_dinov2": "lower",
-    "dinov2_precision": "higher",
-    "dinov2_recall": "higher",
-    "clip_score": "higher",
-    "detail_kept": "1",
-    "caption_accuracy": "higher",
-    "digits_accuracy": "higher",
-    "directions_accuracy": "higher",
-    "whole": "higher",
-    "warping_error": "lower",
-    "speed_distance": "lower",
-    "motion_distance": "lower",
-    "fvd": "lower",
-    "fvd_vgg16": "lower",
-    "given_frames_error": "lower",
-    "fad": "lower",
-    "fd_mel": "lower",
-    "log_spectral_distance": "lower",
-    "stft_distance": "lower",
-    "mel_distance": "lower",
-    "si_sdr": "higher",
-    "reconstruction_error": "lower",
-    "latent_error": "lower",
-    "hit_rate": "higher",
-    "false_rate": "lower",
-    "paddle_error": "lower",
-    "word_accuracy": "higher",
-    "pitch_accuracy": "higher",
-}
 GUIDANCE = {"guidance_scale", "guidance_interval"}
 RECONSTRUCTION = "reconstruction of held-out examples"  # a report's sampler
-# Distances whose estimate is unbiased, so that those of equal distributions scatter around 0.
-UNBIASED = {"kernel_distance", "kid", "clean_kid", "pytorch_kid", "kd_dinov2"}
-SPEED = {"steps_per_second": "higher", "goodput": "higher"}
-BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured
 FILMS = {
     "noise_to_data": ("From noise to data", "Film of noise turning into these samples"),
     "latent_walk": ("A walk between latents", "Film of samples turning into one another"),

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.pages.report import BETTER, RunRecord, duration, read_run, words
+from experiments.evaluation.figures import BETTER, SPEED
+from experiments.pages.report import RunRecord, duration, read_run, words
 
 HEADER = """\
 # Runs on record
@@ -20,7 +21,6 @@ python -m experiments.table docs/results/records/* --out=docs/results/runs.md
 """
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "1": " → 1"}
-SPEED = {"steps_per_second", "goodput"}  # left out: the table has steps and time
 # Names that a report gives to the same figure of real images.
 REFERENCES = {"class_accuracy": ("classifier_accuracy",)}
 
@@ -53,7 +53,7 @@ def table(runs: Sequence[RunRecord]) -> str:
         by_data.setdefault(run.config.get("data.name"), []).append(i)
     found = []
     for members in by_data.values():
-        measured = set().union(*(runs[i].report for i in members)) - SPEED
+        measured = set().union(*(runs[i].report for i in members)) - SPEED.keys()
         figures = [name for name in BETTER if name in measured]
         cells = [[names[i], *(cell(runs[i], name) for name in figures)] for i in members]
         found.append(markdown(["run", *map(heading, figures)], cells))

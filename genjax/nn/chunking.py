@@ -5,7 +5,8 @@ Causal networks take chunks (`genjax.nn.causal`), and networks of sound take win
 networks where an example is short.
 
 A network says by its attributes what it takes: `encoder_causal` and `decoder_causal`, with
-`temporal_factor`; or `encoder_margin` and `decoder_margin`, with `factor`.
+`temporal_factor`; or `encoder_margin` and `decoder_margin`, with `factor`, and with `end_frames` if
+the last latent frames have no samples of their own.
 """
 
 import functools
@@ -68,11 +69,12 @@ def decode_chunked(
             return apply_chunks(
                 network, variables, latents, method=method, convert=convert, **sizes
             )
-    margin = getattr(network, "decoder_margin", None)
-    if margin is None or _frames(function, latents) != latents.shape[1] * network.factor:
+    margin, end_frames = getattr(network, "decoder_margin", None), getattr(network, "end_frames", 0)
+    hops = latents.shape[1] - end_frames
+    if margin is None or _frames(function, latents) != hops * network.factor:
         return function(latents)
-    size = _latent_frames(network.factor)
-    return apply_windows(function, latents, size=size, margin=margin, scale=network.factor)
+    options = dict(size=_latent_frames(network.factor), margin=margin, scale=network.factor)
+    return apply_windows(function, latents, end_frames=end_frames, **options)
 
 
 def _latent_frames(places: int) -> int:

@@ -20,6 +20,7 @@ def apply_windows(
     margin: int,
     stride: int = 1,
     scale: int = 1,
+    end_frames: int = 0,
 ) -> PyTree[Shaped[Array, "batch outputs ..."]]:
     """Return `function(sequence)`, an array or a tree, window by window in one program.
 
@@ -29,6 +30,7 @@ def apply_windows(
         function: maps a sequence to one with `scale` outputs for each `stride` places.
         size: number of frames of `stride` places whose outputs a window gives.
         margin: number of frames on each side of a frame that its outputs depend on.
+        end_frames: number of frames at the end of a sequence, or of a window, that have no outputs.
 
     Raises:
         ValueError: `stride` does not divide the sequence.
@@ -38,13 +40,14 @@ def apply_windows(
             f"windows take whole frames of {stride} places; got {sequence.shape[1]} places: "
             "crop or pad"
         )
-    frames = sequence.shape[1] // stride
+    frames = sequence.shape[1] // stride - end_frames
     size, window = min(size, frames), size + 2 * margin
     if window >= frames:
         return function(sequence)
 
     def window_at(start: Array) -> Array:
-        return jax.lax.dynamic_slice_in_dim(sequence, start * stride, window * stride, axis=1)
+        length = (window + end_frames) * stride
+        return jax.lax.dynamic_slice_in_dim(sequence, start * stride, length, axis=1)
 
     def step(whole: PyTree, number: Array) -> tuple[PyTree, None]:
         first = jnp.minimum(number * size, frames - size)

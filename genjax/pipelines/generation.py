@@ -106,6 +106,32 @@ class Pipeline:
         self,
         prompts: Sequence[Any],
         *,
+        decode_time: float = 0.0,
+        decode_noise: float | None = None,
+        **options: Any,
+    ) -> UInt8[np.ndarray, "batch *frames height width 3"]:
+        """Make a picture, or a video, for each prompt.
+
+        Args:
+            prompts: as of `latents`.
+            decode_time: the noise level, in [0, 1], that a decoder with an input for it is told, as
+                LTX-Video's from version 0.9.1 on. Its authors take 0.05.
+            decode_noise: the share of noise, in [0, 1], that the decoder's latents get;
+                `decode_time` if None. LTX-Video's authors take 0.025.
+            options: the other arguments of `latents`.
+
+        Raises:
+            ValueError: as of `latents`; or the decoder does not take these numbers.
+        """
+        level = self._checked_level(decode_time, decode_noise)
+        latents = self.latents(prompts, **options)
+        level = (self._keys_of(options.get("seeds"), len(prompts)), *level) if level else ()
+        return np.asarray(self._decode(self.variables["autoencoder"], latents, *level))
+
+    def latents(
+        self,
+        prompts: Sequence[Any],
+        *,
         seeds: Sequence[int] | None = None,
         negative_prompts: Sequence[Any] | None = None,
         size: tuple[int, int] | None = None,
@@ -118,10 +144,8 @@ class Pipeline:
         strength: float = 1.0,
         known: np.ndarray | None = None,
         noise: np.ndarray | Array | None = None,
-        decode_time: float = 0.0,
-        decode_noise: float | None = None,
-    ) -> UInt8[np.ndarray, "batch *frames height width 3"]:
-        """Make a picture, or a video, for each prompt.
+    ) -> Float[Array, "batch *places channels"]:
+        """Sample the normalized latents of a picture, or a video, for each prompt.
 
         Args:
             prompts: texts, or class labels, one for each picture. The label after the last class is
@@ -141,13 +165,8 @@ class Pipeline:
                 only the `known` part of `images` remains.
             known: True at pixels of `images` to keep, `[batch height width]`. A latent is kept if
                 all its pixels are known.
-            noise: initial latents of unit variance that replace those drawn from the seeds, `[batch
-                rows columns latent_channels]`, or `[batch time rows columns latent_channels]` for
-                videos.
-            decode_time: the noise level, in [0, 1], that a decoder with an input for it is told, as
-                LTX-Video's from version 0.9.1 on. Its authors take 0.05.
-            decode_noise: the share of noise, in [0, 1], that the decoder's latents get;
-                `decode_time` if None. LTX-Video's authors take 0.025.
+            noise: initial latents of unit variance in place of those drawn from the seeds, `[batch
+                rows columns latent_channels]`; for videos, the time follows the batch.
 
         Raises:
             ValueError: an argument has another number, shape, type or range than described here;
@@ -156,25 +175,19 @@ class Pipeline:
         """
         pictures = dict(images=images, last_images=last_images, known=known)
         batch = self._checked_count(prompts, negative_prompts, seeds=seeds, **pictures)
-        size = self._checked_size(size, images, known)
-        frames = self._checked_frames(frames)
+        size, frames = self._checked_size(size, images, known), self._checked_frames(frames)
         self._check_given_frames(frames, strength, **pictures)
-        shape = self._latent_shape(size, frames)
-        edits = images is not None and frames is None
+        shape, edits = self._latent_shape(size, frames), images is not None and frames is None
         times = self._times(num_steps, shape, strength if edits else None)
-        level = self._checked_level(decode_time, decode_noise)
-        keys = self._placed(_keys(range(batch) if seeds is None else seeds))
+        keys = self._keys_of(seeds, batch)
         if edits and noise is not None:  # fewer steps start from less noise
             noise = self.process.sigma(times[0]) * noise
         noise = self._start(noise, keys, times[0], shape)
         # The encoders run last, so that a wrong argument does not wait for them.
-        conditions = self._conditions(
-            prompts, negative_prompts, size, guidance_scale, negative_scale
-        )
+        guidance = size, guidance_scale, negative_scale
+        conditions = self._conditions(prompts, negative_prompts, *guidance)
         given = self._encoded_images(frames, **pictures)
-        latents = self._denoise(self.variables["network"], keys, noise, *conditions, times, *given)
-        level = (keys, *level) if level else ()
-        return np.asarray(self._decode(self.variables["autoencoder"], latents, *level))
+        return self._denoise(self.variables["network"], keys, noise, *conditions, times, *given)
 
     def networks(self) -> dict[str, tuple[nn.Module, PyTree]]:
         """Return the networks that `save` writes, with their variables, by their folders' names."""
@@ -209,6 +222,10 @@ class Pipeline:
         if not len(prompts):
             raise ValueError("prompts is empty; give a prompt or a label for each picture")
         return len(prompts)
+
+    def _keys_of(self, seeds: Sequence[int] | None, count: int) -> Key[Array, " batch"]:
+        """Return a key for each sample, of seeds 0, 1, … if there are none."""
+        return self._placed(_keys(range(count) if seeds is None else seeds))
 
     def _encoded_images(
         self,

@@ -151,10 +151,14 @@ def unipc_flow(schedule: Mapping[str, Any]) -> dict[str, Any]:
     )
 
     def grid(num_steps: int, tokens: int) -> Float[Array, " times"]:
-        # diffusers starts just below 1, where the log-SNR is finite.
-        times = jnp.linspace(1.0, 1 / 1000, num_steps + 1)[:-1]
-        times = diffusion.shift_time(times, schedule["flow_shift"])
-        return jnp.append(times.at[0].set(1 - 1e-6), 0.0)
+        times, shift = np.linspace(1.0, 1 / 1000, num_steps + 1)[:-1], schedule["flow_shift"]
+        times = shift * times / (1 + (shift - 1) * times)
+        times[0] = 1 - 1e-6  # as diffusers', whose log-SNR is finite
+        # Times at the edge of a thousandth, such as 0.63, move inside by no more than a float32's
+        # rounding. So `WholeSteps` cuts them in float32 as diffusers does in float64.
+        thousandth = np.floor(1000 * times)
+        inside = np.clip(1000 * times, thousandth + 1e-4, thousandth + 1 - 1e-4)
+        return jnp.asarray(np.append(inside / 1000, 0.0))
 
     process = diffusion.RectifiedFlow(preconditioning=WholeSteps())
     return dict(process=process, target=diffusion.velocity, sampler=_UNIPC, grid=grid)

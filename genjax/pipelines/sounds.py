@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.nn.chunking import decode_chunked
-from genjax.pipelines.generation import Pipeline, _keys
+from genjax.pipelines.generation import Pipeline
 
 
 class TimedPrompt(NamedTuple):
@@ -39,7 +39,36 @@ class SoundPipeline(Pipeline):
         options: further arguments of `Pipeline`.
     """
 
+    @property
+    def seconds(self) -> float:
+        """The longest sound, in seconds."""
+        return self.size[0] / self.autoencoder.sample_rate
+
     def __call__(
+        self,
+        prompts: Sequence[str],
+        *,
+        start: float = 0.0,
+        end: float | None = None,
+        **options: Any,
+    ) -> Float[np.ndarray, "batch samples channels"]:
+        """Make a sound for each prompt, at `sample_rate` of the autoencoder.
+
+        Args:
+            prompts: as of `latents`.
+            start, end: the seconds to return, which the network takes too; the whole if None.
+            options: the other arguments of `latents`.
+
+        Raises:
+            ValueError: as of `latents`.
+        """
+        latents = self.latents(prompts, start=start, end=end, **options)
+        waveform = np.asarray(self._decode(self.variables["autoencoder"], latents))
+        end = self.seconds if end is None else end
+        first, last = (round(seconds * self.autoencoder.sample_rate) for seconds in (start, end))
+        return waveform[:, first:last]
+
+    def latents(
         self,
         prompts: Sequence[str],
         *,
@@ -50,14 +79,14 @@ class SoundPipeline(Pipeline):
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         noise: np.ndarray | Array | None = None,
-    ) -> Float[np.ndarray, "batch samples channels"]:
-        """Make a sound for each prompt, at `sample_rate` of the autoencoder.
+    ) -> Float[Array, "batch frames channels"]:
+        """Sample the normalized latents of a sound for each prompt.
 
         Args:
             prompts: texts, one for each sound.
             seeds: one for each sound, from 0 to 2³² − 1; 0, 1, … if None.
             negative_prompts: texts to guide away from, one for each sound.
-            start, end: the seconds to return, which the network takes too; the whole if None.
+            start, end: the seconds of the sound, which the network takes; the whole if None.
             num_steps: the number of steps, at least 1.
             guidance_scale: see the class.
             noise: initial latents of unit variance that replace those drawn from the seeds, `[batch
@@ -68,16 +97,15 @@ class SoundPipeline(Pipeline):
                 negative prompts have no effect.
         """
         batch = self._checked_count(prompts, negative_prompts, seeds=seeds)
-        longest = self.size[0] / self.autoencoder.sample_rate
-        end = longest if end is None else end
-        if not 0 <= start < end <= longest:
+        end = self.seconds if end is None else end
+        if not 0 <= start < end <= self.seconds:
             raise ValueError(
-                f"start={start} and end={end} are no part of {longest:g} seconds, the most that "
-                "this system makes"
+                f"start={start} and end={end} are no part of {self.seconds:g} seconds, the most "
+                "that this system makes"
             )
         shape = (self.size[0] // self.autoencoder.factor, self.channels)
         times = self._times(num_steps, shape, None)
-        keys = self._placed(_keys(range(batch) if seeds is None else seeds))
+        keys = self._keys_of(seeds, batch)
         noise = self._start(noise, keys, times[0], shape)
         if negative_prompts is None and self._checked_scale(guidance_scale) > 1:
             negative_prompts = [self.empty] * batch
@@ -85,12 +113,9 @@ class SoundPipeline(Pipeline):
         conditions = self._conditions(
             timed(prompts), timed(negative_prompts), self.size, guidance_scale, 1.0
         )
-        latents = self._denoise(
+        return self._denoise(
             self.variables["network"], keys, noise, *conditions, times, None, None, None
         )
-        waveform = np.asarray(self._decode(self.variables["autoencoder"], latents))
-        first, last = (round(seconds * self.autoencoder.sample_rate) for seconds in (start, end))
-        return waveform[:, first:last]
 
     def _decoded(
         self, variables: Any, latents: Float[Array, "batch frames channels"]

@@ -16,7 +16,7 @@ from genjax.diffusion.processes import prior
 from genjax.diffusion.targets import Prediction, clean, recover
 from genjax.models.transformers.ltx2 import LATENTS_PER_SECOND, STREAMS
 from genjax.nn.chunking import decode_chunked
-from genjax.pipelines.generation import Pipeline, _keys
+from genjax.pipelines.generation import Pipeline
 
 Scale = float | Mapping[str, float]
 Latents = dict[str, Float[Array | np.ndarray, "batch ..."]]
@@ -196,7 +196,7 @@ class VideoSoundPipeline(Pipeline):
         pairs = zip(given, self.scales, strict=True)
         scales = Scales(*(_of_streams(own if new is None else new) for new, own in pairs))
         blocks = self.perturbed_blocks if perturbed_blocks is None else perturbed_blocks
-        keys = self._placed(_keys(range(batch) if seeds is None else seeds))
+        keys = self._keys_of(seeds, batch)
         noise = self._start(noise, keys, times[0], shapes)
         conditions, weights = self._evaluations(prompts, negative_prompts, scales, blocks)
         inputs = conditions, weights, scales.rescale, times, jnp.float32(rate)

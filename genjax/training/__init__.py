@@ -3,6 +3,7 @@
 from genjax.training.accumulation import value_and_gradient as value_and_gradient
 from genjax.training.checkpoints import Checkpoints as Checkpoints
 from genjax.training.checkpoints import NoWholeCheckpoint as NoWholeCheckpoint
+from genjax.training.checkpoints import OtherState as OtherState
 from genjax.training.checkpoints import check_space as check_space
 from genjax.training.ema import update_average as update_average
 from genjax.training.log import Mean as Mean

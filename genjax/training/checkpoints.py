@@ -40,6 +40,10 @@ class NoWholeCheckpoint(ValueError):
     """All checkpoints of a run are damaged."""
 
 
+class OtherState(ValueError):
+    """A checkpoint has a state of other parts than the state that is restored."""
+
+
 def _sizes(checkpoint: Path) -> dict[str, int]:
     """Return the bytes of every file but the manifest."""
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST]
@@ -147,6 +151,18 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
         return dict(json.loads((checkpoint / FACTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
+
+
+def _names(tree: Any) -> dict[str, None]:
+    """Return the paths of a tree's leaves, in their order."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    return dict.fromkeys(jax.tree_util.keystr(p, simple=True, separator="/") for p in paths)
+
+
+def _first_of(names: list[str]) -> str:
+    """Return the first three names, and the number of the others."""
+    others = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return (", ".join(names[:3]) or "nothing") + others
 
 
 def _free_bytes(directory: str | os.PathLike) -> int:
@@ -271,12 +287,37 @@ class Checkpoints:
         """Return the state of a step in the shapes, types and shardings of `abstract`.
 
         What is `...` there is not read and stays so.
+
+        Raises:
+            OtherState: the checkpoint lacks parts of that state.
         """
         how = ocp.checkpoint_utils.construct_restore_args(abstract)
         with ocp.PyTreeCheckpointer() as reader:
-            return reader.restore(
-                self.path(step), args=ocp.args.PyTreeRestore(abstract, restore_args=how)
-            )
+            saved = _names(reader.metadata(self.path(step)).item_metadata.tree)
+            try:
+                state = reader.restore(
+                    self.path(step), args=ocp.args.PyTreeRestore(abstract, restore_args=how)
+                )
+            except ValueError as error:
+                if _names(abstract).keys() <= saved.keys():
+                    raise  # shapes differ, say
+                raise OtherState(self._differing(step, abstract, saved)) from error
+        # Orbax puts None where a group of an optimizer has had no such parameter.
+        if _names(state).keys() != _names(abstract).keys():
+            raise OtherState(self._differing(step, abstract, saved))
+        return state
+
+    def _differing(self, step: int, abstract: Any, saved: dict[str, None]) -> str:
+        """Return in words which parts a state and its checkpoint do not share, and what to do."""
+        wanted = _names(abstract)
+        absent = [name for name in wanted if name not in saved]
+        beyond = [name for name in saved if name not in wanted]
+        return (
+            f"the checkpoint {self.path(step)} is of another optimizer, or of another version of "
+            f"genjax: it lacks {_first_of(absent)}, and has {_first_of(beyond)} beyond this state. "
+            "To go on from its parameters, train in another --workdir with "
+            f"--init_from={self.directory.parent}"
+        )
 
     def wait(self) -> None:
         """Return when the last save is on disk.

@@ -367,6 +367,7 @@ def train(
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
         Interrupted: a signal of `StopSignals` came, on any process; the state has been saved.
         OSError, NoWholeCheckpoint: a checkpoint could not be written, or all are damaged.
+        OtherState: the newest checkpoint has another optimizer's state.
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))
     with jax.set_mesh(mesh), checkpoints, StopSignals() as signals, contextlib.ExitStack() as stack:

@@ -38,6 +38,7 @@ NETWORKS = {
     "ltx": (AutoencoderLTX(**SMALL_LTX), (25, 4, 4, 3), 4, ["encode"]),
     "ltx_audio": (AutoencoderLTXAudio(2, 4, 2, 4, (1, 2), 1), (17, 4, 2), 3, ["decode"]),
     "vocos": (Vocos(**VOCOS, centered=False), (16 * 40, 1), 4, ["encode"]),
+    "vocos_centered": (Vocos(**VOCOS), (16 * 40, 1), 3, ["decode"]),  # the last chunk overlaps
     "dac": (
         DAC(FactorizedResidualQuantizer(2, 8, 6, 2), 4, 16, strides=(2, 8)),
         (16 * 60, 1),

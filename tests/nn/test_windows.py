@@ -31,6 +31,18 @@ def test_windows_are_the_whole(size, stride, scale):
     np.testing.assert_array_equal(ours["sums"], function(SEQUENCE)["sums"])
 
 
+def test_frames_at_the_end_without_outputs():
+    """Outputs lie between frames, as of centred spectra: one fewer than frames."""
+
+    def between(x):
+        x = sums(x, reach=2, stride=1, scale=1)["sums"]
+        return jnp.repeat(2 * x[:, :-1] + x[:, 1:], 3, axis=1)
+
+    options = dict(size=5, margin=3, scale=3, end_frames=1)
+    ours = jax.jit(lambda x: apply_windows(between, x, **options))(SEQUENCE)
+    np.testing.assert_array_equal(ours, between(SEQUENCE))
+
+
 def test_a_margin_too_small_is_not_the_whole():
     function = functools.partial(sums, reach=2, stride=1, scale=1)
     ours = apply_windows(function, SEQUENCE, size=4, margin=1)

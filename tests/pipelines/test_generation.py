@@ -109,6 +109,8 @@ def test_guidance_is_the_extrapolated_velocity(pipeline, pictures):
     images = pipeline(["a cat", "a dog"], guidance_scale=2.5, **given)
     close(images, np.asarray(decode(latents - (u + 2.5 * (c - u)))))
     del given["negative_prompts"]
+    sampled = pipeline.latents(["a cat", "a dog"], guidance_scale=1.0, **given)
+    np.testing.assert_allclose(sampled, latents - c, rtol=0, atol=1e-4)
     for scale in (0.0, 0.5, 1.0):  # no guidance, as in the published pipelines
         images = pipeline(["a cat", "a dog"], guidance_scale=scale, **given)
         close(images, np.asarray(decode(latents - c)))

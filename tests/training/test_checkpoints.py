@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from genjax.training import checkpoints as module
+from genjax.training import optimizers
 from genjax.training.checkpoints import (
     MANIFEST,
     Checkpoints,
     NoWholeCheckpoint,
+    OtherState,
     check_space,
     damage,
 )
@@ -54,6 +56,35 @@ def test_restores_every_bit_and_type(directory):
     for name in ("weights", "half"):
         assert restored[name].dtype == STATE[name].dtype
         np.testing.assert_array_equal(np.asarray(restored[name]), np.asarray(STATE[name]))
+
+
+def test_a_state_of_other_parts_is_refused_by_name(tmp_path, monkeypatch):
+    """Muon once had the kernels of `*_exchange`, which AdamW has now."""
+    params = {f"{name}_exchange": {"kernel": jnp.ones((2, 2))} for name in ("sound", "video")}
+    params |= {"mlp": {"kernel": jnp.ones((2, 2))}}
+    rule = optimizers.muon(lambda step: 0.1, weight_decay=0.0, mask=optimizers.kernels_only)
+    state = lambda optimizer: {"params": params, "optimizer": optimizer}
+    new = jax.eval_shape(lambda: state(rule.init(params)))
+    monkeypatch.setattr(optimizers, "NOT_HIDDEN", "embedding")
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(1, state(rule.init(params)))
+        checkpoints.wait()
+        with pytest.raises(OtherState) as refusal:
+            checkpoints.restore(1, new)
+        unread = new | {"optimizer": jax.tree.map(lambda a: ..., new["optimizer"])}
+        np.testing.assert_array_equal(
+            checkpoints.restore(1, unread)["params"]["mlp"]["kernel"], np.ones((2, 2))
+        )
+        with pytest.raises(OtherState, match="it lacks average, and has optimizer/.* more beyond"):
+            checkpoints.restore(1, {"params": params, "average": jnp.ones(2)})
+    adam, muon = (f"optimizer/0/inner_states/{name}/inner_state/" for name in (False, True))
+    for words in (
+        f"it lacks {adam}mu/sound_exchange/kernel, {adam}mu/video_exchange/kernel, "
+        f"{adam}nu/sound_exchange/kernel and 1 more, ",
+        f"has {muon}0/mu/sound_exchange/kernel, {muon}0/mu/video_exchange/kernel beyond",
+        f"in another --workdir with --init_from={tmp_path}/run",
+    ):
+        assert words in str(refusal.value)
 
 
 def truncate(checkpoint):

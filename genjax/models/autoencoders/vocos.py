@@ -139,6 +139,11 @@ class Vocos(nn.Module):
         return (self.depth + 1) * (TAPS // 2) + 2 * self.encoder_margin
 
     @property
+    def end_frames(self) -> int:
+        """Number of frames after the last hop: one if frames are centred on the hops' starts."""
+        return int(self.centered)
+
+    @property
     def padding(self) -> int:
         return (self.n_fft if self.centered else self.n_fft - self.hop) // 2
 

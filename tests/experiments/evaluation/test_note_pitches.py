@@ -8,10 +8,10 @@ import pytest
 from experiments.evaluation import note_pitches as module
 from experiments.evaluation import videos
 from experiments.evaluation.context import Context
+from experiments.evaluation.figures import QUALITY
 from experiments.evaluation.note_pitches import NotePitches
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Waveforms
-from experiments.pages.report import QUALITY
 from genjax.data import Dataset, InMemory
 from genjax.data.sets.notes import Note
 

@@ -8,11 +8,11 @@ import pytest
 from experiments.evaluation import sounds as module
 from experiments.evaluation import videos
 from experiments.evaluation.context import Context
+from experiments.evaluation.figures import QUALITY
 from experiments.evaluation.sounds import SoundDistance, SoundReconstruction, mel_statistics
 from experiments.inputs.autoencoders import MOMENTS
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Waveforms
-from experiments.pages.report import QUALITY
 from genjax import metrics
 from genjax.data import Dataset, InMemory
 from genjax.pretrained.variables import parameters_digest

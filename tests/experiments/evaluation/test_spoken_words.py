@@ -10,10 +10,10 @@ import pytest
 from experiments.evaluation import spoken_words as module
 from experiments.evaluation import videos
 from experiments.evaluation.context import Context
+from experiments.evaluation.figures import QUALITY
 from experiments.evaluation.spoken_words import SpokenWords, accuracy, chance, words_heard
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Waveforms
-from experiments.pages.report import QUALITY
 from genjax.data import Dataset, InMemory
 from genjax.data.sets.spoken_digits import DIGITS, Utterance, speak
 from genjax.data.sounds import resample, to_int16

@@ -1,5 +1,7 @@
 """A user's own images: wrong shapes and classes are errors before training."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,9 +9,9 @@ from PIL import Image
 
 from configs import digits_flow, digits_gan, emoji_autoencoder
 from experiments.configuration.runs import build
-from experiments.inputs.conditions import Classes
-from experiments.inputs.datasets import Data, _with_sound, training_batches
-from genjax.data import Dataset, InMemory
+from experiments.inputs.conditions import Classes, Prompts, Unconditional
+from experiments.inputs.datasets import Data, _with_sound, check_mirrored, training_batches
+from genjax.data import Dataset, InMemory, load_dataset
 from genjax.devices import make_mesh
 from tests.experiments import small_sounding
 
@@ -194,3 +196,16 @@ def test_latents_of_clips_keep_the_sound_and_the_actions_of_their_clips():
     np.testing.assert_array_equal(both.source[4]["action"], np.arange(5, 10))
     with pytest.raises(ValueError, match="has 4 latents of train, and config.data makes 3"):
         _with_sound(latents(4), clips, flip=False)
+
+
+def test_clips_whose_captions_name_a_side_are_not_mirrored():
+    """A mirrored digit that moves left would have the caption that it moves right."""
+    clips, emoji = load_dataset("moving_digits", "test[:50]"), load_dataset("emoji", "test")
+    prompts = Prompts("minilm", 20, 384, 384, 0.5, ())
+    with pytest.raises(ValueError, match="captions of moving_digits .*flip=False"):
+        check_mirrored(clips, prompts, flip=True)
+    check_mirrored(clips, prompts, flip=False)
+    check_mirrored(clips, Unconditional(), flip=True)
+    check_mirrored(emoji, prompts, flip=True)  # few are arrows or hands
+    plain = [("bright leftovers",)] * 50
+    check_mirrored(dataclasses.replace(clips, captions=plain), prompts, flip=True)

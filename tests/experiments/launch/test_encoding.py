@@ -168,3 +168,16 @@ def test_clips_with_sound_are_trained_on_as_latents_with_their_sound(tmp_path, m
     channels = zip(of_folder["video"].T, within_step["video"].T, strict=True)
     for ours, theirs in channels:
         np.testing.assert_allclose(normal(ours), normal(theirs), rtol=1e-4)
+
+
+def test_clips_that_move_left_or_right_are_neither_encoded_nor_trained_on_mirrored(
+    tmp_path, monkeypatch
+):
+    small_video.use_block_means(monkeypatch)
+    config = small_video.narrow(moving_digits_video.get_config(), f"{tmp_path}/latents")
+    config.data.flip, message = True, "12 of 24 captions of squares .train. name left or right"
+    with pytest.raises(ValueError, match=message):
+        EncodedData(config)
+    config.space.directory = None
+    with pytest.raises(ValueError, match=message):
+        training_batches(config, build(config), make_mesh({"data": 1}, 4, jax.devices()[:1]))
