@@ -4,7 +4,7 @@ Everything takes arrays and callables. The networks are in `genjax.models`, quan
 `genjax.nn`.
 """
 
-from genjax.autoencoding import instruments as instruments
+from genjax.autoencoding import diagnostics as diagnostics
 from genjax.autoencoding import likelihoods as likelihoods
 from genjax.autoencoding import reconstruction as reconstruction
 from genjax.autoencoding import spectral as spectral
