@@ -144,7 +144,7 @@ class Pipeline:
             noise: initial latents of unit variance that replace those drawn from the seeds, `[batch
                 rows columns latent_channels]`, or `[batch time rows columns latent_channels]` for
                 videos.
-            decode_time: the noise level, in [0, 1], that a decoder with an input for it is told, as
+            decode_time: the noise level, in [0, 1], for a decoder that takes it as an input, as
                 LTX-Video's from version 0.9.1 on. Its authors take 0.05.
             decode_noise: the share of noise, in [0, 1], that the decoder's latents get;
                 `decode_time` if None. LTX-Video's authors take 0.025.
