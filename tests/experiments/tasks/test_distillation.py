@@ -390,7 +390,7 @@ def test_halving_refuses_a_grid_of_other_steps_than_it_learns(plain_teacher, met
     with config.unlocked():
         config.method.stages = 6 if method == "GuidedProgressiveDistillation" else 5
         config.num_steps, config.sampling.grid.shift = 20, 3.0
-    with pytest.raises(ValueError, match=r"the times \[1.   0.75 0.  \] for 2 steps, but halving"):
+    with pytest.raises(ValueError, match=r"the times \[1.   0.75 0.  \] for 2 steps, but the last"):
         build(config)
     with config.unlocked():
         config.method.stages += 1
