@@ -37,14 +37,14 @@ programs ran. The teacher's 50 steps have 99.7 % and 0.829:
     Lagrangian                    99.3 %  0.868   99.7 %  0.818   22 min 17 s
     Reflow                        99.6 %  0.887   99.7 %  0.850    3 min 53 s
     ContinuousDistillation        99.1 %  0.888   99.7 %  0.851   11 min 18 s
-    Halving                       99.3 %  0.898   91.9 %  2.10    23 min 30 s
+    ProgressiveDistillation       99.3 %  0.898   91.9 %  2.10    23 min 30 s
     ImprovedConsistencyTraining   96.6 %  0.901   97.1 %  0.840    6 min 46 s
     DMD2                          99.5 %  0.909   99.6 %  2.12    13 min 46 s
     ConsistencyDistillation       99.6 %  0.940   99.6 %  0.974    4 min 10 s
     DMD                           99.8 %  0.942   99.8 %  2.10     6 min 41 s
     Eulerian                      99.7 %  0.959   99.7 %  0.847   29 min 24 s
     RCM                           98.3 %  0.966   98.7 %  0.919   21 min 19 s
-    GuidedHalving                 99.2 %  1.01    88.7 %  2.64    22 min  0 s
+    GuidedProgressiveDistillation 99.2 %  1.01    88.7 %  2.64    22 min  0 s
     Drift                         99.9 %  1.01    one step only     8 min 59 s
     Semigroup                     99.5 %  1.06    99.4 %  0.844   10 min  8 s
     ContinuousConsistency         96.9 %  1.07    97.6 %  1.06     3 min 31 s
@@ -66,7 +66,8 @@ How to read the table:
 - Guidance makes a student more accurate and less varied, which raises the distance. MeanFlow
   without guidance has 97.9 % and 1.00 in one step.
 - Four steps are worse than one for DistilledReflow, DMD, DMD2 and LADD, which train for one step.
-  The same is true of Halving and GuidedHalving, whose last stage trains for one step.
+  The same is true of ProgressiveDistillation and GuidedProgressiveDistillation, whose last stage
+  trains for one step.
 - A student of GuidanceDistillation still needs the teacher's 50 steps, with one call in place of
   two: 99.6 % and 0.828.
 
@@ -96,7 +97,7 @@ from experiments.configuration.choices import check_choice
 
 RENOISED = dict(sampler=dict(name="consistency"))
 GUIDED = dict(guidance_scale=1.25)
-ANY_SCALE = dict(least=1.0, largest=4.0)
+ANY_SCALE = dict(min_guidance_scale=1.0, max_guidance_scale=4.0)
 EQUAL_TIMES = dict(times=dict(name="uniform"))
 SIGMA = dict(  # as in the papers
     process=dict(name="EDM"),
@@ -110,7 +111,7 @@ TRIGFLOW = dict(
     sampling=RENOISED,
 )
 SMALL_DERIVATIVES = dict(model=dict(time_scale=1.0), optimizer=dict(b2=0.95))
-TWO_ANSWERS = dict(name="MeanFlowDiT", depth=4, head_depth=1, unroll=1)
+TWO_OUTPUTS = dict(name="MeanFlowDiT", depth=4, head_depth=1, unroll=1)
 LAST_STAGE = dict(averages=dict(ema=dict(steps=100.0)))
 ALL_CONDITIONS = dict(conditioning_dropout=0.0)  # none is dropped
 
@@ -133,8 +134,8 @@ WITHOUT_TEACHER = {
         EQUAL_TIMES | SMALL_DERIVATIVES,
     ),
     "GuidedMeanFlow": (
-        dict(name="GuidedMeanFlow", largest=1.5),
-        EQUAL_TIMES | dict(model=TWO_ANSWERS, sampling=GUIDED),
+        dict(name="GuidedMeanFlow", max_guidance_scale=1.5),
+        EQUAL_TIMES | dict(model=TWO_OUTPUTS, sampling=GUIDED),
     ),
     "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), EQUAL_TIMES),
     "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
@@ -145,12 +146,12 @@ WITHOUT_TEACHER = {
         EQUAL_TIMES | ALL_CONDITIONS | dict(task="Drifting"),
     ),
     "PixelMeanFlow": (
-        dict(name="PixelMeanFlow", largest=1.5, perceptual=0.0),
+        dict(name="PixelMeanFlow", max_guidance_scale=1.5, perceptual=0.0),
         EQUAL_TIMES
         | dict(
             task="PixelDistillation",
             target=dict(name="clean"),
-            model=TWO_ANSWERS | dict(grid=True),
+            model=TWO_OUTPUTS | dict(grid=True),
             optimizer=dict(b2=0.95),
             sampling=GUIDED,
         ),
@@ -188,9 +189,12 @@ WITH_TEACHER = {
         dict(name="GuidanceDistillation"),
         ALL_CONDITIONS | dict(sampling=dict(num_steps=50, **GUIDED)),
     ),
-    "Halving": (dict(name="Halving", **GUIDED), EQUAL_TIMES | LAST_STAGE),
-    "GuidedHalving": (
-        dict(name="GuidedHalving", **ANY_SCALE),
+    "ProgressiveDistillation": (
+        dict(name="ProgressiveDistillation", **GUIDED),
+        EQUAL_TIMES | LAST_STAGE,
+    ),
+    "GuidedProgressiveDistillation": (
+        dict(name="GuidedProgressiveDistillation", **ANY_SCALE),
         LAST_STAGE | ALL_CONDITIONS | dict(sampling=GUIDED),
     ),
     "Reflow": (dict(name="Reflow"), pairs("runs/digits_pairs")),

@@ -92,8 +92,8 @@ def _improved_mean_flow(config: ConfigDict, size: str) -> None:
     config.batch_size, config.num_steps = 1024, 640 * (EPOCH // 1024)
     config.optimizer.warmup = 10.0 * (EPOCH // 1024)
     interval, scale = ((0.4, 0.65), 8.0) if size == "b2" else ((0.42, 0.62), 8.0)
-    config.model = _two_answers(config, f"IMF_{size[:-1].upper()}", 2, interval)
-    config.method = dict(name="GuidedMeanFlow", diagonal=0.5, largest=8.0)
+    config.model = _two_outputs(config, f"IMF_{size[:-1].upper()}", 2, interval)
+    config.method = dict(name="GuidedMeanFlow", diagonal=0.5, max_guidance_scale=8.0)
     config.sampling.guidance_scale = scale
 
 
@@ -101,9 +101,9 @@ def _pixel_mean_flow(config: ConfigDict, size: str) -> None:
     config.batch_size, config.num_steps = 1024, 320 * (EPOCH // 1024)
     config.space = dict(name="Pixels")
     config.target.name = "clean"
-    config.model = _two_answers(config, "PMF_B", 16, (0.1, 0.7))
+    config.model = _two_outputs(config, "PMF_B", 16, (0.1, 0.7))
     config.task = "PixelDistillation"
-    config.method = dict(name="PixelMeanFlow", diagonal=0.5, largest=8.0, perceptual=0.4)
+    config.method = dict(name="PixelMeanFlow", diagonal=0.5, max_guidance_scale=8.0, perceptual=0.4)
     config.times.update(mean=0.8, deviation=0.8)
     config.optimizer.update(name="muon", learning_rate=1e-3)
     # Half-lives of 500, 1,000 and 2,000 thousand images.
@@ -114,7 +114,7 @@ def _pixel_mean_flow(config: ConfigDict, size: str) -> None:
     config.sampling.guidance_scale = 8.5
 
 
-def _two_answers(config: ConfigDict, name: str, patch_size: int, interval: tuple) -> dict:
+def _two_outputs(config: ConfigDict, name: str, patch_size: int, interval: tuple) -> dict:
     kept = {field: config.model[field] for field in ("dtype", "remat_policy")}
     return dict(name=name, patch_size=patch_size, interval=interval, **kept)
 

@@ -18,14 +18,14 @@ are counted as for GPUs. More chips than a slice has (256 for v5e or v6e) form s
 first axes of the mesh then go over slices, by a slower network. With --breakdown a plan shows what
 each operation costs (genjax/devices/breakdown.py).
 
-For GPUs memory and collectives are an account. It has the state, or the weights for sampling, by
-the sharding rules. It adds the most that the traced program of a device's examples has live at
-once, where elementwise operations are fused. Over fsdp each weight is gathered for the forward and
-the backward pass, and its gradient is scattered. Sampling gathers each weight for each evaluation
-of the network. Weights are gathered in the type of their products. Over tensor the outputs of a
-block's two halves are summed. Over context keys or heads are sent as the traced attention sends
-them. One device moves its equal part. Attention is that of the planned device. Without a GPU on
-this machine, the account stores what attention in chunks stores.
+For GPUs memory and collectives are estimates. They have the state, or the weights for sampling, by
+the sharding rules. The memory adds the most that the traced program of a device's examples has live
+at once, where elementwise operations are fused. Over fsdp each weight is gathered for the forward
+and the backward pass, and its gradient is scattered. Sampling gathers each weight for each
+evaluation of the network. Weights are gathered in the type of their products. Over tensor the
+outputs of a block's two halves are summed. Over context keys or heads are sent as the traced
+attention sends them. One device moves its equal part. Attention is that of the planned device.
+Without a GPU on this machine, the estimate stores what attention in chunks stores.
 
 The time is a roofline: the longest of arithmetic, memory and each axis' links at the rates of the
 data sheets (genjax/devices/specifications.py). So it is a bound for a program that moves this
@@ -87,10 +87,10 @@ def _held(name: str, program: Program, frozen: tuple) -> dict[str, int]:
     return held | ({"frozen": shard_bytes(frozen)} if frozen else {})
 
 
-def _account(
+def _estimate(
     config: Any, name: str, program: Program, layers: Sequence[Layer], mesh: Mesh | AbstractMesh
 ) -> tuple[dict[str, int], list[Collective]]:
-    """Account for a program that is not compiled: bytes that come and go, and collectives."""
+    """Estimate what a program that is not compiled takes: working bytes, and collectives."""
     training, params = name == "train", program.args[0].params
     size = size_on_device(program.args[0], layers, mesh, gathered=not training)
     with use_abstract_mesh(alone(mesh)):
@@ -160,7 +160,7 @@ def _compile(program: Program, mesh: Mesh) -> tuple[Any, str]:
 
 
 class _Needs(NamedTuple):
-    """Bytes of one device, and what is sent. They come from the account if `compiled` is None."""
+    """Bytes of one device, and what is sent. They are estimates if `compiled` is None."""
 
     memory: dict[str, int]
     peak: int
@@ -186,7 +186,7 @@ def _needs(
         return _Needs(
             memory, peak, capacity, peak <= capacity, compiled, collectives(compiled, mesh)
         )
-    more, sent = _account(config, name, program, layers, mesh)
+    more, sent = _estimate(config, name, program, layers, mesh)
     if numbers := refused_bytes(refusal, sum(memory.values())):
         more, capacity = {by_compiler: numbers[0]}, numbers[1]
     peak = sum(memory.values()) + sum(more.values())
@@ -258,7 +258,7 @@ def plan(
         chosen = list(whole)  # `_needs` may add more
         layers, choices = _trace(planned, mesh)
         sequences = check_axes(layers, [choice.query for choice in chosen], mesh)
-        # Within `whole`, so that the account takes the trace that `cost_of` made.
+        # Within `whole`, so that the estimate takes the trace that `cost_of` made.
         needs = _needs(config, program, planned, layers, device, mesh)
     bound = roofline(device, mesh, *cost, needs.sent)
     found = dict(
@@ -343,7 +343,7 @@ def show(found: Mapping[str, Any]) -> None:
         f"{count} × {found['device']}{slices}, {found['mesh']}"
     )
     refuses = (
-        "accounted"
+        "estimated"
         if DEVICES[found["device"]].topology is None
         else "which its own compiler refuses"
     )

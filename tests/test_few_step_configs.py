@@ -22,7 +22,7 @@ from experiments.tasks import distillation
 from experiments.tasks.diffusion import time_grid
 from genjax.devices import make_mesh
 
-GUIDED = dict(diagonal=0.5, largest=8.0, power=1.0)
+GUIDED = dict(diagonal=0.5, max_guidance_scale=8.0, power=1.0)
 # Method's numbers; learning rate, b2, weight decay; batch, steps; averages' half-lives; the mean
 # and deviation of the times' logits, from noise at 1 to data at 0.
 RECIPES = {

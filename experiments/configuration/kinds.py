@@ -328,7 +328,7 @@ class MaskSchedule(Protocol):
 
 
 class PixelLikelihood(Protocol):
-    """a law of a pixel's levels given a network's outputs.
+    """a distribution of a pixel's levels given a network's outputs.
 
     See `genjax.autoregression.PixelLikelihood`.
     """
@@ -376,8 +376,8 @@ class Weighting(Protocol):
     def __call__(self, process, target, t): ...
 
 
-class Law(Protocol):
-    """`law(process, u)`: times to train on, increasing in the uniform variates u."""
+class TimeDistribution(Protocol):
+    """`distribution(process, u)`: times to train on, increasing in the uniform variates u."""
 
     def __call__(self, process, u): ...
 
@@ -481,7 +481,7 @@ class AdaptiveAugmentation(Protocol):
 
 
 class Likelihood(Protocol):
-    """a law p(x|z): `parameters` per channel, `log_probability(outputs, x)` and `mean(outputs)`."""
+    """a distribution p(x|z): `parameters` per channel, `log_probability(outputs, x)`, `mean`."""
 
     parameters: int
     log_probability: Callable
@@ -574,7 +574,7 @@ LOSS = Kind(
     ("genjax.diffusion.losses", "genjax.diffusion.given_frames", "genjax.diffusion.joint"),
 )
 WEIGHTING = Kind(Weighting, ("genjax.diffusion.weightings",))
-LAW = Kind(Law, ("genjax.diffusion.times",))
+TIME_DISTRIBUTION = Kind(TimeDistribution, ("genjax.diffusion.times",))
 VARIATES = Kind(Variates, ("genjax.diffusion.times",))
 SAMPLER = Kind(Sampler, ("genjax.diffusion.samplers",))
 FLOW_MAP_SAMPLER = Kind(Sampler, ("genjax.distillation.flow_maps",))
@@ -649,7 +649,7 @@ KINDS_BY_FIELD = {
     "target": (TARGET, DISCRETE_TARGET),
     "loss": (LOSS, DISCRETE_LOSS),
     "weighting": (WEIGHTING,),
-    "times": (LAW,),
+    "times": (TIME_DISTRIBUTION,),
     "method": (METHOD,),
     "sampling.sampler": (SAMPLER, FLOW_MAP_SAMPLER, DISCRETE_SAMPLER),
     "sampling.grid": (GRID,),

@@ -6,15 +6,30 @@ from genjax.training.workdir import Config, read_record
 
 # Processes that had the data's deviation as an argument of their own.
 PRECONDITIONINGS = {"EDM": "EDMPreconditioning", "TrigFlow": "TrigFlowPreconditioning"}
-# Methods of few-step students that had a guidance scale, a law of times, or a rate of dropped
-# conditions, without effect.
+# Methods that had another name.
+METHODS = {
+    "Halving": "ProgressiveDistillation",
+    "GuidedHalving": "GuidedProgressiveDistillation",
+}
+# Methods whose range of guidance scales was `least` to `largest`.
+WITH_GUIDANCE_SCALES = (
+    "Drift",
+    "GuidanceDistillation",
+    "GuidedMeanFlow",
+    "GuidedProgressiveDistillation",
+    "LatentConsistency",
+    "PixelMeanFlow",
+    "TrajectoryConsistency",
+)
+# Methods of few-step students that had a guidance scale, a distribution of times, or a rate of
+# dropped conditions, without effect.
 NEVER_GUIDED = ("LADD", "LatentConsistency", "TrajectoryConsistency")
-WITHOUT_TIMES = ("Shortcut", "Halving", "DistilledReflow", "Drift")
+WITHOUT_TIMES = ("Shortcut", "ProgressiveDistillation", "DistilledReflow", "Drift")
 WITHOUT_DROPOUT = (
     "LatentConsistency",
     "TrajectoryConsistency",
     "GuidanceDistillation",
-    "GuidedHalving",
+    "GuidedProgressiveDistillation",
     "Drift",
 )
 TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
@@ -23,7 +38,27 @@ TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 def upgrade(config: Config) -> Config:
     """Return a recorded config in today's form; one that has it already is returned as it is."""
     new = config if "space" in config else _before_spaces(config)
-    return _method_as_read(_sound_of_data(_dual_layers(_with_preconditioning(new))))
+    new = _sound_of_data(_dual_layers(_with_preconditioning(new)))
+    return _method_as_read(_renamed(new))
+
+
+def _renamed(config: Config) -> Config:
+    """Return the config with today's names of methods and of their numbers."""
+    new = _plain(config)
+    method, schedule = new.get("method", {}), new.get("process", {}).get("schedule")
+    if "name" in method:
+        method["name"] = METHODS.get(method["name"], method["name"])
+    if method.get("name") in WITH_GUIDANCE_SCALES:
+        _rename(method, least="min_guidance_scale", largest="max_guidance_scale")
+    if isinstance(schedule, dict) and schedule["name"] == "Geometric":
+        _rename(schedule, least="sigma_min", most="sigma_max")
+    return config if new == config else _config(new)
+
+
+def _rename(fields: dict, **names: str) -> None:
+    for old, new in names.items():
+        if old in fields:
+            fields[new] = fields.pop(old)
 
 
 def _with_preconditioning(config: Config) -> Config:

@@ -13,7 +13,7 @@ from experiments.evaluation.images import image_reference
 from experiments.evaluation.protocol import FeatureProtocol
 from experiments.inputs.datasets import Data
 from genjax import metrics
-from genjax.autoencoding import instruments
+from genjax.autoencoding import diagnostics
 from genjax.data import to_float, to_uint8
 from genjax.metrics.lpips import LPIPS
 from genjax.models.encoders.vgg16 import vgg16_features
@@ -181,8 +181,8 @@ class Reconstructions:
             **model.how,
         }
         if indices is not None:
-            counts = instruments.codebook_counts(jnp.asarray(indices), model.functions["num_codes"])
-            measured = instruments.codebook_metrics(counts)
+            counts = diagnostics.codebook_counts(jnp.asarray(indices), model.functions["num_codes"])
+            measured = diagnostics.codebook_metrics(counts)
             report |= {name: float(value) for name, value in measured.items()}
         return report
 

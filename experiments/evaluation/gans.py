@@ -11,7 +11,7 @@ import numpy as np
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.images import Reference, compare_with_training, image_reference
 from experiments.inputs.datasets import Data
-from genjax.adversarial import instruments
+from genjax.adversarial import diagnostics
 from genjax.data.sets import gaussians
 from genjax.training.pictures import histograms
 
@@ -82,7 +82,7 @@ class Discriminator:
     """Measure modes covered, duplicates and the discriminator's accuracy; draw its logits.
 
     The discriminator sees all images without augmentation. Each real image makes a pair with a
-    generated one of its class. `overfitting/r_v` is `instruments.overfitting` of the differences in
+    generated one of its class. `overfitting/r_v` is `diagnostics.overfitting` of the differences in
     the pairs, so it does not depend on the shares of the classes.
 
     A classifier of the data finds the modes. In the plane the nearest centre does.
@@ -107,19 +107,19 @@ class Discriminator:
             return jnp.asarray(judge(examples, labels)), jnp.asarray(judge(generated, labels))
 
         (train, fake), (held_out, others) = (pairs(*each) for each in reference.examples)
-        accuracies = functools.partial(instruments.accuracies, objective)
+        accuracies = functools.partial(diagnostics.accuracies, objective)
         of_train, of_held_out = accuracies(train, fake), accuracies(held_out, others)
-        r_v = instruments.overfitting(train - fake, held_out - others, jnp.zeros(1))
+        r_v = diagnostics.overfitting(train - fake, held_out - others, jnp.zeros(1))
         logits = {"training": train, "held out": held_out, "generated": fake}
         shown = {name: np.asarray(each) for name, each in logits.items()}
-        edges = instruments.histogram_edges(*shown.values())
+        edges = diagnostics.histogram_edges(*shown.values())
         return {
-            "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
+            "modes_covered": float(diagnostics.modes_covered(predicted, reference.num_modes)),
             "num_modes": float(reference.num_modes),
-            "divergence_of_modes": instruments.divergence_of_modes(
+            "divergence_of_modes": diagnostics.divergence_of_modes(
                 predicted, expected, reference.num_modes
             ),
-            "duplicate_rate": instruments.duplicate_rate(
+            "duplicate_rate": diagnostics.duplicate_rate(
                 features[:count], reference.unseen[:count]
             ),
             "accuracy/train": float(of_train["accuracy/real"]),
@@ -129,6 +129,6 @@ class Discriminator:
             "num_samples": len(samples),
             "labels": context.labels,
             "logits": histograms(
-                {name: instruments.histogram(each, edges) for name, each in shown.items()}, edges
+                {name: diagnostics.histogram(each, edges) for name, each in shown.items()}, edges
             ),
         }

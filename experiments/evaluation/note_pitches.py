@@ -25,7 +25,7 @@ def _hear(
     return crepe_pitches(module, variables, sound_to_float(sounds), rate)
 
 
-def pitches_heard(
+def estimate_pitches(
     sounds: Sounds, sample_rate: int, module: CREPE, variables: Any
 ) -> Float[np.ndarray, " sounds"]:
     """Return the median pitch of each sound, on MIDI's scale of semitones; NaN if none is heard.
@@ -79,7 +79,7 @@ class NotePitches:
         asked, report = np.array([parse_pitch(each) for each in captions]), {}
         network = crepe.load(self.crepe)
         for suffix, sounds in played.items():
-            heard = pitches_heard(sounds, self.context.space.sample_rate, *network)
+            heard = estimate_pitches(sounds, self.context.space.sample_rate, *network)
             right = lambda asked, heard=heard: np.abs(heard - asked) <= 0.5
             report[f"pitch_accuracy{suffix}"] = float(np.mean(right(asked)))
             if not suffix:

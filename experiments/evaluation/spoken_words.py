@@ -43,7 +43,7 @@ def _decoder(words: tuple[str, ...]) -> Any:
     return decoder
 
 
-def words_heard(sounds: Sounds, sample_rate: int, words: Sequence[str]) -> list[str]:
+def recognize_words(sounds: Sounds, sample_rate: int, words: Sequence[str]) -> list[str]:
     """Return the one of `words` that pocketsphinx hears in each sound, "" if it hears none.
 
     A sound is the mean of its channels, resampled to 16 kHz, between two silences of 0.25 s. The
@@ -104,7 +104,7 @@ class SpokenWords:
         captions, said = prompted_sounds(self.context, model)
         rate, report = self.context.space.sample_rate, {}
         for suffix, sounds in said.items():
-            heard = words_heard(sounds, rate, self.words)
+            heard = recognize_words(sounds, rate, self.words)
             report[f"word_accuracy{suffix}"] = accuracy(heard, captions)
             if not suffix:
                 report["word_accuracy_chance"] = chance(heard, captions)

@@ -36,12 +36,12 @@ def _tracks(video: UInt8[np.ndarray, "17 side side 1"]) -> tuple[Track, ...]:
     return _tracks_of_bytes(video.tobytes(), video.shape)
 
 
-def bounces_seen(video: UInt8[np.ndarray, "17 side side 1"]) -> tuple[Bounce, ...]:
+def detect_bounces(video: UInt8[np.ndarray, "17 side side 1"]) -> tuple[Bounce, ...]:
     """Return the bounces of the digits that the tracker finds in a clip."""
     return bounces_of([each.movement for each in _tracks(video)])
 
 
-def digit_heard(sound: Int16[np.ndarray, "samples channels"], time: float) -> int:
+def recognize_digit(sound: Int16[np.ndarray, "samples channels"], time: float) -> int:
     """Return the digit whose pitch is nearest to that of the sound after an onset."""
     pitch = onset_pitch(sound / 2**15, time, SAMPLE_RATE)
     return int(np.abs(np.log(PITCHES) - np.log(pitch)).argmin())
@@ -56,7 +56,7 @@ def measure(
     edges = EDGE / FRAMES_PER_SECOND, (NUM_FRAMES - 1 - EDGE) / FRAMES_PER_SECOND
     sure = [each[(edges[0] < each) & (each < edges[1])] for each in times]
     right = [
-        digit_heard(sound, onsets[j]) == bounces[i].digit
+        recognize_digit(sound, onsets[j]) == bounces[i].digit
         for bounces, each, onsets, sound in zip(seen, times, heard, sounds, strict=True)
         for i, j in match_events(each, onsets, TOLERANCE)
     ]
@@ -111,7 +111,7 @@ class SoundingDigits:
 
 def _described(clips: Clips, captions: Sequence[str], suffix: str) -> dict[str, float]:
     """Return the measures of clips, paired and unpaired."""
-    seen = [bounces_seen(video) for video in clips["video"]]
+    seen = [detect_bounces(video) for video in clips["video"]]
     paired = measure(seen, clips["sound"])
     unpaired = measure(seen, np.roll(clips["sound"], -1, axis=0))
     right = [

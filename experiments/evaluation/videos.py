@@ -202,9 +202,9 @@ class Motion:
 
     `motion` is the mean absolute difference of consecutive frames, in grey levels of 255, and
     `motion_real` that of held-out clips. `motion_distance` is the Kolmogorov–Smirnov distance of
-    its laws over clips, and `motion_p_value` is the p-value of the test. The test finds distances
-    of `motion_detectable` with a probability of 0.9 or more. Samples longer than the clips are cut
-    to their length.
+    its distributions over clips, and `motion_p_value` is the p-value of the test. The test finds
+    distances of `motion_detectable` with a probability of 0.9 or more. Samples longer than the
+    clips are cut to their length.
     """
 
     context: Context
@@ -245,10 +245,10 @@ class MovingDigits:
     first frames are right. `digits_accuracy` and `directions_accuracy` count one of the two.
     `whole` is the share of clips whose digits no frame loses. `warping_error` is the mean change of
     pixels along the exact flow of the movements found, in units of the whole grey scale.
-    `speed_distance` is the Kolmogorov–Smirnov distance of the laws of speeds, and `speed_p_value`
-    is the p-value of the test. The test finds distances of `speed_detectable` with a probability of
-    0.9 or more. `frames_in_range` is the share of frames whose mean grey level, and whose standard
-    deviation of grey levels, lie within those of all held-out frames.
+    `speed_distance` is the Kolmogorov–Smirnov distance of the distributions of speeds, and
+    `speed_p_value` is the p-value of the test. The test finds distances of `speed_detectable` with
+    a probability of 0.9 or more. `frames_in_range` is the share of frames whose mean grey level,
+    and whose standard deviation of grey levels, lie within those of all held-out frames.
 
     Samples that are rolled out are longer than the data's clips. Their first frames are measured,
     and then their last ones as `…_late`. Walls reflect a digit before its last frames, so there a

@@ -57,7 +57,7 @@ class PlayedClips:
         """The samples of sound of a frame."""
         return self.data.sound_shape[0] // self.window
 
-    def _told(self, actions: Int[Array, "batch frames"]) -> PyTree:
+    def _condition(self, actions: Int[Array, "batch frames"]) -> PyTree:
         nothing = jnp.zeros(len(actions), int)
         return WithActions(nothing, actions) if self.num_actions else nothing
 
@@ -65,20 +65,20 @@ class PlayedClips:
         return {"action": jax.ShapeDtypeStruct((self.window,), jnp.int32)}
 
     def example(self) -> PyTree:
-        return self._told(jnp.zeros((1, self.window), int))
+        return self._condition(jnp.zeros((1, self.window), int))
 
     def of_batch(self, batch: dict[str, Array]) -> PyTree:
-        return self._told(batch["action"])
+        return self._condition(batch["action"])
 
     def null(self, frozen: PyTree) -> PyTree:
         no_actions = jnp.full((1, self.window), self.num_actions)
-        return jax.tree.map(lambda a: a[0], self._told(no_actions))
+        return jax.tree.map(lambda a: a[0], self._condition(no_actions))
 
     def of_labels(
         self, labels: Int[Array, " batch"], frozen: PyTree, first: int | Array = 0
     ) -> PyTree:
         """Return the conditions of the window of the labels' clips that begins at frame `first`."""
-        return self._told(_rows(frozen["clips"]["action"][labels], first, self.window))
+        return self._condition(_rows(frozen["clips"]["action"][labels], first, self.window))
 
     def clips(self, labels: Int[Array, " batch"], frozen: PyTree, first: int | Array = 0) -> Clips:
         """Return the window of the labels' clips that begins at frame `first`."""

@@ -51,7 +51,7 @@ MIN_P = flags.DEFINE_float(
 CHOICE_TEMPERATURE = flags.DEFINE_float(
     "choice_temperature",
     None,
-    "Of MaskGIT: 0 keeps the surest tokens of each step, more keeps others too.",
+    "Of MaskGIT: 0 keeps the most confident tokens of each step, more keeps others too.",
     lower_bound=0.0,
 )
 TRUNCATION = flags.DEFINE_float(

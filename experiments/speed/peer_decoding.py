@@ -69,8 +69,8 @@ def _genjax(case: Decoding, folder: str) -> Side:
     def run(variables, labels, keys, temperature):
         logits, state = network.apply(variables, labels, method="prefill")
         step = functools.partial(network.apply, variables, method="step")
-        law = functools.partial(sample, temperature=temperature)
-        return decode(keys, step, logits, state, network.length, law)
+        sampler = functools.partial(sample, temperature=temperature)
+        return decode(keys, step, logits, state, network.length, sampler)
 
     arguments = variables, labels, keys, jnp.float32(0)
     call, output = jax.jit(run), jax.jit(network.apply)

@@ -23,7 +23,7 @@ from experiments.tasks.shapes import first_output, traced_shape
 from experiments.tasks.transformed_inputs import transformed_images
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
-from genjax.adversarial import instruments, objectives, regularizers
+from genjax.adversarial import diagnostics, objectives, regularizers
 from genjax.data import flip_images
 from genjax.devices.mesh import BATCH_AXES, replicated
 from genjax.diffusion import sample_keys, slerp
@@ -373,10 +373,10 @@ class GAN:
         of_penalties, more = jax.grad(penalties_of, has_aux=True)(player.params)
         gradients = jax.tree.map(lambda *parts: sum(parts), by_real, by_fake, of_penalties)
         added |= more
-        r_t = jnp.sign(real - instruments.boundary(self.objective, real, fake)).mean()
+        r_t = jnp.sign(real - diagnostics.boundary(self.objective, real, fake)).mean()
         metrics = (
             {"loss/discriminator": loss, "value": adversarial.value(real, fake).mean()}
-            | instruments.accuracies(self.objective, real, fake)
+            | diagnostics.accuracies(self.objective, real, fake)
             | {"logit/real": real.mean(), "logit/fake": fake.mean(), "overfitting/r_t": r_t}
             | {"norm/gradient_of_discriminator_by_generated": group_norms("", by_fake)["/total"]}
         )
@@ -596,11 +596,11 @@ class GAN:
             batches = (np.arange(whole) % len(examples)).reshape(-1, size)
             judge, variables = _judge(self.discriminator, mesh), state.discriminator.variables
             with jax.set_mesh(mesh):
-                told = [labels[each] if self.conditional else None for each in batches]
+                classes = [labels[each] if self.conditional else None for each in batches]
                 return np.concatenate(
                     [
                         judge(variables, examples[each], some)
-                        for each, some in zip(batches, told, strict=True)
+                        for each, some in zip(batches, classes, strict=True)
                     ]
                 )[: len(examples)]
 
@@ -611,7 +611,7 @@ class GAN:
         return functions
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
-        return instruments.alarms(metrics)
+        return diagnostics.alarms(metrics)
 
 
 def means(metrics):

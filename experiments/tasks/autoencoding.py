@@ -29,7 +29,7 @@ from experiments.tasks.penalties import Regularizer
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial, autoencoding
 from genjax.adversarial import regularizers
-from genjax.autoencoding import instruments
+from genjax.autoencoding import diagnostics
 from genjax.data import flip_images
 from genjax.devices.mesh import replicated
 from genjax.metrics.lpips import LPIPS
@@ -323,7 +323,7 @@ class Autoencoder:
                 "logit/real": real.mean(),
                 "logit/fake": fake.mean(),
             }
-            metrics |= adversarial.instruments.accuracies(adversary.objective, real, fake)
+            metrics |= adversarial.diagnostics.accuracies(adversary.objective, real, fake)
             if adversary.r1:
                 own_step = jnp.maximum(step - adversary.start_step, 0)
                 weight, every = adversary.r1.weight_at(own_step), adversary.r1.every
@@ -458,10 +458,10 @@ class Autoencoder:
         }
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
-        return instruments.alarms(metrics) + [
+        return diagnostics.alarms(metrics) + [
             sentence
             for sentence in adversarial.alarms(metrics)
-            if not sentence.startswith("Not finite")  # `instruments.alarms` says so already
+            if not sentence.startswith("Not finite")  # `diagnostics.alarms` says so already
         ]
 
 
@@ -505,9 +505,9 @@ def reconstruct(network, params, variables, x, key, train=False):
         mutable=list(kept),
         rngs={"restart": key, "levels": key},
     )
-    counts = instruments.codebook_counts(quantized.indices, network.quantizer.num_codes)
-    measured = {"codebook/batch_usage": instruments.usage(counts)}
-    measured |= {"codebook/batch_perplexity": instruments.perplexity(counts)}
+    counts = diagnostics.codebook_counts(quantized.indices, network.quantizer.num_codes)
+    measured = {"codebook/batch_usage": diagnostics.usage(counts)}
+    measured |= {"codebook/batch_perplexity": diagnostics.perplexity(counts)}
     y = trim(apply(quantized.latents, method="decode"))
     return (y, quantized.losses), (dict(kept), measured)
 

@@ -17,7 +17,7 @@ from experiments.tasks.latent_generators import Inverses, LatentGenerator
 from experiments.tasks.optimization import Player
 from experiments.tasks.shapes import first_output, traced_shape
 from genjax import adversarial
-from genjax.adversarial import instruments, objectives
+from genjax.adversarial import diagnostics, objectives
 
 JOINT_PENALTIES = ("r1", "r2")
 NETWORKS = ("generator", "encoder")
@@ -131,7 +131,7 @@ class BidirectionalGAN(GAN):
         )
         metrics = (
             {"loss/discriminator": loss, "value": adversarial.value(real, fake).mean()}
-            | instruments.accuracies(self.objective, real, fake)
+            | diagnostics.accuracies(self.objective, real, fake)
             | {"logit/real": real.mean(), "logit/fake": fake.mean()}
         )
         player, norms = self._apply(player, 1, "discriminator", gradients, kept)

@@ -134,7 +134,7 @@ class Objective:
 
     process: diffusion.Process
     target: Callable
-    times: times.Law
+    times: times.TimeDistribution
     variates: Callable
     loss: Callable
     weighting: losses.Weighting
@@ -142,12 +142,13 @@ class Objective:
 
     @classmethod
     def from_config(cls, config: Any) -> "Objective":
-        law = dict(config.times)
-        shift, variates = law.pop("shift", 1.0), law.pop("variates", "independent")
+        distribution = dict(config.times)
+        shift = distribution.pop("shift", 1.0)
+        variates = distribution.pop("variates", "independent")
         return cls(
             process=kinds.PROCESS.bind(config.process, "process"),
             target=kinds.TARGET.bind(config.target, "target"),
-            times=times.shifted(kinds.LAW.bind(law, "times"), shift),
+            times=times.shifted(kinds.TIME_DISTRIBUTION.bind(distribution, "times"), shift),
             variates=kinds.VARIATES.find(variates, "times.variates"),
             loss=kinds.LOSS.bind(config.loss, "loss"),
             weighting=kinds.WEIGHTING.bind(config.weighting, "weighting"),
@@ -242,7 +243,7 @@ class Diffusion(OneNetwork):
             _check_adapted(network, condition.network_fields)
         else:
             network = kinds.DIFFUSION_NETWORK.bind(
-                config.model, "model", **condition.network_fields, **cls.told_fields(config)
+                config.model, "model", **condition.network_fields, **cls.conditioning_fields(config)
             )
         return dict(
             network=network,
@@ -257,7 +258,7 @@ class Diffusion(OneNetwork):
         )
 
     @staticmethod
-    def told_fields(config: Any) -> dict[str, bool]:
+    def conditioning_fields(config: Any) -> dict[str, bool]:
         """Return the fields of the network that give it inputs beside time and condition."""
         return {}
 
@@ -289,7 +290,9 @@ class Diffusion(OneNetwork):
         t = jax.ShapeDtypeStruct((1,), jnp.float32)
         called_with = f"x_t {[1, *shape]}, t [1] and {_shapes(condition)}"
         apply, inputs = first_output(self.network), (jax.random.key(0), x, t, condition)
-        returned = traced_shape(self.network, "model", called_with, apply, *inputs, **self._told(t))
+        returned = traced_shape(
+            self.network, "model", called_with, apply, *inputs, **self._extra_inputs(t)
+        )
         if returned != (1, *shape[:-1], channels):
             raise ValueError(
                 f"config.model names {type(self.network).__name__}, which returns {list(returned)} "
@@ -319,9 +322,9 @@ class Diffusion(OneNetwork):
     def _init_network(self, key: Key[Array, ""]) -> PyTree:
         x, time = jnp.zeros((1, *self.space.shape)), jnp.zeros(1)
         condition = self.condition.example()
-        return self.network.init(key, x, time, condition, **self._told(time))["params"]
+        return self.network.init(key, x, time, condition, **self._extra_inputs(time))["params"]
 
-    def _told(self, t: Array) -> dict[str, Array]:
+    def _extra_inputs(self, t: Array) -> dict[str, Array]:
         """Return the network's inputs beside time and condition, with the shape of t."""
         return {}
 

@@ -37,7 +37,7 @@ class Objective:
 
     process: discrete.DiscreteProcess
     target: Callable
-    times: times.Law
+    times: times.TimeDistribution
     variates: Callable
     loss: Callable
     dropout_rate: float
@@ -47,14 +47,14 @@ class Objective:
 
     @classmethod
     def from_config(cls, config: Any, vocabulary_size: int) -> "Objective":
-        law = dict(config.times)
-        variates = law.pop("variates", "independent")
+        distribution = dict(config.times)
+        variates = distribution.pop("variates", "independent")
         return cls(
             process=kinds.DISCRETE_PROCESS.bind(
                 config.process, "process", vocabulary_size=vocabulary_size
             ),
             target=kinds.DISCRETE_TARGET.find(config.target.name, "target.name"),
-            times=kinds.LAW.bind(law, "times"),
+            times=kinds.TIME_DISTRIBUTION.bind(distribution, "times"),
             variates=kinds.VARIATES.find(variates, "times.variates"),
             loss=kinds.DISCRETE_LOSS.bind(config.loss, "loss"),
             dropout_rate=config.conditioning_dropout,
@@ -257,8 +257,8 @@ def _condition_fields(config: Any, condition: Any) -> dict[str, Any]:
 def _bound(task: DiscreteDiffusion, mesh: Mesh) -> Callable:
     def bound(params, images, labels, indices, frozen=None):
         block_length, x = task.objective.block_length, task.space.encode(images, frozen)
-        told = task.condition.of_labels(labels, frozen), *([x] if block_length else [])
-        denoiser = lambda x_t, t: task.denoiser(params, frozen)(x_t, t, *told)
+        inputs = task.condition.of_labels(labels, frozen), *([x] if block_length else [])
+        denoiser = lambda x_t, t: task.denoiser(params, frozen)(x_t, t, *inputs)
         key = jax.random.fold_in(jax.random.key(0), indices[0])
         return discrete.continuous_bound(
             key, denoiser, task.process, x, num_times=BOUND_TIMES, block_length=block_length

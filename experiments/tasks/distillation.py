@@ -75,7 +75,7 @@ class Distillation(Diffusion):
         return fields | _pairs(config, method, teacher, fields)
 
     @staticmethod
-    def told_fields(config: Any) -> dict[str, bool]:
+    def conditioning_fields(config: Any) -> dict[str, bool]:
         method = kinds.METHOD.bind(config.method, "method")
         return dict(takes_end_time=method.takes_end_time, takes_guidance=method.takes_guidance)
 
@@ -109,10 +109,12 @@ class Distillation(Diffusion):
         params = jax.eval_shape(task._init_network, jax.random.key(0))
         return (others | {"teacher": params},)
 
-    def _told(self, t: Array) -> dict[str, Array]:
+    def _extra_inputs(self, t: Array) -> dict[str, Array]:
         """Return the network's inputs beside time and condition, where only shapes matter."""
-        told = dict(end_time=self.method.takes_end_time, guidance=self.method.takes_guidance)
-        return {name: t for name, takes in told.items() if takes}
+        conditioning = dict(
+            end_time=self.method.takes_end_time, guidance=self.method.takes_guidance
+        )
+        return {name: t for name, takes in conditioning.items() if takes}
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         """Return the inputs of sampling. The teacher is not among them, so it is not loaded."""
@@ -165,7 +167,7 @@ class Distillation(Diffusion):
             averaged=self._apply(state.averages[self.average], frozen, rngs),
             condition=condition,
             null=null,
-            told=jax.tree.map(drop, condition, null),
+            condition_with_dropout=jax.tree.map(drop, condition, null),
             dropped=dropped,
             process=self.process,
             target=self.objective.target,
@@ -181,12 +183,12 @@ class Distillation(Diffusion):
 
     def sampled(self, params, condition, null, guidance_scale, frozen):
         """Return the flow map `(x_t, t, s)` under a condition."""
-        told = {}
+        conditioning = {}
         if self.method.takes_guidance:
             batch = jax.tree.leaves(condition)[0].shape[0]
-            told["guidance"] = jnp.full(batch, guidance_scale)
+            conditioning["guidance"] = jnp.full(batch, guidance_scale)
         apply, target = self._apply(params, frozen), self.objective.target
-        jump = self.method.flow_map(apply, self.process, target, **told)
+        jump = self.method.flow_map(apply, self.process, target, **conditioning)
         return lambda x_t, t, s: jump(x_t, t, s, condition)
 
 
@@ -223,14 +225,14 @@ def _with_stages(optimization: Optimization, config: Any, method: Method) -> Opt
 
 
 def _check_grid(grid: Any, steps: int, process: diffusion.Process) -> None:
-    """Raise ValueError if the sampler's grid is not the equal steps that halving learns last."""
+    """Raise ValueError if the sampler's grid is not the equal steps of the last stage."""
     found = kinds.GRID.bind(grid, "sampling.grid")(process, steps)
     learned = np.linspace(process.domain[1], process.clean_end, steps + 1)
     if not np.allclose(found, learned, atol=1e-5 * process.domain[1]):
         raise ValueError(
             f"config.sampling.grid has the times {np.round(found, 4)} for {steps} steps, but "
-            f"halving learns equal steps, {np.round(learned, 4)}: take uniform_grid without a "
-            "shift, or stages down to one step"
+            f"the last stage learns equal steps, {np.round(learned, 4)}: take uniform_grid without "
+            "a shift, or stages down to one step"
         )
 
 

@@ -71,7 +71,8 @@ class Drift(Method):
         generated: samples of each.
         drawn, drawn_negatives: how many data of its class, and of any class, it is compared with.
         sizes: of the banks, for each class and for all.
-        least, largest, power: guidance scales have a density ∝ scale^−power between the two.
+        min_guidance_scale, max_guidance_scale, power: scales have a density ∝ scale^−power between
+        the two.
         temperatures: the kernels' widths.
         features: of `tasks.features`: `{"name": "VGG16Features", "places": 2}`, or a name alone.
 
@@ -84,8 +85,8 @@ class Drift(Method):
     drawn: int = 64
     drawn_negatives: int = 16
     sizes: tuple[int, int] = (128, 1000)
-    least: float = 1.0
-    largest: float = 4.0
+    min_guidance_scale: float = 1.0
+    max_guidance_scale: float = 4.0
     power: float = 5.0
     temperatures: tuple[float, ...] = (0.02, 0.05, 0.2)
     features: Callable = PixelFeatures()
@@ -116,7 +117,10 @@ class Drift(Method):
 
     def scales(self, u: Float[Array, " classes"]) -> Float[Array, " classes"]:
         """Return guidance scales for u uniform in (0, 1)."""
-        low, high = (limit ** (1 - self.power) for limit in (self.least, self.largest))
+        low, high = (
+            limit ** (1 - self.power)
+            for limit in (self.min_guidance_scale, self.max_guidance_scale)
+        )
         return (low + u * (high - low)) ** (1 / (1 - self.power))
 
     def losses(

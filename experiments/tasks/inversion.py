@@ -1,4 +1,4 @@
-"""GAN inversion: an encoder after the fact, for the generator of a finished run."""
+"""GAN inversion: an encoder that is trained for the frozen generator of a finished run."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from experiments.tasks.optimization import OneNetwork, Optimization, State
 from experiments.tasks.shapes import first_output, traced_shape
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
-from genjax.autoencoding import instruments
+from genjax.autoencoding import diagnostics
 from genjax.data import flip_images
 from genjax.metrics.lpips import LPIPS
 from genjax.pipelines import Run
@@ -257,7 +257,7 @@ class Inversion(OneNetwork):
         return self.network.apply(variables["own"], images, labels)
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
-        return instruments.alarms(metrics)
+        return diagnostics.alarms(metrics)
 
 
 def _check_run(config: Any, space: Space, condition: Condition) -> LatentGenerator:

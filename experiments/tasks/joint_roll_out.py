@@ -117,8 +117,8 @@ class JointRollOut(JointDiffusion):
 
         def body(before: PyTree, window: tuple) -> tuple[PyTree, tuple[PyTree, PyTree]]:
             number, grid = window
-            told = labels, frozen, number * new
-            condition, clips = self.condition.of_labels(*told), self.condition.clips(*told)
+            inputs = labels, frozen, number * new
+            condition, clips = self.condition.of_labels(*inputs), self.condition.clips(*inputs)
             clips = self._continued(before, self.space.encode(clips, frozen), number)
             own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             inputs = params, own, condition, clips, guidance, grid, frozen

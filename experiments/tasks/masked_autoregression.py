@@ -56,7 +56,7 @@ class Objective(continuous.Objective):
 
 @dataclass(frozen=True)
 class MaskedAutoregression(Diffusion):
-    """A network of the tokens of a space, whose law given others is a diffusion model's.
+    """A network of the tokens of a space, whose distribution given others is a diffusion model's.
 
     Tokens are patches of what the space holds. `sampling.num_steps` steps reveal them all, as many
     in each as `sampling.schedule` says. In each step the sampler takes `sampling.token_steps` to
@@ -235,7 +235,7 @@ class MaskedAutoregression(Diffusion):
 
     def _draw(self, apply, guidance_scale, temperature, token_grid, keys, states, share) -> Tokens:
         """Return the tokens of some places, drawn by the guided diffusion of each."""
-        scale = autoregression.grown(guidance_scale, share)
+        scale = autoregression.linear_guidance_scale(guidance_scale, share)
         denoiser = diffusion.guide(self._token_denoiser(apply), *states, scale)
         table = self.sampler.func.table(self.process, token_grid, **self.sampler.keywords)
         noise = self.process.prior(keys, (states[0].shape[1], self._channels), token_grid[0])

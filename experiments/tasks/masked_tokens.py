@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.tasks.optimization import State
-from experiments.tasks.tokens import TokenLaw, TokenTask
+from experiments.tasks.tokens import TokenSampler, TokenTask
 from genjax import autoregression
 from genjax.diffusion import sample_keys
 
@@ -26,7 +26,7 @@ class MaskedTokens(TokenTask):
     label_smoothing: float
 
     network_kind = kinds.MASKED_NETWORK
-    sampler = "the surest tokens first"
+    sampler = "the most confident tokens first"
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class MaskedTokens(TokenTask):
         key: Key[Array, ""],
         labels: Int[Array, " batch"],
         indices: Int[Array, " batch"],
-        law: TokenLaw,
+        sampler: TokenSampler,
         counts: Int[Array, "steps masked"],
         temperatures: Float[Array, " steps"],
         frozen: PyTree = None,
@@ -72,8 +72,8 @@ class MaskedTokens(TokenTask):
     ) -> Float[Array, "..."]:
         """Return samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
-        Guidance grows with the share of revealed tokens, from 1 to the scale of the law. A scale
-        below 1 holds in all steps.
+        Guidance grows with the share of revealed tokens, from 1 to the scale of the sampler. A
+        scale below 1 holds in all steps.
 
         Args:
             counts, temperatures: of the steps (`autoregression.maskgit`).
@@ -85,10 +85,10 @@ class MaskedTokens(TokenTask):
             self._apply(state.weights(weights)),
             self.condition.of_labels(labels, frozen),
             self.condition.null(frozen),
-            functools.partial(autoregression.grown, law.guidance_scale),
+            functools.partial(autoregression.linear_guidance_scale, sampler.guidance_scale),
         )
         masks = jnp.full((len(labels), self.length), self.network.mask_token)
-        steps = counts, temperatures, law, trajectory
+        steps = counts, temperatures, sampler, trajectory
         keys = sample_keys(key, indices)
         tokens = autoregression.maskgit(keys, predict, masks, self.network.mask_token, *steps)
         if trajectory:
@@ -100,7 +100,7 @@ class MaskedTokens(TokenTask):
         counts = autoregression.masked_counts(schedule, self.length, sampling.num_steps)
         first = sampling.choice_temperature
         temperatures = autoregression.choice_temperatures(sampling.num_steps, first)
-        return self.law(sampling), jnp.asarray(counts), jnp.asarray(temperatures)
+        return self.token_sampler(sampling), jnp.asarray(counts), jnp.asarray(temperatures)
 
     def num_evaluations(self, sampling: Any) -> int:
         """Return how often sampling evaluates the network: once for each step."""

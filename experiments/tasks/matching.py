@@ -128,17 +128,17 @@ class Matching(Distillation):
 
     def _student(self, params, batch, key, state, frozen):
         student, x, key = super()._student(params, batch, key, state, frozen)
-        critic, fake, judge = state.critic.params, None, None
+        critic, fake, discriminator = state.critic.params, None, None
         if FAKE in critic:
             fake = self._apply(critic[FAKE], frozen)
         if HEAD in critic:
             below = fake or self.teacher.network(frozen["teacher"])
 
-            def judge(x_t, t, condition):
+            def discriminator(x_t, t, condition):
                 features = block_features(below, *network_inputs(self.process, x_t, t), condition)
                 return self.heads.apply({"params": critic[HEAD]}, features)
 
-        return Game(**vars(student), fake=fake, judge=judge, grid=self.grid), x, key
+        return Game(**vars(student), fake=fake, discriminator=discriminator, grid=self.grid), x, key
 
     def _first_features(self, params: PyTree, frozen: PyTree) -> Array:
         """Return the features of one example, for the shape of the heads' parameters."""

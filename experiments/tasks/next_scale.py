@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.inputs.spaces import Tokens
 from experiments.tasks.optimization import State
-from experiments.tasks.tokens import TokenLaw, TokenTask
+from experiments.tasks.tokens import TokenSampler, TokenTask
 from genjax import autoregression
 from genjax.diffusion import sample_keys
 from genjax.training.task import Condition
@@ -84,7 +84,7 @@ class NextScale(TokenTask):
         key: Key[Array, ""],
         labels: Int[Array, " batch"],
         indices: Int[Array, " batch"],
-        law: TokenLaw,
+        sampler: TokenSampler,
         frozen: PyTree = None,
         *,
         weights: str = "params",
@@ -92,8 +92,8 @@ class NextScale(TokenTask):
     ) -> Float[Array, " *frames batch height width channels"]:
         """Return samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
-        Guidance grows linearly with the map, from 1 to the scale of the law. A scale below 1 holds
-        for all maps.
+        Guidance grows linearly with the map, from 1 to the scale of the sampler. A scale below 1
+        holds for all maps.
 
         Args:
             frozen: what `frozen` loads.
@@ -102,7 +102,7 @@ class NextScale(TokenTask):
         """
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
         apply, num_scales = self._apply(state.weights(weights)), len(self.sides)
-        scale = autoregression.growing(law.guidance_scale - 1, num_scales)
+        scale = autoregression.linear_guidance(sampler.guidance_scale - 1, num_scales)
         latents = self.sides[-1], self.sides[-1], self._tokenizer.latent_channels
         tokens, total = autoregression.decode_scales(
             sample_keys(key, indices),
@@ -111,7 +111,7 @@ class NextScale(TokenTask):
             self._of_quantizer(frozen, "extend"),
             jnp.zeros((len(labels), *latents)),
             num_scales,
-            law,
+            sampler,
         )
         decode = functools.partial(self._tokenizer.apply, frozen["tokenizer"], method="decode")
         if trajectory:

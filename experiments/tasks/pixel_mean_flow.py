@@ -54,14 +54,14 @@ class PixelMeanFlow(GuidedMeanFlow):
     smallest: ClassVar[float] = 0.05
     needs_target = staticmethod(targets.clean)
 
-    def answers(self, student: Student) -> Callable:
-        clean = super().answers(student)
+    def velocities(self, student: Student) -> Callable:
+        clean = super().velocities(student)
 
-        def answers(x, t, s, *told):
+        def velocities(x, t, s, *conditioning):
             velocity = lambda image: average_velocity(lambda *_: image, self.smallest)(x, t, s)
-            return tuple(velocity(image) for image in clean(x, t, s, *told))
+            return tuple(velocity(image) for image in clean(x, t, s, *conditioning))
 
-        return answers
+        return velocities
 
     def extra(self, key: Key[Array, ""], student: PixelStudent, x: Array) -> Callable | None:
         if not self.perceptual:

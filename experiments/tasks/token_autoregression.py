@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.tasks.optimization import State
-from experiments.tasks.tokens import TokenLaw, TokenTask
+from experiments.tasks.tokens import TokenSampler, TokenTask
 from genjax import autoregression
 from genjax.diffusion import sample_keys
 
@@ -43,7 +43,7 @@ class TokenAutoregression(TokenTask):
         key: Key[Array, ""],
         labels: Int[Array, " batch"],
         indices: Int[Array, " batch"],
-        law: TokenLaw,
+        sampler: TokenSampler,
         frozen: PyTree = None,
         *,
         weights: str = "params",
@@ -58,7 +58,7 @@ class TokenAutoregression(TokenTask):
         """
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
         tokens = self.decode(
-            state.weights(weights), sample_keys(key, indices), condition, null, law
+            state.weights(weights), sample_keys(key, indices), condition, null, sampler
         )
         if trajectory:
             rows, width = self.space.layout.grid
@@ -76,7 +76,7 @@ class TokenAutoregression(TokenTask):
         keys: Key[Array, " batch"],
         condition: PyTree,
         null: PyTree,
-        law: TokenLaw,
+        sampler: TokenSampler,
     ) -> Int[Array, "batch length"]:
         """Return tokens, drawn with guidance by one call of the network for each."""
         apply = self._apply(params)
@@ -84,9 +84,9 @@ class TokenAutoregression(TokenTask):
         step = functools.partial(apply, method="step")
         return autoregression.decode(
             keys,
-            autoregression.guide(step, law.guidance_scale),
-            autoregression.guided(logits, law.guidance_scale),
+            autoregression.guide(step, sampler.guidance_scale),
+            autoregression.guided(logits, sampler.guidance_scale),
             cache,
             self.length,
-            law,
+            sampler,
         )

@@ -21,8 +21,8 @@ from genjax.training.task import Condition
 
 
 @flax.struct.dataclass
-class TokenLaw:
-    """The law that tokens are drawn from. Only another `top_k` recompiles, or one more filter.
+class TokenSampler:
+    """How tokens are drawn. Only another `top_k` recompiles, or one more filter.
 
     Attributes:
         guidance_scale: 1 is plain conditional sampling, 0 unconditional.
@@ -36,8 +36,8 @@ class TokenLaw:
     top_k: int | None = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def from_config(cls, sampling: Any, vocabulary: int) -> "TokenLaw":
-        """Return the law of `config.sampling`; raise ValueError as `check_sampling` does."""
+    def from_config(cls, sampling: Any, vocabulary: int) -> "TokenSampler":
+        """Return the sampler of `config.sampling`; raise ValueError as `check_sampling` does."""
         options = {name: sampling[name] for name in ("temperature", "top_k", "top_p", "min_p")}
         autoregression.check_sampling(vocabulary, **options)
         options["guidance_scale"] = sampling.guidance_scale
@@ -86,7 +86,7 @@ class TokenTask(OneNetwork):
         """
         task = cls(**cls.fields(config))
         task._check_network()
-        task.law(config.sampling)
+        task.token_sampler(config.sampling)
         return task
 
     @classmethod
@@ -193,9 +193,9 @@ class TokenTask(OneNetwork):
             return jax.lax.map(lambda each: self._images(each, frozen), tokens)
         return self.space.decode(self.space.layout.codes(tokens), frozen)
 
-    def law(self, sampling: Any) -> TokenLaw:
-        """Return the law of `config.sampling`; raise ValueError as `check_sampling` does."""
-        return TokenLaw.from_config(sampling, self.space.vocabulary)
+    def token_sampler(self, sampling: Any) -> TokenSampler:
+        """Return the sampler of `config.sampling`; raise ValueError as `check_sampling` does."""
+        return TokenSampler.from_config(sampling, self.space.vocabulary)
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         return self._sampling(sampling) + self.frozen()
@@ -205,7 +205,7 @@ class TokenTask(OneNetwork):
 
     def _sampling(self, sampling: Any) -> tuple:
         """Return what `generate` reads of `config.sampling`."""
-        return (self.law(sampling),)
+        return (self.token_sampler(sampling),)
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         names = "guidance_scale", "temperature", "top_k", "top_p", "min_p"

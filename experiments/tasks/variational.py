@@ -16,7 +16,7 @@ from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks.optimization import OneNetwork, Optimization, State
 from experiments.tasks.walks import latent_walk
 from genjax import autoencoding
-from genjax.autoencoding import instruments
+from genjax.autoencoding import diagnostics
 from genjax.data import flip_images
 from genjax.devices.mesh import replicated
 from genjax.diffusion import sample_keys, slerp
@@ -191,7 +191,7 @@ class VariationalAutoencoder(OneNetwork):
         return {"bounds": bounds, "levels": self.likelihood.levels}
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
-        return instruments.alarms(metrics)
+        return diagnostics.alarms(metrics)
 
 
 @functools.cache

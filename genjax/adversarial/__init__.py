@@ -5,7 +5,7 @@ Everything takes logits, arrays and callables. The networks are in `genjax.model
 
 from genjax.adversarial import adaptive as adaptive
 from genjax.adversarial import augmentation as augmentation
-from genjax.adversarial import instruments as instruments
+from genjax.adversarial import diagnostics as diagnostics
 from genjax.adversarial import inverse as inverse
 from genjax.adversarial import latents as latents
 from genjax.adversarial import objectives as objectives
@@ -16,8 +16,8 @@ from genjax.adversarial.augmentation import cutout as cutout
 from genjax.adversarial.augmentation import translation as translation
 from genjax.adversarial.blur import FadingBlur as FadingBlur
 from genjax.adversarial.blur import blur as blur
+from genjax.adversarial.diagnostics import alarms as alarms
 from genjax.adversarial.features import feature_matching as feature_matching
-from genjax.adversarial.instruments import alarms as alarms
 from genjax.adversarial.inverse import EncoderLosses as EncoderLosses
 from genjax.adversarial.inverse import encoder_losses as encoder_losses
 from genjax.adversarial.inverse import joint_discriminator_loss as joint_discriminator_loss

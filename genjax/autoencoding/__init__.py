@@ -1,10 +1,10 @@
-"""Autoencoders: variational bounds, likelihoods, reconstruction distances, tiles and instruments.
+"""Autoencoders: variational bounds, likelihoods, reconstruction distances, tiles and diagnostics.
 
 Everything takes arrays and callables. The networks are in `genjax.models`, quantizers in
 `genjax.nn`.
 """
 
-from genjax.autoencoding import instruments as instruments
+from genjax.autoencoding import diagnostics as diagnostics
 from genjax.autoencoding import likelihoods as likelihoods
 from genjax.autoencoding import reconstruction as reconstruction
 from genjax.autoencoding import spectral as spectral

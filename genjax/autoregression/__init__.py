@@ -24,12 +24,12 @@ from genjax.autoregression.likelihoods import categorical as categorical
 from genjax.autoregression.likelihoods import mixture_of_logistics as mixture_of_logistics
 from genjax.autoregression.logits import check_sampling as check_sampling
 from genjax.autoregression.logits import filtered as filtered
-from genjax.autoregression.logits import grown as grown
 from genjax.autoregression.logits import guide as guide
 from genjax.autoregression.logits import guided as guided
 from genjax.autoregression.logits import keep_min_p as keep_min_p
 from genjax.autoregression.logits import keep_top_k as keep_top_k
 from genjax.autoregression.logits import keep_top_p as keep_top_p
+from genjax.autoregression.logits import linear_guidance_scale as linear_guidance_scale
 from genjax.autoregression.logits import pair as pair
 from genjax.autoregression.logits import sample as sample
 from genjax.autoregression.mar import mar_loss as mar_loss
@@ -47,4 +47,4 @@ from genjax.autoregression.masked import reveal_in_order as reveal_in_order
 from genjax.autoregression.pixels import read as read
 from genjax.autoregression.pixels import sample_pixels as sample_pixels
 from genjax.autoregression.scales import decode_scales as decode_scales
-from genjax.autoregression.scales import growing as growing
+from genjax.autoregression.scales import linear_guidance as linear_guidance

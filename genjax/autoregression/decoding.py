@@ -14,8 +14,8 @@ moves:
         logits, cache = network.apply(params, labels, method="prefill")
         step = functools.partial(network.apply, params, method="step")
         keys = sample_keys(key, jnp.arange(len(labels)))
-        law = functools.partial(sample, temperature=temperature)
-        return decode(keys, step, logits, cache, length, law)
+        sampler = functools.partial(sample, temperature=temperature)
+        return decode(keys, step, logits, cache, length, sampler)
 
 If each step is a program of its own, donate the cache: `jax.jit(step, donate_argnums=0)`. Then the
 program writes in place.
@@ -32,7 +32,9 @@ from genjax.autoregression.logits import sample
 Step = Callable[
     [PyTree, Int[Array, " batch"], Int[Array, ""]], tuple[Float[Array, "batch vocabulary"], PyTree]
 ]
-Law = Callable[[Key[Array, " batch"], Float[Array, "batch vocabulary"]], Int[Array, " batch"]]
+TokenSampler = Callable[
+    [Key[Array, " batch"], Float[Array, "batch vocabulary"]], Int[Array, " batch"]
+]
 
 
 def decode(
@@ -41,7 +43,7 @@ def decode(
     logits: Float[Array, "batch vocabulary"],
     cache: PyTree,
     length: int,
-    law: Law = sample,
+    sampler: TokenSampler = sample,
     start: int = 0,
 ) -> Int[Array, "batch {length}"]:
     """Sample `length` tokens, each given all before it, by one `lax.scan`.
@@ -52,7 +54,7 @@ def decode(
         step: reads a token and returns the logits of the next one. It runs `length` − 1 times.
         logits: of the first token.
         cache: after everything before the first token.
-        law: draws tokens; `sample` with its options.
+        sampler: draws tokens; `sample` with its options.
         start: position of the first token, which is the number of given tokens.
 
     Raises:
@@ -62,7 +64,7 @@ def decode(
         raise ValueError(f"length={length} leaves nothing to decode; it is at least 1")
 
     def draw(logits, position):
-        return law(jax.vmap(jax.random.fold_in, (0, None))(keys, position), logits)
+        return sampler(jax.vmap(jax.random.fold_in, (0, None))(keys, position), logits)
 
     def advance(carry, position):
         cache, tokens = carry

@@ -74,7 +74,7 @@ def guide(step: Callable, guidance_scale: Scale) -> Callable:
     return guided_step
 
 
-def grown(
+def linear_guidance_scale(
     guidance_scale: float | Float[Array, " *#batch"], share: float | Float[Array, " *#batch"]
 ) -> Float[Array, "..."]:
     """Return the guidance scale of a step, which grows from 1 with the share of drawn tokens.

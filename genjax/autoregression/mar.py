@@ -15,7 +15,7 @@ Guidance acts in the diffusion of a token, on the states of two conditions:
         return z[0::2], z[1::2]
 
     def draw(keys, states, share):
-        guided = guide(denoiser, *states, grown(guidance_scale, share))
+        guided = guide(denoiser, *states, linear_guidance_scale(guidance_scale, share))
         return ddpm(guided, process, process.prior(keys, shape), times, keys=keys)
 """
 

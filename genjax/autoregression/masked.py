@@ -6,7 +6,8 @@ draws every masked token, and keeps those in which the network is most confident
 the number of tokens that stay masked after each step:
 
     counts = masked_counts(cosine, length=256, num_steps=8)  # 251, 236, 212, 181, 142, 97, 49, 0
-    predict = guided_predict(network, labels, null_label, functools.partial(grown, 4.0))
+    scale = functools.partial(linear_guidance_scale, 4.0)
+    predict = guided_predict(network, labels, null_label, scale)
     tokens = maskgit(keys, predict, masks, vocabulary, counts, choice_temperatures(8, 4.5))
 """
 
@@ -91,7 +92,7 @@ def choice_temperatures(num_steps: int, first: float) -> Float[np.ndarray, " num
     """
     if not first >= 0:
         raise ValueError(
-            f"a choice temperature is at least 0, and 0 keeps the surest tokens; got {first}"
+            f"a choice temperature is at least 0, and 0 keeps the most confident; got {first}"
         )
     return np.float32(first) * (1 - np.arange(1, num_steps + 1, dtype=np.float32) / num_steps)
 
@@ -166,7 +167,7 @@ def guided_predict(
         conditional: leaves `[batch …]`.
         null: leaves that broadcast against those of `conditional`.
         guidance_scale: as of `guided`, or a function of the share of tokens that are revealed after
-            the step, such as `functools.partial(grown, 4.0)`.
+            the step, such as `functools.partial(linear_guidance_scale, 4.0)`.
     """
     conditions = pair(conditional, null)
 
@@ -193,7 +194,7 @@ def maskgit(
     mask_token: int,
     counts: Int[Array | np.ndarray, "num_steps masked"],
     temperatures: Float[Array | np.ndarray, " num_steps"],
-    law: Callable = sample,
+    sampler: Callable = sample,
     trajectory: bool = False,
 ) -> Int[Array, "*steps batch length"]:
     """Reveal the masked tokens, in each step those with the highest confidence.
@@ -207,7 +208,7 @@ def maskgit(
         tokens: `mask_token` where tokens are to be drawn. Other tokens are given, and stay.
         counts: `masked_counts`.
         temperatures: of the choice in each step (`choice_temperatures`).
-        law: draws tokens; `sample` with its options.
+        sampler: draws tokens; `sample` with its options.
         trajectory: return the tokens after every step, `[num_steps batch length]`.
     """
     length = tokens.shape[1]
@@ -218,7 +219,7 @@ def maskgit(
         fold = lambda i: jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * step + i)
         unknown, count = tokens == mask_token, counts[masked]
         logits = predict(tokens, 1 - count / length)
-        drawn = jnp.where(unknown, law(fold(0), logits), tokens)
+        drawn = jnp.where(unknown, sampler(fold(0), logits), tokens)
         dtype = jnp.promote_types(logits.dtype, jnp.float32)
         log_probabilities = jax.nn.log_softmax(logits.astype(dtype))
         confidence = jnp.take_along_axis(log_probabilities, drawn[..., None], axis=-1)[..., 0]
@@ -257,7 +258,7 @@ def reveal_in_order(
     tokens: Tokens,
     order: Int[Array | np.ndarray, " length"],
     counts: Int[Array | np.ndarray, " num_steps"],
-    law: Callable = sample,
+    sampler: Callable = sample,
     trajectory: bool = False,
 ) -> Int[Array, "*steps batch length"]:
     """Draw the first places of an order: in each step more places, and the earlier ones again.
@@ -272,7 +273,7 @@ def reveal_in_order(
         tokens: masks.
         order: the place that comes first, second, …
         counts: how many places are known after each step.
-        law: draws tokens; `sample` with its options.
+        sampler: draws tokens; `sample` with its options.
         trajectory: return the tokens after every step, `[num_steps batch length]`.
     """
     batch, length = tokens.shape
@@ -281,7 +282,7 @@ def reveal_in_order(
     def reveal(tokens, row):
         step, count = row
         logits = predict(tokens, jnp.full(batch, count / length))
-        drawn = law(jax.vmap(jax.random.fold_in, (0, None))(keys, step), logits)
+        drawn = sampler(jax.vmap(jax.random.fold_in, (0, None))(keys, step), logits)
         tokens = jnp.where(ranks < count, drawn, tokens)
         return tokens, tokens if trajectory else None
 

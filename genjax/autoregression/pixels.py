@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.autoregression.decoding import Law, Step, decode
+from genjax.autoregression.decoding import Step, TokenSampler, decode
 from genjax.autoregression.likelihoods import PixelLikelihood
 from genjax.autoregression.logits import sample
 
@@ -24,7 +24,7 @@ def sample_pixels(
     cache: PyTree,
     likelihood: PixelLikelihood,
     shape: tuple[int, int, int],
-    law: Law = sample,
+    sampler: TokenSampler = sample,
     given: Int[Array, "batch places"] | None = None,
     num_read: int = 0,
 ) -> Int[Array, "batch height width channels"]:
@@ -36,7 +36,7 @@ def sample_pixels(
         keys: one per picture, so that a sample does not depend on its batch.
         step, outputs, cache: of the network, after the first `num_read` given sub-pixels.
         shape: height, width, channels.
-        law: draws levels; `sample` with its options.
+        sampler: draws levels; `sample` with its options.
         given: levels of the first sub-pixels, fewer than the picture has.
         num_read: the number of given sub-pixels that `prefill` has read. The others are read one by
             one.
@@ -59,7 +59,7 @@ def sample_pixels(
     step, cache = step_of_logits(step, likelihood, channels), (cache, pixel)
     logits = likelihood.logits(outputs, pixel, jnp.int32(channel))
     logits, cache = read(step, logits, cache, given[:, num_read:], num_read)
-    drawn = decode(keys, step, logits, cache, length - start, law, start)
+    drawn = decode(keys, step, logits, cache, length - start, sampler, start)
     return jnp.concatenate([given, drawn], axis=1).reshape(len(keys), *shape)
 
 

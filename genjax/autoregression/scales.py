@@ -4,7 +4,8 @@ Tian et al. 2024, "Visual autoregressive modeling: Scalable image generation via
 prediction", section 3.1. Guidance grows with the scale, and a step is called as in `decoding`:
 
     extend = lambda *a: quantizer.apply(codes, *a, method="extend")
-    step = guide(functools.partial(network.apply, params, method="step"), growing(1.5, num_scales))
+    step = functools.partial(network.apply, params, method="step")
+    step = guide(step, linear_guidance(1.5, num_scales))
     state = network.apply(params, pair(labels, null_label), method="start")
     tokens, total = decode_scales(keys, step, state, extend, zeros, num_scales)
 """
@@ -15,19 +16,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.autoregression.logits import grown, sample
+from genjax.autoregression.logits import linear_guidance_scale, sample
 
 Maps = Float[Array, "batch rows columns features"]
 Inputs = Float[Array, "batch tokens features"]
 Logits = Float[Array, "batch tokens vocabulary"]
 
 
-def growing(weight: float | Float[Array, ""], num_scales: int) -> Callable[[int], Float[Array, ""]]:
+def linear_guidance(
+    weight: float | Float[Array, ""], num_scales: int
+) -> Callable[[int], Float[Array, ""]]:
     """Make the guidance scale 1 + weight·k/(num_scales − 1) of scale k, as in the authors' program.
 
     A weight below 0 stays the same at every scale. So −1 is unconditional sampling.
     """
-    return lambda scale: grown(1 + weight, scale / max(num_scales - 1, 1))
+    return lambda scale: linear_guidance_scale(1 + weight, scale / max(num_scales - 1, 1))
 
 
 def decode_scales(
@@ -37,7 +40,7 @@ def decode_scales(
     extend: Callable[[Maps, Int[Array, "batch tokens"], int], tuple[Maps, Inputs | None]],
     total: Maps,
     num_scales: int,
-    law: Callable = sample,
+    sampler: Callable = sample,
 ) -> tuple[Int[Array, "batch all_tokens"], Maps]:
     """Sample all maps, each given those before it.
 
@@ -51,7 +54,7 @@ def decode_scales(
         extend: adds the codes of a scale to the sum of the maps, and returns the sum and the inputs
             of the next scale (`MultiScaleQuantizer.extend`).
         total: the sum of no maps: zeros of the last side.
-        law: draws tokens; `sample` with its options.
+        sampler: draws tokens; `sample` with its options.
 
     Returns:
         The tokens, scale after scale, and the sum of all maps, which a decoder turns into images.
@@ -59,6 +62,6 @@ def decode_scales(
     inputs, tokens = None, []
     for scale in range(num_scales):
         logits, state = step(state, inputs, scale)
-        tokens.append(law(jax.vmap(jax.random.fold_in, (0, None))(keys, scale), logits))
+        tokens.append(sampler(jax.vmap(jax.random.fold_in, (0, None))(keys, scale), logits))
         total, inputs = extend(total, tokens[-1], scale)
     return jnp.concatenate(tokens, axis=1), total

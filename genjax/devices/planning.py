@@ -322,7 +322,7 @@ def tensor_collectives(
     networks = sorted({layer.network for layer in layer_of.values()})
     if axis(TENSOR) > 1 and len(networks) > 1:
         raise ValueError(
-            f"the account for GPUs counts what {TENSOR} sends of one network that is called once; "
+            f"the estimate for GPUs counts what {TENSOR} sends of one network that is called once; "
             f"this program trains {' and '.join(networks)}. Take fsdp in its place, or a TPU, "
             "whose compiler counts"
         )

@@ -81,10 +81,10 @@ def inpaint(
 
     The unknown part only sees a noised known part beside it, so the result is biased. For a
     Gaussian of correlation 0.8, its mean goes 43 % of the way to the conditional mean. On a mixture
-    of three Gaussians in the plane, the Kolmogorov–Smirnov distance to the exact conditional law is
-    .09 to .11. `repaint` lowers that to .035 to .055, for ten to twenty times the evaluations.
-    `steering.steer_inpainting` reaches .013 with 64 particles and 200 steps, where 4,000 exact
-    samples have .016.
+    of three Gaussians in the plane, the Kolmogorov–Smirnov distance to the exact conditional
+    distribution is .09 to .11. `repaint` lowers that to .035 to .055, for ten to twenty times the
+    evaluations. `steering.steer_inpainting` reaches .013 with 64 particles and 200 steps, where
+    4,000 exact samples have .016.
 
     Args:
         known: True where the data are given; broadcasts against `images`. A tree has one per leaf.
@@ -102,9 +102,9 @@ def repaint(
     Lugmayr et al. 2022, RePaint, algorithm 1 and section 4.2. After every `jump_length` steps the
     sampler noises the state back up by as many steps. It repeats them until it has taken them
     `resamplings` times. So the filled-in part comes nearer to the known one, but not to the exact
-    law: `inpaint` has the figures. The known part is drawn from q(x_s | x_t, x), where the authors
-    draw from q(x_s | x). Both have the same marginals. A trajectory has the state after every
-    evaluation.
+    distribution: `inpaint` has the figures. The known part is drawn from q(x_s | x_t, x), where the
+    authors draw from q(x_s | x). Both have the same marginals. A trajectory has the state after
+    every evaluation.
 
     Raises:
         ValueError: `jump_length` or `resamplings` is not positive.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Key
 from genjax.diffusion.losses import Weighting, at_counted_times, simple_loss
 from genjax.diffusion.processes import Process
 from genjax.diffusion.targets import Target
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import TimeDistribution, independent
 
 
 def given_mask(given: Sequence[int], num_frames: int) -> Bool[np.ndarray, " frames"]:
@@ -51,7 +51,7 @@ def given_frames_loss(
     *conditioning,
     process: Process,
     target: Target,
-    times: Law,
+    times: TimeDistribution,
     variates: Callable = independent,
     weighting: Weighting | None = None,
     given: Sequence[Sequence[int]] = ((0,),),
@@ -73,13 +73,15 @@ def given_frames_loss(
     choices = jnp.asarray(np.stack([given_mask(each, x.shape[1]) for each in given]))
     mask = choices[jax.random.randint(choice_key, x.shape[:1], 0, len(choices))]
 
-    def law(process, u):
+    def distribution(process, u):
         # The clean end may lie outside the domain, where the network has no time.
         return jnp.where(mask, process.domain[0], times(process, u[:, :1]))
 
     target = at_counted_times(target, mask)
     weighting = weighting and at_counted_times(weighting, mask)
     options = dict(process=process, target=target, variates=variates, weighting=weighting)
-    losses, t = simple_loss(key, apply, x, *conditioning, times=law, time_axes=2, **options)
+    losses, t = simple_loss(
+        key, apply, x, *conditioning, times=distribution, time_axes=2, **options
+    )
     mean = jnp.mean(losses, axis=1, where=~mask)
     return mean, jnp.max(t, axis=1, where=~mask, initial=process.domain[0])

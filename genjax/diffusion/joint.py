@@ -1,9 +1,10 @@
 """Modalities sampled together, or one given another: sound and video in one tree.
 
 Each modality has its own process and its own time (Bao et al. 2023, "One transformer fits all
-distributions in multi-modal diffusion at scale", UniDiffuser). So one network knows the joint law,
-the conditional laws and the marginal laws. In a conditional law the given modality stays at the
-clean end. In a marginal law the other modality is pure noise.
+distributions in multi-modal diffusion at scale", UniDiffuser). So one network knows the joint
+distribution, the conditional distributions and the marginal distributions. In a conditional
+distribution the given modality stays at the clean end. In a marginal distribution the other
+modality is pure noise.
 """
 
 import math
@@ -19,7 +20,7 @@ from genjax.diffusion.guidance import blend, check_conditioning, predict_jointly
 from genjax.diffusion.losses import Weighting, at_counted_times, simple_loss
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import TimeDistribution, independent
 
 
 class JointLoss(NamedTuple):
@@ -67,14 +68,16 @@ def _draw_roles(
     return given, lost, known
 
 
-def _law_of_roles(law: Law, lost: Array, given: Array, known: Array | None) -> Law:
-    """Return the law that is the noise end where `lost`, and clean where `given` or `known`."""
+def _distribution_of_roles(
+    distribution: TimeDistribution, lost: Array, given: Array, known: Array | None
+) -> TimeDistribution:
+    """Return the times: the noise end where `lost`, clean where `given` or `known`."""
 
     def of_roles(process, u):
         start, end = process.domain
         lost_there, clean = expand(lost, u), expand(given, u)
         # The rows of a clip share their time, except those that are known.
-        t = jnp.where(lost_there, end, law(process, u if known is None else u[:, :1]))
+        t = jnp.where(lost_there, end, distribution(process, u if known is None else u[:, :1]))
         return jnp.where(clean if known is None else clean | known, start, t)
 
     return of_roles
@@ -87,7 +90,7 @@ def joint_loss(
     *conditioning,
     process: dict[str, Process],
     target: PyTree[Target],
-    times: dict[str, Law],
+    times: dict[str, TimeDistribution],
     variates: PyTree[Callable] = independent,
     weighting: PyTree[Weighting] | None = None,
     clean_share: float = 0.2,
@@ -134,10 +137,10 @@ def joint_loss(
         return {name: each[name] and at_counted_times(each[name], ignored[name]) for name in x}
 
     roles = lambda name: (lost[name], given[name], known.get(name))
-    laws = {name: _law_of_roles(times[name], *roles(name)) for name in x}
+    distributions = {name: _distribution_of_roles(times[name], *roles(name)) for name in x}
     draws = jax.tree.broadcast(variates, x)
     options = dict(process=process, target=counted(target), weighting=counted(weighting))
-    options |= dict(times=laws, variates=draws, time_axes=2 if known else 1)
+    options |= dict(times=distributions, variates=draws, time_axes=2 if known else 1)
     losses, t = simple_loss(key, apply, x, *conditioning, **options)
     if known:
         mean = lambda loss, known: jnp.mean(loss, axis=1, where=~known)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.tables import check_grid
 from genjax.diffusion.targets import Prediction
-from genjax.diffusion.times import Law, uniform_log_snr
+from genjax.diffusion.times import TimeDistribution, uniform_log_snr
 
 Samples = Float[Array, " batch *shape"]
 Nats = Float[Array, " batch"]
@@ -226,7 +226,7 @@ def continuous_bound(
     denoiser: Callable[..., Prediction],
     process: Process,
     x: Samples,
-    law: Law = uniform_log_snr,
+    times: TimeDistribution = uniform_log_snr,
     num_times: int = 1,
     levels: Levels | None = None,
 ) -> Bound:
@@ -237,29 +237,29 @@ def continuous_bound(
     process.
 
     Args:
-        law: draws the times; its values at 0 and 1 are the ends of the integral. The expectation is
-            the integral for every law, but the variance differs. The default weighs all errors
-            equally. For data N(0, 0.36) and 16 times, the standard deviation is 3.4 nats for
-            rectified flow from t = 0.001 (`times.uniform`: 12) and 2.7 nats for `EDM`
-            (`times.uniform`: 34 to 73).
+        times: the distribution of the times; its values at 0 and 1 are the ends of the integral.
+            The expectation is the integral for every distribution, but the variance differs. The
+            default weighs all errors equally. For data N(0, 0.36) and 16 times, the standard
+            deviation is 3.4 nats for rectified flow from t = 0.001 (`times.uniform`: 12) and 2.7
+            nats for `EDM` (`times.uniform`: 34 to 73).
         num_times: the number of times per sample, one in each of as many equally likely parts.
         levels: as for `discrete_bound`.
 
     Raises:
-        ValueError: x is a tree, sigma is 0 at the law's first time, or the default law meets sigma
-            = 0 in the domain.
+        ValueError: x is a tree, sigma is 0 at the distribution's first time, or the default
+            distribution meets sigma = 0 in the domain.
     """
     x = _checked(x)
     diffusion_key, end_key = jax.random.split(key)
-    last, first = law(process, jnp.array([0.0, 1.0], x.dtype))
+    last, first = times(process, jnp.array([0.0, 1.0], x.dtype))
 
     def add(total, part):
         noise_key, time_key = jax.random.split(jax.random.fold_in(diffusion_key, part))
         u = (part + jax.random.uniform(time_key, x.shape[:1], x.dtype)) / num_times
-        # u may be rounded to an end, where the law has no slope.
+        # u may be rounded to an end, where the distribution has no slope.
         u = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)
-        _, slope = jax.jvp(lambda u: process.log_snr(law(process, u)), (u,), (jnp.ones_like(u),))
-        z, t = jax.random.normal(noise_key, x.shape, x.dtype), law(process, u)
+        _, slope = jax.jvp(lambda u: process.log_snr(times(process, u)), (u,), (jnp.ones_like(u),))
+        z, t = jax.random.normal(noise_key, x.shape, x.dtype), times(process, u)
         error = _squared(z - denoiser(process.corrupt(x, z, t), t).noise)
         return total - slope / (2 * num_times) * error, None
 

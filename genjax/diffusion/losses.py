@@ -1,7 +1,7 @@
 """Losses of diffusion and flow matching: the simple loss and the hybrid loss of learned variances.
 
-Data, process, target, law and weighting may be trees (`trees`). The network is called once on the
-whole tree, and every leaf has its own loss and times. `total_loss` adds the leaves up.
+Data, process, target, distribution and weighting may be trees (`trees`). The network is called once
+on the whole tree, and every leaf has its own loss and times. `total_loss` adds the leaves up.
 `sums_by_time` shows how a loss depends on time.
 """
 
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.processes import Process, corrupt, expand
 from genjax.diffusion.targets import Target, combine, network_inputs, split_variance
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import TimeDistribution, independent
 from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
 Weighting = Callable[
@@ -42,9 +42,9 @@ def _variates(key, x, variates, time_axes):
 
 
 @leafwise
-def _times(x, law, process, u):
-    """Return the times of a leaf, and dt/du of their law."""
-    return jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
+def _times(x, distribution, process, u):
+    """Return the times of a leaf, and dt/du of their distribution."""
+    return jax.jvp(lambda u: distribution(process, u), (u,), (jnp.ones_like(u),))
 
 
 def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes, z=None):
@@ -94,7 +94,7 @@ def simple_loss(
     *conditioning,
     process: PyTree[Process],
     target: PyTree[Target],
-    times: PyTree[Law],
+    times: PyTree[TimeDistribution],
     variates: PyTree[Callable] = independent,
     weighting: PyTree[Weighting] | None = None,
     importance_corrected: bool = False,
@@ -109,13 +109,13 @@ def simple_loss(
     Args:
         apply: the network with its parameters bound, called as in `targets.predict`.
         x: data `[batch …]`, or a tree of such arrays.
-        times: the law of the times (`times.uniform`, …).
-        variates: how the law's uniform variates are drawn (`times.independent` or
+        times: the distribution of the times (`times.uniform`, …).
+        variates: how the distribution's uniform variates are drawn (`times.independent` or
             `times.stratified`). One function draws once for all leaves of x. In a tree of
             functions, each draws for the leaves below it.
         weighting: w(process, target, t), from `weightings`. None means 1.
-        importance_corrected: divide by the law's density. The expected loss is then the integral
-            over t for every law, and the law changes only the variance.
+        importance_corrected: divide by the distribution's density. The expected loss is then the
+            integral over t for every distribution, and the distribution changes only the variance.
         direction_weight: weight of 1 − cos(f, y) over channels, averaged over places, which is
             added to the squared error (Yao & Wang 2025, "LightningDiT": the velocity's direction).
         time_axes: the number of leading axes of x that have times of their own: 1 for one time per
@@ -213,7 +213,8 @@ def discretized_nll(
     equation 13).
     """
     centred, half = x - mean, 1 / 255
-    # The law is symmetric. The absolute value moves the interval to where log Φ is precise.
+    # The distribution is symmetric. The absolute value moves the interval to where log Φ is
+    # precise.
     distance = jnp.abs(centred)
     above, below = (half - distance) / deviation, (-half - distance) / deviation
     inside = log_ndtr(above) + jnp.log(-jnp.expm1(log_ndtr(below) - log_ndtr(above)))
@@ -258,7 +259,7 @@ def hybrid_loss(
     *conditioning,
     process: PyTree[Process],
     target: PyTree[Target],
-    times: PyTree[Law],
+    times: PyTree[TimeDistribution],
     variates: PyTree[Callable] = independent,
     weighting: PyTree[Weighting] | None = None,
     bound_weight: float = 0.001,

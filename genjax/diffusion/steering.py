@@ -2,8 +2,8 @@
 
 Several particles of each sample take ancestral steps (`ddpm`). After each step a particle is kept,
 copied or dropped by its weight, and one is chosen in the end. This is a Feynman–Kac model (Del
-Moral 2004; Trippe et al. 2023; Singhal et al. 2025). With an exact denoiser, the law of the chosen
-particle converges to the exact one as particles and steps become many.
+Moral 2004; Trippe et al. 2023; Singhal et al. 2025). With an exact denoiser, the distribution of
+the chosen particle converges to the exact one as particles and steps become many.
 
 The denoiser is `(x_t, t) -> Prediction` on `[batch *shape]`, so conditions need no copies. It is
 evaluated steps × particles times for each sample. Data are one array.
@@ -32,7 +32,7 @@ def steer(
     keys: Key[Array, " batch"],
     log_reward: Callable[[Data, Float[Array, " batch"]], Float[Array, " batch"]],
 ) -> Data:
-    """Sample the law p(x)·exp(log_reward(x)), normalized (Singhal et al. 2025, FK steering).
+    """Sample from p(x)·exp(log_reward(x)), normalized (Singhal et al. 2025, FK steering).
 
     Every step weighs a particle by exp(reward of the new x̂ − reward of the previous x̂). The
     product of these weights is exp(reward of x).
@@ -41,7 +41,8 @@ def steer(
         noise: the noise of all particles, as from `process.prior(keys, (num_particles, *shape))`.
         keys: one per sample, for all draws.
         log_reward: `(x̂, t) -> [batch]`. At the clean end it is the reward of a sample. Earlier it
-            may be any guess of that reward. A better guess needs fewer particles for the same law.
+            may be any guess of that reward. A better guess needs fewer particles for the same
+            distribution.
 
     Returns:
         One sample for each key, `[batch *shape]`.

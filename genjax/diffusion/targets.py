@@ -169,8 +169,8 @@ def check_target(process: Process, target: Target, times: Times) -> None:
     Process, target and times may be trees.
 
     Args:
-        times: concrete times of any shape: all but the last time of a grid, or the ends of a law.
-            Traced times have no values to check.
+        times: concrete times of any shape: all but the last time of a grid, or the ends of a
+            distribution. Traced times have no values to check.
 
     Raises:
         ValueError: the target is singular at one of the times.

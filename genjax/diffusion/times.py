@@ -1,8 +1,9 @@
-"""Training times as laws: quantile functions that map u, uniform in (0, 1), to times of a process.
+"""Distributions of training times: quantile functions from u, uniform in (0, 1), to times.
 
-A law is a function `(process, u) -> t`, increasing in u. So `independent` or `stratified` alone
-decide how u is drawn. The density of a law is 1/(dt/du), and every law can be shifted or corrected
-for. Laws given on the unit interval are stretched over the process' domain. Time 0 is clean.
+A distribution is a function `(process, u) -> t`, increasing in u. So `independent` or `stratified`
+alone decide how u is drawn. The density of a distribution is 1/(dt/du), and every distribution can
+be shifted or corrected for. Distributions given on the unit interval are stretched over the
+process' domain. Time 0 is clean.
 """
 
 import math
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion.processes import Process, shift_time, to_domain
 
 Variates = Float[Array, " *shape"]
-Law = Callable[[Process, Variates], Variates]
+TimeDistribution = Callable[[Process, Variates], Variates]
 
 
 def independent(key: Key[Array, ""], shape: tuple[int, ...]) -> Variates:
@@ -41,9 +42,9 @@ def stratified(key: Key[Array, ""], shape: tuple[int, ...]) -> Variates:
     return jnp.maximum((jax.random.uniform(key) + part / n) % 1, 2.0**-24)
 
 
-def density(law: Law, process: Process, u: Variates) -> Variates:
-    """Return the density 1/(dt/du) of a law at the times t = law(process, u)."""
-    return 1 / jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))[1]
+def density(distribution: TimeDistribution, process: Process, u: Variates) -> Variates:
+    """Return the density 1/(dt/du) of a distribution at the times t = distribution(process, u)."""
+    return 1 / jax.jvp(lambda u: distribution(process, u), (u,), (jnp.ones_like(u),))[1]
 
 
 def uniform(process: Process, u: Variates) -> Variates:
@@ -69,7 +70,7 @@ def mode(process: Process, u: Variates, scale: float = 1.29) -> Variates:
     The middle times are the most frequent for a scale above 0, the ends for a scale below 0. In
     contrast to `logit_normal`, the density stays above zero at both ends, where it is 1/(1 +
     scale). In the middle it is 1/(1 + scale·(1 − π/2)). The paper's function falls in u; this is
-    its value at 1 − u, the same law.
+    its value at 1 − u, the same distribution.
 
     Raises:
         ValueError: `scale` is outside [−1, 2/(π − 2)] = [−1, 1.7519…], where the function
@@ -117,12 +118,12 @@ def log_normal_sigma(
 ) -> Variates:
     """Return times with log(sigma/alpha) ~ N(mean, deviation²), given that t is in the domain.
 
-    This is EDM's law (Karras et al. 2022, table 1). The condition cuts 1.7e-5 of the law off EDM's
-    domain of 0.002 to 80, and nothing off rectified flow's.
+    This is EDM's distribution (Karras et al. 2022, table 1). The condition cuts 1.7e-5 of the
+    distribution off EDM's domain of 0.002 to 80, and nothing off rectified flow's.
     """
     start, end = process.domain
-    # The normal law's probability below log(sigma/alpha) of each end of the domain. It is 0 or 1
-    # where the level is infinite.
+    # The normal distribution's probability below log(sigma/alpha) of each end of the domain. It is
+    # 0 or 1 where the level is infinite.
     ends = ndtr((-process.log_snr(jnp.asarray([start, end], u.dtype)) / 2 - mean) / deviation)
     t = process.time_at(-2 * (mean + deviation * ndtri(ends[0] + (ends[1] - ends[0]) * u)))
     return jnp.clip(t, start, end)  # rounding can leave the domain in the tails
@@ -143,20 +144,22 @@ def karras(process: Process, u: Variates, rho: float = 7.0) -> Variates:
     if high == math.inf:
         raise ValueError(
             f"the domain of {type(process).__name__} ends at {process.domain[1]:g}, where alpha = "
-            "0 and sigma/alpha is infinite; end it earlier, or take another law"
+            "0 and sigma/alpha is infinite; end it earlier, or take another distribution"
         )
     level = (low + u * (high - low)) ** rho
     return jnp.clip(process.time_of(jnp.ones_like(level), level), *process.domain)
 
 
-def shifted(law: Law, shift: float) -> Law:
-    """Make the law of `shift_time(t, shift)`, where t has the law `law`.
+def shifted(distribution: TimeDistribution, shift: float) -> TimeDistribution:
+    """Make the distribution of `shift_time(t, shift)`, where t is distributed as given.
 
     The domain is stretched over the unit interval for the shift.
     """
 
-    def shifted_law(process, u):
+    def shifted_distribution(process, u):
         start, end = process.domain
-        return to_domain(process, shift_time((law(process, u) - start) / (end - start), shift))
+        return to_domain(
+            process, shift_time((distribution(process, u) - start) / (end - start), shift)
+        )
 
-    return shifted_law
+    return shifted_distribution

@@ -64,7 +64,7 @@ def sigmoid(process: Process, target: Target, t: Times, bias: float = 0.0) -> Ti
     """Return the weight sigmoid(bias − log-SNR) of the noise error.
 
     The loss of the papers is an integral over the log-SNR (Kingma & Gao 2023; Hoogeboom et al.
-    2024). So choose a law of times with equally likely log-SNRs (`times.uniform_log_snr`).
+    2024). So choose a distribution of times with equally likely log-SNRs (`times.uniform_log_snr`).
     """
     alpha2, sigma2, D2 = _squares(process, target, t)
     return alpha2 * sigma2 / (sigma2 + jnp.exp(-bias) * alpha2) / D2

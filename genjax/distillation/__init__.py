@@ -7,7 +7,7 @@ time s (`flow_maps`). Most methods are losses on a flow map. The others match di
 | file | teacher | inputs | derivative |
 |---|---|---|---|
 | `straightening` | a flow, for pairs | t | none |
-| `halving` | a denoiser | t | none |
+| `progressive` | a denoiser | t | none |
 | `guidance` | a guided denoiser | t, scale | none |
 | `consistency` | a denoiser, or none | t, or t and s | none |
 | `continuous_consistency` | a velocity, or none | t | along the trajectory |

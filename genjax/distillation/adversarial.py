@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from genjax.adversarial.objectives import Objective, hinge
 from genjax.diffusion.processes import Process
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import TimeDistribution, independent
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
@@ -36,7 +36,7 @@ def discriminator_loss(
     fake: Batch,
     *conditioning,
     process: Process,
-    times: Law,
+    times: TimeDistribution,
     objective: Objective = hinge,
 ) -> Float[Array, " batch"]:
     """Compute the discriminator's loss on real and generated examples with noise added.
@@ -58,7 +58,7 @@ def generator_loss(
     fake: Batch,
     *conditioning,
     process: Process,
-    times: Law,
+    times: TimeDistribution,
     objective: Objective = hinge,
 ) -> Float[Array, " batch"]:
     """Compute the student's loss on its samples `fake`, through which the gradient passes."""

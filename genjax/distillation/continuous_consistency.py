@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion import targets
 from genjax.diffusion.processes import TrigFlow, expand
 from genjax.diffusion.targets import Target, combine, network_inputs, predict
-from genjax.diffusion.times import Law
+from genjax.diffusion.times import TimeDistribution
 from genjax.distillation.distances import squared
 from genjax.distillation.draws import draw_times
 
@@ -67,7 +67,7 @@ def continuous_consistency_loss(
     x: Batch,
     *conditioning,
     process: TrigFlow,
-    times: Law,
+    times: TimeDistribution,
     teacher: Callable[[Batch, Times], Batch] | None = None,
     warmup: float | Float[Array, ""] = 1.0,
     target: Target | None = None,

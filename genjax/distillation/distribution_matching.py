@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion.losses import simple_loss
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction
-from genjax.diffusion.times import Law
+from genjax.diffusion.times import TimeDistribution
 from genjax.distillation.draws import draw_times
 
 SMALLEST = 1e-4  # least error of the teacher to divide by; without noise the error is 0
@@ -43,7 +43,7 @@ def distribution_matching_loss(
     fake: Denoiser,
     *,
     process: Process,
-    times: Law,
+    times: TimeDistribution,
     normalize: bool = True,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:

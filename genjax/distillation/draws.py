@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import TimeDistribution, independent
 from genjax.distillation.pairs import Pairs
 
 Batch = Float[Array, " batch *shape"]
@@ -12,7 +12,7 @@ Times = Float[Array, " batch"]
 
 
 def draw_times(
-    key: Key[Array, ""], x: Batch, process: Process, times: Law, noise: Batch | None
+    key: Key[Array, ""], x: Batch, process: Process, times: TimeDistribution, noise: Batch | None
 ) -> tuple[Batch, Times, Batch]:
     """Return x_t, times t drawn from a distribution, and the noise z, from N(0, I) if None."""
     time_key, noise_key = jax.random.split(key)

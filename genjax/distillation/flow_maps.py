@@ -42,8 +42,8 @@ def flow_map(apply: Callable, process: Process, target: Target) -> FlowMap:
     """
 
     def jump(x_t: Batch, t: Times, s: Times, *conditioning) -> Batch:
-        told = process.preconditioning.network_time(process, jnp.maximum(s, process.domain[0]))
-        y = apply(*network_inputs(process, x_t, t), told, *conditioning)
+        end_time = process.preconditioning.network_time(process, jnp.maximum(s, process.domain[0]))
+        y = apply(*network_inputs(process, x_t, t), end_time, *conditioning)
         return step(process, target, x_t, y, t, s)
 
     return jump
@@ -127,12 +127,12 @@ def jump(
     *,
     keys: Key[Array, " batch"] | None = None,
     trajectory: bool = False,
-    landings: Float[Array, " steps"] | None = None,
+    end_times: Float[Array, " steps"] | None = None,
 ) -> Batch | Float[Array, " times batch *shape"]:
     """Sample by one jump of a flow map for each step of the grid.
 
-    A jump ends at a time that `landings` gives. If this time is cleaner than the next time of the
-    grid, fresh noise is added up to the grid's time. Three choices of landings are in use:
+    A jump ends at a time that `end_times` gives. If this time is cleaner than the next time of the
+    grid, fresh noise is added up to the grid's time. Three choices of end times are in use:
 
     - the grid itself, which is None: no noise is drawn;
     - the clean end: the multistep sampler of consistency models (Song et al. 2023, algorithm 1),
@@ -149,20 +149,20 @@ def jump(
         trajectory: return the states at all times, the noise first.
 
     Raises:
-        ValueError: the grid leaves the process' domain, or there are landings and no keys.
+        ValueError: the grid leaves the process' domain, or there are end times and no keys.
     """
     check_grid(process, times, noise.shape[1:])
-    if landings is not None and keys is None:
+    if end_times is not None and keys is None:
         raise ValueError(
-            "landings other than the grid draw noise: give keys, one per sample (sample_keys)"
+            "end_times other than the grid draw noise: give keys, one per sample (sample_keys)"
         )
-    to = times[1:] if landings is None else landings
+    to = times[1:] if end_times is None else end_times
 
     def one(x, row):
         number, t, low, s = row
         fill = lambda time: jnp.full(x.shape[:1], time)
         x = flow_map(x, fill(t), fill(low))
-        if landings is not None:
+        if end_times is not None:
             scale, added = renoising(process, low, s)
             draw = lambda key: jax.random.normal(
                 jax.random.fold_in(key, number), x.shape[1:], x.dtype
@@ -182,9 +182,9 @@ def consistency(flow_map, process, noise, times, *, keys=None, trajectory=False)
     A single step draws no noise, but also needs keys. Jumps end at the last time of the grid: 0, or
     the start of the domain for `consistency_map`.
     """
-    landings = jnp.full(len(times) - 1, times[-1])
+    end_times = jnp.full(len(times) - 1, times[-1])
     return jump(
-        flow_map, process, noise, times, keys=keys, trajectory=trajectory, landings=landings
+        flow_map, process, noise, times, keys=keys, trajectory=trajectory, end_times=end_times
     )
 
 
@@ -204,7 +204,7 @@ def trajectory_consistency(
         raise ValueError(
             f"gamma, the share of the next time that noise adds again, is in [0, 1]; got {gamma}"
         )
-    landings = (1 - gamma) * times[1:]
+    end_times = (1 - gamma) * times[1:]
     return jump(
-        flow_map, process, noise, times, keys=keys, trajectory=trajectory, landings=landings
+        flow_map, process, noise, times, keys=keys, trajectory=trajectory, end_times=end_times
     )

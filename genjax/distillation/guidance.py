@@ -1,8 +1,8 @@
 """Guidance in one call: a student that takes the guidance scale.
 
-Meng et al. 2023, algorithm 1, the first of two stages (`halving` is the second). Teacher: a network
-with classifier-free guidance, which takes two calls. The student is an ordinary network, which
-takes t and the scale. No derivative is taken.
+Meng et al. 2023, algorithm 1, the first of two stages (`progressive` is the second). Teacher: a
+network with classifier-free guidance, which takes two calls. The student is an ordinary network,
+which takes t and the scale. No derivative is taken.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.targets import Prediction, Target, combine, network_inputs
-from genjax.diffusion.times import Law
+from genjax.diffusion.times import TimeDistribution
 from genjax.distillation.distances import squared
 from genjax.distillation.draws import draw_times
 
@@ -28,7 +28,7 @@ def imitation_loss(
     *conditioning,
     process: Process,
     target: Target,
-    times: Law,
+    times: TimeDistribution,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
     """Compute ‖f(x_t, t) − y‖² with the y of a teacher in place of the data's.

@@ -126,9 +126,11 @@ def improved_mean_flow_loss(
     return loss if head is None else loss + distance(own - v), t
 
 
-def guidance_scales(u: Float[Array, " batch"], largest: float = 8.0) -> Float[Array, " batch"]:
-    """Return scales from 1 to `largest` of density ∝ 1/scale, for u uniform in (0, 1) (iMF)."""
-    return largest**u
+def guidance_scales(
+    u: Float[Array, " batch"], max_guidance_scale: float = 8.0
+) -> Float[Array, " batch"]:
+    """Return scales from 1 to the maximum, of density ∝ 1/scale, for u uniform in (0, 1) (iMF)."""
+    return max_guidance_scale**u
 
 
 def guidance_intervals(key: Key[Array, ""], t: Times, s: Times) -> Float[Array, "batch 2"]:
@@ -146,8 +148,8 @@ def _velocities(
     always = jnp.tile(jnp.array([0.0, 1.0]), (2 * len(t), 1))
     x_twice, t_twice, scales = twice(x_t, x_t), twice(t, t), twice(scale, jnp.ones_like(scale))
     _, velocities = network(x_twice, t_twice, t_twice, both, scales, always)
-    own, unconditional = jnp.split(jax.lax.stop_gradient(velocities), 2)
-    return own, unconditional
+    conditional, unconditional = jnp.split(jax.lax.stop_gradient(velocities), 2)
+    return conditional, unconditional
 
 
 def guided_mean_flow_loss(
@@ -159,7 +161,7 @@ def guided_mean_flow_loss(
     dropped: Bool[Array, " batch"],
     *,
     pairs: Pairs,
-    largest: float = 8.0,
+    max_guidance_scale: float = 8.0,
     smallest: float = 0.0,
     extra: Callable[[Batch, Times, Batch], Times] | None = None,
     distance: Distance = adaptive,
@@ -184,7 +186,7 @@ def guided_mean_flow_loss(
         null: what replaces a dropped condition, like `condition` in shape.
         dropped: which examples have no condition, and therefore no guidance.
         pairs: the distribution of (t, s). The paper's is `pairs.ordered` with a diagonal of 0.5.
-        largest: the largest scale.
+        max_guidance_scale: scales are drawn from 1 to it.
         smallest: time below which z − x is replaced by (x_t − x)/smallest, as
             `pixel_mean_flow.average_velocity` does.
         extra: `(x_t, t, u) -> [batch]`, a loss of the average velocity, which is added.
@@ -195,18 +197,20 @@ def guided_mean_flow_loss(
     pair_key, scale_key, interval_key = jax.random.split(key, 3)
     x_t, t, s, z = draw_pairs(pair_key, x, FLOW, pairs, noise)
     flow = expand(jnp.minimum(t / smallest, 1), x) * (z - x) if smallest else z - x
-    scale = guidance_scales(jax.random.uniform(scale_key, t.shape), largest)
+    scale = guidance_scales(jax.random.uniform(scale_key, t.shape), max_guidance_scale)
     interval = guidance_intervals(interval_key, t, s)
     inside = (interval[:, 0] <= t) & (t <= interval[:, 1])
     now = jnp.where(inside & ~dropped, scale, 1.0)
 
-    told = jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), condition, null)
-    own, unconditional = _velocities(network, x_t, t, told, null, now)
-    goal = flow + expand(1 - 1 / now, x_t) * (own - unconditional)
+    condition_with_dropout = jax.tree.map(
+        lambda c, n: jnp.where(expand(dropped, c), n, c), condition, null
+    )
+    conditional, unconditional = _velocities(network, x_t, t, condition_with_dropout, null, now)
+    goal = flow + expand(1 - 1 / now, x_t) * (conditional - unconditional)
 
-    answers = lambda x_t, t: network(x_t, t, s, told, scale, interval)
-    tangents = own.astype(x_t.dtype), jnp.ones_like(t)
-    u, change, v = jax.jvp(answers, (x_t, t), tangents, has_aux=True)
+    velocities = lambda x_t, t: network(x_t, t, s, condition_with_dropout, scale, interval)
+    tangents = conditional.astype(x_t.dtype), jnp.ones_like(t)
+    u, change, v = jax.jvp(velocities, (x_t, t), tangents, has_aux=True)
     average = u + expand(t - s, x_t) * jax.lax.stop_gradient(change)
     loss = distance(average - goal) + distance(v - goal)
     return loss if extra is None else loss + extra(x_t, t, u), t

@@ -14,20 +14,24 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import TimeDistribution, independent
 
 Times = Float[Array, " count"]
 Pairs = Callable[[Key[Array, ""], Process, int], tuple[Times, Times]]
 
 
 def ordered(
-    key: Key[Array, ""], process: Process, count: int, law: Law, diagonal: float = 0.0
+    key: Key[Array, ""],
+    process: Process,
+    count: int,
+    times: TimeDistribution,
+    diagonal: float = 0.0,
 ) -> tuple[Times, Times]:
     """Draw two times from one distribution, the larger as t; a share `diagonal` of pairs has s = t.
 
     Mean flows take `times.logit_normal(mean=−0.4)` and a diagonal of 0.75 (Geng et al. 2025).
     """
-    both = law(process, independent(key, (2, count)))
+    both = times(process, independent(key, (2, count)))
     t, s = jnp.max(both, axis=0), jnp.min(both, axis=0)
     return t, jnp.where(first_share(count, diagonal), t, s)
 
@@ -103,7 +107,7 @@ def easy(
     key: Key[Array, ""],
     process: Process,
     count: int,
-    law: Law,
+    times: TimeDistribution,
     stage: Int[Array, ""] | int,
     q: float = 2.0,
     k: float = 8.0,
@@ -114,7 +118,7 @@ def easy(
     Tuning starts at stage 0, where most s are 0 and the loss is that of diffusion. Each stage
     narrows the steps by the factor q (Geng et al. 2025, ECT, equation 14).
     """
-    t = law(process, independent(key, (count,)))
+    t = times(process, independent(key, (count,)))
     return t, easy_end(t, stage, q, k, b)
 
 

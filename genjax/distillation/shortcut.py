@@ -40,7 +40,7 @@ def shortcut_times(
     return jnp.where(jumps, start, fine), jnp.where(jumps, start - length, fine)
 
 
-def told_end(t: Times, s: Times, finest: int) -> Times:
+def network_end_time(t: Times, s: Times, finest: int) -> Times:
     """Return the end of a jump as the network gets it: t itself for jumps of 1/finest.
 
     Flow matching trains these jumps, because its examples have s = t.
@@ -118,7 +118,7 @@ def guide_finest(apply: Callable, null: PyTree, scale: float) -> Callable[..., B
 def _goal(apply, x_t, t, s, finest, largest, *conditioning):
     """Return the bounded mean velocity of two half jumps; the finest halves take s = t."""
     middle = (t + s) / 2
-    first = apply(x_t, t, told_end(t, middle, finest), *conditioning)
+    first = apply(x_t, t, network_end_time(t, middle, finest), *conditioning)
     x_m = jnp.clip(x_t + expand(middle - t, x_t) * first, -largest, largest)
-    mean = (first + apply(x_m, middle, told_end(middle, s, finest), *conditioning)) / 2
+    mean = (first + apply(x_m, middle, network_end_time(middle, s, finest), *conditioning)) / 2
     return jnp.clip(mean, -largest, largest)

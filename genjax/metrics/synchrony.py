@@ -44,29 +44,37 @@ class Synchrony(NamedTuple):
     lag_spread: float
 
 
-def synchrony(seen: Sequence[Times], heard: Sequence[Times], tolerance: int | float) -> Synchrony:
+def synchrony(
+    video_events: Sequence[Times], audio_events: Sequence[Times], tolerance: int | float
+) -> Synchrony:
     """Measure how events seen in clips match the events heard in them.
 
     Every event has at most one sound, and every sound at most one event (`match_events`). Rates and
     lags are those of the events of all clips together.
 
     Args:
-        seen, heard: times of each clip's events.
+        video_events, audio_events: times of each clip's events, in seconds.
         tolerance: the largest lag of a match, in seconds.
 
     Raises:
-        ValueError: `seen` and `heard` are of different numbers of clips.
+        ValueError: `video_events` and `audio_events` are of different numbers of clips.
     """
-    if len(seen) != len(heard):
+    if len(video_events) != len(audio_events):
         raise ValueError(
-            f"events are seen in {len(seen)} clips and heard in {len(heard)}: give each clip both"
+            f"there are video events of {len(video_events)} clips and audio events of "
+            f"{len(audio_events)}: give each clip both"
         )
-    pairs = [match_events(*both, tolerance) for both in zip(seen, heard, strict=True)]
+    pairs = [
+        match_events(*both, tolerance) for both in zip(video_events, audio_events, strict=True)
+    ]
     lags = np.concatenate(
-        [h[found[:, 1]] - s[found[:, 0]] for s, h, found in zip(seen, heard, pairs, strict=True)]
+        [
+            h[found[:, 1]] - s[found[:, 0]]
+            for s, h, found in zip(video_events, audio_events, pairs, strict=True)
+        ]
         or [np.zeros(0)]
     )
-    num_seen, num_heard = (sum(map(len, events)) for events in (seen, heard))
+    num_seen, num_heard = (sum(map(len, events)) for events in (video_events, audio_events))
     return Synchrony(
         hit_rate=len(lags) / num_seen if num_seen else np.nan,
         false_rate=1 - len(lags) / num_heard if num_heard else np.nan,
@@ -76,27 +84,29 @@ def synchrony(seen: Sequence[Times], heard: Sequence[Times], tolerance: int | fl
 
 
 def chance_synchrony(
-    seen: Sequence[Times], heard: Sequence[Times], tolerance: int | float
+    video_events: Sequence[Times], audio_events: Sequence[Times], tolerance: int | float
 ) -> Synchrony:
     """Measure the synchrony of each clip with the sound of the next one: the level of chance.
 
     Raises:
         ValueError: as of `synchrony`, or there are fewer than two clips.
     """
-    if len(seen) < 2:
+    if len(video_events) < 2:
         raise ValueError(
-            f"chance is measured with the sound of another clip, and there are {len(seen)} clips: "
-            "give two or more"
+            "chance is measured with the sound of another clip, and there are "
+            f"{len(video_events)} clips: give two or more"
         )
-    return synchrony(seen, [*heard[1:], *heard[:1]], tolerance)
+    return synchrony(video_events, [*audio_events[1:], *audio_events[:1]], tolerance)
 
 
-def match_events(seen: Times, heard: Times, tolerance: int | float) -> Int[np.ndarray, "matches 2"]:
+def match_events(
+    video_events: Times, audio_events: Times, tolerance: int | float
+) -> Int[np.ndarray, "matches 2"]:
     """Return the pairs of one event seen and one heard that are at most `tolerance` seconds apart.
 
     As many events as possible are paired, and with as little total lag as possible.
     """
-    gaps = np.abs(np.asarray(heard)[None] - np.asarray(seen)[:, None])
+    gaps = np.abs(np.asarray(audio_events)[None] - np.asarray(video_events)[:, None])
     allowed = gaps <= tolerance
     # One more match outweighs any lag.
     costs = np.where(allowed, gaps, (1 + tolerance) * (1 + min(gaps.shape)))

@@ -55,7 +55,7 @@ def jump_conditioning(
         ValueError: an argument is given that the network does not take, or one that it takes is
             missing.
     """
-    told = 0.0
+    total = 0.0
     numbers = dict(end_time=end_time, guidance=guidance)
     check_numbers(module, **numbers)
     for name, number in numbers.items():
@@ -63,8 +63,8 @@ def jump_conditioning(
             scale = module.time_scale if name == "end_time" else GUIDANCE_SCALE
             options = dict(param_dtype=module.param_dtype, name=f"{name}_embedding")
             embedding = NumberEmbedding(module.width, scale, **options)
-            told += embedding(t - number if name == "end_time" else number)
-    return told
+            total += embedding(t - number if name == "end_time" else number)
+    return total
 
 
 def check_numbers(module: nn.Module, **numbers: Array | None) -> None:

@@ -396,18 +396,21 @@ def _entropy_of_bits(logits: Float[Array, "*batch bits"]) -> Float[Array, "*batc
 
 
 def _mean_law_of_words(logits: Float[Array, "latents bits"]) -> Float[Array, " codes"]:
-    """Return the mean over latents of the law of all words of independent bits, exactly.
+    """Return the mean over latents of the distribution of all words of independent bits, exactly.
 
-    A latent's law is the outer product of the laws of its first half and its second half. So the
-    mean is one matrix product of tables of 2^(bits/2) numbers per latent, never 2^bits.
+    A latent's distribution is the outer product of the distributions of its first half and its
+    second half. So the mean is one matrix product of tables of 2^(bits/2) numbers per latent, never
+    2^bits.
     """
 
-    def law(logits):
+    def distribution(logits):
         words = _bits_of(jnp.arange(2 ** logits.shape[-1]), logits.shape[-1])
         return jax.nn.softmax(jnp.matmul(logits, words.T, precision="highest") / 2)
 
     half = logits.shape[-1] // 2
-    total = jnp.matmul(law(logits[:, half:]).T, law(logits[:, :half]), precision="highest")
+    total = jnp.matmul(
+        distribution(logits[:, half:]).T, distribution(logits[:, :half]), precision="highest"
+    )
     return total.reshape(-1) / len(logits)
 
 
@@ -417,9 +420,9 @@ class LookupFreeQuantizer(nn.Module):
     Yu et al. 2024, "MAGVIT-2", section 3.1.
 
     Losses: "commitment" is the mean of (z − sg(c))². "entropy" is E[H(p(c|z))] − H(E[p(c|z)]) in
-    nats with p(c|z) ∝ exp(−|z − c|²/temperature). This law is a product over bits, each 1 with
-    probability σ(4·z/temperature), so the first term is a sum over bits. The second term is the
-    entropy of the batch's mean law of all 2^features codes. It is exact too, and takes
+    nats with p(c|z) ∝ exp(−|z − c|²/temperature). This distribution is a product over bits, each 1
+    with probability σ(4·z/temperature), so the first term is a sum over bits. The second term is
+    the entropy of the batch's mean distribution of all 2^features codes. It is exact too, and takes
     2^(features/2) numbers per latent.
 
     Attributes:

@@ -114,7 +114,7 @@ class Pipeline:
 
         Args:
             prompts: as of `latents`.
-            decode_time: the noise level, in [0, 1], that a decoder with an input for it is told, as
+            decode_time: the noise level, in [0, 1], for a decoder that takes it as an input, as
                 LTX-Video's from version 0.9.1 on. Its authors take 0.05.
             decode_noise: the share of noise, in [0, 1], that the decoder's latents get;
                 `decode_time` if None. LTX-Video's authors take 0.025.
@@ -165,8 +165,9 @@ class Pipeline:
                 only the `known` part of `images` remains.
             known: True at pixels of `images` to keep, `[batch height width]`. A latent is kept if
                 all its pixels are known.
-            noise: initial latents of unit variance in place of those drawn from the seeds, `[batch
-                rows columns latent_channels]`; for videos, the time follows the batch.
+            noise: initial latents of unit variance that replace those drawn from the seeds, `[batch
+                rows columns latent_channels]`, or `[batch time rows columns latent_channels]` for
+                videos.
 
         Raises:
             ValueError: an argument has another number, shape, type or range than described here;

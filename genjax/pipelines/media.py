@@ -88,7 +88,7 @@ def write_clip(
         pictures = container.add_stream(codec, rate=Fraction(frames_per_second).limit_denominator())
         pictures.height, pictures.width, pictures.pix_fmt = *frames.shape[1:3], "yuv420p"
         pictures.options = {"crf": "18"}
-        # FFmpeg turns RGB into YCbCr by BT.601. Players take large videos for BT.709 unless told.
+        # FFmpeg turns RGB into YCbCr by BT.601. Players assume BT.709 for large videos by default.
         pictures.codec_context.colorspace = av.video.reformatter.Colorspace.ITU601
         pictures.codec_context.color_range = av.video.reformatter.ColorRange.MPEG
         if sound is not None:

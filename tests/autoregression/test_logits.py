@@ -9,12 +9,12 @@ from scipy import stats
 from genjax.autoregression import (
     check_sampling,
     filtered,
-    grown,
     guide,
     guided,
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    linear_guidance_scale,
     pair,
     sample,
 )
@@ -99,7 +99,7 @@ def test_guidance_is_one_call_on_pairs():
 def test_a_scale_grows_from_1_but_is_unconditional_in_every_step_at_0():
     shares = jnp.asarray([0.0, 0.25, 1.0])
     for scale, expected in ((5.0, [1, 2, 5]), (1.0, [1, 1, 1]), (0.0, [0, 0, 0])):
-        np.testing.assert_array_equal(grown(scale, shares), expected)
+        np.testing.assert_array_equal(linear_guidance_scale(scale, shares), expected)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.autoregression import decode_scales, growing, guide, pair
+from genjax.autoregression import decode_scales, guide, linear_guidance, pair
 from tests.chi_square import p_value
 
 COUNT, VOCABULARY = 20_000, 3
@@ -51,7 +51,7 @@ def test_a_sample_does_not_depend_on_its_batch():
 def test_guidance_grows_with_the_scale():
     """(1 + t)·c − t·u with t = weight·k/(K − 1), as the authors write it."""
     logits = jnp.asarray(RANDOM.standard_normal((4, 2, VOCABULARY)), jnp.float32)
-    guided = guide(lambda state, inputs, scale: (logits, inputs), growing(1.5, 4))
+    guided = guide(lambda state, inputs, scale: (logits, inputs), linear_guidance(1.5, 4))
     for scale, inputs in enumerate([None, jnp.ones((2, 2, 1)), None, None]):
         output, seen = guided(pair(jnp.zeros(2), 1.0), inputs, scale)
         t = 1.5 * scale / 3
@@ -60,4 +60,4 @@ def test_guidance_grows_with_the_scale():
 
 
 def test_unconditional_sampling_is_unconditional_at_every_scale():
-    np.testing.assert_array_equal([growing(-1.0, 4)(scale) for scale in range(4)], 0)
+    np.testing.assert_array_equal([linear_guidance(-1.0, 4)(scale) for scale in range(4)], 0)

@@ -1,6 +1,6 @@
-"""Test the planner's account of a step against counts by hand.
+"""Test the planner's estimate of a step against counts by hand.
 
-The account has the bytes of shards, the bytes that are live at once, the bytes that devices send,
+The estimate has the bytes of shards, the bytes that are live at once, the bytes that devices send,
 and the seconds that sending takes.
 """
 

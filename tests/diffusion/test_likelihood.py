@@ -407,7 +407,7 @@ def test_the_default_law_of_times_varies_little(process, float64):
     def bound(key, **law):
         return continuous_bound(key, denoiser, process, x, num_times=num_times, **law).diffusion
 
-    default, others = (jax.jit(functools.partial(bound, **law)) for law in ({}, {"law": uniform}))
+    default, others = (jax.jit(functools.partial(bound, **law)) for law in ({}, {"times": uniform}))
     diffusion = default(jax.random.key(0))
     result, error = averages(diffusion, copies)
     highest, lowest = (float(process.log_snr(jnp.asarray(t))) for t in process.domain)

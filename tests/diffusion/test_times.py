@@ -250,7 +250,7 @@ def test_an_infinite_noise_level_has_no_roots_to_space():
 
 @pytest.mark.parametrize("base", [uniform, logit_normal])
 @pytest.mark.parametrize("process", [FLOW, RectifiedFlow(domain=(0.2, 0.7))], ids=["whole", "part"])
-def test_shifted_law_shifts_the_times_of_the_other(base, process, float64):
+def test_shifted_distribution_shifts_the_times_of_the_other(base, process, float64):
     u = jnp.asarray(midpoints(9))
     start, end = process.domain
     t = (np.asarray(base(process, u)) - start) / (end - start)

@@ -42,9 +42,9 @@ from genjax.distillation import (
     flow_map_matching,
     flow_maps,
     guidance,
-    halving,
     mean_flow,
     pixel_mean_flow,
+    progressive,
     regularized_consistency,
     shortcut,
     straightening,
@@ -252,7 +252,7 @@ def test_halving_ends_at_the_map_of_two_teacher_steps(float64):
     denoiser = lambda x, t: diffusion.recover(process, targets.v, x, jnp.sin(x), t)
     x = jax.random.normal(KEY, (5, 3), jnp.float64)
     t, middle, s = (jnp.full(5, a) for a in (0.9, 0.7, 0.5))
-    goal = halving.two_step_target(denoiser, process, x, t, middle, s)
+    goal = progressive.two_step_target(denoiser, process, x, t, middle, s)
     one = process.corrupt(goal.clean, goal.noise, s)
     two = diffusion.ddim(denoiser, process, x, jnp.array([0.9, 0.7, 0.5]))
     np.testing.assert_allclose(one, two, atol=1e-12)
@@ -266,11 +266,11 @@ def test_halving_has_no_loss_when_the_student_does_two_steps_in_one(target, floa
     teacher = exact_denoiser(process)
 
     def student(x, t):
-        p = halving.two_step_target(teacher, process, x, t, t - 0.5 / steps, t - 1 / steps)
+        p = progressive.two_step_target(teacher, process, x, t, t - 0.5 / steps, t - 1 / steps)
         return targets.combine(process, target, p.clean, p.noise, t)
 
     loss = functools.partial(
-        halving.halving_loss,
+        progressive.progressive_distillation_loss,
         KEY,
         teacher=teacher,
         x=jnp.asarray(nodes()[0]),

@@ -16,7 +16,7 @@ Z = jax.random.normal(jax.random.key(1), (5, 3))
 X = jax.random.normal(jax.random.key(2), (5, 3))
 
 
-def loss(network, x, pairs=(T, S), largest=8.0):
+def loss(network, x, pairs=(T, S), max_guidance_scale=8.0):
     return mean_flow.guided_mean_flow_loss(
         KEY,
         network,
@@ -25,7 +25,7 @@ def loss(network, x, pairs=(T, S), largest=8.0):
         NULL,
         DROPPED,
         pairs=lambda *_: pairs,
-        largest=largest,
+        max_guidance_scale=max_guidance_scale,
         distance=squared,
         noise=Z,
     )[0]
@@ -75,7 +75,7 @@ def test_without_guidance_it_is_improved_mean_flow_with_a_velocity_head():
         head=lambda x, t: deaf(x, t, t, c)[1],
         **options,
     )
-    np.testing.assert_allclose(loss(deaf, X, (T, T), largest=1.0), expected, rtol=1e-6)
+    np.testing.assert_allclose(loss(deaf, X, (T, T), max_guidance_scale=1.0), expected, rtol=1e-6)
 
 
 def test_the_velocity_of_classifier_free_guidance_is_the_solution():

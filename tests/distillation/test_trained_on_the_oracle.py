@@ -34,10 +34,10 @@ from genjax.distillation import (
     flow_map_matching,
     flow_maps,
     guidance,
-    halving,
     mean_flow,
     pairs,
     pixel_mean_flow,
+    progressive,
     regularized_consistency,
     shortcut,
     straightening,
@@ -47,8 +47,8 @@ FLOW = RectifiedFlow()
 TRIG = TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=S))
 STEPS, BATCH, GAP = 400, 256, 0.1
 squared = distances.squared
-uniform = functools.partial(pairs.ordered, law=times.uniform)
-with_diagonal = functools.partial(pairs.ordered, law=times.uniform, diagonal=0.5)
+uniform = functools.partial(pairs.ordered, times=times.uniform)
+with_diagonal = functools.partial(pairs.ordered, times=times.uniform, diagonal=0.5)
 
 
 class Multiple(nn.Module):
@@ -224,7 +224,7 @@ def test_a_small_network_takes_two_steps_of_its_teacher_in_one():
     process, steps = VariancePreservingCosine(), 4
     teacher = exact_denoiser(process)
     network = train(
-        lambda key, network, x: halving.halving_loss(
+        lambda key, network, x: progressive.progressive_distillation_loss(
             key,
             lambda x, t: network(x, t, 0 * t),
             teacher,

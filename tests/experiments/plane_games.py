@@ -12,7 +12,7 @@ from experiments.configuration.runs import build
 from experiments.evaluation.gans import PlaneReference
 from experiments.inputs.datasets import Data
 from genjax import adversarial
-from genjax.adversarial import instruments
+from genjax.adversarial import diagnostics
 from genjax.data import load_dataset
 
 
@@ -52,11 +52,11 @@ def train(choice, seeds, num_steps=None):
     found = [
         dict(
             modes_covered=float(
-                instruments.modes_covered(modes := reference.modes(each), reference.num_modes)
+                diagnostics.modes_covered(modes := reference.modes(each), reference.num_modes)
             ),
             num_modes=float(reference.num_modes),
             high_quality=float(np.mean(modes >= 0)),
-            duplicate_rate=instruments.duplicate_rate(each, reference.unseen),
+            duplicate_rate=diagnostics.duplicate_rate(each, reference.unseen),
         )
         | {name: float(values[seed]) for name, values in metrics.items()}
         for seed, each in enumerate(samples)

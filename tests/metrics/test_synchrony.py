@@ -139,7 +139,7 @@ def test_silence_has_no_pitch():
 
 
 def test_faults():
-    with pytest.raises(ValueError, match="seen in 1 clips and heard in 2"):
+    with pytest.raises(ValueError, match="events of 1 clips and audio events of 2"):
         synchrony([np.zeros(1)], [np.zeros(1)] * 2, 0.1)
     with pytest.raises(ValueError, match="sound of another clip, and there are 1 clips"):
         chance_synchrony([np.zeros(1)], [np.zeros(1)], 0.1)

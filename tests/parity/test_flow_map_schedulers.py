@@ -89,14 +89,14 @@ def test_trajectory_consistency(monkeypatch):
     process = VariancePreservingTable(betas=scaled_linear_betas())
     denoiser = diffusion.predict(lambda x, t: jnp.sin(x), process, targets.noise)
     after = np.append(scheduler.timesteps[1:], 0)
-    times, landings = table_times(np.append(scheduler.timesteps, 0)), np.floor(0.7 * after)
+    times, end_times = table_times(np.append(scheduler.timesteps, 0)), np.floor(0.7 * after)
     ours = flow_maps.jump(
         flow_maps.ddim_map(denoiser, process),
         process,
         jnp.asarray(X),
         times,
         keys=KEYS,
-        landings=table_times(landings),
+        end_times=table_times(end_times),
         trajectory=True,
     )
     compare(ours, their_states(scheduler, monkeypatch, X, sine, eta=0.3))

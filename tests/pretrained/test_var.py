@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from genjax import pretrained
-from genjax.autoregression import decode_scales, growing, guide, pair, sample
+from genjax.autoregression import decode_scales, guide, linear_guidance, pair, sample
 from genjax.models.autoregressive.var import VAR
 from genjax.pretrained.var import load
 from tests.pretrained.authors_files import DATA, draw, reference, write
@@ -90,7 +90,7 @@ def test_logits_and_guided_greedy_samples_agree(name, tokenizer):
         extend = lambda *a: tokenizer(*a, method=lambda m, *a: m.quantizer.extend(*a))
         return decode_scales(
             keys,
-            guide(step, growing(1.5, len(SIDES))),
+            guide(step, linear_guidance(1.5, len(SIDES))),
             state,
             extend,
             jnp.zeros((3, 4, 4, 4)),

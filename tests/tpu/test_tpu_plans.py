@@ -121,19 +121,19 @@ def test_arithmetic_is_what_the_compiler_counts():
     assert 1 < 8 * operations / written < 1.3
 
 
-def test_the_account_for_gpus_is_near_the_compilers(monkeypatch):
-    """The planner's account of memory is within 20 % of the TPU's compiler.
+def test_the_estimate_for_gpus_is_near_the_compilers(monkeypatch):
+    """The planner's estimate of memory is within 20 % of the TPU's compiler.
 
     The network is one that TPUs pad little, and attention's kernel takes heads in its own order.
-    The account sums the arrays that are live at once, split by the sharding rules, without fusion.
+    The estimate sums the arrays that are live at once, split by the sharding rules, without fusion.
     """
     dispatch = importlib.import_module("genjax.nn.attention.dispatch")
     monkeypatch.setattr(dispatch, "query_block", lambda *sizes: None)
     config, axes = small(6), {"fsdp": 2, "tensor": 2, "context": 2}
     config.model.num_heads = 4
     config.space.shape = (64, 64, 4)  # 1,024 tokens
-    compiled, accounted = (plan(config, axes, device)["memory"] for device in ("v5p", "h100"))
-    working = accounted["gradients"] + accounted["activations and workspace"]
+    compiled, estimated = (plan(config, axes, device)["memory"] for device in ("v5p", "h100"))
+    working = estimated["gradients"] + estimated["activations and workspace"]
     assert 0.8 < working / compiled["gradients, activations and workspace"] < 1.2
 
 

@@ -42,9 +42,9 @@ class Consistency(Method):
             key,
             student.jump,
             x,
-            student.told,
+            student.condition_with_dropout,
             process=student.process,
-            pairs=functools.partial(pairs.easy, law=student.times, stage=stage),
+            pairs=functools.partial(pairs.easy, times=student.times, stage=stage),
             teacher=teacher,
             distance=functools.partial(distances.pseudo_huber, scale=self.huber),
             weighting=consistency.inverse_step,
@@ -78,10 +78,10 @@ class GridMethod(Method):
         guided: Callable | None,
         condition: PyTree,
         anywhere: bool = False,
-        **told: Array,
+        **conditioning: Array,
     ) -> Losses:
         own, older = (
-            self.flow_map(network, student.process, student.target, **told)
+            self.flow_map(network, student.process, student.target, **conditioning)
             for network in (student.network, student.averaged)
         )
         distance = functools.partial(distances.pseudo_huber, scale=self.huber)
@@ -101,7 +101,7 @@ class GridMethod(Method):
 
 
 def quantiles(student: Student, steps: int | Array, most: int | None = None) -> Array:
-    """Return the grid of `steps` equal steps in the quantile of the student's law of times.
+    """Return the grid of `steps` equal steps in the quantile of the student's times.
 
     Args:
         steps: may be traced, where `most` is its bound. The grid then has `most` steps, the last
@@ -129,7 +129,7 @@ class DiscreteConsistency(GridMethod):
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         guided = student.teacher and student.guided_teacher(self.guidance_scale)
-        return self._loss(key, student, x, guided, student.told)
+        return self._loss(key, student, x, guided, student.condition_with_dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +137,12 @@ class ImprovedConsistencyTraining(Method):
     """`consistency.consistency_loss` with the curriculum and the weights of iCT.
 
     Song & Dhariwal 2024. There is no teacher and no older student. The steps of the grid double
-    from time to time, and are drawn by a normal law of log(sigma/alpha). The loss has the weight
-    1/(t − r). The grid's times are those of `DiscreteConsistency`.
+    from time to time, and are drawn by a normal distribution of log(sigma/alpha). The loss has the
+    weight 1/(t − r). The grid's times are those of `DiscreteConsistency`.
 
     Attributes:
         first, last: steps of the grid at the start and at the end of the training.
-        mean, deviation: of the normal law.
+        mean, deviation: of the normal distribution.
         huber: scale of the pseudo-Huber distance.
     """
 
@@ -172,7 +172,7 @@ class ImprovedConsistencyTraining(Method):
             key,
             self.flow_map(student.network, student.process, student.target),
             x,
-            student.told,
+            student.condition_with_dropout,
             process=student.process,
             pairs=functools.partial(pairs.neighbours, grid=grid, weights=weights),
             distance=functools.partial(distances.pseudo_huber, scale=self.huber),
@@ -187,12 +187,12 @@ class LatentConsistency(GridMethod):
     Luo et al. 2023, algorithm 1. Its 50 steps skip 20 of the 1,000 that the teacher was trained on.
 
     Attributes:
-        least, largest: scale; the paper's ω is one less.
+        min_guidance_scale, max_guidance_scale: the paper's ω is one less.
     """
 
     steps: int = 50
-    least: float = 3.0
-    largest: float = 15.0
+    min_guidance_scale: float = 3.0
+    max_guidance_scale: float = 15.0
     huber: float = 0.001
     takes_guidance = True
     needs_teacher = True
@@ -201,10 +201,12 @@ class LatentConsistency(GridMethod):
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         scale_key, loss_key = jax.random.split(key)
-        scale = jax.random.uniform(scale_key, x.shape[:1], minval=self.least, maxval=self.largest)
+        scale = jax.random.uniform(
+            scale_key, x.shape[:1], minval=self.min_guidance_scale, maxval=self.max_guidance_scale
+        )
         guided = diffusion.guide(student.teacher, student.condition, student.null, scale)
-        told = dict(anywhere=self.anywhere, guidance=scale)
-        return self._loss(loss_key, student, x, guided, student.condition, **told)
+        conditioning = dict(anywhere=self.anywhere, guidance=scale)
+        return self._loss(loss_key, student, x, guided, student.condition, **conditioning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +234,9 @@ class ConsistencyTrajectory(DiscreteConsistency):
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         jump_key, flow_key = jax.random.split(key)
         guided = student.guided_teacher(self.guidance_scale)
-        loss, t = self._loss(jump_key, student, x, guided, student.told, anywhere=True)
+        loss, t = self._loss(
+            jump_key, student, x, guided, student.condition_with_dropout, anywhere=True
+        )
         return loss + student.flow_loss(flow_key, x, self.guidance_scale), t
 
 
@@ -260,7 +264,7 @@ class ContinuousConsistency(Method):
             key,
             student.network,
             x,
-            student.told,
+            student.condition_with_dropout,
             process=student.process,
             times=student.times,
             teacher=teacher if student.teacher else None,

@@ -53,8 +53,8 @@ class MeanFlow(Method):
             key,
             student.apply,
             x,
-            student.told,
-            pairs=functools.partial(pairs.ordered, law=student.times, diagonal=self.diagonal),
+            student.condition_with_dropout,
+            pairs=functools.partial(pairs.ordered, times=student.times, diagonal=self.diagonal),
             guided=guided if self.is_guided else None,
             distance=functools.partial(distances.adaptive, power=self.power),
         )
@@ -92,7 +92,7 @@ class Shortcut(Method):
             key,
             student.apply,
             x,
-            student.told,
+            student.condition_with_dropout,
             finest=self.finest,
             share=self.share,
             largest=self.largest,
@@ -100,15 +100,15 @@ class Shortcut(Method):
         )
 
     def flow_map(
-        self, network: Callable, process: Process, target: Callable, **told: Array
+        self, network: Callable, process: Process, target: Callable, **conditioning: Array
     ) -> FlowMap:
-        """Return the map of `Method.flow_map`, which tells the shortest jumps what they learned."""
+        """Return the map of `Method.flow_map`, with the end times that short jumps learned."""
 
-        def as_trained(x, t, condition, end_time, **told):
-            end = shortcut.told_end(t, end_time, self.finest)
-            return network(x, t, condition, end_time=end, **told)
+        def as_trained(x, t, condition, end_time, **conditioning):
+            end = shortcut.network_end_time(t, end_time, self.finest)
+            return network(x, t, condition, end_time=end, **conditioning)
 
-        return super().flow_map(as_trained, process, target, **told)
+        return super().flow_map(as_trained, process, target, **conditioning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +128,9 @@ class Lagrangian(Method):
             student.jump,
             velocity,
             x,
-            student.told,
+            student.condition_with_dropout,
             process=student.process,
-            pairs=functools.partial(pairs.ordered, law=student.times),
+            pairs=functools.partial(pairs.ordered, times=student.times),
         )
         return loss + student.flow_loss(flow_key, x, self.guidance_scale), t
 
@@ -155,8 +155,8 @@ class Semigroup(Method):
             jump_key,
             student.jump,
             x,
-            student.told,
+            student.condition_with_dropout,
             process=student.process,
-            pairs=functools.partial(pairs.ordered, law=student.times),
+            pairs=functools.partial(pairs.ordered, times=student.times),
         )
         return loss + student.flow_loss(flow_key, x, self.guidance_scale), t

@@ -21,12 +21,12 @@ class GuidedMeanFlow(Method):
 
     Attributes:
         diagonal: share of the batch with s = t.
-        largest: guidance scale.
+        max_guidance_scale: scales are drawn from 1 to it.
         power: of the adaptive weight.
     """
 
     diagonal: float = 0.5
-    largest: float = 8.0
+    max_guidance_scale: float = 8.0
     power: float = 1.0
     smallest: ClassVar[float] = 0.0
     takes_guidance = True
@@ -34,14 +34,14 @@ class GuidedMeanFlow(Method):
     needs_target = staticmethod(targets.velocity)
     forward_mode = True
 
-    def answers(self, student: Student) -> Callable:
+    def velocities(self, student: Student) -> Callable:
         """Return `(x, t, s, condition, scale, interval) -> (u, v)` of the student's network."""
 
-        def answers(x, t, s, condition, scale, interval):
-            told = dict(end_time=s, guidance=scale, interval=interval)
-            return student.network(x, t, condition, **told, velocity=True)
+        def velocities(x, t, s, condition, scale, interval):
+            conditioning = dict(end_time=s, guidance=scale, interval=interval)
+            return student.network(x, t, condition, **conditioning, velocity=True)
 
-        return answers
+        return velocities
 
     def extra(self, key: Key[Array, ""], student: Student, x: Array) -> Callable | None:
         """Return a loss `(x_t, t, u) -> [batch]` that is added, or None."""
@@ -52,13 +52,13 @@ class GuidedMeanFlow(Method):
         )
         return mean_flow.guided_mean_flow_loss(
             key,
-            self.answers(student),
+            self.velocities(student),
             x,
             student.condition,
             null,
             student.dropped,
-            pairs=functools.partial(pairs.ordered, law=student.times, diagonal=self.diagonal),
-            largest=self.largest,
+            pairs=functools.partial(pairs.ordered, times=student.times, diagonal=self.diagonal),
+            max_guidance_scale=self.max_guidance_scale,
             smallest=self.smallest,
             extra=self.extra(jax.random.fold_in(key, 1), student, x),
             distance=functools.partial(distances.adaptive, power=self.power),

@@ -41,18 +41,18 @@ class Game(Student):
 
     Attributes:
         fake: `(x, t, condition) -> y`, the network that learns the student's samples, or None.
-        judge: `(x_t, t, condition) -> logits`, the discriminator, or None.
+        discriminator: `(x_t, t, condition) -> logits`, the discriminator, or None.
         grid: `(process, num_steps) -> times`, that of `config.sampling`.
     """
 
     fake: Callable | None
-    judge: Callable | None
+    discriminator: Callable | None
     grid: Callable
 
     def denoiser(self, network: Callable) -> Callable[..., Prediction]:
         """Return the denoiser `(x_t, t)` of a network under the conditions of the batch."""
         denoiser = diffusion.predict(network, self.process, self.target)
-        return lambda x_t, t: denoiser(x_t, t, self.told)
+        return lambda x_t, t: denoiser(x_t, t, self.condition_with_dropout)
 
     def clean(self, x_t: Array, t: Array) -> Array:
         """Return the student's jump to the clean end."""
@@ -103,7 +103,7 @@ class Game(Student):
             key,
             self.fake,
             samples,
-            self.told,
+            self.condition_with_dropout,
             process=self.process,
             target=self.target,
             times=self.times,
@@ -116,7 +116,7 @@ class Game(Student):
     ) -> Float[Array, " batch"]:
         """Return one of the two losses of `genjax.distillation.adversarial`."""
         options = dict(process=self.process, times=self.times, objective=objective)
-        return loss(key, self.judge, x, samples, self.told, **options)
+        return loss(key, self.discriminator, x, samples, self.condition_with_dropout, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,9 +234,9 @@ class RCM(MatchingMethod):
     """Continuous consistency with the match of distributions (Zheng et al. 2025, rCM).
 
     Teacher and student predict the velocity of rectified flow. The consistency loss sees the
-    networks as those of TrigFlow (`as_trigflow`). `config.times` is the law of times for the match
-    and the critic. The grid `align_your_steps_grid` takes the published times of four steps, as
-    levels: 80, tan 1.5, tan 1.4, tan 1.0 and any last one.
+    networks as those of TrigFlow (`as_trigflow`). `config.times` is the distribution of times for
+    the match and the critic. The grid `align_your_steps_grid` takes the published times of four
+    steps, as levels: 80, tan 1.5, tan 1.4, tan 1.0 and any last one.
 
     Differences from the published code: there the match and the critic wait for the end of the
     warm-up. The student's inputs have random times there, and those of the sampler here.
@@ -267,7 +267,7 @@ class RCM(MatchingMethod):
             key,
             as_trigflow(student.network),
             x,
-            student.told,
+            student.condition_with_dropout,
             process=UNIT_TRIGFLOW,
             times=functools.partial(log_normal_sigma, mean=self.mean, deviation=self.deviation),
             teacher=as_trigflow(guided),

@@ -27,7 +27,7 @@ class Reflow(Method):
             key,
             student.network,
             x,
-            student.told,
+            student.condition_with_dropout,
             process=student.process,
             target=student.target,
             times=student.times,
@@ -46,6 +46,6 @@ class DistilledReflow(Reflow):
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         jump = self.flow_map(student.network, student.process, student.target)
         loss = straightening.distilled_reflow_loss(
-            jump, x, student.noise, student.told, process=student.process
+            jump, x, student.noise, student.condition_with_dropout, process=student.process
         )
         return loss, jnp.full(len(x), student.process.domain[1])

@@ -20,10 +20,10 @@ class Student:
     """The part of a task that a method sees in one step.
 
     Attributes:
-        network: `(x, t, condition, **told) -> y`, with the parameters that are trained.
+        network: `(x, t, condition, **conditioning) -> y`, with the parameters that are trained.
         averaged: the same with averaged parameters.
         condition, null: the conditions of the batch, and what replaces a dropped one.
-        told: the conditions, of which some were dropped.
+        condition_with_dropout: the conditions, of which some were dropped.
         dropped: which were.
         teacher: `(x_t, t, condition) -> Prediction`, or None.
         progress: the share of the training steps that are done, in [0, 1).
@@ -37,7 +37,7 @@ class Student:
     averaged: Callable
     condition: PyTree
     null: PyTree
-    told: PyTree
+    condition_with_dropout: PyTree
     dropped: Bool[Array, " batch"]
     process: diffusion.Process
     target: Callable
@@ -57,9 +57,9 @@ class Student:
     def jump(self) -> Callable:
         return flow_maps.flow_map(self.apply, self.process, self.target)
 
-    def output_target(self, usual: Callable) -> Callable | None:
-        """Return what the network's output stands for; None if it is the `usual` target."""
-        return None if getattr(self.target, "func", None) is usual else self.target
+    def output_target(self, default: Callable) -> Callable | None:
+        """Return what the network's output stands for; None if it is the `default` target."""
+        return None if getattr(self.target, "func", None) is default else self.target
 
     def guided_teacher(self, scale: float) -> Callable[..., Prediction]:
         """Return the teacher's guided denoiser `(x_t, t)`, unconditional for dropped conditions."""
@@ -78,9 +78,11 @@ class Student:
         options = dict(process=self.process, target=self.target, times=self.times)
         network = flow_maps.diagonal(self.apply)
         if self.teacher is None:
-            return diffusion.simple_loss(key, network, x, self.told, **options)[0]
+            return diffusion.simple_loss(key, network, x, self.condition_with_dropout, **options)[0]
         teacher = self.guided_teacher(scale)
-        return guidance.imitation_loss(key, network, teacher, x, self.told, **options)[0]
+        return guidance.imitation_loss(
+            key, network, teacher, x, self.condition_with_dropout, **options
+        )[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +125,16 @@ class Method:
         return self.takes_guidance or getattr(self, "guidance_scale", 1.0) != 1
 
     def flow_map(
-        self, network: Callable, process: diffusion.Process, target: Callable, **told: Array
+        self, network: Callable, process: diffusion.Process, target: Callable, **conditioning: Array
     ) -> flow_maps.FlowMap:
         """Return the map `(x_t, t, s, condition) -> x_s` of a network of this method.
 
         Args:
-            network: `(x, t, condition, **told) -> y`, its parameters bound.
-            told: the guidance scale, `guidance`, if the network takes it.
+            network: `(x, t, condition, **conditioning) -> y`, its parameters bound.
+            conditioning: the guidance scale, `guidance`, if the network takes it.
         """
         if self.takes_end_time:
-            apply = lambda x, t, s, condition: network(x, t, condition, end_time=s, **told)
+            apply = lambda x, t, s, condition: network(x, t, condition, end_time=s, **conditioning)
             return flow_maps.flow_map(apply, process, target)
-        denoiser = diffusion.predict(functools.partial(network, **told), process, target)
+        denoiser = diffusion.predict(functools.partial(network, **conditioning), process, target)
         return flow_maps.ddim_map(denoiser, process)

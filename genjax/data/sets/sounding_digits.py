@@ -131,10 +131,10 @@ def bounces_of(moving: Sequence[Movement]) -> tuple[Bounce, ...]:
     return tuple(sorted(found, key=lambda bounce: bounce.time))
 
 
-def sound(heard: Sequence[Bounce]) -> np.ndarray:
+def sound(bounces: Sequence[Bounce]) -> np.ndarray:
     """Return the tones of bounces as int16 `[17,000 1]`."""
     samples = np.zeros(NUM_FRAMES * FRAME_SAMPLES)
-    for bounce in heard:
+    for bounce in bounces:
         rest = samples[bounce.sample :]
         rest[: round(TONE_SECONDS * SAMPLE_RATE)] += tone(bounce.digit)[: len(rest)]
     return np.rint(samples * (2**15 - 1)).astype(np.int16)[:, None]

@@ -1,8 +1,8 @@
 """Discrete diffusion: processes, targets, losses, guidance and samplers for tokens.
 
 The words are those of `genjax.diffusion`: `x` is data, t = 0 is clean and t = 1 noise. At each
-place x_t is x with probability alpha(t) and noise with probability sigma(t). Laws of times and
-grids are those of `genjax.diffusion`. A denoiser returns log p(x | x_t) of every token at every
+place x_t is x with probability alpha(t) and noise with probability sigma(t). Distributions of times
+and grids are those of `genjax.diffusion`. A denoiser returns log p(x | x_t) of every token at every
 place.
 """
 

@@ -18,7 +18,7 @@ from genjax.diffusion.discrete.processes import DiscreteProcess, Tokens
 from genjax.diffusion.discrete.targets import Denoiser
 from genjax.diffusion.likelihood import Bound
 from genjax.diffusion.processes import expand
-from genjax.diffusion.times import Law, uniform
+from genjax.diffusion.times import TimeDistribution, uniform
 
 JUST_AFTER_CLEAN = 2.0**-100  # a time at which only a schedule that jumps has noise
 
@@ -29,7 +29,7 @@ def _total(each):
 
 def _prior(process, x, t):
     """Return KL(q(x_t | x) ‖ π) of each sample."""
-    return _total(rel_entr(process.marginal(x, t), process.noise_law))
+    return _total(rel_entr(process.marginal(x, t), process.noise_distribution))
 
 
 def discrete_bound(
@@ -70,21 +70,21 @@ def continuous_bound(
     denoiser: Denoiser,
     process: DiscreteProcess,
     x: Tokens,
-    law: Law = uniform,
+    times: TimeDistribution = uniform,
     num_times: int = 1,
     block_length: int | None = None,
 ) -> Bound:
     """Compute the bound of infinitely many steps, the integral of `divergence_rate` over t.
 
-    Its expectation is the same for every law of times, and for `Masked` for every schedule. It is
-    −log p(x) exactly, if the denoiser is. The prior term is as in `discrete_bound`. The
-    reconstruction term is −log p(x | x_t) at the domain's start. It is 0 unless the domain starts
-    after the clean end, or the schedule jumps there as `Geometric` does.
+    Its expectation is the same for every distribution of times, and for `Masked` for every
+    schedule. It is −log p(x) exactly, if the denoiser is. The prior term is as in `discrete_bound`.
+    The reconstruction term is −log p(x | x_t) at the domain's start. It is 0 unless the domain
+    starts after the clean end, or the schedule jumps there as `Geometric` does.
 
     Args:
         denoiser: `(x_t, t) -> log p(x | x_t)`.
         x: data `[batch …]`.
-        law: draws the times.
+        times: the distribution of the times.
         num_times: the number of times per sample, one in each of as many equally likely parts.
         block_length: as for `losses.bound_loss`. Each block has times of its own, and the denoiser
             knows the clean tokens of earlier blocks.
@@ -99,7 +99,7 @@ def continuous_bound(
         u = (part + jax.random.uniform(time_key, shape_of_times(x, block_length))) / num_times
         # u may be rounded to an end, where rates may be infinite.
         u = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)
-        t, slope = jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
+        t, slope = jax.jvp(lambda u: times(process, u), (u,), (jnp.ones_like(u),))
         t, slope = (of_tokens(each, x, block_length) for each in (t, slope))
         x_t = process.corrupt(noise_key, x, t)
         rate = process.divergence_rate(x, x_t, denoiser(x_t, t), t)

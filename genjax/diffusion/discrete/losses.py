@@ -19,14 +19,14 @@ from genjax.diffusion.discrete.processes import (
 )
 from genjax.diffusion.discrete.targets import Target, predict, score
 from genjax.diffusion.processes import expand
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import TimeDistribution, independent
 
 Losses = Float[Array, " batch *blocks"]
 Weighting = Callable[[DiscreteProcess, Losses], Losses]
 
 
-def _times(key, x, process, law, variates, block_length):
-    """Return times, dt/du of their law, and the times of all tokens.
+def _times(key, x, process, distribution, variates, block_length):
+    """Return times, dt/du of their distribution, and the times of all tokens.
 
     Times are `[batch]`, or `[batch blocks]` with a block length.
 
@@ -35,7 +35,7 @@ def _times(key, x, process, law, variates, block_length):
     """
     # At u = 0 the gradient of the bound of uniform noise would be NaN.
     u = jnp.maximum(variates(key, shape_of_times(x, block_length)), 2.0**-24)
-    t, slope = jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
+    t, slope = jax.jvp(lambda u: distribution(process, u), (u,), (jnp.ones_like(u),))
     return t, slope, of_tokens(t, x, block_length)
 
 
@@ -76,21 +76,21 @@ def bound_loss(
     *conditioning,
     process: DiscreteProcess,
     target: Target,
-    times: Law,
+    times: TimeDistribution,
     variates: Callable = independent,
     block_length: int | None = None,
 ) -> tuple[Losses, Losses]:
     """Compute the continuous-time bound on −log p(x) at random t, in nats per token.
 
     `DiscreteProcess.divergence_rate` names the papers. The expected loss is the same integral for
-    every law of times, and for `Masked` also for every schedule.
+    every distribution of times, and for `Masked` also for every schedule.
 
     Args:
         apply: the network with its parameters bound, called as in `targets.predict`.
         x: data `[batch …]`.
-        times: the law of the times (`diffusion.uniform`, …).
-        variates: how the law's uniform variates are drawn. `diffusion.stratified` draws the
-            antithetic times of MDLM and MD4.
+        times: the distribution of the times (`diffusion.uniform`, …).
+        variates: how the distribution's uniform variates are drawn. `diffusion.stratified` draws
+            the antithetic times of MDLM and MD4.
         block_length: None, or the number of tokens that share a time, in raster order. With blocks
             the bound is that of block diffusion (Arriola et al. 2025), if the network sees the
             clean tokens of earlier blocks: give it x as conditioning. The network's times then have
@@ -116,7 +116,7 @@ def simple_loss(
     *conditioning,
     process: DiscreteProcess,
     target: Target,
-    times: Law,
+    times: TimeDistribution,
     variates: Callable = independent,
     weighting: Weighting | None = None,
     block_length: int | None = None,
@@ -147,7 +147,7 @@ def score_entropy_loss(
     *conditioning,
     process: DiscreteProcess,
     target: Target = score,
-    times: Law,
+    times: TimeDistribution,
     variates: Callable = independent,
 ) -> tuple[Losses, Losses]:
     """Compute the denoising score entropy, the bound of a network that predicts log-scores.
@@ -175,7 +175,7 @@ def score_entropy_loss(
     output = apply(x_t, t, *conditioning)
     log_scores = output.astype(jnp.promote_types(output.dtype, jnp.float32))
     true = process.scores(process.log_certain(x), x_t, t)[..., : process.vocabulary_size]
-    rate = expand(process.noise_rate(t), x_t) * process.noise_law[x_t]
+    rate = expand(process.noise_rate(t), x_t) * process.noise_distribution[x_t]
     return slope * _mean(rate * score_entropy(log_scores, true, x_t), t), t
 
 
@@ -186,7 +186,7 @@ def hybrid_loss(
     *conditioning,
     process: DiscreteProcess,
     target: Target,
-    times: Law,
+    times: TimeDistribution,
     variates: Callable = independent,
     num_steps: int = 1000,
     cross_entropy_weight: float = 0.01,

@@ -1,6 +1,6 @@
 """Discrete processes: how tokens become noise, P(x_t = k | x) = alpha(t)·[k = x] + sigma(t)·π_k.
 
-Every token is kept with probability alpha(t) and otherwise replaced by noise of law π,
+Every token is kept with probability alpha(t) and otherwise replaced by noise of distribution π,
 independently of the others. So alpha + sigma = 1. Data are tokens 0, …, V − 1. States are all that
 x_t can be: the data, and for `Masked` also the mask V. Last axes of probabilities count tokens or
 states.
@@ -56,17 +56,17 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Geometric:
-    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD), and (1, 0) at t = 0.
+    """(e^−b, 1 − e^−b) with b = sigma_min^(1 − t)·sigma_max^t, and (1, 0) at t = 0.
 
-    The schedule jumps at 0, since b is never 0. So a sampler's last step removes all noise, as the
-    authors' does.
+    Lou et al. 2024, SEDD. The schedule jumps at 0, since b is never 0. So a sampler's last step
+    removes all noise, as the authors' does.
     """
 
-    least: float = 1e-4
-    most: float = 20.0
+    sigma_min: float = 1e-4
+    sigma_max: float = 20.0
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
-        integral = jnp.where(t > 0, self.least ** (1 - t) * self.most**t, 0)
+        integral = jnp.where(t > 0, self.sigma_min ** (1 - t) * self.sigma_max**t, 0)
         return jnp.exp(-integral), -jnp.expm1(-integral)
 
 
@@ -80,7 +80,7 @@ class Bump:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteProcess(Process):
-    """A schedule and a law of the noise. A child says what its noise is; the rest follows.
+    """A schedule and a distribution of the noise. A child says what its noise is; the rest follows.
 
     Methods take times `[batch]`, one time for all, or times with more of x_t's leading axes.
 
@@ -102,18 +102,18 @@ class DiscreteProcess(Process):
         raise NotImplementedError
 
     @property
-    def noise_law(self) -> Float[Array, " states"]:
+    def noise_distribution(self) -> Float[Array, " states"]:
         """Return π, the probabilities of the states under noise."""
         raise NotImplementedError
 
     def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
-        """Draw independent states of law π."""
+        """Draw independent states of distribution π."""
         raise NotImplementedError
 
     @property
-    def noise_laws(self) -> Float[Array, " noises states"]:
-        """Return the laws of all noises; only a `Path` has several."""
-        return self.noise_law[None]
+    def noise_distributions(self) -> Float[Array, " noises states"]:
+        """Return the distributions of all noises; only a `Path` has several."""
+        return self.noise_distribution[None]
 
     def weights(self, t: Time) -> tuple[Time, ...]:
         """Return the probabilities of data and of each noise at time t."""
@@ -148,17 +148,17 @@ class DiscreteProcess(Process):
     def likelihood(self, x_t: Tokens, t: Float[Array, " *times"]) -> Probabilities:
         """Return q(x_t | x) for every token x, `[batch … V]`."""
         own = x_t[..., None] == jnp.arange(self.vocabulary_size)
-        replaced = expand(self.sigma(t), x_t) * self.noise_law[x_t]
+        replaced = expand(self.sigma(t), x_t) * self.noise_distribution[x_t]
         return expand(self.alpha(t), own) * own + replaced[..., None]
 
     def marginal(self, x: Tokens, t: Float[Array, " *times"]) -> Probabilities:
         """Return q(x_t | x) for every state x_t, `[batch … states]`."""
         own = jax.nn.one_hot(x, self.num_states)
         alpha, sigma = (expand(each, own) for each in self.schedule(t))
-        return alpha * own + sigma * self.noise_law
+        return alpha * own + sigma * self.noise_distribution
 
     def log_certain(self, x: Tokens) -> Probabilities:
-        """Return the log-probabilities of the law that gives x for certain, `[batch … V]`."""
+        """Return log-probabilities of the distribution that gives x for certain, `[batch … V]`."""
         own = x[..., None] == jnp.arange(self.vocabulary_size)
         return jnp.where(own, 0.0, LOG_ZERO)
 
@@ -190,8 +190,12 @@ class DiscreteProcess(Process):
         own = jax.nn.one_hot(x_t, self.num_states)
         alpha_s, sigma_s = expand(self.alpha(s), own), expand(self.sigma(s), own)
         stay = expand(self.alpha(t), own) / alpha_s
-        leave = (expand(self.sigma(t), own) - sigma_s) / alpha_s * self.noise_law[x_t][..., None]
-        return (stay * own + leave) * (alpha_s * ratios + sigma_s * self.noise_law * total)
+        leave = (
+            (expand(self.sigma(t), own) - sigma_s)
+            / alpha_s
+            * self.noise_distribution[x_t][..., None]
+        )
+        return (stay * own + leave) * (alpha_s * ratios + sigma_s * self.noise_distribution * total)
 
     def scores(
         self, log_p: Probabilities, x_t: Tokens, t: Float[Array, " *times"]
@@ -202,7 +206,7 @@ class DiscreteProcess(Process):
         """
         ratios, total = self._ratios(log_p, x_t, t)
         alpha, sigma = expand(self.alpha(t), ratios), expand(self.sigma(t), ratios)
-        return alpha * ratios + sigma * self.noise_law * total
+        return alpha * ratios + sigma * self.noise_distribution * total
 
     def noise_rate(self, t: Time) -> Time:
         """Return −alpha'/alpha, the rate at which a token is replaced as time rises."""
@@ -216,7 +220,7 @@ class DiscreteProcess(Process):
 
         Campbell et al. 2022, proposition 1: the rate from k to x_t as time rises, times the score.
         """
-        from_others = expand(self.noise_rate(t), x_t) * self.noise_law[x_t]
+        from_others = expand(self.noise_rate(t), x_t) * self.noise_distribution[x_t]
         other = jnp.arange(self.num_states) != x_t[..., None]
         return jnp.where(other, from_others[..., None] * self.scores(log_p, x_t, t), 0)
 
@@ -229,7 +233,7 @@ class DiscreteProcess(Process):
         divergence (Campbell et al. 2022, proposition 2; Lou et al. 2024, SEDD).
         """
         true, scores = (self.scores(each, x_t, t) for each in (self.log_certain(x), log_p))
-        rate = expand(self.noise_rate(t), x_t) * self.noise_law[x_t]
+        rate = expand(self.noise_rate(t), x_t) * self.noise_distribution[x_t]
         return rate * score_entropy(jnp.log(scores), true, x_t)
 
 
@@ -261,7 +265,7 @@ class Masked(DiscreteProcess):
         return self.vocabulary_size + 1
 
     @property
-    def noise_law(self) -> Float[Array, " states"]:
+    def noise_distribution(self) -> Float[Array, " states"]:
         return jax.nn.one_hot(self.mask, self.num_states)
 
     def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
@@ -287,7 +291,7 @@ class Uniform(DiscreteProcess):
         return self.vocabulary_size
 
     @property
-    def noise_law(self) -> Float[Array, " states"]:
+    def noise_distribution(self) -> Float[Array, " states"]:
         return jnp.full(self.num_states, 1 / self.num_states)
 
     def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
@@ -298,11 +302,11 @@ class Uniform(DiscreteProcess):
 class Path(DiscreteProcess):
     """Data and several noises, each with its own weight: discrete flow matching's general path.
 
-    P(x_t = k | x) = Σ_j κ_j(t)·w_j(k), where w_0 is x and the others are the laws of `noises` (Gat
-    et al. 2024). Masks with some uniform tokens between data and masks are
+    P(x_t = k | x) = Σ_j κ_j(t)·w_j(k), where w_0 is x and the others are the distributions of
+    `noises` (Gat et al. 2024). Masks with some uniform tokens between data and masks are
     `Path(vocabulary_size=V, noises=(Masked(vocabulary_size=V), Uniform(vocabulary_size=V)),
     schedule=Bump())`. It trains by `losses.simple_loss` and samples by `samplers.flow`. It is no
-    Markov chain with one noise, so it has no `noise_law`, posterior or bound.
+    Markov chain with one noise, so it has no `noise_distribution`, posterior or bound.
 
     Attributes:
         noises: processes that draw the noises.
@@ -328,7 +332,7 @@ class Path(DiscreteProcess):
             )
 
     @property
-    def noise_law(self) -> Float[Array, " states"]:
+    def noise_distribution(self) -> Float[Array, " states"]:
         raise ValueError(
             "a Path has several noises, and so no posterior, score or bound; take the loss "
             "simple_loss and the sampler flow"
@@ -339,9 +343,9 @@ class Path(DiscreteProcess):
         return max(noise.num_states for noise in self.noises)
 
     @property
-    def noise_laws(self) -> Float[Array, " noises states"]:
-        pad = lambda law: jnp.pad(law, (0, self.num_states - len(law)))
-        return jnp.stack([pad(noise.noise_law) for noise in self.noises])
+    def noise_distributions(self) -> Float[Array, " noises states"]:
+        pad = lambda distribution: jnp.pad(distribution, (0, self.num_states - len(distribution)))
+        return jnp.stack([pad(noise.noise_distribution) for noise in self.noises])
 
     def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
         """Draw from the noises as they are mixed at the noise end."""
@@ -366,11 +370,14 @@ class Path(DiscreteProcess):
 
     def likelihood(self, x_t: Tokens, t: Float[Array, " *times"]) -> Probabilities:
         own = x_t[..., None] == jnp.arange(self.vocabulary_size)
-        noises = zip(self.weights(t)[1:], self.noise_laws, strict=True)
-        replaced = sum(expand(weight, x_t) * law[x_t] for weight, law in noises)
+        noises = zip(self.weights(t)[1:], self.noise_distributions, strict=True)
+        replaced = sum(expand(weight, x_t) * distribution[x_t] for weight, distribution in noises)
         return expand(self.alpha(t), own) * own + replaced[..., None]
 
     def marginal(self, x: Tokens, t: Float[Array, " *times"]) -> Probabilities:
         own = jax.nn.one_hot(x, self.num_states)
         data, *noises = (expand(weight, own) for weight in self.weights(t))
-        return data * own + sum(w * law for w, law in zip(noises, self.noise_laws, strict=True))
+        return data * own + sum(
+            w * distribution
+            for w, distribution in zip(noises, self.noise_distributions, strict=True)
+        )

@@ -57,7 +57,9 @@ def score(process: DiscreteProcess, output: Probabilities, x_t: Tokens, t: Times
     """
     own = x_t[..., None] == jnp.arange(process.vocabulary_size)
     scores = jnp.exp(jnp.where(own, 0, output))
-    noise = process.noise_law[: process.vocabulary_size] * jnp.sum(scores, -1, keepdims=True)
+    noise = process.noise_distribution[: process.vocabulary_size] * jnp.sum(
+        scores, -1, keepdims=True
+    )
     ratios = scores - expand(process.sigma(t), scores) * noise
     return jax.nn.log_softmax(_log(ratios) + _log(process.likelihood(x_t, t)))
 

@@ -22,7 +22,7 @@ def renoising(
 def noised(
     table: Table, process: Process, low: Float[Array, " *frames"], high: Float[Array, " *frames"]
 ) -> Table:
-    """Return the table with noise first, which leads from the law at time `low` to that at `high`.
+    """Return the table with noise first, from the distribution at time `low` to that at `high`.
 
     The state becomes alpha_high/alpha_low·x + √(sigma_high² − (alpha_high/alpha_low·sigma_low)²)·ξ.
     """

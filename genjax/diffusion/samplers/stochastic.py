@@ -199,10 +199,10 @@ def predictor_corrector(
     clean end.
 
     The authors' epsilon has ‖ξ‖/‖score‖ in place of sigma_t. For score = −z/sigma_t, that ratio is
-    sigma_t in many dimensions. In few dimensions the ratio scatters and tilts the law; sigma_t does
-    not. The Kolmogorov–Smirnov distance is .006, .003 and .004 in 2, 16 and 128 dimensions
-    (critical value .0096). It was measured on a mixture of two Gaussians with the variance
-    exploding process, 500 even steps and 20,000 samples.
+    sigma_t in many dimensions. In few dimensions the ratio scatters and tilts the distribution;
+    sigma_t does not. The Kolmogorov–Smirnov distance is .006, .003 and .004 in 2, 16 and 128
+    dimensions (critical value .0096). It was measured on a mixture of two Gaussians with the
+    variance exploding process, 500 even steps and 20,000 samples.
 
     Args:
         predictor: a sampler with one evaluation per step and no memory.

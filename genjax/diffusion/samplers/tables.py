@@ -236,8 +236,8 @@ def cut(table: Table, start: int, stop: int) -> Table:
 def scale_noise(table: Table, factor: float | Float[Array, ""]) -> Table:
     """Return the table whose rows draw noise of `factor` times the deviation: a temperature.
 
-    Scale the noise that sampling starts from too. Then samples of a Gaussian law keep their mean,
-    and their deviation is `factor` times its own.
+    Scale the noise that sampling starts from too. Then samples of a Gaussian distribution keep
+    their mean, and their deviation is `factor` times its own.
     """
     scaled = {name: getattr(table, name) for name in ("fresh", "largest", "churn")}
     return table._replace(**jax.tree.map(lambda column: factor * column, scaled))

@@ -98,7 +98,7 @@ class GatedPixelCNN(RowNetwork):
             v, after = self.vertical[i](v, carry and carry[i])
             links.append(self.links[i](v))
             carries.append(after)
-            v = _gate(v + self._told("vertical_classes", i, labels))
+            v = _gate(v + self._class_bias("vertical_classes", i, labels))
         return tuple(links), tuple(carries)
 
     def left(
@@ -110,11 +110,11 @@ class GatedPixelCNN(RowNetwork):
         for i in range(self.depth):
             out, after = self.horizontal[i](h, carry and carry[i])
             carries.append(after)
-            out = _gate(out + above[i] + self._told("horizontal_classes", i, labels))
+            out = _gate(out + above[i] + self._class_bias("horizontal_classes", i, labels))
             h += self.residual[i](out)
         return h, tuple(carries)
 
-    def _told(self, name: str, layer: int, labels: Array) -> Array | float:
+    def _class_bias(self, name: str, layer: int, labels: Array) -> Array | float:
         return getattr(self, name)[layer](labels)[:, None, None] if self.num_classes else 0.0
 
 

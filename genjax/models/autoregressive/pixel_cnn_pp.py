@@ -309,9 +309,9 @@ class PixelCNNPlusPlus(nn.Module):
         first = lambda size, sides: Conv(self.width, size, sides, **types)
         self.above_start, self.row_start = first((2, 3), True), first((1, 3), True)
         self.left_start = first((2, 1), False)
-        told = self.width, self.depth, self.num_classes, self.dropout_rate, types
-        self.above = Stream("above", (2, 3), True, *told)
-        self.left = Stream("left", (2, 2), False, *told)
+        shared = self.width, self.depth, self.num_classes, self.dropout_rate, types
+        self.above = Stream("above", (2, 3), True, *shared)
+        self.left = Stream("left", (2, 2), False, *shared)
         for stream in (self.above, self.left):
             nn.share_scope(self, stream)
         self.out = Conv(*self.outputs, **types)

@@ -87,7 +87,7 @@ class PixelRNN(RowNetwork):
         self, x: Image, labels: Int[Array, " batch"], carry: PyTree
     ) -> tuple[Float[Array, "batch height width features"], PyTree]:
         """Return features of all pixels of these and earlier rows."""
-        x = self._told(self.embed_above(x), labels)
+        x = self._add_class(self.embed_above(x), labels)
         carry, states = self.down(x, initial_carry=carry)
         return self.backward(states), carry
 
@@ -99,9 +99,9 @@ class PixelRNN(RowNetwork):
         carry: PyTree,
     ) -> tuple[Float[Array, "batch rows columns out_features"], PyTree]:
         """Return features of these and earlier pixels of each row, and of the rows above."""
-        x = jnp.concatenate([self._told(self.embed_left(x), labels), above], axis=-1)
+        x = jnp.concatenate([self._add_class(self.embed_left(x), labels), above], axis=-1)
         carry, states = self.forward(x, initial_carry=carry)
         return jnp.concatenate([states, above], axis=-1), carry
 
-    def _told(self, x: Array, labels: Array) -> Array:
+    def _add_class(self, x: Array, labels: Array) -> Array:
         return x + self.classes(labels)[:, None, None] if self.num_classes else x

@@ -55,16 +55,16 @@ def _embed(num_classes: int, features: int, labels: Int[Array, " batch"], dtype:
 class Encoder(nn.Module):
     """Strided convolutions and two dense layers from images to latents.
 
-    A stochastic encoder has a Gaussian law of latents, with a mean and a deviation each. With
-    `train=True` it draws from this law by the rng stream "noise", and else it returns the mean
-    (ALI, section 2; BigBiGAN, section 2). A class is an embedding beside the features.
+    A stochastic encoder has a Gaussian distribution of latents, with a mean and a deviation each.
+    With `train=True` it draws from this distribution by the rng stream "noise", and else it returns
+    the mean (ALI, section 2; BigBiGAN, section 2). A class is an embedding beside the features.
 
     Attributes:
         features: of the latents.
         width: channels of the first convolution; each further one doubles them.
         doublings: number of convolutions, each of which halves the sides.
         hidden: features of the dense layer.
-        stochastic: whether the latents have a law, not a value.
+        stochastic: whether the latents have a distribution, not a value.
         num_classes: 0 if unconditional.
     """
 

@@ -20,7 +20,7 @@ from genjax import audio
 from genjax.nn.waveform import WaveConv
 
 Dtype = Any
-Judgement = tuple[Float[Array, "batch ..."], list[Float[Array, "batch ..."]]]
+LogitsAndFeatures = tuple[Float[Array, "batch ..."], list[Float[Array, "batch ..."]]]
 
 
 class PeriodDiscriminator(nn.Module):
@@ -39,7 +39,7 @@ class PeriodDiscriminator(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, waveform: Float[Array, "batch samples channels"]) -> Judgement:
+    def __call__(self, waveform: Float[Array, "batch samples channels"]) -> LogitsAndFeatures:
         """Return logits `[batch times period]` in float32, and the features before them."""
         missing = -waveform.shape[1] % self.period
         x = jnp.pad(waveform, ((0, 0), (0, missing), (0, 0)), mode="reflect")
@@ -78,7 +78,7 @@ class SpectrumDiscriminator(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, waveform: Float[Array, "batch samples channels"]) -> Judgement:
+    def __call__(self, waveform: Float[Array, "batch samples channels"]) -> LogitsAndFeatures:
         """Return logits `[batch frames bins]` in float32, and the features before them."""
         window = audio.hann_window(self.n_fft)
         spectrum = audio.stft(waveform, self.n_fft, self.n_fft // 4, padding=0)
@@ -95,7 +95,9 @@ class SpectrumDiscriminator(nn.Module):
         logits = head(jnp.concatenate(parts, axis=2))
         return logits[..., 0].astype(jnp.float32), features
 
-    def _layers(self, x: Float[Array, "batch frames bins channels"], prefix: str) -> Judgement:
+    def _layers(
+        self, x: Float[Array, "batch frames bins channels"], prefix: str
+    ) -> LogitsAndFeatures:
         conv = functools.partial(
             WaveConv, self.width, dtype=self.dtype, param_dtype=self.param_dtype
         )

@@ -180,8 +180,8 @@ class DiT(nn.Module):
 
         time = sinusoidal_embedding(t * self.time_scale, 256, self.max_period)
         conditioning, first, in_axes = self._conditioning(time, labels)
-        told = jump_conditioning(self, t, end_time, guidance)
-        conditioning, first = conditioning + told, first + told
+        jump = jump_conditioning(self, t, end_time, guidance)
+        conditioning, first = conditioning + jump, first + jump
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes)
         tokens, _ = blocks(
             self.num_heads,

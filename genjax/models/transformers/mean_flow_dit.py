@@ -32,7 +32,7 @@ Dtype = Any
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 unit_variance = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-# A normal law of deviation 0.32/√inputs, as in the authors' code.
+# A normal distribution of deviation 0.32/√inputs, as in the authors' code.
 block_init = nn.initializers.variance_scaling(0.32**2, "fan_in", "normal")
 TOKENS = dict(label=8, guidance=4, interval_start=2, interval_end=2, time=4)  # of each condition
 

@@ -143,11 +143,11 @@ class JointBlock(nn.Module):
     ) -> tuple[Streams, None]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         blocks = {n: Block(self.num_heads, *sizes, **types, name=n) for n, sizes in self.streams}
-        told, attended, parts = (text, text_mask), {}, {}
+        text_inputs, attended, parts = (text, text_mask), {}, {}
         for name, block in blocks.items():
             masks = (None,) * len(block.kinds)
             inputs = tokens[name], None, modulations[name], rotations[name], masks
-            attended[name], _, parts[name] = block.attend(*inputs, *told)
+            attended[name], _, parts[name] = block.attend(*inputs, *text_inputs)
         if len(blocks) > 1:
             attended = self._exchange(attended, exchanged, shared_rotations)
         return {
@@ -247,11 +247,11 @@ class SoundAndVideoDiT(nn.Module):
                 tokens[name] = constrain_tokens(tokens[name] + places)
         if actions is not None and "video" in streams:
             conditionings["video"] = conditionings["video"] + self._embed_actions(actions)
-        told = (None, None)
+        text_inputs = (None, None)
         if is_text:
             mask = condition.mask
-            told = condition.tokens, None if mask is None else mask[:, None, None]
-        tokens = self._blocks(streams, ends, tokens, conditionings, told, starts or {})
+            text_inputs = condition.tokens, None if mask is None else mask[:, None, None]
+        tokens = self._blocks(streams, ends, tokens, conditionings, text_inputs, starts or {})
         outputs = {}
         for name, like in x.items():
             output = ends[name].output(tokens[name], conditionings[name])
@@ -301,7 +301,7 @@ class SoundAndVideoDiT(nn.Module):
         ends: dict[str, Ends],
         tokens: Streams,
         conditionings: Streams,
-        told: tuple,
+        text_inputs: tuple,
         starts: Streams,
     ) -> Streams:
         """Return the tokens after all blocks."""
@@ -319,7 +319,7 @@ class SoundAndVideoDiT(nn.Module):
         )
         blocks = scanned(JointBlock, self.depth, self.unroll, self.remat_policy)
         blocks = blocks(self.num_heads, sizes, self.dtype, self.param_dtype, name="blocks")
-        return blocks(tokens, modulations, exchanged, rotations, shared, *told)[0]
+        return blocks(tokens, modulations, exchanged, rotations, shared, *text_inputs)[0]
 
     def _exchanged(
         self, name: str, conditioning: Float[Array, "batch times width"]

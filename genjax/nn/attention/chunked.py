@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from genjax.nn.attention.segments import NOBODYS, Mask, Segments, of_keys, whole, with_queries
+from genjax.nn.attention.segments import (
+    PADDING_SEGMENT,
+    Mask,
+    Segments,
+    of_keys,
+    whole,
+    with_queries,
+)
 
 CHUNK_BYTES = (
     2**27
@@ -64,7 +71,7 @@ def pad_keys(
     if mask is None:
         mask = jnp.ones((1, 1, 1, length), bool)
     key, value = (jnp.pad(a, ((0, 0), (0, excess), (0, 0), (0, 0))) for a in (key, value))
-    number = NOBODYS if isinstance(mask, Segments) else 0
+    number = PADDING_SEGMENT if isinstance(mask, Segments) else 0
     fill = lambda a, number=0: jnp.pad(
         a, ((0, 0), (0, 0), (0, 0), (0, excess)), constant_values=number
     )
@@ -125,7 +132,7 @@ def absorb(
     return jax.lax.scan(step, softmax, _split(key, value, mask, bias, chunk))[0]
 
 
-class Looked(NamedTuple):
+class QueryResiduals(NamedTuple):
     """The inputs of a backward pass that belong to the queries.
 
     Attributes:
@@ -142,15 +149,15 @@ class Looked(NamedTuple):
     inner: PerQuery
 
 
-def looked(
+def query_residuals(
     query: Queries, output: Queries, highest: PerQuery, total: PerQuery, gradient: Queries
-) -> Looked:
+) -> QueryResiduals:
     inner = jnp.einsum("bqhf,bqhf->bhq", gradient, output, preferred_element_type=jnp.float32)
-    return Looked(query, highest, total, gradient, inner)
+    return QueryResiduals(query, highest, total, gradient, inner)
 
 
 def gradients(
-    by: Looked, key: Keys, value: Keys, mask: Mask, bias: Bias, chunk: int
+    by: QueryResiduals, key: Keys, value: Keys, mask: Mask, bias: Bias, chunk: int
 ) -> tuple[Queries, Keys, Keys, Bias]:
     """Return gradients by key, value and bias, and these keys' part of the query's; float32."""
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -246,7 +253,7 @@ def _forward(chunk, query, key, value, mask, bias):
 
 def _backward(chunk, residuals, gradient):
     query, key, value, mask, bias, *saved = residuals
-    by = looked(query, *saved, gradient)
+    by = query_residuals(query, *saved, gradient)
     of_query, of_key, of_value, of_bias = gradients(by, key, value, mask, bias, chunk)
     return *like((of_query, of_key, of_value), (query, key, value)), None, like(of_bias, bias)
 

@@ -21,8 +21,8 @@ from genjax.nn.attention.chunked import (
     chunk_length,
     gradients,
     like,
-    looked,
     pad_keys,
+    query_residuals,
     scaled,
     start,
 )
@@ -106,7 +106,7 @@ def _ring_forward(query, key, value, mask, bias):
 
 def _ring_backward(residuals, gradient):
     query, key, value, mask, bias, *saved = residuals
-    by, length = looked(query, *saved, gradient), key.shape[1]
+    by, length = query_residuals(query, *saved, gradient), key.shape[1]
     last = jax.lax.axis_size(CONTEXT) - 1
 
     def look(of_rows, of_block, block, step):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 from numpy import iinfo, ndarray
 
-NOBODYS = iinfo("int32").min  # the segment of keys that fill up a length
+PADDING_SEGMENT = iinfo("int32").min  # the segment of keys that fill up a length
 
 OfQueries = Int[Array | ndarray, "#batch queries"]
 OfKeys = Int[Array | ndarray, "#batch keys"]

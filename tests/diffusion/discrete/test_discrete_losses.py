@@ -261,7 +261,7 @@ def test_a_domain_that_ends_early_adds_prior_and_reconstruction():
 
 def test_a_schedule_that_jumps_at_the_clean_end_adds_reconstruction(kind):
     """Constant logits cost log 5 a token; 39 % of the tokens are noise right after the jump."""
-    process = kind(vocabulary_size=VOCABULARY, schedule=discrete.Geometric(least=0.5))
+    process = kind(vocabulary_size=VOCABULARY, schedule=discrete.Geometric(sigma_min=0.5))
     denoiser = discrete.predict(CONSTANT, process, discrete.leave_one_out)
     bound = jax.jit(
         lambda key: discrete.continuous_bound(key, denoiser, process, drawn(4000, 9), num_times=8)

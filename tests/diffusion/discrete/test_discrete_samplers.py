@@ -153,11 +153,11 @@ def test_tau_leaping_starts_from_every_schedule(kind, schedule):
     step = discrete.tau_leaping.step(process, log_p, states, t, s)[0]
     assert step.min() >= 0
     np.testing.assert_allclose(step.sum(-1), 1, rtol=1e-5)
-    after = process.noise_law @ step
+    after = process.noise_distribution @ step
     masked = 1.0
     if kind is discrete.Masked:
         masked = jnp.exp(-0.125 * process.sigma_prime(t) / process.sigma(t))
-    expected = masked * process.noise_law[:VOCABULARY] + (1 - masked) / VOCABULARY
+    expected = masked * process.noise_distribution[:VOCABULARY] + (1 - masked) / VOCABULARY
     np.testing.assert_allclose(after[:VOCABULARY], expected, rtol=1e-3, atol=1e-6)
 
 
@@ -261,7 +261,7 @@ def test_first_hitting_keeps_given_tokens():
     assert np.all(samples[:, 1] == 3) and samples.max() < VOCABULARY
 
 
-JUMP = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.Geometric(least=0.5))
+JUMP = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.Geometric(sigma_min=0.5))
 
 
 @pytest.mark.parametrize(

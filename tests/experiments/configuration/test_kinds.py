@@ -64,7 +64,8 @@ CHOICES = {
     kinds.TARGET: "clean, noise, velocity, v, score, edm",
     kinds.LOSS: "simple_loss, hybrid_loss, given_frames_loss, joint_loss",
     kinds.WEIGHTING: "uniform, min_snr, truncated_snr, edm, sigmoid, p2, bounded_velocity",
-    kinds.LAW: "uniform, logit_normal, mode, cosmap, uniform_log_snr, log_normal_sigma, karras",
+    kinds.TIME_DISTRIBUTION: "uniform, logit_normal, mode, cosmap, uniform_log_snr, "
+    "log_normal_sigma, karras",
     kinds.AVERAGE: "HalfLife, PowerFunction",
     kinds.OBJECTIVE: "saturating, non_saturating, hinge, least_squares, wasserstein, relativistic",
     kinds.AUGMENTATION: "color, translation, cutout",

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from experiments.configuration import kinds
-from experiments.configuration.old_runs import WITHOUT_DROPOUT, upgrade
+from experiments.configuration.old_runs import WITH_GUIDANCE_SCALES, WITHOUT_DROPOUT, upgrade
 from genjax.diffusion import EDM, EDMPreconditioning, Shifted
+from genjax.diffusion.discrete import Geometric
 from genjax.training.workdir import Config
 
 
@@ -88,18 +89,59 @@ def test_a_guidance_scale_without_effect_is_dropped(method):
     assert recorded.method.guidance_scale == 1.25  # the record is left alone
 
 
-@pytest.mark.parametrize("method", [*WITHOUT_DROPOUT, "Halving"])
+@pytest.mark.parametrize("method", [*WITHOUT_DROPOUT, "ProgressiveDistillation"])
 def test_a_rate_of_dropped_conditions_without_effect_is_0(method):
     new = upgrade(Config(space=Config(), method=Config(name=method), conditioning_dropout=0.1))
     reads = kinds.METHOD.bind(new.method, "method").reads_dropout
-    assert reads == (method == "Halving")
+    assert reads == (method == "ProgressiveDistillation")
     assert new.conditioning_dropout == (0.1 if reads else 0.0)
 
 
-@pytest.mark.parametrize("method", ["Shortcut", "Halving", "DistilledReflow", "Drift", "MeanFlow"])
+@pytest.mark.parametrize(
+    "method", ["Shortcut", "ProgressiveDistillation", "DistilledReflow", "Drift", "MeanFlow"]
+)
 def test_times_without_effect_are_uniform(method):
     times = Config(name="logit_normal", mean=1.0)
     new = upgrade(Config(space=Config(), method=Config(name=method), times=times))
     assert new.times == (times if method == "MeanFlow" else dict(name="uniform"))
     reads = kinds.METHOD.bind(new.method, "method").reads_times
     assert reads == (method == "MeanFlow")
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (dict(name="Halving", stages=3), dict(name="ProgressiveDistillation", stages=3)),
+        (
+            dict(name="GuidedHalving", least=1.5, largest=3.0),
+            dict(
+                name="GuidedProgressiveDistillation", min_guidance_scale=1.5, max_guidance_scale=3.0
+            ),
+        ),
+        (
+            dict(name="PixelMeanFlow", largest=3.0),
+            dict(name="PixelMeanFlow", max_guidance_scale=3.0),
+        ),
+        (dict(name="Shortcut", largest=3.0), dict(name="Shortcut", largest=3.0)),
+    ],
+)
+def test_a_method_and_its_numbers_have_the_names_of_today(old, new):
+    recorded = Config(space=Config(), method=Config(old))
+    upgraded = upgrade(recorded).method
+    assert upgraded == new and recorded.method == old
+    kinds.METHOD.bind(upgraded, "method")
+
+
+@pytest.mark.parametrize("name", WITH_GUIDANCE_SCALES)
+def test_methods_with_a_range_of_guidance_scales_take_its_names_of_today(name):
+    new = upgrade(Config(space=Config(), method=Config(name=name, largest=3.0))).method
+    assert kinds.METHOD.bind(new, "method").max_guidance_scale == 3.0
+
+
+def test_the_geometric_schedule_has_the_names_of_the_paper():
+    schedule = Config(name="Geometric", least=0.01, most=10.0)
+    process = Config(name="Masked", vocabulary_size=4, schedule=schedule)
+    new = upgrade(Config(space=Config(), process=process)).process
+    expected = Geometric(sigma_min=0.01, sigma_max=10.0)
+    assert kinds.DISCRETE_PROCESS.bind(new, "process").schedule == expected
+    assert upgrade(Config(space=Config(), process=new)).process == new

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.evaluation import synchrony
 from experiments.evaluation.context import Context
-from experiments.evaluation.synchrony import SoundingDigits, bounces_seen, measure
+from experiments.evaluation.synchrony import SoundingDigits, detect_bounces, measure
 from experiments.inputs.datasets import Data
 from experiments.inputs.sound_and_video import SoundingClips, of_features
 from genjax.data.sets import sounding_digits
@@ -41,7 +41,7 @@ def test_bounces_are_seen_where_they_are(clips):
     """Against the data's own equations: within half a frame, and of the same digit."""
     missed = total = 0
     for video, exact in zip(clips["video"], bounces(SPLIT), strict=True):
-        found = bounces_seen(video)
+        found = detect_bounces(video)
         for bounce in exact:
             near = [each for each in found if abs(each.time - bounce.time) < 0.5]
             total += 1
@@ -56,7 +56,7 @@ def test_a_digit_that_rests_meets_no_wall(clips, monkeypatch, start):
     still = dataclasses.replace(found.movement, start=start, velocity=(0.0, 0.0))
     resting = (dataclasses.replace(found, movement=still),)
     monkeypatch.setattr(synchrony, "_tracks", lambda video: resting)
-    assert bounces_seen(clips["video"][0]) == ()
+    assert detect_bounces(clips["video"][0]) == ()
 
 
 def test_real_clips_and_delayed_ones(clips):
@@ -77,7 +77,7 @@ def test_real_clips_and_delayed_ones(clips):
 
 
 def test_wrong_pitches_and_silence_are_found_out(clips):
-    seen = [bounces_seen(video) for video in clips["video"]]
+    seen = [detect_bounces(video) for video in clips["video"]]
     next_digit = lambda each: dataclasses.replace(each, digit=(each.digit + 1) % 10)
     wrong = np.stack([sound(tuple(map(next_digit, each))) for each in bounces(SPLIT)])
     found = measure(seen, wrong)

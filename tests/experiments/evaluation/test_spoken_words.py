@@ -11,7 +11,7 @@ from experiments.evaluation import spoken_words as module
 from experiments.evaluation import videos
 from experiments.evaluation.context import Context
 from experiments.evaluation.figures import QUALITY
-from experiments.evaluation.spoken_words import SpokenWords, accuracy, chance, words_heard
+from experiments.evaluation.spoken_words import SpokenWords, accuracy, chance, recognize_words
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Waveforms
 from genjax.data import Dataset, InMemory
@@ -76,7 +76,7 @@ def test_real_words_are_heard_and_words_that_nobody_asked_for_are_wrong(monkeypa
     wrong = SpokenWords(context, WORDS)(StandIn(np.roll(others, 1, axis=0)[order]))
     assert wrong["word_accuracy"] <= 0.25
     videos.real_videos.cache_clear()
-    assert words_heard(np.zeros((1, 8000, 1), np.int16), 8000, WORDS)[0] in ("", *WORDS)
+    assert recognize_words(np.zeros((1, 8000, 1), np.int16), 8000, WORDS)[0] in ("", *WORDS)
 
 
 def test_what_cannot_be_heard_is_said_before_training(monkeypatch):

@@ -1,4 +1,4 @@
-"""Test the tasks of learned inverses: joint training, and an encoder after the fact."""
+"""Test the tasks of learned inverses: joint training, and an encoder for a finished GAN."""
 
 import functools
 import json

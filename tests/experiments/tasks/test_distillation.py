@@ -23,7 +23,7 @@ from experiments.tasks.methods import Student
 from experiments.tasks.methods import consistency as consistency_methods
 from genjax import diffusion
 from genjax.diffusion import targets, times
-from genjax.distillation import flow_maps, halving, pairs
+from genjax.distillation import flow_maps, pairs, progressive
 from tests.experiments.autoencoder_run import small_config
 from tests.experiments.random_runs import random_run, random_state
 
@@ -63,7 +63,7 @@ def student(method, teacher=None, network=NETWORK, **changes):
         config.model.time_scale = TIME_SCALE
     elif method in ("Consistency", "Semigroup"):
         config.method.guidance_scale = 1.0  # the teacher's
-    if method.endswith("Halving"):
+    if method.endswith("ProgressiveDistillation"):
         config.method.stages = 2
     return config.lock()  # as the program gets it
 
@@ -106,8 +106,8 @@ def batch():
         ("TrajectoryConsistency", True),
         ("ConsistencyTrajectory", True),
         ("ContinuousDistillation", True),
-        ("Halving", True),
-        ("GuidedHalving", True),
+        ("ProgressiveDistillation", True),
+        ("GuidedProgressiveDistillation", True),
     ],
 )
 def test_a_step_of_every_method_moves_the_student_and_not_the_teacher(
@@ -211,7 +211,7 @@ def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(tmp_pa
     """
     clean = dict(target=dict(name="clean"))
     teacher = random_run(tmp_path / "clean", small(digits_flow.get_config(), PLAIN, **clean))
-    config = student("Halving", teacher, PLAIN, num_steps=4, **clean)
+    config = student("ProgressiveDistillation", teacher, PLAIN, num_steps=4, **clean)
     with config.unlocked():
         config.method.update(num_steps=6, guidance_scale=1.0)
     config.conditioning_dropout = 0.0
@@ -231,7 +231,7 @@ def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(tmp_pa
     before = states[2]
     denoiser = task.denoiser(before.averages["previous_stage"])
     by_hand = jax.jit(
-        lambda batch: halving.halving_loss(
+        lambda batch: progressive.progressive_distillation_loss(
             jax.random.split(jax.random.key(2))[1],
             functools.partial(task.network.apply, {"params": before.params}),
             denoiser,
@@ -248,7 +248,7 @@ def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(tmp_pa
 @pytest.mark.slow
 def test_guided_halving_first_learns_the_teacher_at_every_scale(plain_teacher):
     """Its first stage is `GuidanceDistillation`; later the student it was answers at one scale."""
-    config = student("GuidedHalving", plain_teacher, PLAIN, num_steps=4)
+    config = student("GuidedProgressiveDistillation", plain_teacher, PLAIN, num_steps=4)
     with config.unlocked():
         config.method.num_steps = 2
     task = build(config)
@@ -271,7 +271,7 @@ def test_a_warm_up_of_no_length_is_over_at_the_first_step():
             averaged=None,
             condition=labels,
             null=0,
-            told=labels,
+            condition_with_dropout=labels,
             dropped=labels > 0,
             process=diffusion.TrigFlow(),
             target=targets.velocity,
@@ -342,7 +342,7 @@ def test_a_method_of_one_process_and_target_refuses_others(method, changes, mess
         ("LADD", dict(weighting=dict(name="min_snr"))),
         ("DistilledReflow", dict(weighting=dict(name="min_snr"))),
         ("DistilledReflow", dict(times=dict(name="logit_normal"))),
-        ("Halving", dict(times=dict(name="logit_normal"))),
+        ("ProgressiveDistillation", dict(times=dict(name="logit_normal"))),
         ("Shortcut", dict(times=dict(name="logit_normal"))),
         ("Shortcut", dict(times=dict(shift=3.0))),
     ],
@@ -361,7 +361,7 @@ def test_a_field_that_a_method_does_not_read_is_refused(method, changes):
         "LatentConsistency",
         "TrajectoryConsistency",
         "GuidanceDistillation",
-        "GuidedHalving",
+        "GuidedProgressiveDistillation",
         "Drift",
     ],
 )
@@ -377,20 +377,20 @@ def test_a_method_that_drops_no_conditions_has_no_rate_of_it(method):
 
 def test_halving_skips_no_steps(plain_teacher, tmp_path):
     """Were the last step of a stage skipped, the next stage would learn from an older student."""
-    config = student("Halving", plain_teacher, PLAIN)
+    config = student("ProgressiveDistillation", plain_teacher, PLAIN)
     config.max_skipped_steps = 10
     with pytest.raises(ValueError, match="max_skipped_steps is 10, but the last step of each sta"):
         train.prepare(config, tmp_path, None)
 
 
-@pytest.mark.parametrize("method", ["Halving", "GuidedHalving"])
+@pytest.mark.parametrize("method", ["ProgressiveDistillation", "GuidedProgressiveDistillation"])
 def test_halving_refuses_a_grid_of_other_steps_than_it_learns(plain_teacher, method):
     """One step leads from noise to data on every grid. Two steps are elsewhere with a shift."""
     config = student(method, plain_teacher, PLAIN)
     with config.unlocked():
-        config.method.stages = 6 if method == "GuidedHalving" else 5
+        config.method.stages = 6 if method == "GuidedProgressiveDistillation" else 5
         config.num_steps, config.sampling.grid.shift = 20, 3.0
-    with pytest.raises(ValueError, match=r"the times \[1.   0.75 0.  \] for 2 steps, but halving"):
+    with pytest.raises(ValueError, match=r"the times \[1.   0.75 0.  \] for 2 steps, but the last"):
         build(config)
     with config.unlocked():
         config.method.stages += 1
@@ -412,7 +412,7 @@ def test_a_method_that_reads_no_guidance_scale_has_none(method):
 
 
 def test_halving_and_reflow_read_the_weighting():
-    for method in ("Halving", "GuidedHalving", "Reflow"):
+    for method in ("ProgressiveDistillation", "GuidedProgressiveDistillation", "Reflow"):
         config = digits_distillation.get_config(method)
         config.weighting = dict(name="min_snr")
         config.teacher = None
@@ -438,11 +438,11 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
     with pytest.raises(ValueError, match="told takes a guidance scale, which Lagrangian does not"):
         build(student("Lagrangian", told))
     with pytest.raises(ValueError, match="stages is 3; take 1 to config.num_steps=2"):
-        config = student("Halving", teacher)
+        config = student("ProgressiveDistillation", teacher)
         config.method.stages = 3
         build(config)
     with pytest.raises(ValueError, match="num_steps is 6, which cannot be halved 2 times"):
-        kinds.METHOD.bind(dict(name="Halving", num_steps=6, stages=3), "method")
+        kinds.METHOD.bind(dict(name="ProgressiveDistillation", num_steps=6, stages=3), "method")
     with pytest.raises(ValueError, match="a grid of first=10 and last=5 steps; take at least 1"):
         kinds.METHOD.bind(dict(name="ImprovedConsistencyTraining", last=5), "method")
     config = student("Lagrangian", teacher)

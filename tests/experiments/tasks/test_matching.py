@@ -235,7 +235,7 @@ def a_game(**changes):
         averaged=None,
         condition=LABELS,
         null=0,
-        told=LABELS,
+        condition_with_dropout=LABELS,
         dropped=LABELS > 0,
         process=FLOW,
         target=targets.velocity,
@@ -243,7 +243,7 @@ def a_game(**changes):
         teacher=predict(lambda x, t, _: 0.5 * x, FLOW, targets.velocity),
         progress=jnp.float32(0),
         fake=network,
-        judge=None,
+        discriminator=None,
         grid=uniform_grid,
     )
     return Game(**fields | changes)

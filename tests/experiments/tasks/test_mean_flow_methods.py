@@ -23,7 +23,7 @@ def student(network):
         apply=lambda x, t, s, c: network(x, t, c, end_time=s),
         condition=LABELS,
         null=jnp.int32(4),
-        told=LABELS,
+        condition_with_dropout=LABELS,
         dropped=jnp.zeros(4, bool),
         times=functools.partial(logit_normal, mean=-0.4),
     )

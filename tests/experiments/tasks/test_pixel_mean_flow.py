@@ -31,7 +31,7 @@ def student(network, distance=None):
     return PixelStudent(
         network=network,
         condition=jnp.zeros(len(X)),
-        told=jnp.zeros(len(X)),
+        condition_with_dropout=jnp.zeros(len(X)),
         dropped=jnp.zeros(len(X), bool),
         process=FLOW,
         target=targets.clean,

@@ -122,7 +122,7 @@ def test_a_guided_causal_network_is_two_calls_without_a_cache(temperature, token
     disturb = lambda a: a + np.float32(0.3) * random.standard_normal(a.shape, np.float32)
     state = state.replace(params=jax.tree.map(disturb, state.params))
     labels, keys = np.arange(40) % 10, sample_keys(KEY, jnp.arange(40))
-    law = task.law(sampling(config, guidance_scale=2.5, **options))
+    law = task.token_sampler(sampling(config, guidance_scale=2.5, **options))
     null = task.condition.num_classes
     drawn = jax.jit(task.decode)(state.params, keys, jnp.asarray(labels), null, law)
     both, tokens = two_calls(task, state, labels), jnp.zeros((40, LENGTH), jnp.int32)
@@ -191,7 +191,10 @@ def test_probabilities_sum_to_1_and_samples_are_as_frequent(tokenizer):
     probabilities = np.exp(np.asarray(nats, np.float64).sum(axis=1))
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)
     count = 8100
-    keys, law = sample_keys(KEY, jnp.arange(count)), task.law(sampling(config, guidance_scale=1.0))
+    keys, law = (
+        sample_keys(KEY, jnp.arange(count)),
+        task.token_sampler(sampling(config, guidance_scale=1.0)),
+    )
     labels = jnp.full(count, 7)
     drawn = jax.jit(task.decode)(state.params, keys, labels, task.condition.num_classes, law)
     frequencies = np.bincount(np.asarray(drawn) @ VOCABULARY ** np.arange(3, -1, -1), minlength=81)

@@ -11,7 +11,7 @@ Time = Float[Array, ""]
 
 
 def _stay(process, x_t):
-    """Return the probabilities of the law that gives x_t for certain, `[batch … states]`."""
+    """Return the probabilities of a distribution that is x_t for certain, `[batch … states]`."""
     return jax.nn.one_hot(x_t, process.num_states)
 
 
@@ -75,6 +75,10 @@ def flow(
     kept = jnp.min(ratios) * jnp.min(ratios) ** eta
     # Exactly 0 for a noise that only decays, where after − kept·before would be rounding.
     weights = jnp.where(before > 0, before * (ratios - kept), after)
-    law = weights[1:] @ process.noise_laws
+    distribution = weights[1:] @ process.noise_distributions
     more_states = [(0, 0)] * x_t.ndim + [(0, process.num_states - process.vocabulary_size)]
-    return kept * _stay(process, x_t) + weights[0] * jnp.pad(jnp.exp(log_p), more_states) + law
+    return (
+        kept * _stay(process, x_t)
+        + weights[0] * jnp.pad(jnp.exp(log_p), more_states)
+        + distribution
+    )

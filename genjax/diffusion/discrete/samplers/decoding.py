@@ -1,4 +1,4 @@
-"""Decoding by certainty: each step accepts the tokens that the denoiser is surest of."""
+"""Decoding by confidence: each step accepts the tokens with the most confident predictions."""
 
 import math
 from collections.abc import Callable
@@ -36,11 +36,11 @@ def in_total(process: DiscreteProcess, length: int, accepted: Count, t: Time, s:
     return _target(process, length, s) - accepted
 
 
-def _decode(rule, law, permanent, denoiser, process, noise, times, *, keys, trajectory):
+def _decode(rule, distribution, permanent, denoiser, process, noise, times, *, keys, trajectory):
     """Accept and draw tokens step by step; noise anew what is not accepted.
 
-    `law(log_p, t)` is what tokens are drawn from. `permanent` says that what was accepted stays.
-    Then the network is not evaluated once all is accepted.
+    `distribution(log_p, t)` is what tokens are drawn from. `permanent` says that what was accepted
+    stays. Then the network is not evaluated once all is accepted.
     """
     given = noise != process.mask if isinstance(process, Masked) else jnp.zeros(noise.shape, bool)
 
@@ -49,7 +49,7 @@ def _decode(rule, law, permanent, denoiser, process, noise, times, *, keys, traj
         token_keys, noise_keys = (fold(fold(keys, number), part) for part in range(2))
         each_t = jnp.full(len(x), t)
         log_p = denoiser(x, each_t)
-        tokens = draw(token_keys, jnp.exp(law(log_p, each_t))).astype(x.dtype)
+        tokens = draw(token_keys, jnp.exp(distribution(log_p, each_t))).astype(x.dtype)
         new = rule(log_p, tokens, accepted, t, s)
         x = jnp.where(new, tokens, x)
         accepted = accepted | new if permanent else new
@@ -107,9 +107,9 @@ def confident(
         sure = jnp.exp(chosen) > threshold
         return ~accepted & (wanted | sure | (process.sigma(s) == 0))
 
-    law = lambda log_p, t: tempered(log_p, temperature, t)
+    distribution = lambda log_p, t: tempered(log_p, temperature, t)
     return _decode(
-        rule, law, True, denoiser, process, noise, times, keys=keys, trajectory=trajectory
+        rule, distribution, True, denoiser, process, noise, times, keys=keys, trajectory=trajectory
     )
 
 
@@ -138,14 +138,22 @@ def entropy_bounded(
         denoiser, process, keys, trajectory: as for `ancestral`.
     """
 
-    permanent, law = isinstance(process, Masked), lambda log_p, t: log_p
+    permanent, distribution = isinstance(process, Masked), lambda log_p, t: log_p
 
     def rule(log_p, tokens, accepted, t, s):
         entropy = jnp.where(accepted & permanent, 0, _entropy(log_p))
         return nearly_independent(entropy, bound) | (process.sigma(s) == 0)
 
     return _decode(
-        rule, law, permanent, denoiser, process, noise, times, keys=keys, trajectory=trajectory
+        rule,
+        distribution,
+        permanent,
+        denoiser,
+        process,
+        noise,
+        times,
+        keys=keys,
+        trajectory=trajectory,
     )
 
 

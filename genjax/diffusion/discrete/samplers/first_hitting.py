@@ -22,7 +22,7 @@ def first_hitting(
 ) -> Int[Array, " ..."]:
     """Unmask each token at a time of its own, in falling order, one evaluation per token.
 
-    Zheng et al. 2025. The sampler has no error of discretization: it follows the law
+    Zheng et al. 2025. The sampler has no error of discretization: it follows the distribution
     of infinitely many ancestral steps. The reversed process unmasks a token at a time t for which
     sigma(t) is uniform, whatever the tokens are.
 

@@ -65,7 +65,7 @@ def remasking(
     """
     again = rate(process, t, s)
     own = jax.nn.one_hot(x_t, process.num_states)
-    mask = process.noise_law
+    mask = process.noise_distribution
     # 1 − masked would be rounded above 1, and then the clean end would keep masks.
     masked = jnp.maximum(process.sigma(s) - again * process.alpha(t), 0) / process.sigma(t)
     data = jnp.pad(jnp.exp(log_p), [(0, 0)] * x_t.ndim + [(0, 1)])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import entropy
 
-from genjax.autoencoding.instruments import (
+from genjax.autoencoding.diagnostics import (
     alarms,
     codebook_counts,
     codebook_metrics,

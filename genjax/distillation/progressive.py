@@ -47,7 +47,7 @@ def two_step_target(
     )
 
 
-def halving_loss(
+def progressive_distillation_loss(
     key: Key[Array, ""],
     apply: Callable,
     teacher: Callable[..., Prediction],

@@ -11,7 +11,7 @@ from genjax.adversarial import (
     relativistic,
     wasserstein,
 )
-from genjax.adversarial.instruments import (
+from genjax.adversarial.diagnostics import (
     accuracies,
     divergence_of_modes,
     duplicate_rate,

@@ -10,15 +10,15 @@ from jaxtyping import Array, Int, Key
 
 from experiments.tasks.methods.student import Losses, Method, Student
 from genjax import diffusion
-from genjax.distillation import guidance, halving
+from genjax.distillation import guidance, progressive
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceDistillation(Method):
     """`guidance.guidance_loss`: one call of the student for two of the guided teacher."""
 
-    least: float = 1.0
-    largest: float = 4.0
+    min_guidance_scale: float = 1.0
+    max_guidance_scale: float = 4.0
     takes_end_time = False
     takes_guidance = True
     needs_teacher = True
@@ -37,15 +37,16 @@ class GuidanceDistillation(Method):
             process=student.process,
             target=student.target,
             times=student.times,
-            scales=(self.least, self.largest),
+            scales=(self.min_guidance_scale, self.max_guidance_scale),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Halving(Method):
-    """`halving.halving_loss`: at the end of a stage the student becomes the teacher of the next.
+class ProgressiveDistillation(Method):
+    """`progressive.progressive_distillation_loss`: a student of half as many steps in each stage.
 
-    Salimans & Ho 2022, algorithm 2. The first teacher is the guided one.
+    Salimans & Ho 2022, algorithm 2. At the end of a stage the student becomes the teacher of the
+    next. The first teacher is the guided one.
 
     Attributes:
         num_steps: of the student in the first stage. The teacher takes twice as many, and each
@@ -78,16 +79,20 @@ class Halving(Method):
         halve = functools.partial(_halve, key, student, x, student.network)
         return jax.lax.cond(
             student.stage == 0,
-            lambda: halve(lambda x_t, t, _: guided(x_t, t), student.told, self.num_steps),
-            lambda: halve(previous, student.told, self.num_steps // 2**student.stage),
+            lambda: halve(
+                lambda x_t, t, _: guided(x_t, t), student.condition_with_dropout, self.num_steps
+            ),
+            lambda: halve(
+                previous, student.condition_with_dropout, self.num_steps // 2**student.stage
+            ),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedHalving(GuidanceDistillation):
-    """`GuidanceDistillation` in the first stage, then `Halving` at every guidance scale.
+class GuidedProgressiveDistillation(GuidanceDistillation):
+    """`GuidanceDistillation`, then `ProgressiveDistillation` at every guidance scale.
 
-    Meng et al. 2023, algorithms 1 and 2.
+    Meng et al. 2023, algorithms 1 and 2. The first stage is the guidance distillation.
 
     Attributes:
         num_steps: of the student in the second stage; each later stage halves them.
@@ -110,7 +115,9 @@ class GuidedHalving(GuidanceDistillation):
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         scale_key, loss_key = jax.random.split(key)
-        scale = jax.random.uniform(scale_key, x.shape[:1], minval=self.least, maxval=self.largest)
+        scale = jax.random.uniform(
+            scale_key, x.shape[:1], minval=self.min_guidance_scale, maxval=self.max_guidance_scale
+        )
         network, previous = (
             functools.partial(each, guidance=scale) for each in (student.network, student.previous)
         )
@@ -118,7 +125,7 @@ class GuidedHalving(GuidanceDistillation):
         num_steps = self.num_steps // 2 ** jnp.maximum(student.stage - 1, 0)
         return jax.lax.cond(
             student.stage == 0,
-            lambda: super(GuidedHalving, self).__call__(key, student, x),
+            lambda: super(GuidedProgressiveDistillation, self).__call__(key, student, x),
             lambda: _halve(loss_key, student, x, network, teacher, student.condition, num_steps),
         )
 
@@ -140,7 +147,7 @@ def _halve(
     condition: Array,
     num_steps: int | Int[Array, ""],
 ) -> Losses:
-    return halving.halving_loss(
+    return progressive.progressive_distillation_loss(
         key,
         network,
         teacher,
