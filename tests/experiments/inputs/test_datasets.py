@@ -39,14 +39,14 @@ def batches_of(config):
 @pytest.mark.parametrize(
     ("classes", "num_classes", "words"),
     [
-        ("abc", 2, "has 3 classes, and config.condition.num_classes is 2: set {}=3"),
-        ("abc", 4, "has 3 classes, and config.condition.num_classes is 4: set {}=3"),
-        (("",), 10, "has no classes, and config.condition.num_classes is 10: set {}=1"),
+        ("abc", 2, "has 3 classes, and {}.num_classes is 2: set --{}.num_classes=3"),
+        ("abc", 4, "has 3 classes, and {}.num_classes is 4: set --{}.num_classes=3"),
+        (("",), 10, "has no classes, and {}.num_classes is 10: set --{}.name=Unconditional"),
     ],
 )
 def test_as_many_classes_as_the_data_have(tmp_path, classes, num_classes, words):
     folder_of(tmp_path, [(8, 8)], classes)
-    with pytest.raises(ValueError, match=words.format("--config.condition.num_classes")):
+    with pytest.raises(ValueError, match=words.replace("{}", "config.condition")):
         batches_of(config_of(tmp_path, num_classes))
 
 
@@ -194,3 +194,16 @@ def test_latents_of_clips_keep_the_sound_and_the_actions_of_their_clips():
     np.testing.assert_array_equal(both.source[4]["action"], np.arange(5, 10))
     with pytest.raises(ValueError, match="has 4 latents of train, and config.data makes 3"):
         _with_sound(latents(4), clips, flip=False)
+
+
+def pictures_by_another_name(split):
+    pictures, label = np.zeros((20, 8, 8, 1), np.uint8), np.zeros(20, np.int32)
+    return Dataset("mine", split, InMemory({"pictures": pictures, "label": label}), num_classes=1)
+
+
+def test_a_set_without_images_is_answered_with_what_it_has():
+    config = digits_flow.get_config()
+    config.batch_size = 8
+    config.data.name = f"{__name__}.pictures_by_another_name"
+    with pytest.raises(ValueError, match="mine .train. has no 'image'.* have pictures, label"):
+        batches_of(config)
