@@ -239,8 +239,13 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
             f"{dataset.name} ({dataset.split}) has no {data.feature!r}, which config.data.feature "
             f"names; its examples have {', '.join(dataset.source[0])}"
         )
-    varies, ways = None in (given or ()), []
-    if given and not varies and resizable:
+    if kind == "images" and len(given) != len(expected) == 3:
+        raise ValueError(
+            f"images of {dataset.name} ({dataset.split}) have shape {given}, and must have "
+            "(height, width, channels): give gray images one channel, as images[..., None]"
+        )
+    varies, ways = None in given, []
+    if not varies and resizable:
         ways.append(
             f"set --config.data.image_shape={','.join(map(str, given))}, and the network for it"
         )

@@ -207,3 +207,16 @@ def test_a_set_without_images_is_answered_with_what_it_has():
     config.data.name = f"{__name__}.pictures_by_another_name"
     with pytest.raises(ValueError, match="mine .train. has no 'image'.* have pictures, label"):
         batches_of(config)
+
+
+def pictures_without_channels(split):
+    image, label = np.zeros((20, 8, 8), np.uint8), np.zeros(20, np.int32)
+    return Dataset("mine", split, InMemory({"image": image, "label": label}), num_classes=1)
+
+
+def test_images_have_an_axis_of_channels():
+    config = digits_flow.get_config()
+    config.batch_size = 8
+    config.data.name = f"{__name__}.pictures_without_channels"
+    with pytest.raises(ValueError, match=r"have shape \(8, 8\), .* one channel, as images"):
+        batches_of(config)
