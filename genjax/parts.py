@@ -91,6 +91,8 @@ def bind_to(
             return find(value, places, f"{field}.{name}")
         if isinstance(value, list | tuple):  # JSON has no tuples
             return tuple(argument(name, each) for each in value)
+        if isinstance(value, str) and name in takes:
+            _refuse_text(value, takes[name], f"{field}.{name}")
         return value
 
     arguments = {name: argument(name, value) for name, value in fields.items() if name != "name"}
@@ -112,6 +114,17 @@ def _takes_function(annotation: Any) -> bool:
     members = typing.get_args(annotation) if is_union else (annotation,)
     is_function = [each is Callable or typing.get_origin(each) is Callable for each in members]
     return any(is_function) and str not in members
+
+
+def _refuse_text(value: str, parameter: inspect.Parameter, field: str) -> None:
+    """Raise ValueError if a parameter is a number or a truth value, by its default or annotation.
+
+    The text "false" would count as true.
+    """
+    given = type(parameter.default), parameter.annotation
+    for kinds, words in (((bool,), "True or False"), ((int, float), "a number")):
+        if any(each in kinds for each in given):
+            raise ValueError(f"{field} is {value!r}; it must be {words}")
 
 
 def _lacks_arguments(function: Callable) -> bool:
@@ -164,8 +177,9 @@ def _missing(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> s
             return f"and the module {path} has no {last}; it has {there or 'no such part'}"
     paths = [getattr(importlib.import_module(place), "__path__", ()) for place in places]
     modules = [each.name for path in (None, *paths) for each in pkgutil.iter_modules(path)]
-    nearest = difflib.get_close_matches(module_path.partition(".")[0], modules, n=1)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    first = module_path.partition(".")[0]
+    nearest = difflib.get_close_matches(first, [each for each in modules if each[0] != "_"], n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest and nearest != [first] else ""
     return (
         f"and there is no module {module_path}; {hint}start the command in the folder that holds "
         "the module, or add that folder to PYTHONPATH"

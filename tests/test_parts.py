@@ -68,6 +68,8 @@ def test_a_name_that_several_modules_have_needs_its_module():
             "own.parts.DiT",
             r", and there is no module own\.parts; .*start the command in the folder",
         ),
+        ("genjax.nope.DiT", r", and there is no module genjax\.nope; start the command"),
+        ("my_missing.DiT", r", and there is no module my_missing; start the command"),
     ],
 )
 def test_a_wrong_name_is_answered_with_what_is_there(name, words):
@@ -101,6 +103,19 @@ def test_parts_of_ones_own(own_package):
         parts.bind(dict(name=name, strenght=3.0), places, "config.sampler", called_with)
     with pytest.raises(ValueError, match=r"config\.sampler\.noise is set"):
         parts.bind(dict(name=name, noise=3.0), places, "config.sampler", called_with)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(name="ddim", eta="high"), "eta is 'high'; it must be a number"),
+        (dict(name="DiT", num_heads="three"), "num_heads is 'three'; it must be a number"),
+        (dict(name="DiT", takes_guidance="false"), "guidance is 'false'; it must be True or False"),
+    ],
+)
+def test_text_is_neither_a_number_nor_a_truth_value(fields, message):
+    with pytest.raises(ValueError, match=message):
+        parts.bind(fields, (*NETWORKS, "genjax.diffusion.samplers"), "config.part")
 
 
 def test_a_fault_of_a_module_of_ones_own_is_not_hidden(own_package):

@@ -56,9 +56,15 @@ class Kind:
         if self.made:
             takes = inspect.signature(bound.func).parameters
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
-            bound = bound(
-                **{name: value for name, value in given.items() if takes_any or name in takes}
-            )
+            given = {name: value for name, value in given.items() if takes_any or name in takes}
+            try:
+                inspect.signature(bound).bind(**given)
+            except TypeError as error:
+                raise ValueError(
+                    f"config.{field} names {fields['name']}, which cannot be made: {error}; "
+                    f"{self._described()}"
+                ) from error
+            bound = bound(**given)
         self.check(bound, fields["name"], field)
         return bound
 
@@ -111,10 +117,11 @@ class Kind:
             except TypeError as error:
                 problem = f"cannot be called so: {error}"
         if problem:
-            raise ValueError(
-                f"config.{field} names {name}, which {problem}; a {self.contract.__name__} is "
-                f"{inspect.cleandoc(self.contract.__doc__).splitlines()[0]}"
-            )
+            raise ValueError(f"config.{field} names {name}, which {problem}; {self._described()}")
+
+    def _described(self) -> str:
+        name, text = self.contract.__name__, inspect.cleandoc(self.contract.__doc__)
+        return f"{'an' if name[0] in 'AEIO' else 'a'} {name} is {text.splitlines()[0]}"
 
 
 def _parameters(contract: type) -> dict[str, inspect.Parameter]:

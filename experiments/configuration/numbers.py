@@ -32,7 +32,9 @@ LEAST = {
     "num_heads": 1,
     "rank": 1,
     "learning_rate": 0,
+    "weight_decay": 0,
 }
+DECAYS = ("b1", "b2")  # of an optimizer's moments
 PROBABILITIES = ("conditioning_dropout", "dropout", "dropout_rate")
 SEEDS = 2**32  # JAX's keys drop higher bits, so two seeds would give the same key
 
@@ -56,5 +58,7 @@ def check_numbers(config: Any) -> None:
             raise ValueError(f"config.{name} is {value}; it must be at least {least}")
         if last in PROBABILITIES and isinstance(value, int | float) and not 0 <= value <= 1:
             raise ValueError(f"config.{name} is {value}; it is a probability, from 0 to 1")
+        if last in DECAYS and isinstance(value, int | float) and not 0 <= value < 1:
+            raise ValueError(f"config.{name} is {value}; it must be at least 0 and below 1")
         if last == "seed" and value >= SEEDS:
             raise ValueError(f"config.{name} is {value}; it must be below {SEEDS}")

@@ -240,8 +240,18 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
     if given == expected:
         return
     kind = {"video": "clips", "audio": "sounds"}.get(data.feature, "images")
-    varies, ways = None in (given or ()), []
-    if given and not varies and resizable:
+    if given is None:
+        raise ValueError(
+            f"{dataset.name} ({dataset.split}) has no {data.feature!r}, which config.data.feature "
+            f"names; its examples have {', '.join(dataset.source[0])}"
+        )
+    if kind == "images" and len(given) != len(expected) == 3:
+        raise ValueError(
+            f"images of {dataset.name} ({dataset.split}) have shape {given}, and must have "
+            "(height, width, channels): give gray images one channel, as images[..., None]"
+        )
+    varies, ways = None in given, []
+    if not varies and resizable:
         ways.append(
             f"set --config.data.image_shape={','.join(map(str, given))}, and the network for it"
         )
@@ -311,10 +321,10 @@ def _check_classes(dataset: Dataset, condition: Any) -> None:
     expected, there = condition.num_classes, dataset.num_classes
     if expected in (0, there or 1):
         return
-    change = f"--config.condition.num_classes={there or 1}"
+    change = f"num_classes={there}" if there else "name=Unconditional"
     raise ValueError(
         f"{dataset.name} ({dataset.split}) has {there or 'no'} classes, and "
-        f"config.condition.num_classes is {expected}: set {change}"
+        f"config.condition.num_classes is {expected}: set --config.condition.{change}"
     )
 
 

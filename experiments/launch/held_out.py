@@ -61,5 +61,6 @@ def _open(data: Data) -> Dataset:
         return data.held_out()
     except ValueError as error:  # of an empty split, or of none with this name
         raise ValueError(
-            f"{error} (read as config.data.held_out_split={data.held_out_split!r})"
+            f"{error} (while reading the held-out examples, "
+            f"config.data.held_out_split={data.held_out_split!r})"
         ) from error

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -303,8 +304,15 @@ def check_out(path: str | Path | None) -> None:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """End the program with one message, without a traceback, where the user can fix the cause."""
+    """End the program with one message, without a traceback, where the user can fix the cause.
+
+    A ValueError that no `raise` statement made is a fault of code, often of a part of the user's
+    own. "too many values to unpack" says nothing without its place, so its traceback is kept.
+    """
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        if isinstance(error, ValueError) and "raise" not in (place.line or "raise"):
+            raise
         sys.exit(f"error: {error}")

@@ -293,11 +293,19 @@ class Diffusion(OneNetwork):
         returned = traced_shape(
             self.network, "model", called_with, apply, *inputs, **self._extra_inputs(t)
         )
+        if not type(self.network).__module__.startswith("genjax."):
+            called_with += " with parameters alone and no random key, as samples are made"
+            traced_shape(self.network, "model", called_with, self._sampled, *inputs)
         if returned != (1, *shape[:-1], channels):
             raise ValueError(
                 f"config.model names {type(self.network).__name__}, which returns {list(returned)} "
                 f"of x_t {[1, *shape]}; config.loss needs {[1, *shape[:-1], channels]}"
             )
+
+    def _sampled(self, key: Key[Array, ""], x_t: Array, t: Array, condition: PyTree) -> Array:
+        """Apply new parameters as samples do: without random keys or further collections."""
+        params = self.network.init(key, x_t, t, condition, **self._told(t))["params"]
+        return self.network.apply({"params": params}, x_t, t, condition, **self._told(t))
 
     def frozen(self) -> tuple:
         """Return what the condition and the space load."""

@@ -64,7 +64,7 @@ def load_dataset(
         ImportError: tensorflow-datasets is not installed; or TensorFlow is not installed, which
             some sets need to unpack archives, and sets of videos even to be read.
         ValueError: the dataset (the error names the nearest), configuration, version, split or
-            option is unknown.
+            option is unknown; or the function of a dotted path returned no `Dataset`.
         ConnectionError: the set is not prepared, and none of its download hosts answers.
         FileNotFoundError: the set is not prepared, and its files must be downloaded by hand first.
         NotImplementedError: the set was prepared in a format without random access, such as
@@ -81,8 +81,13 @@ def load_dataset(
         given = {"data_dir": data_dir, "preload_bytes": preload_bytes}
         usual = {option: value for option, value in given.items() if option in takes}
         dataset = loader(split, **usual | sized | options)
-        if dataset is not None:
+        if isinstance(dataset, Dataset):
             return dataset
+        if dataset is not None:
+            raise ValueError(
+                f"dataset {name!r}: its function returned a {type(dataset).__name__}, and must "
+                "return a genjax.data.Dataset"
+            )
     _check_options(name, options, ())
     return _read_prepared(name, split, data_dir, preload_bytes)
 

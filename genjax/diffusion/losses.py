@@ -130,11 +130,15 @@ def simple_loss(
 
     Raises:
         ValueError: leaves of x share a function of `variates`, but the shapes of their times
-            differ.
+            differ; or the network's output has another shape than x.
     """
 
     @leafwise
     def loss(output, y, t, inverse_density, process, target, weighting):
+        if output.shape != y.shape:  # the difference would broadcast
+            raise ValueError(
+                f"the network returns shape {output.shape}; it must return that of x, {y.shape}"
+            )
         loss = _mean(jnp.square(output - y), t)
         if direction_weight:
             loss += direction_weight * _direction(output, y, t)

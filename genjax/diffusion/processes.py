@@ -190,6 +190,11 @@ class Process:
             shape: of one sample.
             t: one time, or one per frame. None takes the noise end.
         """
+        if jnp.ndim(keys) == 0:
+            raise ValueError(
+                "keys are one per sample, and this is one key: give "
+                "sample_keys(key, jnp.arange(count))"
+            )
         z = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         return across_batch(self.sigma(jnp.asarray(self.domain[1] if t is None else t)), z) * z
 

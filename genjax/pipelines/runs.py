@@ -174,7 +174,8 @@ class Run:
         optional = getattr(self.task, "optional_sampling", ())
         if unknown := sorted(sampling.keys() - {*self.config.sampling, *optional}):
             raise ValueError(
-                f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
+                f"config.sampling has no {unknown[0]}; it has "
+                f"{', '.join(dict.fromkeys([*self.config.sampling, *optional]))}"
             )
         for name, value in sampling.items():
             if isinstance(self.config.sampling.get(name), dict) and isinstance(value, str):

@@ -144,7 +144,9 @@ def _find_rule(name: str, options: dict[str, Any], field: str) -> Callable:
         ValueError: there is none, or it does not take the options.
     """
     if name not in rules():
-        raise ValueError(f"{field}.name is {name!r}; there are {', '.join(sorted(rules()))}")
+        nearest = difflib.get_close_matches(name, rules(), n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"{field}.name is {name!r}; {hint}there are {', '.join(sorted(rules()))}")
     rule = rules()[name]
     if unknown := options.keys() - (takes := inspect.signature(rule).parameters.keys()):
         own = inspect.signature(make_optimizer).parameters

@@ -153,6 +153,10 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     return workdir
 
 
+def _shown(config: Mapping[str, Any], name: str) -> str:
+    return repr(config[name]) if name in config else "not set"
+
+
 @contextlib.contextmanager
 def new_workdir(workdir: str | os.PathLike) -> Iterator[Path]:
     """Make the folder of a run inside; afterwards remove what was made and is still empty.
@@ -203,7 +207,7 @@ def record_config(
                 "the file back, or choose another --workdir"
             ) from None
         differing = [
-            f"  {name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"
+            f"  {name}: {_shown(old, name)} there, {_shown(new, name)} now"
             for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name) and not name.startswith(tuple(free_to_differ))
         ]
@@ -213,13 +217,15 @@ def record_config(
                 for name, text in (advice or {}).items()
                 if any(f" {name}:" in d for d in differing)
             ]
+            resume = "Choose another --workdir, or set these fields as they were to resume."
+            start = "It has no checkpoint, so you lose nothing if you delete the folder."
             raise ValueError(
                 f"{workdir} holds a run with another config:\n"
                 + "\n".join(differing)
                 + "\n"
                 + " ".join(
                     [
-                        "Choose another --workdir, or set these fields as they were to resume.",
+                        resume if saved_steps(workdir / "checkpoints") else start,
                         *help_,
                     ]
                 )

@@ -371,3 +371,12 @@ def test_videos_that_need_tensorflow_say_so(tmp_path):
         ImportError, match="'movies' needs TensorFlow even to be read: pip install tensorflow-cpu"
     ):
         load_dataset("movies", "train", tmp_path)
+
+
+def arrays_alone(split):
+    return np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, int)
+
+
+def test_a_function_that_returns_no_data_set_is_named():
+    with pytest.raises(ValueError, match="arrays_alone.* returned a tuple, and must return a genj"):
+        load_dataset(f"{__name__}.arrays_alone", "train")

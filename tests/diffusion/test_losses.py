@@ -406,3 +406,9 @@ def test_sums_by_time_put_each_loss_in_its_part_of_the_domain():
     # The domain's end belongs to the last part.
     np.testing.assert_array_equal(sums, [3, 4, 0, 24])
     np.testing.assert_array_equal(counts, [2, 1, 0, 2])
+
+
+def test_an_output_that_would_broadcast_is_refused():
+    gray = lambda x, t: x[..., :1]
+    with pytest.raises(ValueError, match=r"returns shape \(2, 4, 1\); .* that of x, \(2, 4, 3\)"):
+        run(jnp.zeros((2, 4, 3)), gray)

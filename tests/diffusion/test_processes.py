@@ -508,3 +508,8 @@ def test_prior_of_a_sample_depends_on_its_index_alone(process):
     np.testing.assert_array_equal(alone, together[jnp.array([4, 1])])
     correlation = np.corrcoef(np.asarray(together).reshape(6, -1))
     assert np.all(np.abs(correlation[~np.eye(6, dtype=bool)]) < 0.999)  # all different
+
+
+def test_one_key_is_not_the_noise_of_a_batch(unchecked_annotations):
+    with pytest.raises(ValueError, match="keys are one per sample, and this is one key"):
+        RectifiedFlow().prior(jax.random.key(0), (4, 8, 8, 1))

@@ -610,3 +610,27 @@ def test_noise_needs_keys(name):
     sampler, options = STOCHASTIC[name]
     with pytest.raises(ValueError, match="give it keys"):
         sampler(mixture_denoiser(FLOW), FLOW, jnp.zeros(4), uniform_grid(FLOW, 4), **options)
+
+
+@pytest.mark.parametrize("keys", [jax.random.key(0), keys_of(3)])
+def test_keys_are_one_per_sample(keys, unchecked_annotations):
+    with pytest.raises(ValueError, match=r"keys are one per sample, \(4,\); got \(3?,?\): give"):
+        samplers.ddpm(mixture_denoiser(FLOW), FLOW, jnp.zeros(4), uniform_grid(FLOW, 4), keys=keys)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1])
+def test_the_noise_of_ddim_is_at_most_that_of_ddpm(eta):
+    with pytest.raises(ValueError, match=f"eta is {eta}; it must be from 0 .* to 1"):
+        samplers.ddim(
+            mixture_denoiser(FLOW),
+            FLOW,
+            jnp.zeros(4),
+            uniform_grid(FLOW, 4),
+            keys=keys_of(4),
+            eta=eta,
+        )
+
+
+def test_a_network_is_no_denoiser():
+    with pytest.raises(ValueError, match="returns a Prediction.* by predict"):
+        samplers.euler(lambda x, t: x, FLOW, jnp.zeros(4), uniform_grid(FLOW, 4))

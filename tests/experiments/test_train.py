@@ -312,7 +312,7 @@ WRONG = {
     ),
     "no held-out images": (
         ["--config.data.held_out_split=test[:0]"],
-        "(read as config.data.held_out_split='test[:0]')",
+        "(while reading the held-out examples, config.data.held_out_split='test[:0]')",
     ),
     "folder of images": (
         ["--config.data.name=folder", "--config.data.directory=nowhere"],

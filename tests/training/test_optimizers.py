@@ -95,7 +95,10 @@ def test_a_linear_schedule_stays_before_it_falls():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(name="admw"), "'admw'; there are .*adamw, .*lion, muon, schedule_free_adamw"),
+        (
+            dict(name="admw"),
+            "did you mean 'adamw'.* there are .*lion, muon, schedule_free_adamw",
+        ),
         (dict(name="add_decayed_weights"), "there are"),
         (dict(name="lion", momentum=0.9), "has momentum, which lion does not take; it takes .*b1"),
         (dict(warmup=200), "warmup is 200 steps.*num_steps=100"),

@@ -88,3 +88,10 @@ def test_the_commit_is_that_of_the_file_itself(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}", _commit_of(file))
     monkeypatch.setenv("PATH", "")
     assert _commit_of(file) is None
+
+
+def test_a_start_without_a_checkpoint_may_be_deleted(tmp_path):
+    record_config(tmp_path, {"optimizer": {"b2": 0.9}}, ())
+    message = "b2: 0.9 there, not set now\nIt has no checkpoint, so you lose nothing if you delete"
+    with pytest.raises(ValueError, match=message):
+        record_config(tmp_path, {"optimizer": {}}, ())

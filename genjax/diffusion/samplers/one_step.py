@@ -34,6 +34,8 @@ def ddim(
     Euler's method in (x/alpha, sigma/alpha). With eta = 0 it equals `euler` for rectified flow,
     with eta = 1 it is `ddpm`. It is exact at both ends of any process.
     """
+    if isinstance(eta, int | float) and not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; it must be from 0 (no noise) to 1 (ddpm)")
     return ddim_step(process, times[:-1], times[1:], eta)
 
 

@@ -136,12 +136,13 @@ def run(
         The samples, like `noise`, or with `trajectory` the states, `[steps + 1 batch …]`.
 
     Raises:
-        ValueError: the table draws noise and there are no keys.
+        ValueError: the table draws noise and there are no keys; keys are not one per sample; or
+            the denoiser returns no `Prediction`.
     """
     is_table = lambda a: isinstance(a, Table)
     tables = jax.tree.broadcast(table, noise, is_leaf=is_table)
     first, *others = jax.tree.leaves(tables, is_leaf=is_table)
-    _check_keys(keys, [first, *others])
+    _check_keys(keys, noise, [first, *others])
     map_leaves = functools.partial(_map_leaves, noise)
     keys = map_leaves(lambda _: None, noise) if keys is None else leaf_keys(keys, noise)
     move = functools.partial(_move, denoiser, keys, map_leaves)
@@ -171,11 +172,17 @@ def run(
     return visited if trajectory else map_leaves(lambda state: state.x, states)
 
 
-def _check_keys(keys, tables):
-    """Raise ValueError if a table draws noise and there are no keys."""
+def _check_keys(keys, noise, tables):
+    """Raise ValueError if a table draws noise and there is not one key per sample."""
     if keys is None and any(_draws(table) for table in tables):
         raise ValueError(
             "this sampler draws noise at every step: give it keys, one per sample (sample_keys)"
+        )
+    batch = jax.tree.leaves(noise)[0].shape[:1]
+    if keys is not None and jnp.shape(keys) != batch:
+        raise ValueError(
+            f"keys are one per sample, {batch}; got {jnp.shape(keys)}: give "
+            "sample_keys(key, jnp.arange(count))"
         )
 
 
@@ -194,6 +201,11 @@ def _move(denoiser, keys, map_leaves, states, memory, number, rows):
     prediction = denoiser(y, t, *memory)
     if memory:
         prediction, *memory = prediction
+    if not isinstance(prediction, Prediction):
+        raise ValueError(
+            f"a denoiser returns a Prediction, and this one a {type(prediction).__name__}: make "
+            "one of a network by predict(apply, process, target)"
+        )
     nothing = map_leaves(lambda _: None, y)
     fraction = nothing if prediction.fraction is None else prediction.fraction
     advance = lambda state, row, keys, *answer: state.advance(row, keys, number, *answer)

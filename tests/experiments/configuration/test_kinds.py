@@ -55,6 +55,12 @@ def test_a_part_that_breaks_its_contract_is_refused():
         kinds.DISCRETE_LOSS.bind(dict(name=f"{__name__}.loss_without_target"), "loss")
 
 
+def test_a_function_that_makes_no_network_is_refused():
+    message = "names .*loss_without_target, which cannot be made: missing .*; a DiffusionNetwork is"
+    with pytest.raises(ValueError, match=message):
+        kinds.DIFFUSION_NETWORK.bind(dict(name=f"{__name__}.loss_without_target"), "model")
+
+
 def loss_without_target(key, apply, x, *conditioning, process, times, variates):
     """A loss that takes any number of conditionings, but not all that the task passes by name."""
 

@@ -28,6 +28,8 @@ from experiments.configuration.numbers import check_numbers
             {"optimizer.generator.learning_rate": -1.0},
             "generator.learning_rate is -1.0; it must be at least 0",
         ),
+        ({"optimizer.generator.b2": 1.5}, "b2 is 1.5; it must be at least 0 and below 1"),
+        ({"optimizer.generator.weight_decay": -1.0}, "weight_decay is -1.0; it must be at least 0"),
         ({"regularizers.r1.every": 0}, "config.regularizers.r1.every is 0; it must be at least 1"),
     ],
 )

@@ -41,14 +41,14 @@ def batches_of(config):
 @pytest.mark.parametrize(
     ("classes", "num_classes", "words"),
     [
-        ("abc", 2, "has 3 classes, and config.condition.num_classes is 2: set {}=3"),
-        ("abc", 4, "has 3 classes, and config.condition.num_classes is 4: set {}=3"),
-        (("",), 10, "has no classes, and config.condition.num_classes is 10: set {}=1"),
+        ("abc", 2, "has 3 classes, and {}.num_classes is 2: set --{}.num_classes=3"),
+        ("abc", 4, "has 3 classes, and {}.num_classes is 4: set --{}.num_classes=3"),
+        (("",), 10, "has no classes, and {}.num_classes is 10: set --{}.name=Unconditional"),
     ],
 )
 def test_as_many_classes_as_the_data_have(tmp_path, classes, num_classes, words):
     folder_of(tmp_path, [(8, 8)], classes)
-    with pytest.raises(ValueError, match=words.format("--config.condition.num_classes")):
+    with pytest.raises(ValueError, match=words.replace("{}", "config.condition")):
         batches_of(config_of(tmp_path, num_classes))
 
 
@@ -209,3 +209,29 @@ def test_clips_whose_captions_name_a_side_are_not_mirrored():
     check_mirrored(emoji, prompts, flip=True)  # few are arrows or hands
     plain = [("bright leftovers",)] * 50
     check_mirrored(dataclasses.replace(clips, captions=plain), prompts, flip=True)
+
+
+def pictures_by_another_name(split):
+    pictures, label = np.zeros((20, 8, 8, 1), np.uint8), np.zeros(20, np.int32)
+    return Dataset("mine", split, InMemory({"pictures": pictures, "label": label}), num_classes=1)
+
+
+def test_a_set_without_images_is_answered_with_what_it_has():
+    config = digits_flow.get_config()
+    config.batch_size = 8
+    config.data.name = f"{__name__}.pictures_by_another_name"
+    with pytest.raises(ValueError, match="mine .train. has no 'image'.* have pictures, label"):
+        batches_of(config)
+
+
+def pictures_without_channels(split):
+    image, label = np.zeros((20, 8, 8), np.uint8), np.zeros(20, np.int32)
+    return Dataset("mine", split, InMemory({"image": image, "label": label}), num_classes=1)
+
+
+def test_images_have_an_axis_of_channels():
+    config = digits_flow.get_config()
+    config.batch_size = 8
+    config.data.name = f"{__name__}.pictures_without_channels"
+    with pytest.raises(ValueError, match=r"have shape \(8, 8\), .* one channel, as images"):
+        batches_of(config)

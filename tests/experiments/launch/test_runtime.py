@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from experiments.__main__ import main
-from experiments.launch.runtime import check_out, memory_errors
+from experiments.launch.runtime import check_out, memory_errors, user_errors
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 COMMANDS = (
@@ -112,6 +112,15 @@ def test_too_little_memory_ends_with_advice(monkeypatch):
     assert first.startswith("error: RESOURCE_EXHAUSTED: Out of memory") and "batch_size" in second
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory_errors():
         raise jax.errors.JaxRuntimeError("INTERNAL: another fault")
+
+
+def test_a_fault_of_code_keeps_its_traceback():
+    with pytest.raises(SystemExit, match="^error: config.seed is -1$"), user_errors():
+        raise ValueError(
+            "config.seed is -1",
+        )
+    with pytest.raises(ValueError, match="unpack"), user_errors():
+        _, _ = [0]
 
 
 def test_a_process_with_too_little_memory_waits_for_no_other(monkeypatch, capsys):

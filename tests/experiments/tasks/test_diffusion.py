@@ -168,3 +168,29 @@ def test_metrics_say_at_which_times_the_loss_is(accumulation_steps):
     assert (
         count == 64 / accumulation_steps
     )  # means over microbatches, whose ratio is the whole batch's
+
+
+class Dropping(nn.Module):
+    """Draws dropout in samples too."""
+
+    @nn.compact
+    def __call__(self, x_t, t, condition):
+        return nn.Dropout(0.1, deterministic=False)(nn.Dense(1)(x_t))
+
+
+class Normalizing(nn.Module):
+    """Keeps statistics outside its parameters."""
+
+    @nn.compact
+    def __call__(self, x_t, t, condition):
+        return nn.BatchNorm(use_running_average=False)(nn.Dense(1)(x_t))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"), [("Dropping", "dropout"), ("Normalizing", "batch_stats")]
+)
+def test_a_network_that_cannot_be_sampled_is_refused_before_training(network, reason):
+    config = digits_flow.get_config()
+    config.model = dict(name=f"{__name__}.{network}")
+    with pytest.raises(ValueError, match=f"names {network}, which cannot be .*{reason}"):
+        build(config)
