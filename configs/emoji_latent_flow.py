@@ -19,7 +19,8 @@ pixels            6,000  729      28.7 %    840           831       0.00 / 0.91
 (training emoji)                            190           37.0
 
 Reconstructions have an FD-VGG16 of 23.0. The samples of pixels stay noisy, because 128 features per
-token cannot represent the noise of 192 values.
+token cannot represent the noise of 192 values. A guidance scale of 2 in place of 1.5 raises the
+accuracy of latents by 9 points, and does not raise the distance (docs/guides/evaluation.md).
 """
 
 from ml_collections import ConfigDict
