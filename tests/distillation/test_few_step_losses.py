@@ -113,7 +113,7 @@ def guided_mean_flow(average, theta, x, z):
         labels,
         labels > 0,
         pairs=PAIR,
-        largest=1.0,
+        max_guidance_scale=1.0,
         distance=squared,
         noise=z,
     )
