@@ -304,8 +304,9 @@ class Diffusion(OneNetwork):
 
     def _sampled(self, key: Key[Array, ""], x_t: Array, t: Array, condition: PyTree) -> Array:
         """Apply new parameters as samples do: without random keys or further collections."""
-        params = self.network.init(key, x_t, t, condition, **self._extra_inputs(t))["params"]
-        return self.network.apply({"params": params}, x_t, t, condition, **self._extra_inputs(t))
+        inputs, extra = (x_t, t, condition), self._extra_inputs(t)
+        params = self.network.init(key, *inputs, **extra).get("params", {})
+        return self.network.apply({"params": params}, *inputs, **extra)
 
     def frozen(self) -> tuple:
         """Return what the condition and the space load."""
