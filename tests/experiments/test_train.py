@@ -232,7 +232,7 @@ WRONG = {
     ),
     "target": (["--config.target.name=veloctiy"], "there are clean, noise, velocity"),
     "sampler": (["--config.sampling.sampler.name=hun"], "'hun'; did you mean 'heun'? there are "),
-    "optimizer": (["--config.optimizer.name=admw"], "'admw'; did you mean 'adamw'? there are adamaxw, adamw"),
+    "optimizer": (["--config.optimizer.name=admw"], "'admw'; did you mean 'adamw'? there are "),
     "batch": (["--config.batch_size=5000"], "5000"),
     "choice": (
         ["--config=configs/digits_vae.py:ewae"],
