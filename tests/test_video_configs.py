@@ -101,6 +101,7 @@ def test_animated_emoji_take_a_step(tmp_path):
     assert config.data.flip and config.data.image_shape == (17, 32, 32, 3)
     measures = {measure.name for measure in config.evaluation.measures.values()}
     assert measures == {"Motion", "VideoDistance", "PromptMatch"}
+    config.data.flip = False  # the small clips' captions name left and right
     task, state, clips = step(small(config, tmp_path))
     assert clips["video"].shape == (4, 17, 16, 16, 1) and clips["tokens"].shape == (4, 16, WIDTH)
     assert len(task.condition.prompts) == 10
