@@ -88,12 +88,16 @@ def frozen_runs(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions of the libraries, the devices, and genjax's commit where it is a checkout."""
+    """Return versions of the libraries, the devices, and genjax's commit where it is a checkout.
+
+    `matmul_precision` is JAX's option of that name, None if it is not set.
+    """
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in libraries},
         "device": device_name(),
+        "matmul_precision": jax.config.jax_default_matmul_precision,
         "git_commit": _commit_of(Path(__file__)),
     }
 

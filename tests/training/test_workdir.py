@@ -3,11 +3,12 @@
 import re
 import subprocess
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from genjax.training import Checkpoints, new_workdir, record_config
-from genjax.training.workdir import _commit_of, read_record
+from genjax.training.workdir import _commit_of, environment, read_record
 
 CONFIG = {"seed": 3, "optimizer": {"learning_rate": 0.1}, "shape": [2, 2]}
 
@@ -95,3 +96,9 @@ def test_a_start_without_a_checkpoint_may_be_deleted(tmp_path):
     message = "b2: 0.9 there, not set now\nIt has no checkpoint, so you lose nothing if you delete"
     with pytest.raises(ValueError, match=message):
         record_config(tmp_path, {"optimizer": {}}, ())
+
+
+def test_the_precision_of_products_is_on_record():
+    assert environment()["matmul_precision"] is None
+    with jax.default_matmul_precision("bfloat16"):
+        assert environment()["matmul_precision"] == "bfloat16"
