@@ -110,20 +110,26 @@ def bind_to(
 
 def _takes_function(annotation: Any) -> bool:
     """Return whether a parameter with this annotation may be a function, and no text."""
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    members = typing.get_args(annotation) if is_union else (annotation,)
+    members = _members(annotation)
     is_function = [each is Callable or typing.get_origin(each) is Callable for each in members]
     return any(is_function) and str not in members
 
 
-def _refuse_text(value: str, parameter: inspect.Parameter, field: str) -> None:
-    """Raise ValueError if a parameter is a number or a truth value, by its default or annotation.
+def _members(annotation: Any) -> tuple:
+    """Return the types of a union, or the one type that is none."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
 
-    The text "false" would count as true.
+
+def _refuse_text(value: str, parameter: inspect.Parameter, field: str) -> None:
+    """Raise ValueError if a parameter is a number or a truth value by its annotation.
+
+    Without an annotation its default decides. The text "false" would count as true.
     """
-    given = type(parameter.default), parameter.annotation
+    annotated = parameter.annotation is not parameter.empty
+    given = _members(parameter.annotation if annotated else type(parameter.default))
     for kinds, words in (((bool,), "True or False"), ((int, float), "a number")):
-        if any(each in kinds for each in given):
+        if str not in given and any(each in kinds for each in given):
             raise ValueError(f"{field} is {value!r}; it must be {words}")
 
 

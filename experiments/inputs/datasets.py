@@ -333,7 +333,7 @@ def check_mirrored(dataset: Dataset, condition: Any, flip: bool) -> None:
     reads_captions = hasattr(type(condition), "texts")
     if not (flip and reads_captions and dataset.captions):
         return
-    side = re.compile(r"\b(left|right)(wards?)?\b")
+    side = re.compile(r"\b(left|right)(wards?)?\b", re.IGNORECASE)
     sided = sum(bool(side.search(" ".join(each))) for each in dataset.captions)
     if sided > MAX_SIDED * len(dataset.captions):
         raise ValueError(

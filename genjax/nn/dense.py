@@ -37,8 +37,7 @@ def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
     """Return `jax.lax.dot_general` with all of a kernel that is split over devices."""
     dot = lambda x, kernel: jax.lax.dot_general(x, kernel, *args, **options)
     if _rounds(x) and options.get("precision") is None:
-        dtype = options.get("preferred_element_type") or x.dtype
-        dot = lambda x, kernel: rounded_product(x, kernel).astype(dtype)
+        dot = rounded_product
     if in_token_loop.value and current_platform() == "cpu":
         kernel = jax.lax.optimization_barrier(kernel)
         if x.ndim == 2 and x.shape[0] == 1 and x.size % 2 == 0:
@@ -49,8 +48,8 @@ def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
 
 def _rounds(x: Array) -> bool:
     """Return whether x is multiplied by `rounded_product`: on CPUs, if JAX's option asks for it."""
-    asked = jax.config.jax_default_matmul_precision == "bfloat16"
-    return asked and current_platform() == "cpu" and x.ndim == 2 and not forward_mode.value
+    asked = jax.config.jax_default_matmul_precision == "bfloat16" and not forward_mode.value
+    return asked and current_platform() == "cpu" and x.ndim == 2 and x.dtype == jnp.float32
 
 
 def _sum_of_halves(dtype: DTypeLike | None, x: Array, kernel: Array) -> Array:

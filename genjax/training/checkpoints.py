@@ -313,9 +313,9 @@ class Checkpoints:
         absent = [name for name in wanted if name not in saved]
         beyond = [name for name in saved if name not in wanted]
         return (
-            f"the checkpoint {self.path(step)} is of another optimizer, or of another version of "
-            f"genjax: it lacks {_first_of(absent)}, and has {_first_of(beyond)} beyond this state. "
-            "To go on from its parameters, train in another --workdir with "
+            f"the checkpoint {self.path(step)} is of another optimizer or network, or of another "
+            f"version of genjax: it lacks {_first_of(absent)}, and has {_first_of(beyond)} beyond "
+            "this state. To go on from its parameters, train in another --workdir with "
             f"--init_from={self.directory.parent}"
         )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genjax.nn.attention.dispatch import forward_mode
-from genjax.nn.dense import Dense, QueryKeyValue
+from genjax.nn.dense import Dense, QueryKeyValue, float32_product
 from genjax.nn.rounded import rounded_product
 
 
@@ -63,3 +63,13 @@ def test_a_layer_with_a_precision_of_its_own_keeps_it():
     params = layer.init(jax.random.key(0), x)
     with jax.default_matmul_precision("bfloat16"):
         np.testing.assert_array_equal(layer.apply(params, x), x @ params["params"]["kernel"])
+
+
+def test_logits_of_bfloat16_stay_float32():
+    layer = Dense(6, dtype=jnp.bfloat16, dot_general=float32_product)
+    x = normal(0, 2, 8)
+    params = layer.init(jax.random.key(0), x)
+    with jax.default_matmul_precision("bfloat16"):
+        logits = layer.apply(params, x)
+    np.testing.assert_array_equal(logits, layer.apply(params, x))
+    assert logits.dtype == jnp.float32

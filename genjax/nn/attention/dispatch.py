@@ -263,7 +263,7 @@ def attention(
     `choose_attention` chooses the form by the platform, the shapes on each device of the mesh in
     use, and whether `forward_mode` is on. All forms have reverse-mode derivatives. `jax.jvp` and
     second derivatives need `forward_mode`, except in the form "plain". A CPU takes the form "plain"
-    unless its logits exceed `PLAIN_BYTES`.
+    unless its logits exceed `PLAIN_BYTES`. Layers that round (`genjax.nn.rounded`) need it too.
     """
     mesh = jax.sharding.get_abstract_mesh()
     choice = _choose_on_mesh(query, key, value, mask, bias, mesh)
