@@ -223,17 +223,9 @@ def record_config(
             ]
             resume = "Choose another --workdir, or set these fields as they were to resume."
             start = "It has no checkpoint, so you lose nothing if you delete the folder."
-            raise ValueError(
-                f"{workdir} holds a run with another config:\n"
-                + "\n".join(differing)
-                + "\n"
-                + " ".join(
-                    [
-                        resume if saved_steps(workdir / "checkpoints") else start,
-                        *help_,
-                    ]
-                )
-            )
+            first = resume if saved_steps(workdir / "checkpoints") else start
+            lines = [f"{workdir} holds a run with another config:", *differing]
+            raise ValueError("\n".join([*lines, " ".join([first, *help_])]))
     written = {"config": config, **environment(), **facts}
     if jax.process_index() == 0:
         temporary = record.with_suffix(".tmp")
