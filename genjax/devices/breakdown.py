@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genjax.devices.collectives import KINDS
-from genjax.devices.hlo import Array, Computation, Operation, Program, read
+from genjax.devices.hlo import ENDS, STARTS, Array, Computation, Operation, Program, read
 from genjax.devices.specifications import Device
 
 CATEGORIES = (
@@ -33,6 +33,8 @@ _MOVES = frozenset(
 _NOT_ELEMENTWISE = frozenset(("custom-call", "gather", "scatter", "sort", "rng-bit-generator"))
 _VIEWS = ("bitcast", "copy", "reshape", "transpose")
 _SLICES = ("slice", "dynamic-slice", "gather")
+# The arrays of a collective that goes on beside a fusion: its results and operands at these places.
+_PASSED_ON = re.compile(r"\{(\d+)\}: \((\d+), \{\}\)")
 _WRAPPERS = re.compile(
     r"(?<![^/])(jit\([^)]*\)|while|body|closed_call|checkpoint|cond|branch_\d+_fun)/"
 )
@@ -75,7 +77,8 @@ def costs_of(compiled: Any, device: Device) -> list[Cost]:
     """
     program, costs = read(compiled.as_text()), []
     for operation, computation, times in program.runs():
-        if _FREE.fullmatch(operation.opcode) or '"AllocateBuffer"' in operation.attributes:
+        free = _FREE.fullmatch(operation.opcode) or '"AllocateBuffer"' in operation.attributes
+        if free or _marked(program, operation, ENDS):
             continue
         if times is None:
             raise ValueError(
@@ -166,13 +169,26 @@ def _moved(program: Program, computation: Computation, operation: Operation) -> 
         )
         return sum(_part(array, copied) for array in arrays)
     read_from = [computation[name].results for name in operation.operands]
+    passed_on = _PASSED_ON.findall(operation.attributes) if operation.opcode == "fusion" else []
+    unread = (
+        set() if _marked(program, operation, STARTS) else {int(place) for _, place in passed_on}
+    )
+    unwritten = {int(place) for place, _ in passed_on}
     return sum(
         _part(results[0], _elements_read_by(program, operation, place))
         for place, results in enumerate(read_from)
-        if len(results) == 1
+        if len(results) == 1 and place not in unread
     ) + sum(
         _part(array, _elements_written(program, computation, operation, place))
         for place, array in enumerate(operation.results)
+        if place not in unwritten
+    )
+
+
+def _marked(program: Program, operation: Operation, mark: str) -> bool:
+    """Return whether a fusion starts, or ends, a collective that goes on beside others."""
+    return operation.opcode == "fusion" and any(
+        mark in inner.attributes for inner in program.inside(operation)
     )
 
 

@@ -36,7 +36,7 @@ def num_slices(mesh: Mesh | AbstractMesh) -> int:
     return len({getattr(device, "slice_index", 0) for device in devices}) or 1
 
 
-def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
+def collectives(compiled: Any, mesh: Mesh | AbstractMesh) -> list[Collective]:
     """Return all collectives of one run of `jitted.lower(…).compile()`.
 
     Those in a loop count once per iteration.
@@ -64,7 +64,9 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
     ]
 
 
-def _sent(operation: Operation, mesh: Mesh) -> tuple[str, tuple[str, ...], int | float] | None:
+def _sent(
+    operation: Operation, mesh: Mesh | AbstractMesh
+) -> tuple[str, tuple[str, ...], int | float] | None:
     """Return kind, axes and bytes of results of a collective, or None for another operation."""
     kind = operation.opcode.removesuffix("-start")
     if kind in KINDS:

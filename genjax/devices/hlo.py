@@ -16,6 +16,9 @@ _CALLED = re.compile(
     r"(\{[^}]*\}|%[\w.-]+)"
 )
 _LIBRARY = re.compile(r"site-packages/(?!genjax/)")
+# A collective beside products is a part of several fusions. Custom calls mark the one that starts
+# the collective, and the one that ends it.
+STARTS, ENDS = '"AsyncCollectiveStart"', '"AsyncCollectiveDone"'
 _ENTERED = ("while", "conditional", "call")  # what these call runs operation by operation
 
 
@@ -112,13 +115,19 @@ class Program(NamedTuple):
                     yield from self.runs(called, inner)
 
     def inside(self, operation: Operation) -> Iterator[Operation]:
-        """Yield the parts of a fusion or asynchronous operation, or another operation itself."""
+        """Yield the parts of a fusion or asynchronous operation, or another operation itself.
+
+        A collective that goes on during several fusions is yielded only by the one that starts it.
+        """
         if operation.opcode not in ("fusion", "async-start"):
             yield operation
             return
         for called in operation.called:
-            for inner in self.computations[called].values():
-                yield from self.inside(inner)
+            parts = self.computations[called].values()
+            starts = any(STARTS in each.attributes for each in parts)
+            for inner in parts:
+                if starts or "chain_id=" not in inner.attributes:
+                    yield from self.inside(inner)
 
     def source_of(self, computation: Computation, operation: Operation) -> tuple[str, str]:
         """Return the line of Python that an operation comes from, and JAX's name of it.

@@ -14,7 +14,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from genjax.devices.mesh import agree, batch_sharding, place_batch, replicated
+from genjax.devices.mesh import (
+    agree,
+    batch_sharding,
+    compiler_options,
+    place_batch,
+    replicated,
+)
 from genjax.training.checkpoints import Checkpoints
 from genjax.training.log import Metrics
 from genjax.training.meter import Meter, NonFiniteError, open_meter
@@ -95,6 +101,7 @@ def compile_update(
         donate_argnums=0,
         in_shardings=(state_sharding, batch_sharding(mesh), replicated(mesh), *frozen_sharding),
         out_shardings=(state_sharding, replicated(mesh)),
+        compiler_options=compiler_options(mesh),
     )
 
 

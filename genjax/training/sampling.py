@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from genjax.devices.mesh import replicated
+from genjax.devices.mesh import compiler_options, replicated
 from genjax.training.ema import PowerFunction
 from genjax.training.posthoc import Snapshots
 from genjax.training.progress import ProgressBar
@@ -37,7 +37,8 @@ def sampling_program(task: GenerativeTask, weights: str, trajectory: bool, mesh:
     def generate(*args):
         return task.space.to_data(task.generate(*args, weights=weights, trajectory=trajectory))
 
-    return jax.jit(generate, out_shardings=replicated(mesh))
+    options = dict(out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
+    return jax.jit(generate, **options)
 
 
 def one_ahead(items: Iterable[Any]) -> Iterator[Any]:

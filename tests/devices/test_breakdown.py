@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh
 
 from genjax.devices.breakdown import breakdown, costs_of
+from genjax.devices.collectives import Collective, collectives
 from genjax.devices.specifications import DEVICES
 
 # A matrix has 1,024 × 256 numbers in bfloat16: 512 KiB, which tiles do not pad. Each layer has one.
@@ -100,6 +102,56 @@ custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
   ROOT %result = bf16[1024,256]{0,1:T(8,128)(2,1)} fusion(%sent), kind=kLoop, calls=%turn
 }
 """
+# Weights are gathered from four devices while x is multiplied by others.
+BESIDE = """HloModule beside
+%starting (from: bf16[256,256]) -> (bf16[256,256], bf16[1024,256], u32[]) {
+  %from = bf16[256,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %whole = bf16[1024,256]{1,0:T(8,128)(2,1)} all-gather(%from), channel_id=1, \
+replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %begun = (bf16[256,256]{1,0:T(8,128)(2,1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}, \
+u32[]{:S(2)}) custom-call(%from, %whole), custom_call_target="AsyncCollectiveStart"
+}
+
+%going_on (a: bf16[1024,1024], b: bf16[1024,256], from: bf16[256,256], to: bf16[1024,256]) -> \
+(bf16[1024,256], bf16[256,256], bf16[1024,256]) {
+  %a = bf16[1024,1024]{1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[1024,256]{1,0:T(8,128)(2,1)} parameter(1)
+  %from = bf16[256,256]{1,0:T(8,128)(2,1)} parameter(2)
+  %to = bf16[1024,256]{1,0:T(8,128)(2,1)} parameter(3)
+  %ab = bf16[1024,256]{1,0:T(8,128)(2,1)} convolution(%a, %b), dim_labels=bf_io->bf
+  %whole = bf16[1024,256]{1,0:T(8,128)(2,1)} all-gather(%from), channel_id=1, \
+replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %both = (bf16[1024,256]{1,0:T(8,128)(2,1)}, bf16[256,256]{1,0:T(8,128)(2,1)}, \
+bf16[1024,256]{1,0:T(8,128)(2,1)}) tuple(%ab, %from, %to)
+}
+
+%ending (from: bf16[256,256], to: bf16[1024,256]) -> bf16[1024,256] {
+  %from = bf16[256,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %to = bf16[1024,256]{1,0:T(8,128)(2,1)} parameter(1)
+  %whole = bf16[1024,256]{1,0:T(8,128)(2,1)} all-gather(%from), channel_id=1, \
+replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %ended = bf16[1024,256]{1,0:T(8,128)(2,1)} custom-call(%from, %to, %whole), \
+custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (shard: bf16[256,256], a: bf16[1024,1024], b: bf16[1024,256]) -> bf16[1024,256] {
+  %shard = bf16[256,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %a = bf16[1024,1024]{1,0:T(8,128)(2,1)} parameter(1)
+  %b = bf16[1024,256]{1,0:T(8,128)(2,1)} parameter(2)
+  %start = (bf16[256,256]{1,0:T(8,128)(2,1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}, \
+u32[]{:S(2)}) fusion(%shard), kind=kCustom, output_to_operand_aliasing={{0}: (0, {})}, \
+calls=%starting
+  %from.0 = bf16[256,256]{1,0:T(8,128)(2,1)} get-tuple-element(%start), index=0
+  %to.0 = bf16[1024,256]{1,0:T(8,128)(2,1)} get-tuple-element(%start), index=1
+  %step = (bf16[1024,256]{1,0:T(8,128)(2,1)}, bf16[256,256]{1,0:T(8,128)(2,1)}, \
+bf16[1024,256]{1,0:T(8,128)(2,1)}) fusion(%a, %b, %from.0, %to.0), kind=kOutput, \
+output_to_operand_aliasing={{1}: (2, {}), {2}: (3, {})}, calls=%going_on
+  %from.1 = bf16[256,256]{1,0:T(8,128)(2,1)} get-tuple-element(%step), index=1
+  %to.1 = bf16[1024,256]{1,0:T(8,128)(2,1)} get-tuple-element(%step), index=2
+  ROOT %end = bf16[1024,256]{1,0:T(8,128)(2,1)} fusion(%from.1, %to.1), kind=kCustom, \
+output_to_operand_aliasing={{}: (1, {})}, calls=%ending
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +178,22 @@ def test_categories_by_hand(found, category, runs, matrices, scalars, cycles):
     row = found["categories"][category]
     assert (row["runs"], row["cycles"]) == (runs, cycles)
     assert row["bytes"] == matrices * MATRIX + scalars * SCALAR
+
+
+def test_a_gather_beside_a_product_counts_once():
+    """The gather reads a quarter of a matrix and writes a whole one.
+
+    The product reads one of four matrices' size and one more, and writes one.
+    """
+    compiled = SimpleNamespace(as_text=lambda: BESIDE)
+    rows = breakdown(compiled, DEVICES["v5p"])["categories"]
+    assert {name: (row["runs"], row["bytes"] / MATRIX) for name, row in rows.items()} == {
+        "products": (1, 4 + 1 + 1),
+        "collectives": (1, 1 / 4 + 1),
+    }
+    assert rows["products"]["operations"] == 2 * 1024 * 1024 * 256
+    (found,) = collectives(compiled, AbstractMesh((4,), ("fsdp",)))
+    assert found == Collective("all-gather", ("fsdp",), 1, MATRIX)
 
 
 def test_the_bound_is_the_larger_of_products_and_bytes(found):

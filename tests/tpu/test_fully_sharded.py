@@ -9,7 +9,7 @@ from configs import imagenet256_latent_flow
 from experiments.speed.programs import program_of
 from genjax.devices import make_mesh
 from genjax.devices.collectives import collectives
-from genjax.devices.hlo import read
+from genjax.devices.hlo import ENDS, STARTS, read
 from genjax.devices.planning import tpu_topology
 from genjax.devices.specifications import DEVICES
 
@@ -76,3 +76,26 @@ def test_gradients_go_round_beside_products(step):
                 between.append(place - started[operation.operands[0]])
             assert operation.opcode != "collective-permute"
     assert between and min(between) > 1
+
+
+def test_parameters_are_gathered_beside_other_work(step):
+    """In the loops over blocks, other work lies between the start and the end of each gather.
+
+    The first gather of a block, of the modulation's weights, has nothing to go on beside.
+    """
+    program = read(step[0].as_text())
+    bodies = {id(body): body for _, body, times in program.runs() if times == DEPTH}
+    waiting, beside, started = 0, [], None
+    for operation in (each for body in bodies.values() for each in body.values()):
+        parts = list(program.inside(operation))
+        marks = " ".join(each.attributes for each in parts)
+        waiting += operation.opcode == "all-gather"
+        if STARTS in marks:
+            started = 0
+        elif ENDS in marks:
+            beside.append(started)
+        elif started is not None:
+            started += operation.opcode in ("fusion", "while", "custom-call")
+    assert waiting <= 1
+    assert len(beside) >= 2 * 6  # of query, key, value, projection and the feed-forward part
+    assert min(beside) >= 1
