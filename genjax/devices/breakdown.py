@@ -33,7 +33,7 @@ _MOVES = frozenset(
 _NOT_ELEMENTWISE = frozenset(("custom-call", "gather", "scatter", "sort", "rng-bit-generator"))
 _VIEWS = ("bitcast", "copy", "reshape", "transpose")
 _SLICES = ("slice", "dynamic-slice", "gather")
-# The arrays of a collective that goes on beside a fusion: its results and operands at these places.
+# The arrays of a collective that goes on beside a fusion, as places among results and operands.
 _PASSED_ON = re.compile(r"\{(\d+)\}: \((\d+), \{\}\)")
 _WRAPPERS = re.compile(
     r"(?<![^/])(jit\([^)]*\)|while|body|closed_call|checkpoint|cond|branch_\d+_fun)/"
@@ -92,9 +92,7 @@ def costs_of(compiled: Any, device: Device) -> list[Cost]:
             Cost(
                 category=_category(program, operation),
                 opcode=operation.opcode,
-                shapes=" ".join(
-                    f"{a.dtype}[{','.join(map(str, a.shape))}]" for a in operation.results
-                ),
+                shapes=_shapes(operation),
                 line=line,
                 name=_WRAPPERS.sub("", name),
                 runs=times,
@@ -183,6 +181,20 @@ def _moved(program: Program, computation: Computation, operation: Operation) -> 
         for place, array in enumerate(operation.results)
         if place not in unwritten
     )
+
+
+def _shapes(operation: Operation) -> str:
+    """Return the types and shapes of results, without those of a collective that goes on beside."""
+    passed_on, _ = _passed_on(operation)
+    made = [array for place, array in enumerate(operation.results) if place not in passed_on]
+    shown = [array for array in made if array.shape or len(made) == 1]
+    return " ".join(f"{array.dtype}[{','.join(map(str, array.shape))}]" for array in shown)
+
+
+def _passed_on(operation: Operation) -> tuple[set[int], set[int]]:
+    """Return the places, among results and operands, of a collective that goes on beside."""
+    pairs = _PASSED_ON.findall(operation.attributes) if operation.opcode == "fusion" else []
+    return {int(result) for result, _ in pairs}, {int(operand) for _, operand in pairs}
 
 
 def _marked(program: Program, operation: Operation, mark: str) -> bool:

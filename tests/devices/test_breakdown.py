@@ -192,6 +192,8 @@ def test_a_gather_beside_a_product_counts_once():
         "collectives": (1, 1 / 4 + 1),
     }
     assert rows["products"]["operations"] == 2 * 1024 * 1024 * 256
+    shapes = {cost.category: cost.shapes for cost in costs_of(compiled, DEVICES["v5p"])}
+    assert shapes == dict.fromkeys(("collectives", "products"), "bf16[1024,256]")
     (found,) = collectives(compiled, AbstractMesh((4,), ("fsdp",)))
     assert found == Collective("all-gather", ("fsdp",), 1, MATRIX)
 
