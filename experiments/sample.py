@@ -24,12 +24,12 @@ from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.launch.sampling import (
     SUFFIXES,
     check_file,
-    labels_of_classes,
     save_samples,
     shown_labels,
     without_repetitions,
 )
 from experiments.launch.sampling_flags import sampling_changes
+from genjax.pipelines.runs import labels_of_classes
 from genjax.training.workdir import read_record
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -95,7 +95,7 @@ def main() -> None:
                     f"--classes={','.join(CLASSES.value)}, but this run has no classes to choose "
                     "from: leave it out"
                 )
-            rows = labels_of_classes(CLASSES.value, num_rows, class_names)
+            rows = labels_of_classes("--classes", CLASSES.value, num_rows, class_names)
         elif PROMPT.value:
             rows = np.arange(num_rows)
         if COUNT.value and not names:

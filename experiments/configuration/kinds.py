@@ -64,7 +64,12 @@ class Kind:
                     f"config.{field} names {fields['name']}, which cannot be made: {error}; "
                     f"{self._described()}"
                 ) from error
-            bound = bound(**given)
+            try:
+                bound = bound(**given)
+            except ValueError as error:
+                if "config." in str(error):  # a part of this part has said which field it is
+                    raise
+                raise ValueError(f"config.{field}: {error}") from error
         self.check(bound, fields["name"], field)
         return bound
 

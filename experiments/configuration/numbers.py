@@ -50,7 +50,9 @@ def check_numbers(config: Any) -> None:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"config.{name} is {number}; it must be finite")
         last = name.rpartition(".")[2]
-        if name.startswith("averages."):  # a relative width is below 1; the rule checks its own
+        if name.startswith("averages."):  # a relative width is below 1
+            if isinstance(value, int | float) and not value > 0:
+                raise ValueError(f"config.{name} is {value}; it must be above 0")
             continue
         # A regularizer is turned off by a weight of 0.
         least = 1 if name.startswith("regularizers.") else LEAST.get(last)

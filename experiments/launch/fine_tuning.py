@@ -1,5 +1,6 @@
 """Start training from another run's networks, or from published weights."""
 
+import collections
 import contextlib
 import itertools
 import os
@@ -155,12 +156,13 @@ def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
             the network that fits one of the task's best goes to that one.
 
     Raises:
-        ValueError: nothing fits.
+        ValueError: too little fits: of every network less than half of the numbers, both of those
+            given and of the task's own.
     """
     if not own.keys() & given.keys():
         given = _best_pair(own, given)
     there = {_name(path): a for path, a in jax.tree.leaves_with_path(given)}
-    taken, faults = 0, []
+    taken, fitting, faults = 0, collections.Counter(), []  # fitting: numbers of each network
 
     def choose(path: tuple, a: jax.Array) -> Any:
         nonlocal taken
@@ -172,13 +174,20 @@ def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
             faults.append(f"other shape: {name} {list(other.shape)}, here {list(a.shape)}")
         else:
             taken += 1
+            fitting[name.split("/")[0]] += a.size
             return np.asarray(other, a.dtype)
         return a
 
     networks = jax.tree.map_with_path(choose, own)
     faults += [f"left over: {name} {list(a.shape)}" for name, a in there.items()]
-    if not taken:
-        raise ValueError("nothing of --init_from fits:\n  " + "\n  ".join(faults[:20]))
+    size = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
+    if all(2 * n < min(size(own[name]), size(given[name])) for name, n in fitting.items()):
+        raise ValueError(
+            f"--init_from fits {fitting.total():,} of {size(own):,} numbers, less than half of "
+            "every network, so training would begin almost from random weights: give config.model "
+            "the fields of that run, or leave out --init_from. These arrays differ:\n  "
+            + "\n  ".join(faults[:20])
+        )
     return Transfer(networks, taken, faults)
 
 

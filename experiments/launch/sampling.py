@@ -24,29 +24,6 @@ def shown_labels(num_rows: int) -> np.ndarray:
     return np.arange(num_rows)[:: -(-num_rows // SHOWN_ROWS)]
 
 
-def labels_of_classes(
-    given: Sequence[str], num_rows: int, class_names: Sequence[str] | None
-) -> np.ndarray:
-    """Return the labels of classes that --classes gives by number or name.
-
-    Args:
-        class_names: by label, if the data set has names. A name that is a number is not read.
-
-    Raises:
-        ValueError: there is no such class.
-    """
-    names = list(class_names or ())[:num_rows]
-    labels = {name: label for label, name in enumerate(names) if not name.isdigit()}
-    labels |= {str(label): label for label in range(num_rows)}
-    if not all(each in labels for each in given):
-        shown = [f"{n} {name}" for n, name in enumerate(names[:SHOWN_ROWS]) if name != str(n)]
-        raise ValueError(
-            f"--classes={','.join(given)} must be numbers from 0 to {num_rows - 1}"
-            + (f", or names: {', '.join(shown)}" if shown else "")
-        )
-    return np.array([labels[each] for each in given])
-
-
 def sheet_labels(num_rows: int, per_row: int) -> np.ndarray:
     """Return the labels of a sheet with a row for each of the `shown_labels`."""
     return np.repeat(shown_labels(num_rows), per_row)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from genjax.diffusion.guidance import with_clean
 from genjax.diffusion.processes import Process, across_batch, expand
 from genjax.diffusion.samplers.stochastic import ddpm
-from genjax.diffusion.samplers.tables import Table, sampler
+from genjax.diffusion.samplers.tables import Table, check_times, sampler
 from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
 Data = Float[Array, " batch *shape"]
@@ -57,6 +57,7 @@ def image_to_image(
     Raises:
         ValueError: `strength` is outside (0, 1].
     """
+    check_times(times)
     times = jax.tree.map(lambda times: times[-1 - last_steps(len(times) - 1, strength) :], times)
 
     @leafwise
@@ -182,6 +183,7 @@ def invert(
         ValueError: in a tree of processes, some have their clean end in their domain and some do
             not.
     """
+    check_times(times)
     outside = {each.clean_end != each.domain[0] for each in jax.tree.leaves(process)}
     if len(outside) > 1:
         raise ValueError(

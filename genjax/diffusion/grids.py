@@ -124,6 +124,15 @@ def _check_table(num_steps, table_size: int) -> None:
         )
 
 
+def _check_starts_from_noise(num_steps, name: str) -> None:
+    """Raise ValueError if the one step of a grid would start from the first tabulated step."""
+    if num_steps == 1:
+        raise ValueError(
+            f"num_steps=1 of {name} starts from the table's least noise, so a sample would be "
+            "noise: take two steps or more, or trailing_grid"
+        )
+
+
 def trailing_grid(process: Process, num_steps: int, table_size: int = 1000) -> Times:
     """Return steps round(N − k·N/n), k = 0 … n − 1, of N tabulated steps.
 
@@ -145,8 +154,12 @@ def leading_grid(
 
     The last tabulated step is left out. This is DDIM's own grid, and with offset 1 Stable
     Diffusion's.
+
+    Raises:
+        ValueError: there is one step, which diffusers starts from the table's least noise.
     """
     _check_table(num_steps, table_size)
+    _check_starts_from_noise(num_steps, "leading_grid")
     steps = 1 + offset + np.arange(num_steps - 1, -1, -1) * (table_size // num_steps)
     return _table_grid(process, steps, table_size)
 
@@ -157,8 +170,12 @@ def linspace_grid(process: Process, num_steps: int, table_size: int = 1000) -> T
     Lin et al. 2024, table 2.
 
     diffusers' Euler methods do not round to tabulated steps: `uniform_grid` does the same.
+
+    Raises:
+        ValueError: as of `leading_grid`.
     """
     _check_table(num_steps, table_size)
+    _check_starts_from_noise(num_steps, "linspace_grid")
     steps = 1 + np.round(np.linspace(0, table_size - 1, num_steps))[::-1].astype(int)
     return _table_grid(process, steps, table_size)
 
@@ -214,7 +231,7 @@ def _times_of_levels(
     reaches_clean = from_start and process.clean_end == start
     levels = jnp.asarray(spacing(np.linspace(1.0, 0.0, num_steps + reaches_clean), low, high))
     times = process.time_of(jnp.ones_like(levels), levels)
-    if from_start:
+    if from_start and len(times) > 1:  # a single time is that of sigma_max
         times = times.at[-1].set(start)
     if most == math.inf or high >= most * (1 - rounding):
         times = times.at[0].set(end)

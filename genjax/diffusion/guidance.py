@@ -89,7 +89,15 @@ def interval(
 
     Kynkäänniemi et al. 2024. Their interval is one of noise levels sigma/alpha: `process.time_at(-2
     * jnp.log(level))` is the time of a level.
+
+    Raises:
+        ValueError: low is not below high. Traced ends have no values to check.
     """
+    traced = any(isinstance(end, jax.core.Tracer) for end in (low, high))
+    if not traced and not float(low) < float(high):
+        raise ValueError(
+            f"an interval of guidance is two times, low < high; got low={low}, high={high}"
+        )
 
     def scale_at(t):
         scale = expand(jnp.asarray(guidance_scale), jnp.asarray(t))  # one per sample, not per frame

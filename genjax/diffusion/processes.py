@@ -53,7 +53,12 @@ def shift_time(
     This is equation 23 of Esser et al. 2024. For rectified flow it lowers the log-SNR by
     2·log(shift) at every t. Neighbouring pixels correlate more at higher resolutions, which
     therefore need larger shifts: shift = √(pixels / pixels at shift 1).
+
+    Raises:
+        ValueError: the shift is not positive. A traced shift has no value to check.
     """
+    if not isinstance(shift, jax.core.Tracer) and not float(shift) > 0:
+        raise ValueError(f"a shift is positive, and 1 means no shift; got {shift}")
     # This form keeps the ends at exactly 0 and 1.
     return t / (t + (1 - t) / shift)
 
@@ -290,11 +295,13 @@ class VariancePreserving(Process):
     def sigma(self, t: Time) -> Time:
         return jnp.sqrt(-jnp.expm1(-self.decay(t)))  # precise near t = 0
 
-    def log_snr(self, t: Time) -> Time:
-        return -jnp.log(jnp.expm1(self.decay(t)))
-
     def time_of(self, alpha: Time, sigma: Time) -> Time:
-        return self.time_of_decay(jnp.log1p((sigma / alpha) ** 2))
+        return self._time_of_any(jnp.log1p((sigma / alpha) ** 2))
+
+    def _time_of_any(self, decay: Time) -> Time:
+        """Return `time_of_decay`, and ∞ where the decay is infinite: alpha is 0 only there."""
+        finite = jnp.isfinite(decay)
+        return jnp.where(finite, self.time_of_decay(jnp.where(finite, decay, 1)), decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +356,7 @@ class SubVariancePreserving(VariancePreservingLinear):
         return -2 * jnp.log(2 * jnp.sinh(self.decay(t) / 2))
 
     def time_of(self, alpha: Time, sigma: Time) -> Time:
-        return self.time_of_decay(2 * jnp.arcsinh(sigma / alpha / 2))
+        return self._time_of_any(2 * jnp.arcsinh(sigma / alpha / 2))
 
 
 def linear_betas(
@@ -458,6 +465,15 @@ class VariancePreservingTable(VariancePreserving):
             return t
         last = -jnp.expm1(-jnp.maximum(decay - decays[-1], 0) / 2)
         return jnp.minimum(t, times[-1]) + last / len(self.betas)
+
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        if self.betas[-1] < 1:
+            return super().time_of(alpha, sigma)
+        # alpha is linear in the last step. This form keeps the derivative finite where it is 0.
+        left = alpha * jax.lax.rsqrt(alpha**2 + sigma**2) * math.exp(self._knots[1][-1] / 2)
+        is_last = left < 1
+        before = super().time_of(jnp.where(is_last, 1, alpha), sigma)
+        return jnp.where(is_last, 1 - left / len(self.betas), before)
 
     def alpha(self, t: Time) -> Time:
         return jnp.exp(-self._decay(t) / 2) * (1 - self._last(t))

@@ -32,6 +32,7 @@ clear of the singular end. Nothing is clipped silently: `check_target` raises an
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -252,7 +253,18 @@ def at_same_level(
 
     Both see the same data and noise at the same noise level, so x̂ and ẑ are those of `base`
     exactly. The levels of `process` must lie in the domain of `base`.
+
+    Raises:
+        ValueError: `process` has more noise at its noise end than `base`.
     """
+    with jax.ensure_compile_time_eval():  # concrete: domains are static
+        ends = [float(each.log_snr(jnp.asarray(each.domain[1]))) for each in (base, process)]
+    if ends[1] < ends[0] - 1e-3:  # rounding in float32
+        names = type(base).__name__, type(process).__name__
+        raise ValueError(
+            f"{names[0]} has no log-SNR below {ends[0]:.4g}, and {names[1]} falls to "
+            f"{ends[1]:.4g}, which the denoiser does not know: end the domain of {names[1]} earlier"
+        )
 
     def converted(x_t, t, *conditioning):
         time, factor = base.at_level_of(process, t)

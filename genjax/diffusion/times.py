@@ -52,6 +52,12 @@ def uniform(process: Process, u: Variates) -> Variates:
     return to_domain(process, u)
 
 
+def _check_deviation(deviation: float) -> None:
+    """Raise ValueError unless the deviation is positive, so that times increase with u."""
+    if not deviation > 0:
+        raise ValueError(f"deviation is above 0, as a standard deviation is; got {deviation}")
+
+
 def logit_normal(
     process: Process, u: Variates, mean: float = 0.0, deviation: float = 1.0
 ) -> Variates:
@@ -60,7 +66,11 @@ def logit_normal(
     The middle times, where prediction is hard, are the most frequent. The density falls to zero at
     the ends faster than any power of t. So the importance-corrected loss has infinite variance
     unless the weighting falls as fast. `mode` and `cosmap` do not have this problem.
+
+    Raises:
+        ValueError: `deviation` is not positive.
     """
+    _check_deviation(deviation)
     return to_domain(process, jax.nn.sigmoid(mean + deviation * ndtri(u)))
 
 
@@ -120,7 +130,11 @@ def log_normal_sigma(
 
     This is EDM's distribution (Karras et al. 2022, table 1). The condition cuts 1.7e-5 of the
     distribution off EDM's domain of 0.002 to 80, and nothing off rectified flow's.
+
+    Raises:
+        ValueError: `deviation` is not positive.
     """
+    _check_deviation(deviation)
     start, end = process.domain
     # The normal distribution's probability below log(sigma/alpha) of each end of the domain. It is
     # 0 or 1 where the level is infinite.

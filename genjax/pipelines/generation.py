@@ -171,8 +171,8 @@ class Pipeline:
 
         Raises:
             ValueError: an argument has another number, shape, type or range than described here;
-                the size does not divide into the network's patches; or negative prompts or their
-                scale have no effect.
+                the size does not divide into the network's patches; negative prompts or their
+                scale have no effect; or the target is singular at a time of the grid.
         """
         pictures = dict(images=images, last_images=last_images, known=known)
         batch = self._checked_count(prompts, negative_prompts, seeds=seeds, **pictures)
@@ -395,6 +395,7 @@ class Pipeline:
         patch = self.network.patch_size
         of_patch = math.prod(patch) if isinstance(patch, tuple) else patch**2
         times = self.grid(num_steps, math.prod(shape[:-1]) // of_patch)
+        diffusion.check_target(self.process, self.target, times[:-1])
         return times if strength is None else times[-1 - last_steps(num_steps, strength) :]
 
     def _checked_frames(self, frames: int | None) -> int | None:

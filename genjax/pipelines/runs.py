@@ -1,5 +1,6 @@
 """A trained run as an object: open the folder that training wrote, sample, and take the network."""
 
+import difflib
 import functools
 import os
 import warnings
@@ -23,6 +24,34 @@ from genjax.training.json_files import read_json
 from genjax.training.sampling import add_posthoc, sample
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, frozen_runs, read_record
+
+LISTED = 20  # class names at most that an error lists; of more it lists the nearest
+
+
+def labels_of_classes(
+    argument: str, given: Sequence[str], num_rows: int, class_names: Sequence[str] | None
+) -> np.ndarray:
+    """Return the labels of classes that are given by number or name.
+
+    Args:
+        argument: what the error calls the argument.
+        class_names: by label, if the data set has names. A name that is a number is not read.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    names = list(class_names or ())[:num_rows]
+    labels = {name: label for label, name in enumerate(names) if not name.isdigit()}
+    labels |= {str(label): label for label in range(num_rows)}
+    if unknown := [each for each in given if each not in labels]:
+        many = len(names) > LISTED
+        near = difflib.get_close_matches(unknown[0], names, 8, 0.0) if many else names
+        shown = [f"{n} {name}" for n, name in enumerate(names) if name in near and name != str(n)]
+        raise ValueError(
+            f"{argument}={','.join(given)} must be numbers from 0 to {num_rows - 1}"
+            + (f", or names{', such as' * many}: {', '.join(shown)}" if shown else "")
+        )
+    return np.array([labels[each] for each in given])
 
 
 class Run:
@@ -77,6 +106,7 @@ class Run:
                 )
         self.task = build(self.config)
         self._build, self._others, self._init_from = build, {}, record.get("init_from")
+        self._class_names = record.get("class_names")
 
     @functools.cached_property
     def step(self) -> int:
@@ -145,7 +175,7 @@ class Run:
 
     def sample(
         self,
-        labels: Sequence[int] | np.ndarray | None = None,
+        labels: Sequence[int | str] | np.ndarray | None = None,
         prompts: Sequence[str] | None = None,
         *,
         trajectory: bool = False,
@@ -154,8 +184,8 @@ class Run:
         """Return samples in the form of the data (for images bytes), one per label or prompt.
 
         Args:
-            labels: class numbers. Without labels and prompts, each row of the sample sheets gives
-                one sample.
+            labels: numbers or names of classes. Without labels and prompts, each row of the sample
+                sheets gives one sample.
             prompts: texts, for a text-to-image run.
             trajectory: return states at all times, `[times samples …]`.
             sampling: other values of `config.sampling`'s fields, such as seed, num_steps or
@@ -169,6 +199,8 @@ class Run:
         """
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
+        if isinstance(labels, str):
+            raise ValueError(f"labels is the string {labels!r}; expected a list, as [{labels!r}]")
         if prompts is not None:
             check_texts("prompts", prompts)
         optional = getattr(self.task, "optional_sampling", ())
@@ -196,8 +228,11 @@ class Run:
         task = task if prompts is None else task.with_prompts(prompts)
         if labels is None:
             labels = range(task.condition.num_rows)
-        labels = np.asarray(labels)
-        check_labels("labels", labels, task.condition.num_rows)
+        labels, num_rows = np.asarray(labels), task.condition.num_rows
+        if labels.dtype.kind == "U":
+            names = self._class_names if task.condition.num_classes > 1 else None
+            labels = labels_of_classes("labels", labels.tolist(), num_rows, names)
+        check_labels("labels", labels, num_rows)
         return sample(task, self.state, labels, fields, trajectory=trajectory)
 
     def check_guidance(self, sampling: Config | None = None) -> None:

@@ -18,6 +18,7 @@ from genjax.diffusion import (
     VarianceExploding,
     VariancePreservingCosine,
     VariancePreservingTable,
+    adaptive,
     align_your_steps_grid,
     beta_grid,
     beta_sigma_grid,
@@ -25,6 +26,7 @@ from genjax.diffusion import (
     exponential_grid,
     floored_grid,
     grids,
+    invert,
     karras_grid,
     leading_grid,
     linspace_grid,
@@ -217,11 +219,24 @@ def test_spacings_of_ten_steps_of_a_table_of_1000():
 
 @pytest.mark.parametrize("grid", OF_TABLES, ids=named)
 def test_spacings_stay_in_the_table(grid):
-    for n in (1, 3, 7, 28, 333, 1000):
+    for n in (2, 3, 7, 28, 333, 1000):
         steps = 1000 * np.asarray(grid(STABLE_DIFFUSION, n), np.float64)
         assert len(steps) == n + 1 and steps[-1] == 0 and np.all(np.diff(steps) < 0)
         np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
         assert steps[-2] > 0.5 and steps[0] < 1000.5
+
+
+@pytest.mark.parametrize("grid", [leading_grid, linspace_grid], ids=named)
+def test_one_step_from_the_least_noise_is_refused(grid):
+    """diffusers' DDIM evaluates at timestep 0 then, and returns noise."""
+    with pytest.raises(ValueError, match=f"num_steps=1 of {grid.__name__} starts from .* noise"):
+        grid(STABLE_DIFFUSION, 1)
+    np.testing.assert_allclose(trailing_grid(STABLE_DIFFUSION, 1), [1, 0])
+
+
+@pytest.mark.parametrize("grid", [karras_grid, exponential_grid], ids=named)
+def test_one_step_starts_from_sigma_max(grid):
+    np.testing.assert_allclose(grid(EDM(), 1, sigma_max=10.0), [10, 0], rtol=1e-6)
 
 
 def test_align_your_steps():
@@ -346,6 +361,20 @@ def test_samplers_refuse_grids_of_wrong_shape_or_outside_the_domain(times, messa
     if times.ndim == 1:
         with pytest.raises(ValueError, match=message):
             ddim(lambda x, t: None, FLOW, jnp.zeros((1, 2)), times)
+
+
+@pytest.mark.parametrize("times", [[1.0, 0.5, 0.0], np.array([1, 0]), 1.0], ids=str)
+def test_samplers_refuse_times_that_are_no_array_of_floats(times, unchecked_annotations):
+    arguments = (lambda x, t: None, FLOW, jnp.zeros((1, 2)), times)
+    calls = [
+        lambda: ddim(*arguments),
+        lambda: ddim.table(FLOW, times),
+        lambda: adaptive(*arguments),
+        lambda: invert(ddim, *arguments),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"times are an array of floats .* jnp.asarray"):
+            call()
 
 
 def test_samplers_take_a_domain_and_its_clean_end():

@@ -392,6 +392,13 @@ def test_an_interval_of_scales_by_sample_has_them_in_all_frames():
     assert interval(2.0, 0.2, 0.8)(0.5) == 2
 
 
+@pytest.mark.parametrize("low, high", [(0.8, 0.2), (0.5, 0.5), (0.2, np.nan)])
+def test_an_empty_interval_is_refused(low, high):
+    with pytest.raises(ValueError, match=f"two times, low < high; got low={low}, high={high}"):
+        interval(3.0, low, high)
+    jax.jit(lambda low: interval(3.0, low, high)(jnp.array(0.5)))(low)  # traced: no values
+
+
 def test_interval_of_noise_levels(points):
     """Within (0.5, 2] of sigma/alpha the scale is 3, elsewhere 1, for any process."""
     process = VariancePreservingCosine()

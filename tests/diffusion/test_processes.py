@@ -407,6 +407,27 @@ def test_zero_terminal_snr(float64):
     np.testing.assert_allclose(new.time_at(new.log_snr(jnp.asarray(0.9996))), 0.9996, rtol=1e-12)
 
 
+def test_shifted_zero_terminal_snr_has_finite_derivatives(float64):
+    """Near alpha = 0 a shift divides alpha by its factor, so it divides the derivative too."""
+    base = VariancePreservingTable(betas=zero_terminal_snr(scaled_linear_betas()))
+    process, end = Shifted(base=base, shift=2.0), jnp.asarray(1.0)
+    np.testing.assert_allclose(process.alpha_prime(end), base.alpha_prime(end) / 2, rtol=1e-9)
+    np.testing.assert_allclose(process.sigma_prime(end), 0, atol=1e-12)
+    assert jax.grad(base.log_snr)(end) == -np.inf
+
+
+def test_the_time_without_data_is_infinite_if_the_decay_never_ends():
+    kinds = VariancePreservingLinear, VariancePreservingScaledLinear, SubVariancePreserving
+    for kind in kinds:
+        assert kind().time_at(jnp.asarray(-np.inf)) == np.inf
+
+
+def test_log_snr_of_a_large_decay_is_finite():
+    """−log(expm1(100.05)) is −100.05, and exp(100) is infinite in float32."""
+    process = VariancePreservingLinear(beta_max=200.0)
+    np.testing.assert_allclose(process.log_snr(jnp.asarray(1.0)), -100.05, rtol=1e-6)
+
+
 def test_zero_terminal_snr_of_cogvideox(float64):
     """CogVideoX-2B first divides the SNR of Stable Diffusion's table by 3."""
     squared = np.cumprod(1 - np.array(scaled_linear_betas()))

@@ -24,10 +24,17 @@ X, T = jax.random.normal(jax.random.key(0), (4, 3)), jnp.array([0.1, 0.6, 1.2, 1
 
 @pytest.mark.parametrize("base", BASES, ids=IDS)
 def test_a_gaussians_denoiser_is_that_of_the_other_process(base):
-    converted = diffusion.at_same_level(gaussian.exact_denoiser(base), base, TrigFlow())
+    process = TrigFlow(domain=(0.0, 1.55))  # EDM's 80 is the level of arctan(160) = 1.5645
+    converted = diffusion.at_same_level(gaussian.exact_denoiser(base), base, process)
     found, expected = converted(X, T), gaussian.exact_denoiser(TrigFlow())(X, T)
     np.testing.assert_allclose(found.clean, expected.clean, rtol=2e-5)
     np.testing.assert_allclose(found.noise, expected.noise, rtol=2e-5)
+
+
+def test_more_noise_than_the_base_knows_is_refused():
+    """The base's time would be infinite, and the network's answer NaN."""
+    with pytest.raises(ValueError, match="EDM has no log-SNR below -8.764, and TrigFlow falls to"):
+        diffusion.at_same_level(gaussian.exact_denoiser(EDM()), EDM(), TrigFlow())
 
 
 def exact_network(base, target):

@@ -188,6 +188,19 @@ def test_shapes(law, shape):
         assert jax.eval_shape(draw, jax.random.key(0)).shape == shape
 
 
+@pytest.mark.parametrize("distribution", [logit_normal, log_normal_sigma])
+def test_a_deviation_that_is_not_positive_is_refused(distribution):
+    for deviation in (-1.0, 0.0):
+        with pytest.raises(ValueError, match=f"deviation is above 0, .*; got {deviation}"):
+            distribution(FLOW, jnp.array([0.5]), deviation=deviation)
+
+
+def test_a_shift_that_is_not_positive_is_refused():
+    for shift in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"a shift is positive.*; got {shift}"):
+            shifted(uniform, shift)(FLOW, jnp.array([0.5]))
+
+
 def test_mode_is_the_papers_function_of_one_minus_u(float64):
     u = midpoints(101)
     for scale in (-1.0, -0.5, 0.0, 0.8, 1.29, 2 / (np.pi - 2)):

@@ -98,6 +98,14 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(pipeline, pictures):
         assert np.abs(images.astype(int) - expected.astype(int)).max() > 20
 
 
+def test_a_target_that_is_singular_at_the_noise_end_is_refused():
+    """x_t is all noise there, so a network that predicts noise says nothing of the picture."""
+    pipeline = build()
+    pipeline.target = diffusion.noise
+    with pytest.raises(ValueError, match="the target noise is singular at t = 1 of RectifiedFlow"):
+        pipeline(["a cat"], seeds=[5])
+
+
 def test_guidance_is_the_extrapolated_velocity(pipeline, pictures):
     """One step from pure noise has a closed form: x = z − v̂."""
     latents = jax.random.normal(jax.random.key(3), (2, 8, 12, 4))

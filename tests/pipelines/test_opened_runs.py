@@ -14,6 +14,7 @@ from experiments.inputs.conditions import Prompts
 from genjax.data.sets.latents import write_origin
 from genjax.folders import located
 from genjax.pipelines import Run, runs
+from genjax.pipelines.runs import labels_of_classes
 from genjax.training.workdir import Config
 from tests.experiments.autoencoder_run import small_config
 
@@ -87,6 +88,35 @@ def test_fields_that_a_config_may_lack_are_taken(folder, monkeypatch):
     assert run.sample(**given).tolist() == [0.2, 0.8]
     with pytest.raises(ValueError, match="config.sampling has no top_k"):
         run.sample(**given, top_k=3)
+
+
+def test_classes_are_taken_by_number_or_name():
+    names = ["circle", "square", "7"]  # a name that is a number stays a number
+    assert list(labels_of_classes("labels", ["2", "circle"], 3, names)) == [2, 0]
+    with pytest.raises(ValueError, match="from 0 to 2, or names: 0 circle, 1 square, 2 7$"):
+        labels_of_classes("labels", ["7"], 3, names)
+    with pytest.raises(ValueError, match="^--classes=0,3 must be numbers from 0 to 2$"):
+        labels_of_classes("--classes", ["0", "3"], 3, None)
+    many = [f"bird {n}" for n in range(30)] + ["goldfish"]
+    with pytest.raises(ValueError, match="or names, such as: .*30 goldfish"):
+        labels_of_classes("labels", ["goldfsh"], 31, many)
+
+
+def test_a_run_is_sampled_by_the_names_of_its_classes(folder, monkeypatch):
+    record = json.loads((folder / "config.json").read_text())
+    record["class_names"] = ["circle", "square"]
+    (folder / "config.json").write_text(json.dumps(record))
+    condition = SimpleNamespace(num_rows=2, num_classes=2)
+    run = Run(folder, build=lambda config: SimpleNamespace(condition=condition))
+    run.state = None  # in place of a checkpoint's
+    monkeypatch.setattr(run, "check_guidance", lambda fields: None)
+    monkeypatch.setattr(runs, "sample", lambda task, state, labels, *_, **__: labels)
+    for labels in (["square", "circle"], ["square", 0], [1, 0]):
+        assert run.sample(labels).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="labels=cat must be .* or names: 0 circle, 1 square$"):
+        run.sample(["cat"])
+    with pytest.raises(ValueError, match="labels is the string 'circle'; expected a list"):
+        run.sample("circle")
 
 
 def test_a_prompt_alone_is_refused(folder):

@@ -71,6 +71,16 @@ class Table(NamedTuple):
     number: Int[np.ndarray, " rows"] | None = None
 
 
+def check_times(times: PyTree) -> None:
+    """Raise ValueError unless the times are an array of floats, or a tree of such arrays."""
+    for leaf in jax.tree.leaves(times):
+        if jnp.ndim(leaf) == 0 or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                "times are an array of floats [steps + 1], as a grid of genjax.diffusion.grids, or "
+                f"a tree of such arrays; got {times!r:.60}: give jnp.asarray(times, float)"
+            )
+
+
 def check_grid(
     process: Process, times: Float[Array, " times ..."], shape: tuple[int, ...] = ()
 ) -> None:
@@ -83,8 +93,9 @@ def check_grid(
         shape: of a sample, whose first axes may have times of their own.
 
     Raises:
-        ValueError: the grid has another shape, or leaves the domain.
+        ValueError: the grid is no array of floats, has another shape, or leaves the domain.
     """
+    check_times(times)
     frames = jnp.shape(times)[1:]
     fits = len(frames) <= len(shape) and all(
         a in (1, b) for a, b in zip(frames, shape, strict=False)
@@ -372,6 +383,7 @@ def sampler(table: Callable[..., Table]) -> Callable:
         memory: PyTree | None = None,
         **options: Any,
     ) -> PyTree[Float[Array, " ..."]]:
+        check_times(times)
         process, times = (jax.tree.broadcast(prefix, noise) for prefix in (process, times))
         leaves = jax.tree.leaves(times)
         if len({len(times) for times in leaves if jnp.ndim(times)}) > 1:
@@ -384,6 +396,7 @@ def sampler(table: Callable[..., Table]) -> Callable:
 
     @functools.wraps(table)
     def checked_table(process, times, *options, **named):
+        check_times(times)
         return _check_rows(table, table(process, times, *options, **named), times)
 
     common = [p for p in inspect.signature(sample).parameters.values() if p.kind != p.VAR_KEYWORD]

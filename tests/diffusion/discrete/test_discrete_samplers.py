@@ -401,6 +401,14 @@ def test_grids_and_options_do_not_recompile():
     assert len(traces) == 1
 
 
+def test_a_list_of_times_is_refused(unchecked_annotations):
+    inputs = None, MASKED, jnp.full((2, LENGTH), MASKED.mask), [1.0, 0.0]
+    keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(2))
+    for sampler in (discrete.ancestral, discrete.confident):
+        with pytest.raises(ValueError, match="times are an array of floats .*; got .1.0, 0.0.: "):
+            sampler(*inputs, keys=keys)
+
+
 @pytest.mark.slow
 def test_choices_of_a_probability_near_1e_8_are_drawn():
     """Noise of the default precision ends below 16, and one in five of them is drawn then."""

@@ -8,6 +8,12 @@ from genjax.diffusion import processes
 from genjax.training.workdir import Config
 
 
+def test_what_a_part_refuses_names_its_field():
+    fields = dict(name="PowerFunction", width=0.5)
+    with pytest.raises(ValueError, match="^config.averages.wide: a relative width is above 0 and"):
+        kinds.AVERAGE.bind(fields, "averages.wide")
+
+
 def test_fields_with_names_are_objects_of_the_same_kind():
     """Both as a config has them and as they are read from a run's file."""
     config = ConfigDict(

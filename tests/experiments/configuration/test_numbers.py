@@ -87,6 +87,13 @@ def test_the_first_step_that_a_profile_may_follow():
     check_numbers(config)
 
 
+def test_the_half_life_of_an_average_is_positive():
+    config = digits_flow.get_config()
+    config.averages.ema.steps = -5
+    with pytest.raises(ValueError, match="config.averages.ema.steps is -5.0; it must be above 0"):
+        check_numbers(config)
+
+
 def test_the_relative_width_of_an_average_is_below_one():
     config = digits_gan.get_config()
     config.averages.wide = dict(name="PowerFunction", width=0.1)

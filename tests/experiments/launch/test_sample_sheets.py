@@ -15,7 +15,6 @@ from experiments.inputs.spaces import Pixels, Points, Waveforms
 from experiments.launch import sampling
 from experiments.launch.sampling import (
     draw_sheet,
-    labels_of_classes,
     save_real,
     save_samples,
     save_sheet,
@@ -270,12 +269,3 @@ def test_clips_with_sound_play_one_after_another(tmp_path, suffix):
         heard = read(path.with_suffix(".mp4") if suffix == ".png" else path)
         loud = np.abs(heard.samples[:, 0]) > 0.2
         assert abs(heard.start + loud.argmax() / heard.rate - 0.25) < 0.01
-
-
-def test_classes_are_taken_by_number_or_name():
-    names = ["circle", "square", "7"]  # a name that is a number stays a number
-    assert list(labels_of_classes(["2", "circle"], 3, names)) == [2, 0]
-    with pytest.raises(ValueError, match="from 0 to 2, or names: 0 circle, 1 square, 2 7$"):
-        labels_of_classes(["7"], 3, names)
-    with pytest.raises(ValueError, match="^--classes=0,3 must be numbers from 0 to 2$"):
-        labels_of_classes(["0", "3"], 3, None)

@@ -24,6 +24,29 @@ def test_an_encoder_starts_from_the_encoder_of_a_run_with_more_networks():
     assert found.taken == 1 and len(found.faults) == 2  # the two other networks are left over
 
 
+def test_a_source_of_which_little_fits_is_refused():
+    """One array of two fits, a bias of 3 numbers of 9: the rest would be random weights."""
+    own, given = network(3, 0.0), network(4, 1.0)
+    for each in (own, given):
+        each["params"]["dense"]["bias"] = np.ones(3, np.float32)
+    words = "--init_from fits 3 of 9 numbers, .*\n  other shape: .*kernel .2, 4., here .2, 3."
+    with pytest.raises(ValueError, match=words):
+        transfer({"network": own}, {"network": given})
+
+
+def test_a_new_head_or_text_encoder_starts_at_random():
+    """What fits is more than half of the numbers, and the others are listed."""
+    own, given = ({"network": {"body": np.ones(9), "head": np.ones(n)}} for n in (4, 5))
+    found = transfer(own, given)
+    assert found.taken == 1 and found.faults == ["other shape: network/head [5], here [4]"]
+
+
+def test_one_network_of_several_is_enough():
+    own = {"generator": network(3, 0.0), "discriminator": network(40, 0.0)}
+    given = {"generator": network(3, 1.0), "discriminator": network(50, 1.0)}
+    assert transfer(own, given).taken == 1
+
+
 def test_a_network_of_another_name_goes_to_the_one_that_it_fits():
     own = {"discriminator": network(3, 0.0), "generator": network(4, 0.0)}
     found = transfer(own, {"network": network(4, 1.0)})

@@ -11,6 +11,7 @@ from genjax.diffusion.discrete.guidance import Scale, check_temperature, tempere
 from genjax.diffusion.discrete.processes import DiscreteProcess, Masked, Probabilities, Tokens
 from genjax.diffusion.discrete.samplers.steps import Keys, draw, fold
 from genjax.diffusion.discrete.targets import Denoiser
+from genjax.diffusion.samplers.tables import check_times
 
 Time = Float[Array, ""]
 Count = Int[Array, "..."]  # one for all samples, or one per sample
@@ -42,6 +43,7 @@ def _decode(rule, distribution, permanent, denoiser, process, noise, times, *, k
     `distribution(log_p, t)` is what tokens are drawn from. `permanent` says that what was accepted
     stays. Then the network is not evaluated once all is accepted.
     """
+    check_times(times)
     given = noise != process.mask if isinstance(process, Masked) else jnp.zeros(noise.shape, bool)
 
     def step(state, number, t, s):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from genjax.diffusion.discrete.processes import DiscreteProcess, Probabilities, Tokens
 from genjax.diffusion.discrete.targets import Denoiser
+from genjax.diffusion.samplers.tables import check_times
 
 Keys = Key[Array, " batch"]
 
@@ -65,6 +66,8 @@ def sampler(step: Callable[..., Probabilities]) -> Callable:
         trajectory: bool = False,
         **options: Any,
     ) -> Int[Array, " ..."]:
+        check_times(times)
+
         def advance(x_t, row):
             number, t, s = row
             log_p = denoiser(x_t, jnp.full(len(x_t), t))
