@@ -101,3 +101,9 @@ def test_an_example_has_a_tuple_of_texts():
     for wrong in ("a cat", (), np.str_("a cat")):
         with pytest.raises(ValueError, match="captions of example 4 of mine .* a tuple of one"):
             Dataset("mine", "train", images, captions=[("a",)] * 4 + [wrong])
+
+
+def test_a_dictionary_is_no_source():
+    """Its length is the number of features, not of examples."""
+    with pytest.raises(ValueError, match="source of mine is a dictionary: give InMemory"):
+        Dataset("mine", "train", {"image": np.zeros((5, 4, 4, 1))})
