@@ -64,7 +64,7 @@ def drop_conditioning(
     batch = jax.tree.leaves(conditioning)[0].shape[0]
 
     def drop(rate, key, conditioning, null):
-        if not isinstance(rate, jax.core.Tracer) and not 0 <= rate <= 1:
+        if isinstance(rate, int | float) and not 0 <= rate <= 1:
             raise ValueError(f"a rate is a share of the examples, from 0 to 1; got {rate}")
         dropped = jax.random.bernoulli(key, rate, (batch,))
         return jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), conditioning, null)
