@@ -1,3 +1,4 @@
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -103,7 +104,15 @@ def test_an_example_has_a_tuple_of_texts():
             Dataset("mine", "train", images, captions=[("a",)] * 4 + [wrong])
 
 
-def test_a_dictionary_is_no_source():
+@pytest.fixture
+def unchecked_annotations():
+    """Call functions as users do: outside these tests nothing checks annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_a_dictionary_is_no_source(unchecked_annotations):
     """Its length is the number of features, not of examples."""
     with pytest.raises(ValueError, match="source of mine is a dictionary: give InMemory"):
         Dataset("mine", "train", {"image": np.zeros((5, 4, 4, 1))})
