@@ -860,6 +860,6 @@ def test_labels_of_numpy_are_guided_without_a_warning(denoiser, recwarn, uncheck
     assert not recwarn.list
 
 
-def test_a_rate_is_no_percentage():
+def test_a_rate_is_no_percentage(unchecked_annotations):
     with pytest.raises(ValueError, match="a share of the examples, from 0 to 1; got 10"):
         drop_conditioning(jax.random.key(0), jnp.arange(BATCH), NULL, 10)

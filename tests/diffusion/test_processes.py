@@ -258,7 +258,7 @@ def test_times_may_be_python_or_whole_numbers(process, unchecked_annotations):
             np.testing.assert_allclose(method(given), method(jnp.asarray(t)), rtol=1e-6)
 
 
-def test_tables_take_arrays_of_betas():
+def test_tables_take_arrays_of_betas(unchecked_annotations):
     betas = np.linspace(1e-4, 0.02, 1000)
     process = VariancePreservingTable(betas=betas)
     assert process == VariancePreservingTable(betas=tuple(betas.tolist()))
