@@ -5,7 +5,7 @@ import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.fft` is slow to import
 from jaxtyping import Array, Complex, Float
 
-from genjax.audio.spectra import Waveforms
+from genjax.audio.spectra import Waveforms, as_waveforms
 
 OFFSET = -0.691  # makes a 997 Hz sine at full scale in one channel read −3.01 LUFS
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS, and LU below the mean of what passes the first
@@ -54,11 +54,12 @@ def loudness(waveforms: Waveforms, sample_rate: int) -> Float[Array, " batch"]:
             right surround.
 
     Raises:
-        ValueError: waveforms are shorter than 0.4 s, or have more than five channels.
+        ValueError: waveforms are not floats with three axes, are shorter than 0.4 s, or have more
+            than five channels.
 
     Source: ITU-R BS.1770-4 (2015), annex 1.
     """
-    waveforms = jnp.asarray(waveforms, jnp.float32)
+    waveforms = as_waveforms(waveforms)
     _, samples, channels = waveforms.shape
     hop = round(0.1 * sample_rate)
     if samples < 4 * hop or channels > len(CHANNEL_WEIGHTS):

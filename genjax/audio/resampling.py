@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from genjax.audio.spectra import Waveforms
+from genjax.audio.spectra import Waveforms, as_waveforms
 
 ZEROS = 6  # zero crossings of the sinc on each side of its centre
 ROLLOFF = 0.99  # the filter's cutoff, as a share of the lower Nyquist frequency
@@ -40,11 +40,11 @@ def resample(
         rate, new_rate: in Hz, whole numbers.
 
     Raises:
-        ValueError: a rate is not positive.
+        ValueError: a rate is not positive, or waveforms are not floats with three axes.
     """
     if min(rate, new_rate) < 1:
         raise ValueError(f"rates of {rate} and {new_rate} Hz; give positive whole numbers")
-    waveforms = jnp.asarray(waveforms, jnp.float32)
+    waveforms = as_waveforms(waveforms)
     if rate == new_rate:
         return waveforms
     divisor = math.gcd(rate, new_rate)

@@ -16,6 +16,18 @@ PadMode = Literal["reflect", "constant"]
 LEAST_OVERLAP = 1e-10  # the least sum of squared windows that the inverse divides by
 
 
+def as_waveforms(waveforms: ArrayLike) -> Float[Array, "batch samples channels"]:
+    """Return waveforms in float32; raise ValueError unless they are floats with three axes."""
+    waveforms = jnp.asarray(waveforms)
+    if waveforms.ndim != 3 or not jnp.issubdtype(waveforms.dtype, jnp.floating):
+        raise ValueError(
+            "waveforms are floats in [−1, 1], [batch samples channels]; got "
+            f"{waveforms.dtype} {list(waveforms.shape)}: add axes of 1, and convert int16 by "
+            "genjax.data.sound_to_float"
+        )
+    return waveforms.astype(jnp.float32)
+
+
 def hann_window(size: int) -> Float[np.ndarray, " size"]:
     """Return the periodic Hann window, sin²(π n / size)."""
     return np.sin(np.pi * np.arange(size) / size) ** 2
@@ -47,10 +59,10 @@ def stft(
             zeros.
 
     Raises:
-        ValueError: the window is longer than a frame; the waveform is shorter than a frame with its
-            padding, or too short to be mirrored.
+        ValueError: waveforms are not floats with three axes; the window is longer than a frame; the
+            waveform is shorter than a frame with its padding, or too short to be mirrored.
     """
-    waveforms, window = jnp.asarray(waveforms, jnp.float32), _frame_window(window, n_fft)
+    waveforms, window = as_waveforms(waveforms), _frame_window(window, n_fft)
     padding = n_fft // 2 if padding is None else padding
     samples = waveforms.shape[1]
     least = max(padding + 1 if pad_mode == "reflect" else 1, n_fft - 2 * padding)

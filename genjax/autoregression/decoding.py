@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genjax.autoregression.logits import sample
+from genjax.autoregression.logits import check_keys, sample
 
 Step = Callable[
     [PyTree, Int[Array, " batch"], Int[Array, ""]], tuple[Float[Array, "batch vocabulary"], PyTree]
@@ -58,8 +58,9 @@ def decode(
         start: position of the first token, which is the number of given tokens.
 
     Raises:
-        ValueError: `length` is not positive.
+        ValueError: `length` is not positive, or keys are not one per example.
     """
+    check_keys(keys, len(logits))
     if length < 1:
         raise ValueError(f"length={length} leaves nothing to decode; it is at least 1")
 

@@ -151,6 +151,15 @@ def check_sampling(
             raise ValueError(f"{name} is above 0 and at most 1; got {p}. None turns it off")
 
 
+def check_keys(keys: Key[Array, " batch"], batch: int) -> None:
+    """Raise ValueError unless there is one key per example; a single one would serve all."""
+    if jnp.shape(keys) != (batch,):
+        raise ValueError(
+            f"keys are one per example, ({batch},); got {jnp.shape(keys)}: give "
+            f"jax.random.split(key, {batch})"
+        )
+
+
 def filtered(
     logits: Logits,
     temperature: Number = 1.0,
@@ -193,8 +202,9 @@ def sample(
         top_k, top_p, min_p: of the filters; None for no filter.
 
     Raises:
-        ValueError: as `check_sampling`.
+        ValueError: as `check_sampling`, or keys are not one per example.
     """
+    check_keys(keys, len(logits))
     logits = filtered(logits, temperature, top_k, top_p, min_p)
     draw = lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype)
     noise = jnp.where(_expanded(temperature, logits) > 0, jax.vmap(draw)(keys), 0)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from genjax.autoregression.logits import Number, guided, pair, sample
+from genjax.autoregression.logits import Number, check_keys, guided, pair, sample
 
 Schedule = Callable[[np.ndarray], np.ndarray]
 Tokens = Int[Array, "batch length"]
@@ -210,7 +210,11 @@ def maskgit(
         temperatures: of the choice in each step (`choice_temperatures`).
         sampler: draws tokens; `sample` with its options.
         trajectory: return the tokens after every step, `[num_steps batch length]`.
+
+    Raises:
+        ValueError: keys are not one per example.
     """
+    check_keys(keys, len(tokens))
     length = tokens.shape[1]
     masked = jnp.sum(tokens == mask_token, axis=1)
 

@@ -59,7 +59,18 @@ class OnDisk:
 
 
 def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack examples of equal shapes to one batch `[batch ...]` of each feature."""
+    """Stack examples to one batch `[batch ...]` of each feature.
+
+    Raises:
+        ValueError: the examples differ in shape.
+    """
+    for name in examples[0]:
+        shapes = sorted({np.shape(example[name]) for example in examples})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"examples of one batch have {name!r} of shapes {shapes[0]} and {shapes[-1]}: give "
+                "a transform that makes them equal, such as center_crop after resize"
+            )
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
@@ -113,9 +124,10 @@ class Dataset:
         conversions: by kind, how many images were converted when they were read.
 
     Raises:
-        ValueError: the numbers of captions and examples differ, or an example's captions are no
-            tuple of one text or more. Of arrays in memory also: their lengths differ, or labels are
-            not `[examples]` whole numbers from 0 to `num_classes` − 1.
+        ValueError: the source is a dictionary; the numbers of captions and examples differ, or an
+            example's captions are no tuple of one text or more. Of arrays in memory also: their
+            lengths differ, or labels are not `[examples]` whole numbers from 0 to `num_classes` −
+            1.
     """
 
     name: str
@@ -129,6 +141,8 @@ class Dataset:
     conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        if isinstance(self.source, Mapping):  # whose length is the number of features
+            raise ValueError(f"the source of {self.name} is a dictionary: give InMemory(arrays)")
         if isinstance(self.source, InMemory):
             self._check_arrays(self.source.arrays)
         if self.image_shape is None and isinstance(self.source, InMemory):

@@ -73,7 +73,7 @@ class Batches:
             )
         if transform is None and None in (dataset.image_shape or ()):
             raise ValueError(
-                f"images of {title} vary in size: give a transform that crops or resizes them"
+                f"examples of {title} vary in size: give a transform that makes them equal"
             )
         if image_shape is not None:
             given = dataset.image_shape

@@ -57,10 +57,15 @@ def drop_conditioning(
         rate: one number, with which all leaves of an example are dropped together. Or a tree of
             numbers, such as `{"text": 0.1, "pose": 0.5}`: the leaves below each number are dropped
             together, and independently of the others.
+
+    Raises:
+        ValueError: a rate is not between 0 and 1.
     """
     batch = jax.tree.leaves(conditioning)[0].shape[0]
 
     def drop(rate, key, conditioning, null):
+        if isinstance(rate, int | float) and not 0 <= rate <= 1:
+            raise ValueError(f"a rate is a share of the examples, from 0 to 1; got {rate}")
         dropped = jax.random.bernoulli(key, rate, (batch,))
         return jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), conditioning, null)
 
@@ -236,6 +241,7 @@ def predict_jointly(
 
     # The copies are interleaved, so a batch sharded over devices needs no communication.
     def stack(first, *others):
+        first = jnp.asarray(first)  # int64 of NumPy is int32 in JAX
         if first.shape[0] != batch:
             raise ValueError(
                 f"one conditioning per sample: got {first.shape[0]} for {batch} samples"
@@ -292,6 +298,11 @@ def _apply_rule(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -
     def guided(x_t, t, *memory):
         conditional, unconditional = both(x_t, t)
         scale = _scale_at(guidance_scale, t, conditional.clean)
+        if jax.tree.structure(scale) != jax.tree.structure(conditional.clean):
+            raise ValueError(
+                f"a guidance scale is a number, an array or a tree like x_t; got {guidance_scale}: "
+                "give several numbers as an array"
+            )
         answer = rule(conditional, unconditional, scale, x_t, t, *memory)
         prediction, *rest = answer if memory else (answer,)
         prediction = prediction._replace(fraction=conditional.fraction)
@@ -325,8 +336,8 @@ def guide(
         rule: `extrapolate`, `plus_plus`, or what `target_rule` returns.
 
     Raises:
-        ValueError: `null` does not broadcast against `conditioning`, or there is not one
-            conditioning per sample.
+        ValueError: `null` does not broadcast against `conditioning`, there is not one conditioning
+            per sample, or the scale is a list.
     """
     if _lengths_differ(conditioning, null):
         both = lambda x_t, t: predict_separately(denoiser, x_t, t, conditioning, null)

@@ -49,6 +49,10 @@ def _times(x, distribution, process, u):
 
 def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes, z=None):
     """Return the network's output at random times, the target y, the times, and their dt/du."""
+    x = jax.tree.map(jnp.asarray, x)  # float64 of NumPy is float32 in JAX
+    for leaf in jax.tree.leaves(x):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"data are floats; got {leaf.dtype}: convert them (data.to_float)")
     time_key, noise_key = jax.random.split(key)
     t, inverse_density = _times(x, times, process, _variates(time_key, x, variates, time_axes))
     if z is None:
@@ -57,6 +61,9 @@ def _evaluate(key, apply, x, conditioning, process, target, times, variates, tim
         )
     x_t = corrupt(process, x, z, t)
     output = apply(*network_inputs(process, x_t, t), *conditioning)
+    wanted, given = jax.tree.structure(x), jax.tree.structure(output)
+    if given != wanted:  # each part of a pair would have a loss of its own
+        raise ValueError(f"the network returns {given}; it must return one like x, {wanted}")
     output = jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), output)
     return output, combine(process, target, x, z, t), t, inverse_density
 
@@ -130,7 +137,8 @@ def simple_loss(
 
     Raises:
         ValueError: leaves of x share a function of `variates`, but the shapes of their times
-            differ; or the network's output has another shape than x.
+            differ; x is not of floats; or the network's output has another shape or structure than
+            x.
     """
 
     @leafwise

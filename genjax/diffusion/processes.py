@@ -7,7 +7,7 @@ hashable values.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -45,6 +45,12 @@ def across_batch(
     return expand(a[None], like) if a.ndim else a
 
 
+def _slope(function: Callable[[Time], Time], t: Time) -> Time:
+    """Return the derivative at time t, also where t is a whole number."""
+    t = jnp.asarray(t, jnp.result_type(t, float))
+    return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+
+
 def shift_time(
     t: Float[Array, " *shape"], shift: float | Float[Array, ""]
 ) -> Float[Array, " *shape"]:
@@ -68,6 +74,11 @@ def sample_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array
 
     So a sample does not depend on its batch.
     """
+    indices = jnp.asarray(indices)
+    if indices.ndim != 1:
+        raise ValueError(
+            f"indices are one per sample, such as jnp.arange(4); got shape {indices.shape}"
+        )
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 
@@ -105,11 +116,11 @@ class Process:
 
     def alpha_prime(self, t: Time) -> Time:
         """Return the derivative of alpha at time t."""
-        return jax.jvp(self.alpha, (t,), (jnp.ones_like(t),))[1]
+        return _slope(self.alpha, t)
 
     def sigma_prime(self, t: Time) -> Time:
         """Return the derivative of sigma at time t."""
-        return jax.jvp(self.sigma, (t,), (jnp.ones_like(t),))[1]
+        return _slope(self.sigma, t)
 
     def log_snr(self, t: Time) -> Time:
         """Return log(alpha²/sigma²).
@@ -234,8 +245,15 @@ def prior(
     return leafwise(draw)(like, process, leaf_keys(keys, like), t)
 
 
+def check_process(process: Process) -> None:
+    """Raise ValueError for a class of processes, in place of an object."""
+    if isinstance(process, type):
+        raise ValueError(f"a process is an object, and this is a class: {process.__name__}()")
+
+
 def to_domain(process: Process, t: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
     """Stretch t in [0, 1] over the process' domain."""
+    check_process(process)
     start, end = process.domain
     return start + (end - start) * t
 
@@ -418,6 +436,7 @@ class VariancePreservingTable(VariancePreserving):
 
     def __post_init__(self):
         """Raise ValueError if a beta is outside (0, 1). The last beta may be 1."""
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))
         if (
             not self.betas
             or not all(0 < beta < 1 for beta in self.betas[:-1])
@@ -426,7 +445,6 @@ class VariancePreservingTable(VariancePreserving):
             raise ValueError(
                 f"betas are above 0 and below 1, and the last may be 1; got {self.betas}"
             )
-        object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "domain", self.domain or (1 / len(self.betas), 1.0))
         super().__post_init__()
 
@@ -452,7 +470,8 @@ class VariancePreservingTable(VariancePreserving):
     def _decay(self, t: Time) -> Time:
         """Return the decay of the table, without a last step to alpha = 0."""
         right = None if self.betas[-1] == 1 else "extrapolate"
-        times, decays = (jnp.asarray(knots, t.dtype) for knots in self._knots)
+        dtype = jnp.result_type(t, float)  # whole times would round the decays
+        times, decays = (jnp.asarray(knots, dtype) for knots in self._knots)
         return jnp.interp(t, times, decays, left="extrapolate", right=right)
 
     def decay(self, t: Time) -> Time:

@@ -138,7 +138,8 @@ def log_normal_sigma(
     start, end = process.domain
     # The normal distribution's probability below log(sigma/alpha) of each end of the domain. It is
     # 0 or 1 where the level is infinite.
-    ends = ndtr((-process.log_snr(jnp.asarray([start, end], u.dtype)) / 2 - mean) / deviation)
+    levels = -process.log_snr(jnp.asarray([start, end], jnp.result_type(u, float))) / 2
+    ends = ndtr((levels - mean) / deviation)
     t = process.time_at(-2 * (mean + deviation * ndtri(ends[0] + (ends[1] - ends[0]) * u)))
     return jnp.clip(t, start, end)  # rounding can leave the domain in the tails
 

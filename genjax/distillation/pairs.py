@@ -78,7 +78,7 @@ def consistency_steps(
     which is one more.
     """
     doublings = (-(-last // first) - 1).bit_length()  # until first·2^doublings ≥ last
-    part = num_steps // (doublings + 1)
+    part = max(1, num_steps // (doublings + 1))
     return jnp.minimum(first * 2 ** jnp.minimum(step // part, doublings), last)
 
 

@@ -39,7 +39,8 @@ def warping_error(
 
     Args:
         flow: rows and columns in pixels, from each frame to the next.
-        known: where the flow is valid, which it is not where something is hidden or appears.
+        known: where the flow is valid. It is not where something is hidden or appears, and where
+            it leaves the frame, beyond which pixels count as 0.
 
     Raises:
         ValueError: as of `frame_differences`.

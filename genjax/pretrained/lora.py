@@ -41,8 +41,10 @@ def init_lora(
             "params/single_blocks/heads/query/kernel".
 
     Raises:
-        ValueError: no kernel is selected.
+        ValueError: no kernel is selected, or the rank is below 1.
     """
+    if rank < 1:
+        raise ValueError(f"a rank is 1 or more; got {rank}, which adapts nothing")
     kernels = _kernels(variables)
     selected = {path: kernel for path, kernel in kernels.items() if select(path)}
     if not selected:

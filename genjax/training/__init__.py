@@ -5,6 +5,8 @@ from genjax.training.checkpoints import Checkpoints as Checkpoints
 from genjax.training.checkpoints import NoWholeCheckpoint as NoWholeCheckpoint
 from genjax.training.checkpoints import OtherState as OtherState
 from genjax.training.checkpoints import check_space as check_space
+from genjax.training.ema import HalfLife as HalfLife
+from genjax.training.ema import PowerFunction as PowerFunction
 from genjax.training.ema import update_average as update_average
 from genjax.training.log import Mean as Mean
 from genjax.training.loop import Plugin as Plugin

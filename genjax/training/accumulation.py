@@ -24,7 +24,8 @@ def value_and_gradient(loss: Callable, num_microbatches: int = 1) -> Callable:
         num_microbatches: divides the batch; what remains divides over the devices.
 
     Returns:
-        `(params, batch, key) -> ((value, auxiliary), gradients)`.
+        `(params, batch, key) -> ((value, auxiliary), gradients)`. It raises ValueError for a batch
+        that does not divide.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
     if num_microbatches == 1:
@@ -32,6 +33,10 @@ def value_and_gradient(loss: Callable, num_microbatches: int = 1) -> Callable:
 
     def accumulated(params: PyTree, batch: dict[str, Array], key: Key[Array, ""]) -> Any:
         def split(a):
+            if len(a) % num_microbatches:
+                raise ValueError(
+                    f"a batch of {len(a)} does not divide into {num_microbatches} microbatches"
+                )
             parts = a.reshape(-1, num_microbatches, *a.shape[1:]).swapaxes(0, 1)
             return constrain(parts, None, BATCH_AXES)
 

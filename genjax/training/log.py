@@ -38,10 +38,18 @@ class Metrics:
 
     @classmethod
     def pack(cls, metrics: Mapping[str, Float[Array, ""] | Mean]) -> "Metrics":
-        """Pack metrics into one array; a scalar counts as one thing."""
+        """Pack metrics into one array; a scalar counts as one thing.
+
+        Raises:
+            ValueError: a metric is not a scalar.
+        """
         pairs = [
             metric if isinstance(metric, Mean) else (metric, 1.0) for metric in metrics.values()
         ]
+        for name, pair in zip(metrics, pairs, strict=True):
+            if any(map(np.shape, pair)):
+                shape = np.shape(pair[0])
+                raise ValueError(f"metric {name!r} has shape {shape}: give its mean, a scalar")
         return cls(jnp.array(pairs, jnp.float32), tuple(metrics))
 
     def __getitem__(self, name: str) -> Float[Array, ""] | np.float32:

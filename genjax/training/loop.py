@@ -326,7 +326,13 @@ def _take_steps(
     """
     for step in steps:
         with meter.waiting():
-            batch = place_batch(next(source), mesh)
+            batch = next(source, None)
+            if batch is None:
+                raise ValueError(
+                    f"there is no batch for step {step} of {steps.stop - 1}: batches do not end, "
+                    "so begin the next epoch there"
+                )
+            batch = place_batch(batch, mesh)
         if step == steps.start:
             meter.compile(update, state, batch, *inputs)
         state, metrics = update(state, batch, *inputs)
@@ -372,6 +378,7 @@ def train(
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
+        ValueError: there are fewer batches than steps.
         Interrupted: a signal of `StopSignals` came, on any process; the state has been saved.
         OSError, NoWholeCheckpoint: a checkpoint could not be written, or all are damaged.
         OtherState: the newest checkpoint has another optimizer's state.

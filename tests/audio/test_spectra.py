@@ -1,12 +1,14 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.signal
 
-from genjax.audio import hann_window, istft, stft
+from genjax.audio import hann_window, istft, loudness, resample, stft
 
 N_FFT, HOP = 64, 16
 FORMS = {
@@ -15,6 +17,11 @@ FORMS = {
     "half_hops": dict(padding=(N_FFT - HOP) // 2),
     "short_window": dict(window=hann_window(40)),
     "odd_hop": dict(hop=13),
+}
+FUNCTIONS = {
+    "stft": lambda waveforms: stft(waveforms, N_FFT, HOP),
+    "resample": lambda waveforms: resample(waveforms, 8000, 16_000),
+    "loudness": lambda waveforms: loudness(waveforms, 8000),
 }
 
 
@@ -109,3 +116,19 @@ def test_faults(waveforms):
         invert(N_FFT, padding=0)
     with pytest.raises(ValueError, match="uncovered: take smaller hops"):
         istft(spectra, N_FFT, 64)
+
+
+@pytest.fixture
+def own_errors():
+    """Switch off jaxtyping's run-time check, which would find a wrong shape before the library."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_waveforms_are_floats_with_three_axes(function, own_errors):
+    for mistaken in (np.zeros((2, 8000)), np.zeros(8000), np.zeros((2, 8000, 1), np.int16)):
+        given = re.escape(f"{jnp.asarray(mistaken).dtype} {list(mistaken.shape)}")
+        with pytest.raises(ValueError, match=rf"\[batch samples channels\]; got {given}"):
+            FUNCTIONS[function](mistaken)

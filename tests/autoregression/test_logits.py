@@ -2,12 +2,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from scipy import stats
 
 from genjax.autoregression import (
     check_sampling,
+    decode,
     filtered,
     guide,
     guided,
@@ -15,6 +17,7 @@ from genjax.autoregression import (
     keep_top_k,
     keep_top_p,
     linear_guidance_scale,
+    maskgit,
     pair,
     sample,
 )
@@ -118,3 +121,23 @@ def test_options_are_checked_before_anything_is_computed(options, message):
         check_sampling(VOCABULARY, **options)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(functools.partial(sample, **options), keys(4), LOGITS)
+
+
+@pytest.fixture
+def unchecked_annotations():
+    """Call functions as users do: outside these tests nothing checks annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("one", [jax.random.key(0), jax.random.key(0)[None]])
+def test_one_key_is_not_the_noise_of_a_batch(one, unchecked_annotations):
+    """A batch of one key would draw the same noise for every example."""
+    match = r"keys are one per example, \(4,\); got .*: give jax.random.split\(key, 4\)"
+    with pytest.raises(ValueError, match=match):
+        sample(one, jnp.zeros((4, 3)))
+    with pytest.raises(ValueError, match=match):
+        decode(one, lambda cache, tokens, position: cache, jnp.zeros((4, 3)), None, 2)
+    with pytest.raises(ValueError, match=match):
+        maskgit(one, None, jnp.zeros((4, 3), int), 0, np.zeros((2, 4), int), np.zeros(2))

@@ -1,3 +1,4 @@
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -101,3 +102,17 @@ def test_an_example_has_a_tuple_of_texts():
     for wrong in ("a cat", (), np.str_("a cat")):
         with pytest.raises(ValueError, match="captions of example 4 of mine .* a tuple of one"):
             Dataset("mine", "train", images, captions=[("a",)] * 4 + [wrong])
+
+
+@pytest.fixture
+def unchecked_annotations():
+    """Call functions as users do: outside these tests nothing checks annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_a_dictionary_is_no_source(unchecked_annotations):
+    """Its length is the number of features, not of examples."""
+    with pytest.raises(ValueError, match="source of mine is a dictionary: give InMemory"):
+        Dataset("mine", "train", {"image": np.zeros((5, 4, 4, 1))})

@@ -147,6 +147,9 @@ def test_images_that_vary_in_size_need_a_transform():
         dataset, 2, 0, transform=lambda e, _: {"image": e["image"][:4, :4]}, image_shape=(4, 4, 3)
     )
     assert batches[0]["image"].shape == (2, 4, 4, 3)
+    batches = Batches(dataset, 6, seed=0, transform=lambda example, _: example)
+    with pytest.raises(ValueError, match=r"'image' of shapes \(4, 9, 3\) and \(9, 9, 3\): give a"):
+        batches[0]
 
 
 def test_what_a_transform_raises_reaches_the_loop():

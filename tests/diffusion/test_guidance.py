@@ -848,3 +848,25 @@ def test_conditions_may_have_rates_of_their_own():
     np.testing.assert_array_equal(tokens, pooled)
     for dropped, rate in ((tokens, 0.1), (pose, 0.5), (tokens & pose, 0.05)):
         assert abs(dropped.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / count)
+
+
+def test_a_list_is_no_guidance_scale(denoiser, unchecked_annotations):
+    """It would be a tree, and the answer a list of one prediction for each number."""
+    x, labels = jnp.zeros((BATCH, *SHAPE)), jnp.arange(BATCH)
+    with pytest.raises(ValueError, match="got .1.0, 2.0, 3.0.: give several numbers as an array"):
+        guide(denoiser, labels, NULL, [1.0, 2.0, 3.0])(x, jnp.full(BATCH, 0.5))
+
+
+def test_labels_of_numpy_are_guided_without_a_warning(denoiser, recwarn, unchecked_annotations):
+    x, t = jnp.ones((BATCH, *SHAPE)), jnp.full(BATCH, 0.5)
+    ours, expected = (
+        guide(denoiser, labels, NULL, 2.0)(x, t).clean
+        for labels in (np.arange(BATCH), jnp.arange(BATCH))
+    )
+    np.testing.assert_array_equal(ours, expected)
+    assert not recwarn.list
+
+
+def test_a_rate_is_no_percentage(unchecked_annotations):
+    with pytest.raises(ValueError, match="a share of the examples, from 0 to 1; got 10"):
+        drop_conditioning(jax.random.key(0), jnp.arange(BATCH), NULL, 10)

@@ -412,3 +412,26 @@ def test_an_output_that_would_broadcast_is_refused():
     gray = lambda x, t: x[..., :1]
     with pytest.raises(ValueError, match=r"returns shape \(2, 4, 1\); .* that of x, \(2, 4, 3\)"):
         run(jnp.zeros((2, 4, 3)), gray)
+
+
+def test_an_output_of_two_parts_is_refused():
+    """As `Module.apply` returns with `mutable`: each part would have a loss of its own."""
+    pair = lambda x, t: (x, x)
+    with pytest.raises(ValueError, match=r"returns PyTreeDef\(\(\*, \*\)\); .*like x"):
+        run(jnp.zeros((2, 4, 3)), pair)
+
+
+def test_bytes_are_refused(unchecked_annotations):
+    with pytest.raises(ValueError, match="data are floats; got uint8: convert them"):
+        run(jnp.zeros((2, 4, 3), jnp.uint8))
+
+
+def test_float64_of_numpy_is_float32_without_a_warning(recwarn, unchecked_annotations):
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    choices = dict(process=RectifiedFlow(), target=velocity, times=uniform)
+    network = lambda x, t: jnp.zeros_like(x)
+    ours, expected = (
+        simple_loss(jax.random.key(0), network, each, **choices)[0] for each in (x, jnp.asarray(x))
+    )
+    np.testing.assert_array_equal(ours, expected)
+    assert not recwarn.list

@@ -250,6 +250,21 @@ def test_times_may_have_any_shape(every_process, shape):
         assert result.shape == shape and result.dtype == jnp.float32, name
 
 
+@pytest.mark.parametrize("process", [RectifiedFlow(), VariancePreservingTable()])
+def test_times_may_be_python_or_whole_numbers(process, unchecked_annotations):
+    for name in ("alpha", "sigma_prime"):
+        method = getattr(process, name)
+        for given, t in ((0.5, 0.5), (jnp.ones(2, int), jnp.ones(2))):
+            np.testing.assert_allclose(method(given), method(jnp.asarray(t)), rtol=1e-6)
+
+
+def test_tables_take_arrays_of_betas(unchecked_annotations):
+    betas = np.linspace(1e-4, 0.02, 1000)
+    process = VariancePreservingTable(betas=betas)
+    assert process == VariancePreservingTable(betas=tuple(betas.tolist()))
+    np.testing.assert_allclose(process.alpha(1) ** 2, LINEAR[-1], rtol=1e-5)
+
+
 def test_processes_are_static_values(every_process):
     assert hash(every_process) == hash(every_process) and every_process == every_process
     jax.jit(lambda process, t: process.alpha(t), static_argnums=0)(every_process, jnp.ones(2))
@@ -529,6 +544,18 @@ def test_prior_of_a_sample_depends_on_its_index_alone(process):
     np.testing.assert_array_equal(alone, together[jnp.array([4, 1])])
     correlation = np.corrcoef(np.asarray(together).reshape(6, -1))
     assert np.all(np.abs(correlation[~np.eye(6, dtype=bool)]) < 0.999)  # all different
+
+
+def test_sample_keys_takes_any_list_of_indices(unchecked_annotations):
+    key = jax.random.key(0)
+    expected = [jax.random.fold_in(key, index) for index in range(3)]
+    for indices in (jnp.arange(3), range(3), [0, 1, 2]):
+        np.testing.assert_array_equal(
+            jax.random.key_data(sample_keys(key, indices)),
+            [jax.random.key_data(each) for each in expected],
+        )
+    with pytest.raises(ValueError, match=r"such as jnp.arange\(4\); got shape \(\)"):
+        sample_keys(key, 4)
 
 
 def test_one_key_is_not_the_noise_of_a_batch(unchecked_annotations):

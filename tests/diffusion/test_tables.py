@@ -246,3 +246,18 @@ def test_restart_refuses_steps_outside_the_grid():
         ValueError, match="0 <= first < last <= 4, .*; got first=3, last=5, repeats=1"
     ):
         restart.table(FLOW, jnp.array(TIMES), 3, 5)
+
+
+def test_samples_are_floats(unchecked_annotations):
+    """Whole numbers would round every state. float64 of NumPy is float32 in JAX."""
+    denoiser = lambda x, t: Prediction(x, x)
+    with pytest.raises(ValueError, match="samplers start at floats; got int32: convert them"):
+        samplers.euler(denoiser, FLOW, jnp.ones((2, 3), int), uniform_grid(FLOW, 2))
+
+
+def test_a_class_is_no_process(unchecked_annotations):
+    denoiser = lambda x, t: Prediction(x, x)
+    with pytest.raises(ValueError, match=r"and this is a class: RectifiedFlow\(\)"):
+        uniform_grid(RectifiedFlow, 2)
+    with pytest.raises(ValueError, match=r"and this is a class: RectifiedFlow\(\)"):
+        samplers.euler(denoiser, RectifiedFlow, jnp.ones((2, 3)), uniform_grid(FLOW, 2))

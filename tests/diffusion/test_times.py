@@ -365,3 +365,12 @@ def test_stratified_variates_lower_the_variance_of_the_loss():
     # Four of both are allowed.
     np.testing.assert_allclose(plain, 4 / 45 / n, rtol=0.065)
     np.testing.assert_allclose(plain / low, 16 * n / 15, rtol=0.09)
+
+
+def test_quantiles_of_python_and_numpy_numbers(recwarn, unchecked_annotations):
+    """The ends of EDM's domain cut off 2e-5 of the normal distribution."""
+    u = np.array([0.5, 0.8])
+    expected = np.exp(scipy.stats.norm(-1.2, 1.2).ppf(u))
+    np.testing.assert_allclose(log_normal_sigma(EDM(), u), expected, rtol=1e-4)
+    np.testing.assert_allclose(log_normal_sigma(EDM(), 0.5), expected[0], rtol=1e-4)
+    assert not recwarn.list

@@ -44,6 +44,12 @@ def test_ict_doubles_every_fifty_thousand_of_four_hundred_thousand_steps():
     assert found == [11, 11, 21, 161, 641, 1281, 1281]
 
 
+def test_a_training_of_few_steps_has_steps_of_a_grid():
+    """A trial run has fewer steps than the curriculum has parts."""
+    at = jax.jit(lambda step: pairs.consistency_steps(step, 3))
+    assert [int(at(step)) for step in range(4)] == [10, 20, 40, 80]
+
+
 def test_consistency_trainings_schedule_is_the_papers():
     """s₀ = 2, s₁ = 150 and μ₀ = 0.9 of CIFAR-10, by the paper's equations in float64."""
     k = np.array([0, 1, 1_000, 100_000, 400_000, 799_999, 800_000])

@@ -171,6 +171,12 @@ def test_one_error_lists_all_faults(load):
     ]
 
 
+def test_a_rank_of_nothing_is_refused():
+    kernel = {"params": {"head": {"kernel": jnp.zeros((3, 2))}}}
+    with pytest.raises(ValueError, match="a rank is 1 or more; got 0, which adapts nothing"):
+        init_lora(jax.random.key(0), kernel, 0, lambda path: True)
+
+
 def test_missing_variables_are_named(variables):
     with pytest.raises(ValueError, match="no kernel is selected; there are .*params/head/kernel"):
         init_lora(jax.random.key(0), variables, 2, lambda path: False)

@@ -65,3 +65,8 @@ def test_memory_falls_with_the_microbatch():
 
     batch_bytes = 4096 * 64 * 4  # the scan's transposed copy of it does not shrink
     assert temporaries(8) - batch_bytes < (temporaries(1) - batch_bytes) / 2
+
+
+def test_a_batch_divides_into_its_microbatches(problem):
+    with pytest.raises(ValueError, match="a batch of 12 does not divide into 5 microbatches"):
+        value_and_gradient(loss, 5)(*problem)

@@ -3,7 +3,11 @@
 import json
 import warnings
 
-from genjax.training.log import MetricsLog, read_metrics
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+from genjax.training.log import Metrics, MetricsLog, read_metrics
 
 
 def test_damaged_lines_are_named_and_left_out(tmp_path):
@@ -22,3 +26,16 @@ def test_damaged_lines_are_named_and_left_out(tmp_path):
     with warnings.catch_warnings(action="ignore"):
         MetricsLog(path, step=2).close()
     assert read_metrics(path) == good[:2]
+
+
+@pytest.fixture
+def unchecked_annotations():
+    """Call functions as users do: outside these tests nothing checks annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_a_metric_is_a_scalar(unchecked_annotations):
+    with pytest.raises(ValueError, match=r"metric 'loss' has shape \(8,\): give its mean"):
+        Metrics.pack({"accuracy": jnp.ones(()), "loss": jnp.ones(8)})

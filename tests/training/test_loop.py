@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import itertools
 import json
 import os
 import signal
@@ -53,6 +54,11 @@ def test_learns_logs_and_saves(tmp_path):
         "00000195",
         "00000200",
     ]
+
+
+def test_batches_that_end_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no batch for step 4 of 20: batches do not end"):
+        fit(tmp_path, data=lambda start: itertools.islice(batches(start), 3))
 
 
 def test_logged_losses_are_means_of_the_steps_they_stand_for(tmp_path):

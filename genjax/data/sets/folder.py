@@ -40,7 +40,8 @@ def load_folder(
     Images become RGB as `decode` describes, and `Dataset.conversions` counts the conversions.
     `Dataset.skipped` names images that cannot be read, are not in the captions file, or lie beside
     the class folders. It also names folders that cannot be read or have been read under another
-    name. Other files are ignored. Opening a split decodes all its images once.
+    name. Other files are ignored, and so are hidden ones and hidden folders (`.name`, `__MACOSX`).
+    Opening a split decodes all its images once.
 
     Args:
         data_dir: the folder that holds the images.
@@ -49,10 +50,12 @@ def load_folder(
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: `data_dir` is missing, the split is unknown, or no image can be read; or a
-            captions file is malformed, some images have a text file and others not, or captions
-            come in both forms.
+        ValueError: `data_dir` is missing, the split is unknown, `channels` is neither 3 nor 1, or
+            no image can be read; or a captions file is malformed, some images have a text file and
+            others not, or captions come in both forms.
     """
+    if channels not in (1, 3):
+        raise ValueError(f"images have 3 channels, or 1 for grey levels; got channels={channels}")
     root = find_folder("folder", data_dir, "images")
     splits, class_names = read_layout(root, "images", SUFFIXES)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}
@@ -147,6 +150,7 @@ def _find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], dict
     """Return the files below a folder, and why some folders are left out, by relative paths.
 
     Each folder is read once, even if links lead to it. Its own name takes precedence over a link.
+    Hidden names are left out: a `.cache` or a Mac's `__MACOSX` would be one class more.
     """
     files, flaws, seen, folders = [], {}, set(), collections.deque([root])
     while folders:
@@ -164,6 +168,8 @@ def _find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], dict
         seen.add((status.st_dev, status.st_ino))
         for child in children:
             path = Path(child.path)
+            if child.name.startswith((".", "__MACOSX")):
+                continue
             if child.is_symlink() and path.is_dir():
                 folders.append(path)
             elif child.is_dir(follow_symlinks=False):

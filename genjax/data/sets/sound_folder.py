@@ -45,9 +45,15 @@ def load_sound_folder(
     Raises:
         ImportError: PyAV is not installed.
         FileNotFoundError: the folder does not exist.
-        ValueError: `data_dir` is missing, the split is unknown, no file can be read, or captions
-            are wrong as `load_folder` describes.
+        ValueError: `data_dir` is missing, the split is unknown, no file can be read, channels are
+            neither 1 nor 2, a number is not positive, or captions are wrong as `load_folder`
+            describes.
     """
+    if channels not in (1, 2) or sample_rate < 1 or seconds is not None and seconds <= 0:
+        raise ValueError(
+            "sounds have 1 or 2 channels, and a sample_rate and seconds above 0; got "
+            f"channels={channels}, sample_rate={sample_rate}, seconds={seconds}"
+        )
     sounds.require_av("sound_folder")
     root = find_folder("sound_folder", data_dir, "sounds")
     splits, class_names = read_layout(root, "sounds", sounds.SUFFIXES)

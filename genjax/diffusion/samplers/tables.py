@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from genjax.diffusion.processes import Process
+from genjax.diffusion.processes import Process, check_process
 from genjax.diffusion.samplers.frames import framewise
 from genjax.diffusion.samplers.steps import State
 from genjax.diffusion.targets import Prediction
@@ -93,8 +93,10 @@ def check_grid(
         shape: of a sample, whose first axes may have times of their own.
 
     Raises:
-        ValueError: the grid is no array of floats, has another shape, or leaves the domain.
+        ValueError: the process is a class; or the grid is no array of floats, has another shape, or
+            leaves the domain.
     """
+    check_process(process)
     check_times(times)
     frames = jnp.shape(times)[1:]
     fits = len(frames) <= len(shape) and all(
@@ -147,9 +149,10 @@ def run(
         The samples, like `noise`, or with `trajectory` the states, `[steps + 1 batch …]`.
 
     Raises:
-        ValueError: the table draws noise and there are no keys; keys are not one per sample; or
-            the denoiser returns no `Prediction`.
+        ValueError: the noise is not of floats; the table draws noise and there are no keys; keys
+            are not one per sample; or the denoiser returns no `Prediction`.
     """
+    noise = jax.tree.map(_as_floats, noise)
     is_table = lambda a: isinstance(a, Table)
     tables = jax.tree.broadcast(table, noise, is_leaf=is_table)
     first, *others = jax.tree.leaves(tables, is_leaf=is_table)
@@ -181,6 +184,14 @@ def run(
     rows = jnp.asarray(steps), jnp.asarray(numbers), map_leaves(_rows, noise, tables)
     (states, _, visited), _ = jax.lax.scan(body, start, rows)
     return visited if trajectory else map_leaves(lambda state: state.x, states)
+
+
+def _as_floats(noise):
+    """Return an array of JAX; raise ValueError if its type would round the samples to integers."""
+    noise = jnp.asarray(noise)
+    if not jnp.issubdtype(noise.dtype, jnp.floating):
+        raise ValueError(f"samplers start at floats; got {noise.dtype}: convert them first")
+    return noise
 
 
 def _check_keys(keys, noise, tables):

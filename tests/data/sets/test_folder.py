@@ -52,6 +52,14 @@ def test_folders_are_classes(classes):
         assert any((image == picture(i + 100 * int(label))).all() for i in range(20))
 
 
+def test_hidden_files_and_folders_are_left_out(classes):
+    """Of editors, of caches, and of archives that a Mac has made."""
+    for name in (".cache/x.png", "__MACOSX/cat/x.png", "cat/.thumbnails/x.png", "cat/._x.png"):
+        save(classes / name, picture(0))
+    train = load_folder("train", classes)
+    assert train.class_names == ("cat", "dog") and len(train.source) == 27 and not train.skipped
+
+
 def test_adding_images_leaves_the_splits_as_they_are(classes):
     paths = lambda: {
         image.tobytes() for image in load_dataset("folder", "test", classes).source[:]["image"]
@@ -444,6 +452,8 @@ def test_no_folder(tmp_path):
         load_dataset("folder", data_dir=tmp_path / "absent")
     with pytest.raises(ValueError, match=r"holds no images: expected files called .*\*\.png"):
         load_dataset("folder", data_dir=tmp_path)
+    with pytest.raises(ValueError, match="3 channels, or 1 for grey levels; got channels=4"):
+        load_folder("train", tmp_path, channels=4)
 
 
 def test_pipes_are_not_waited_for(classes):

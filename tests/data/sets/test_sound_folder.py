@@ -213,6 +213,9 @@ def test_what_is_missing(tmp_path, monkeypatch):
         load_dataset("sound_folder")
     with pytest.raises(ValueError, match=r"holds no sounds: expected files called \*.aac"):
         load_dataset("sound_folder", "train", tmp_path)
+    for wrong in ({"channels": 3}, {"sample_rate": 0}, {"seconds": 0.0}):
+        with pytest.raises(ValueError, match="have 1 or 2 channels, and a sample_rate and seconds"):
+            load_dataset("sound_folder", "train", tmp_path, **wrong)
     with pytest.raises(ValueError, match="'sound_folder' takes no option 'rate'; it takes sample_"):
         load_dataset("sound_folder", "train", tmp_path, rate=8000)
     with pytest.raises(ValueError, match="'digits' takes no option 'rate'; it takes none"):
