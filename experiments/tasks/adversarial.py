@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
@@ -19,13 +18,14 @@ from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
 from experiments.tasks.penalties import Penalties
+from experiments.tasks.programs import on_mesh
 from experiments.tasks.shapes import first_output, traced_shape
 from experiments.tasks.transformed_inputs import transformed_images
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
 from genjax.adversarial import diagnostics, objectives, regularizers
 from genjax.data import flip_images
-from genjax.devices.mesh import BATCH_AXES, replicated
+from genjax.devices.mesh import BATCH_AXES
 from genjax.diffusion import sample_keys, slerp
 from genjax.nn import constrain, forward_mode
 from genjax.training import Mean, group_norms, make_optimizer
@@ -594,15 +594,16 @@ class GAN:
             size = self.batch_size
             whole = max(len(examples) // size, 1) * size
             batches = (np.arange(whole) % len(examples)).reshape(-1, size)
-            judge, variables = _judge(self.discriminator, mesh), state.discriminator.variables
-            with jax.set_mesh(mesh):
-                classes = [labels[each] if self.conditional else None for each in batches]
-                return np.concatenate(
-                    [
-                        judge(variables, examples[each], some)
-                        for each, some in zip(batches, classes, strict=True)
-                    ]
-                )[: len(examples)]
+            judge = on_mesh(mesh, nn.Module.apply, self.discriminator)
+            judged = [
+                judge(
+                    state.discriminator.variables,
+                    examples[each],
+                    labels[each] if self.conditional else None,
+                )
+                for each in batches
+            ]
+            return np.concatenate(judged)[: len(examples)]
 
         functions = {"logits": logits, "objective": self.objective}
         if getattr(self.generator, "takes_transform", False):
@@ -617,8 +618,3 @@ class GAN:
 def means(metrics):
     """Return metrics as `Mean`s, so that sums over updates are means over updates."""
     return {name: Mean(value, jnp.ones(())) for name, value in metrics.items()}
-
-
-@functools.cache
-def _judge(discriminator: nn.Module, mesh: Mesh) -> Callable:
-    return jax.jit(discriminator.apply, out_shardings=replicated(mesh))

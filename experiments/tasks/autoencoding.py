@@ -14,9 +14,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
@@ -26,12 +24,12 @@ from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
 from experiments.tasks.penalties import Regularizer
+from experiments.tasks.programs import on_mesh
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial, autoencoding
 from genjax.adversarial import regularizers
 from genjax.autoencoding import diagnostics
 from genjax.data import flip_images
-from genjax.devices.mesh import replicated
 from genjax.metrics.lpips import LPIPS
 from genjax.pretrained.lpips import load_lpips
 from genjax.training import group_norms, make_optimizer
@@ -444,12 +442,8 @@ class Autoencoder:
         `autoencode` takes a batch of the data's type and gives reconstructions of that type,
         latents, and codes or None. `num_codes` is None without a quantizer.
         """
-        variables, mesh = self.variables(state, sampling.weights), mesh_of(state)
-
-        def autoencode(examples: np.ndarray) -> tuple:
-            with jax.set_mesh(mesh):
-                return _autoencode(self, mesh)(variables, examples)
-
+        program = on_mesh(mesh_of(state), _autoencode, self)
+        autoencode = functools.partial(program, self.variables(state, sampling.weights))
         quantizer = getattr(self.network, "quantizer", None)
         return {
             "autoencode": autoencode,
@@ -512,16 +506,12 @@ def reconstruct(network, params, variables, x, key, train=False):
     return (y, quantized.losses), (dict(kept), measured)
 
 
-@functools.cache
-def _autoencode(task: Autoencoder, mesh: Mesh) -> Callable:
-    def autoencode(variables, x):
-        z = task.encode(variables, task.space.encode(x))
-        indices = None
-        if hasattr(task.network, "quantize"):
-            indices = task.network.apply(variables, z, method="quantize").indices
-        return task.space.to_data(task.decode(variables, z)), z, indices
-
-    return jax.jit(autoencode, out_shardings=replicated(mesh))
+def _autoencode(task: Autoencoder, variables, x):
+    z = task.encode(variables, task.space.encode(x))
+    indices = None
+    if hasattr(task.network, "quantize"):
+        indices = task.network.apply(variables, z, method="quantize").indices
+    return task.space.to_data(task.decode(variables, z)), z, indices
 
 
 def _frames(x: Float[Array, " batch *shape"]) -> Float[Array, " frames *frame_shape"]:
