@@ -16,7 +16,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
-from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.optimization import (
+    Averages,
+    Player,
+    first_averages,
+    make_averages,
+    update_averages,
+)
 from experiments.tasks.penalties import Penalties
 from experiments.tasks.programs import on_mesh
 from experiments.tasks.shapes import first_output, traced_shape
@@ -254,9 +260,7 @@ class GAN:
             step=jnp.int32(0),
             generator=players[0],
             discriminator=players[1],
-            averages={
-                name: jax.tree.map(jnp.copy, players[0].variables) for name, _ in self.averages
-            },
+            averages=first_averages(self.averages, players[0].variables),
             anchors=regularizers.Anchors(jnp.zeros(()), jnp.zeros(())),
             path_mean=jnp.zeros(()),
             adaptation=self.adaptive and self.adaptive.init(),
@@ -546,23 +550,15 @@ class GAN:
         }
 
     def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
-        players = ("generator", "discriminator")
-        generator, discriminator = (
-            Player.create(networks[player], optimizer)
-            for player, optimizer in zip(players, self.optimizers, strict=True)
-        )
-        averages = {name: jax.tree.map(jnp.copy, generator.variables) for name, _ in self.averages}
+        generator = Player.create(networks["generator"], self.optimizers[0])
+        discriminator = Player.create(networks["discriminator"], self.optimizers[1])
+        averages = first_averages(self.averages, generator.variables)
         return state.replace(generator=generator, discriminator=discriminator, averages=averages)
 
     @staticmethod
     def is_sampled_from(path: str, weights: str) -> bool:
         """Return whether sampling or evaluating the discriminator reads an array of the state."""
-        first, *others = path.split("/")
-        if first == "averages":
-            return weights == others[0] or weights.startswith(optimization.POSTHOC)
-        if first == "generator":
-            return weights == "params" and others[0] != "optimizer_state"
-        return first != "discriminator" or others[0] != "optimizer_state"
+        return Player.is_sampled_from(path, weights, "generator")
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         return jnp.float32(sampling.truncation), *self.frozen()

@@ -22,7 +22,13 @@ from experiments.inputs import autoencoders
 from experiments.inputs.datasets import Data
 from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
-from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.optimization import (
+    Averages,
+    Player,
+    first_averages,
+    make_averages,
+    update_averages,
+)
 from experiments.tasks.penalties import Regularizer
 from experiments.tasks.programs import on_mesh
 from experiments.tasks.walks import latent_walk
@@ -197,10 +203,8 @@ class Autoencoder:
     def init(self, key: Key[Array, ""]) -> State:
         keys = jax.random.split(key)
         example = jnp.zeros((1, *self.space.shape))
-        autoencoder, discriminator = (
-            Player.create(self.network.init(keys[0], example), self.optimizer),
-            None,
-        )
+        autoencoder = Player.create(self.network.init(keys[0], example), self.optimizer)
+        discriminator = None
         if self.adversary:
             variables = self.adversary.network.init(keys[1], _frames(example))
             discriminator = Player.create(variables, self.adversary.optimizer)
@@ -208,9 +212,7 @@ class Autoencoder:
             step=jnp.int32(0),
             autoencoder=autoencoder,
             discriminator=discriminator,
-            averages={
-                name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages
-            },
+            averages=first_averages(self.averages, autoencoder.variables),
         )
 
     def update(
@@ -398,9 +400,7 @@ class Autoencoder:
         autoencoder, discriminator = Player.create(networks["autoencoder"], self.optimizer), None
         if self.adversary:
             discriminator = Player.create(networks["discriminator"], self.adversary.optimizer)
-        averages = {
-            name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages
-        }
+        averages = first_averages(self.averages, autoencoder.variables)
         return state.replace(
             autoencoder=autoencoder, discriminator=discriminator, averages=averages
         )
@@ -408,12 +408,7 @@ class Autoencoder:
     @staticmethod
     def is_sampled_from(path: str, weights: str) -> bool:
         """Return whether reconstruction reads an array of the state."""
-        first, *others = path.split("/")
-        if first == "averages":
-            return weights == others[0] or weights.startswith(optimization.POSTHOC)
-        if first == "autoencoder":
-            return weights == "params" and others[0] != "optimizer_state"
-        return first != "discriminator" or others[0] != "optimizer_state"
+        return Player.is_sampled_from(path, weights, "autoencoder")
 
     @property
     def animation(self) -> str:

@@ -66,10 +66,6 @@ class CausalVideo(Diffusion):
         check_no_interval(config.sampling, cls.__name__)
         return fields
 
-    def sampling_inputs(self, sampling: Any) -> tuple:
-        scale, *others = super().sampling_inputs(sampling)
-        return self._guidance(scale, sampling), *others
-
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         scale, *others = super().abstract_sampling_inputs(sampling, batch, frozen)
         return self._guidance(scale, sampling), *others

@@ -487,7 +487,7 @@ class Diffusion(OneNetwork):
         }
 
     def sampling_inputs(self, sampling: Any) -> tuple:
-        return guidance_of(sampling), time_grid(self.process, sampling), *self.frozen()
+        return self.abstract_sampling_inputs(sampling, {}, self.frozen())
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return guidance_of(sampling), time_grid(self.process, sampling), *frozen

@@ -252,9 +252,6 @@ class MaskedAutoregression(Diffusion):
     def _token_grid(self, sampling: Any) -> Float[Array, " times"]:
         return kinds.GRID.bind(sampling.grid, "sampling.grid")(self.process, sampling.token_steps)
 
-    def sampling_inputs(self, sampling: Any) -> tuple:
-        return self.abstract_sampling_inputs(sampling, {}, self.frozen())
-
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         autoregression.check_sampling(1, sampling.temperature)
         numbers = jnp.float32(sampling.guidance_scale), jnp.float32(sampling.temperature)

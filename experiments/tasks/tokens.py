@@ -197,9 +197,6 @@ class TokenTask(OneNetwork):
         """Return the sampler of `config.sampling`; raise ValueError as `check_sampling` does."""
         return TokenSampler.from_config(sampling, self.space.vocabulary)
 
-    def sampling_inputs(self, sampling: Any) -> tuple:
-        return self._sampling(sampling) + self.frozen()
-
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return self._sampling(sampling) + frozen
 
@@ -214,4 +211,5 @@ class TokenTask(OneNetwork):
 
     frozen, abstract_frozen = Diffusion.frozen, Diffusion.abstract_frozen
     functions, _reconstruct = Diffusion.functions, Diffusion._reconstruct
+    sampling_inputs = Diffusion.sampling_inputs
     with_prompts, _mirrored = Diffusion.with_prompts, Diffusion._mirrored
