@@ -49,10 +49,7 @@ class RealVideos:
         self.captions = held_out.captions and tuple(held_out.captions[i][0] for i in rows)
 
 
-@functools.lru_cache(maxsize=2)
-def real_videos(data: Data, count: int) -> RealVideos:
-    """Return the real clips that samples are compared with, read once."""
-    return RealVideos(data, count)
+real_videos = functools.lru_cache(maxsize=2)(RealVideos)  # read once for each data set
 
 
 def sample_videos(context: Context, model: Model) -> Videos:
