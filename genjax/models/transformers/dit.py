@@ -16,6 +16,7 @@ from genjax.nn import (
     constrain_tokens,
     jump_conditioning,
     modulate,
+    output_layer,
     patchify,
     scanned,
     sincos_positions,
@@ -28,7 +29,6 @@ from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 
 
@@ -193,14 +193,8 @@ class DiT(nn.Module):
         )(tokens, conditioning)
 
         shift, scale = Modulation(2, self.param_dtype, name="modulation")(first)
-        out_channels = self.out_channels or channels
-        out = Dense(
-            self.patch_size**2 * out_channels,
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(modulate(tokens, shift, scale))
+        features = self.patch_size**2 * (self.out_channels or channels)
+        out = output_layer(features, self.param_dtype)(modulate(tokens, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
 
 

@@ -22,6 +22,7 @@ from genjax.nn import (
     join,
     jump_conditioning,
     modulate,
+    output_layer,
     patchify,
     scanned,
     separate,
@@ -35,7 +36,6 @@ from genjax.nn.transformer import Heads
 Dtype = Any
 MLP_RATIO = 4
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 
 
 def _attend(
@@ -242,13 +242,8 @@ class Flux(nn.Module):
         scale, shift = Modulation(2, self.param_dtype, name="modulation")(
             conditioning
         )  # in FLUX's order
-        out = Dense(
-            self.patch_size**2 * (self.out_channels or channels),
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(modulate(image, shift, scale))
+        features = self.patch_size**2 * (self.out_channels or channels)
+        out = output_layer(features, self.param_dtype)(modulate(image, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
 
 

@@ -17,6 +17,7 @@ from genjax.nn import (
     VectorEmbedding,
     constrain_tokens,
     jump_conditioning,
+    output_layer,
     patchify,
     scanned,
     sincos_positions,
@@ -29,7 +30,6 @@ from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 
 
@@ -61,8 +61,7 @@ def image_head(
     height, width, channels = shape
     shift, scale = Modulation(2, param_dtype, name="modulation")(conditioning)
     h = shift_and_scale(rms_norm(param_dtype, "norm")(tokens), shift, scale)
-    types = dict(dtype=jnp.float32, param_dtype=param_dtype)
-    out = Dense(patch_size**2 * channels, kernel_init=zeros, name="head", **types)(h)
+    out = output_layer(patch_size**2 * channels, param_dtype)(h)
     return unpatchify(out, patch_size, height, width)
 
 

@@ -18,6 +18,7 @@ from genjax.nn import (
     VectorEmbedding,
     constrain_tokens,
     join,
+    output_layer,
     patchify,
     scanned,
     separate,
@@ -176,13 +177,8 @@ class MeanFlowDiT(nn.Module):
         """Return an image by the blocks and the layer of one answer."""
         tokens = self._blocks(self.head_depth, f"{name}_blocks", tokens, rotations)
         _, patches = separate(tokens, [prefix, tokens.shape[1] - prefix])
-        out = Dense(
-            self.patch_size**2 * shape[-1],
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name=f"{name}_out",
-        )(rms_norm(self.param_dtype, f"{name}_norm")(patches))
+        layer = output_layer(self.patch_size**2 * shape[-1], self.param_dtype, f"{name}_out")
+        out = layer(rms_norm(self.param_dtype, f"{name}_norm")(patches))
         return unpatchify(out, self.patch_size, *shape[1:3])
 
     @nn.compact

@@ -23,6 +23,7 @@ from genjax.nn import (
     join,
     jump_conditioning,
     modulate,
+    output_layer,
     patchify,
     scanned,
     separate,
@@ -34,7 +35,6 @@ from genjax.nn.transformer import Heads
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 
 
 def axis_embedding(positions: np.ndarray, features: int) -> np.ndarray:
@@ -264,13 +264,8 @@ class MMDiT(nn.Module):
         (image, _), _ = last(streams, conditioning, text.mask)
 
         scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
-        out = Dense(
-            self.patch_size**2 * (self.out_channels or channels),
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(modulate(image, shift, scale))
+        features = self.patch_size**2 * (self.out_channels or channels)
+        out = output_layer(features, self.param_dtype)(modulate(image, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
 
 

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.models.transformers.dit import Block, Embedding, small, zeros
+from genjax.models.transformers.dit import Block, Embedding, small
 from genjax.nn import (
-    Dense,
     Modulation,
     Text,
     VectorEmbedding,
     constrain_tokens,
     modulate,
+    output_layer,
     scanned,
     sincos_positions,
     sinusoidal_embedding,
@@ -170,11 +170,6 @@ class TokenDiT(nn.Module):
         modulation = Modulation(2, self.param_dtype, name="modulation")(conditioning)
         if groups is not None:
             modulation = [each[:, groups[own]] for each in modulation]
-        logits = Dense(
-            self.vocabulary_size,
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(modulate(tokens[:, own], *modulation))
+        head = output_layer(self.vocabulary_size, self.param_dtype)
+        logits = head(modulate(tokens[:, own], *modulation))
         return logits.reshape(*x.shape, self.vocabulary_size)
