@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from genjax.models.traits import OfClasses, OverPatches
 from genjax.nn import (
     Dense,
     Modulation,
@@ -87,7 +88,7 @@ class Embedding(nn.Module):
         return time + label
 
 
-class DiT(nn.Module):
+class DiT(OverPatches, OfClasses, nn.Module):
     """A transformer over image patches, conditioned on the time and the class by adaLN-Zero.
 
     Label `num_classes` is the null class of classifier-free guidance (`null_label`).
@@ -131,15 +132,6 @@ class DiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
-
-    @property
-    def null_label(self) -> int:
-        return self.num_classes
 
     def _conditioning(self, time: Array, labels: Array) -> tuple[Array, Array, Any]:
         """Return the blocks' conditioning, the head's, and the first's axis that is scanned."""

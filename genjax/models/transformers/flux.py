@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from genjax.models.traits import OverPatches
 from genjax.nn import (
     Dense,
     Modulation,
@@ -134,7 +135,7 @@ class SingleBlock(nn.Module):
         return constrain_tokens(x + gate[:, None] * unfused(h)), None
 
 
-class Flux(nn.Module):
+class Flux(OverPatches, nn.Module):
     """The network of FLUX.1. With `num_double_blocks=0`, text is tokens before the image's.
 
     Positions have three coordinates: (0, row, column) for a patch, and (0, 0, 0) for every token of
@@ -174,11 +175,6 @@ class Flux(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
 
     @property
     def width(self) -> int:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from genjax.models.traits import OfClasses, OverPatches
 from genjax.nn import (
     Dense,
     Modulation,
@@ -95,7 +96,7 @@ class Block(nn.Module):
         return inline(self, mlp)(x, *modulation[3:]), None
 
 
-class LightningDiT(nn.Module):
+class LightningDiT(OverPatches, OfClasses, nn.Module):
     """A transformer over patches of latents, conditioned by adaLN-Zero and called as `DiT` is.
 
     Label `num_classes` is the null class of classifier-free guidance (`null_label`). Positions are
@@ -135,15 +136,6 @@ class LightningDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
-
-    @property
-    def null_label(self) -> int:
-        return self.num_classes
 
     def rotations(self, rows: int, columns: int) -> Float[np.ndarray, "length pairs 2"]:
         """Return the rotations of all patches.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from genjax.models.traits import OverPatches
 from genjax.nn import (
     Dense,
     Modulation,
@@ -139,7 +140,7 @@ class Block(nn.Module):
         return (constrain_tokens(image), constrain_tokens(text)), None
 
 
-class MMDiT(nn.Module):
+class MMDiT(OverPatches, nn.Module):
     """A transformer over image patches and text tokens, two streams with weights of their own.
 
     The position of patch i of an axis is position_start + position_step·i, in a grid of `max_size`
@@ -180,11 +181,6 @@ class MMDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
 
     @property
     def runs(self) -> dict[str, list[int]]:
