@@ -1,7 +1,7 @@
 """Measures of videos: Fréchet distances, motion, and how moving digits follow captions."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -87,6 +87,23 @@ def first_frames(context: Context, model: Model) -> Videos:
     return sample_videos(context, model)[:, : real.held_out.shape[1]]
 
 
+def frechet_distances(
+    context: Context, model: Model, samples: np.ndarray, features: Callable
+) -> dict[str, Any]:
+    """Return the report of samples and of training clips, by their distances to held-out clips.
+
+    Args:
+        features: of clips, by the name of their distance.
+    """
+    real = real_videos(context.data, context.num_samples)
+    held_out, report = features(real.held_out), {}
+    for suffix, clips in {"": samples, "_train": real.train}.items():
+        for name, values in features(clips).items():
+            report[name + suffix] = metrics.frechet_distance(values, held_out[name])
+    drawn = drawn_classes(context)
+    return report | {"num_samples": len(real.held_out), **drawn, **model.how}
+
+
 def drawn_classes(context: Context) -> dict[str, str]:
     """Return how `sample_videos` draws classes, for a report; nothing of networks of prompts."""
     return {} if hasattr(context.condition, "prompts") else {"labels": context.labels}
@@ -170,14 +187,8 @@ class VideoDistance:
         return protocols
 
     def __call__(self, model: Model) -> dict[str, Any]:
-        real = real_videos(self.context.data, self.context.num_samples)
-        compared = {"": first_frames(self.context, model), "_train": real.train}
-        held_out, report = self._features(real.held_out), {}
-        for suffix, videos in compared.items():
-            for name, features in self._features(videos).items():
-                report[name + suffix] = metrics.frechet_distance(features, held_out[name])
-        drawn = drawn_classes(self.context)
-        return report | {"num_samples": len(real.held_out), **drawn, **model.how}
+        samples = first_frames(self.context, model)
+        return frechet_distances(self.context, model, samples, self._features)
 
     def _features(self, videos: Videos) -> dict[str, Float[np.ndarray, "examples features"]]:
         """Return features by the name of their distance."""
