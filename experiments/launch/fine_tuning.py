@@ -15,7 +15,7 @@ from experiments.configuration.runs import open_run
 from experiments.inputs.autoencoders import on_host
 from experiments.tasks.adapters import Adapters
 from genjax import pretrained
-from genjax.pretrained.variables import variable_path
+from genjax.devices.mesh import variable_path
 from genjax.training.json_files import read_json
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import read_record

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.tasks.optimization import OneNetwork, Optimization, State
 from experiments.tasks.programs import on_mesh
 from experiments.tasks.shapes import first_output, traced_shape
@@ -66,9 +66,7 @@ class Autoregression(OneNetwork):
                 f"config.order is 'columns', and config.data.image_shape {space.shape} is not "
                 "square: columns would not fill the rows that the network sees. Take 'raster'"
             )
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         likelihood = kinds.PIXEL_LIKELIHOOD.bind(
             config.likelihood, "likelihood", levels=space.levels
         )

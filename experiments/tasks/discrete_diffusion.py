@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from experiments.configuration import kinds
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.tasks import diffusion as continuous
 from experiments.tasks.diffusion import TIME_BINS, Diffusion
 from experiments.tasks.optimization import Optimization, State
@@ -122,9 +122,7 @@ class DiscreteDiffusion(Diffusion):
                 f"config.space.name is {config.space.name!r}, which has no tokens; take 'Levels' "
                 "or 'Tokens'"
             )
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         objective = Objective.from_config(config, vocabulary_size)
         network = kinds.DIFFUSION_NETWORK.bind(
             config.model,

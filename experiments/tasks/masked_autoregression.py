@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.configuration.options import described
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.tasks import diffusion as continuous
 from experiments.tasks.diffusion import Diffusion, check_no_interval, evaluation_times
 from experiments.tasks.optimization import Optimization, State
@@ -106,9 +106,7 @@ class MaskedAutoregression(Diffusion):
                 f"config.patch_size is {patch}, and config.space has examples of shape "
                 f"{list(shape)}: they must be images whose sides it divides"
             )
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         objective = Objective.from_config(config)
         network = kinds.CONTINUOUS_TOKEN_NETWORK.bind(
             config.model,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.inputs.spaces import Tokens
 from experiments.tasks.diffusion import Diffusion
 from experiments.tasks.optimization import OneNetwork, Optimization, State
@@ -98,9 +98,7 @@ class TokenTask(OneNetwork):
             raise ValueError(
                 f"config.space.name is {config.space.name!r}, which has no codes; take 'Tokens'"
             )
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         given = cls.network_fields(config, space, condition)
         network = cls.network_kind.bind(config.model, "model", vocabulary=space.vocabulary, **given)
         space.layout.check(network)
