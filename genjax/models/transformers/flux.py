@@ -235,9 +235,8 @@ class Flux(OverPatches, nn.Module):
         )
         _, image = separate(tokens, lengths)
 
-        scale, shift = Modulation(2, self.param_dtype, name="modulation")(
-            conditioning
-        )  # in FLUX's order
+        # In FLUX's order.
+        scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
         features = self.patch_size**2 * (self.out_channels or channels)
         out = output_layer(features, self.param_dtype)(modulate(image, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
