@@ -196,11 +196,7 @@ class TokenTask(OneNetwork):
         return TokenSampler.from_config(sampling, self.space.vocabulary)
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
-        return self._sampling(sampling) + frozen
-
-    def _sampling(self, sampling: Any) -> tuple:
-        """Return what `generate` reads of `config.sampling`."""
-        return (self.token_sampler(sampling),)
+        return self.token_sampler(sampling), *frozen
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         names = "guidance_scale", "temperature", "top_k", "top_p", "min_p"
