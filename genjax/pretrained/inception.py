@@ -19,10 +19,6 @@ from genjax.pretrained.variables import load_variables
 FID_CLASSES = 1008
 
 
-def _is_ignored(name: str, tensor: np.ndarray) -> bool:
-    return name.startswith("AuxLogits.") or name.endswith("num_batches_tracked")
-
-
 def load(
     path: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
 ) -> tuple[Inception, Any]:
@@ -51,4 +47,5 @@ def load(
     module = Inception(num_classes, fid=num_classes == FID_CLASSES)
     images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
     expected = abstract(jax.eval_shape(module.init, jax.random.key(0), images))
-    return module, load_variables(path, expected, torch_name, ignore=_is_ignored)
+    ignore = lambda name, _: name.startswith("AuxLogits.") or name.endswith("num_batches_tracked")
+    return module, load_variables(path, expected, torch_name, ignore=ignore)
