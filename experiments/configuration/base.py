@@ -133,37 +133,16 @@ def captions(prompts: tuple[str, ...] = PROMPTS, **fields: Any) -> dict[str, Any
     return dict(usual, prompts=prompts, **fields)
 
 
-def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
-    """Return the fields of class-conditional rectified flow with a transformer."""
-    return experiment(
-        experiment_name,
-        "Diffusion",
-        dict(dequantize_levels=placeholder(int)) | data,  # of pixels, to add noise within each
+def one_network(num_classes: int, **fields: Any) -> dict[str, Any]:
+    """Return the usual fields of one class-conditional network; `fields` change and add some."""
+    usual = dict(
         num_steps=5000,
         batch_size=64,  # of all devices together
         params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
-        model=dict(name="DiT"),  # of genjax/models/transformers or unets, or a dotted path
-        # source, rank …: train low-rank adapters of a network (experiments/tasks/adapters.py)
-        adapters=dict(),
-        condition=dict(
-            name="Classes", num_classes=num_classes
-        ),  # of experiments/inputs/conditions.py
-        process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py
-        target=dict(name="velocity"),  # of genjax/diffusion/targets.py
-        loss=dict(name="simple_loss"),  # of genjax/diffusion/losses.py
-        weighting=dict(name="uniform"),  # of genjax/diffusion/weightings.py
-        # Of genjax/diffusion/times.py; also `shift`, and `variates`: "independent" or "stratified".
-        times=dict(name="logit_normal"),
-        conditioning_dropout=0.5,
-        optimizer=optimizer(warmup=0.04, clip_norm=1.0, weight_decay=0.01),
+        # Of experiments/inputs/conditions.py.
+        condition=dict(name="Classes", num_classes=num_classes),
         averages=dict(ema=dict(name="HalfLife", steps=692.8)),  # of genjax/training/ema.py
         checkpoint=checkpoint(every=1000, keep=3),
-        sampling=sampling(
-            sampler=dict(name="euler"),  # of genjax/diffusion/samplers
-            grid=dict(name="uniform_grid"),  # of genjax/diffusion/grids.py
-            num_steps=50,
-            guidance_scale=1.25,  # 1 is plain conditional sampling
-        ),
         # Measures are evaluators of experiments/evaluation, each with its arguments and, if it has
         # one, its own `every`. `every=0` evaluates at the end alone.
         evaluation=dict(
@@ -173,6 +152,33 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
             measures=dict(samples=dict(name="Samples")),
         ),
     )
+    return usual | fields
+
+
+def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
+    """Return the fields of class-conditional rectified flow with a transformer."""
+    fields = one_network(
+        num_classes,
+        model=dict(name="DiT"),  # of genjax/models/transformers or unets, or a dotted path
+        # source, rank …: train low-rank adapters of a network (experiments/tasks/adapters.py)
+        adapters=dict(),
+        process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py
+        target=dict(name="velocity"),  # of genjax/diffusion/targets.py
+        loss=dict(name="simple_loss"),  # of genjax/diffusion/losses.py
+        weighting=dict(name="uniform"),  # of genjax/diffusion/weightings.py
+        # Of genjax/diffusion/times.py; also `shift`, and `variates`: "independent" or "stratified".
+        times=dict(name="logit_normal"),
+        conditioning_dropout=0.5,
+        optimizer=optimizer(warmup=0.04, clip_norm=1.0, weight_decay=0.01),
+        sampling=sampling(
+            sampler=dict(name="euler"),  # of genjax/diffusion/samplers
+            grid=dict(name="uniform_grid"),  # of genjax/diffusion/grids.py
+            num_steps=50,
+            guidance_scale=1.25,  # 1 is plain conditional sampling
+        ),
+    )
+    data = dict(dequantize_levels=placeholder(int)) | data  # of pixels, to add noise within each
+    return experiment(experiment_name, "Diffusion", data, **fields)
 
 
 def distillation(config: ConfigDict, teacher: str | None = None, **method: Any) -> None:
@@ -284,16 +290,11 @@ def bidirectional(config: ConfigDict, bigbigan: bool = False) -> None:
 
 def inversion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
     """Return the fields of an encoder for the generator of a finished GAN."""
-    return experiment(
-        experiment_name,
-        "Inversion",
-        data,
-        num_steps=5000,
+    fields = one_network(
+        num_classes,
         batch_size=64,  # of all devices together; as many images are generated
-        params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
         generator_run=placeholder(str),  # the folder of a GAN's run
         model=dict(name="Encoder"),
-        condition=dict(name="Classes", num_classes=num_classes),
         reconstruction=dict(name="l2"),  # of genjax/autoencoding/reconstruction.py
         # Of E(G(z)) − z, of G(E(x)) − x, and of LPIPS, which takes images of 16 pixels or more.
         weights=dict(latents=1.0, images=1.0, perceptual=0.0),
@@ -305,6 +306,7 @@ def inversion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
             every=0, num_samples=1000, measures=dict(inversions=dict(name="Inversions"))
         ),
     )
+    return experiment(experiment_name, "Inversion", data, **fields)
 
 
 def autoregression(
@@ -315,29 +317,18 @@ def autoregression(
     Args:
         levels: values that a pixel can take.
     """
-    config = experiment(
-        experiment_name,
-        "Autoregression",
-        dict(levels=levels) | data,
-        num_steps=5000,
-        batch_size=64,  # of all devices together
-        params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
+    fields = one_network(
+        num_classes,
         model=dict(name="PixelTransformer"),  # of genjax/models/autoregressive, or a dotted path
-        condition=dict(name="Classes", num_classes=num_classes),
         likelihood=dict(name="categorical"),  # of genjax/autoregression/likelihoods.py
         order="raster",  # of genjax/autoregression/orders.py
         optimizer=optimizer(warmup=0.04, clip_norm=1.0),
-        averages=dict(ema=dict(name="HalfLife", steps=692.8)),
         checkpoint=checkpoint(every=1000, keep=2),
         sampling=sampling(temperature=1.0),
-        evaluation=dict(
-            every=0,
-            num_samples=1000,
-            labels="balanced",
-            measures=dict(samples=dict(name="Samples"), likelihood=dict(name="ExactBits")),
-        ),
     )
+    config = experiment(experiment_name, "Autoregression", dict(levels=levels) | data, **fields)
     config.space.name = "Levels"
+    config.evaluation.measures.likelihood = dict(name="ExactBits")
     return config
 
 
@@ -352,20 +343,12 @@ def tokens(experiment_name: str, task: str, num_classes: int = 10, /, **data: An
         num_steps=12,
         choice_temperature=4.5,  # of the choice of tokens, in the first step
     )
-    config = experiment(
-        experiment_name,
-        task,
-        data,
-        num_steps=5000,
-        batch_size=64,  # of all devices together
-        params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
+    fields = one_network(
+        num_classes,
         model=dict(),  # of genjax/models/autoregressive, or a dotted path
         prefix=dict(name="ClassPrefix"),  # of genjax/models/autoregressive/prefixes.py
-        condition=dict(name="Classes", num_classes=num_classes),
         conditioning_dropout=0.1,
         optimizer=optimizer(warmup=0.04, clip_norm=1.0),
-        averages=dict(ema=dict(name="HalfLife", steps=692.8)),
-        checkpoint=checkpoint(every=1000, keep=3),
         sampling=sampling(
             guidance_scale=1.5,  # 1 is plain conditional sampling
             temperature=1.0,  # 0 takes the most likely tokens
@@ -375,13 +358,8 @@ def tokens(experiment_name: str, task: str, num_classes: int = 10, /, **data: An
             min_p=placeholder(float),
             **(masked if task == "MaskedTokens" else {}),
         ),
-        evaluation=dict(
-            every=0,
-            num_samples=1000,
-            labels="balanced",
-            measures=dict(samples=dict(name="Samples")),
-        ),
     )
+    config = experiment(experiment_name, task, data, **fields)
     if task == "MaskedTokens":
         config.label_smoothing = 0.1
     if task == "NextScale":

@@ -115,10 +115,7 @@ class Originals:
         return in_batches(lambda x: _vgg16()(variables, to_float(x)), as_frames(examples))
 
 
-@functools.lru_cache(maxsize=2)
-def originals_of(data: Data, count: int) -> Originals:
-    """Return the held-out examples of a data set and their features, computed once."""
-    return Originals(data, count)
+originals_of = functools.lru_cache(maxsize=2)(Originals)  # computed once for each data set
 
 
 def vgg16_protocol() -> dict[str, FeatureProtocol]:

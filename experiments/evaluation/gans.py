@@ -44,10 +44,7 @@ class PlaneReference:
         return np.where(distances.min(1) < 3 * self.deviation, distances.argmin(1), -1)
 
 
-@functools.lru_cache(maxsize=2)
-def plane_reference(data: Data, count: int) -> PlaneReference:
-    """Return the reference of a set of points, computed once."""
-    return PlaneReference(data, count)
+plane_reference = functools.lru_cache(maxsize=2)(PlaneReference)  # computed once for each data set
 
 
 def _reference(data: Data, count: int) -> Reference | PlaneReference:

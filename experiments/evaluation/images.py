@@ -129,10 +129,7 @@ class Reference:
         )
 
 
-@functools.lru_cache(maxsize=2)
-def image_reference(data: Data, count: int) -> Reference:
-    """Return the reference of a data set, computed once."""
-    return Reference(data, count)
+image_reference = functools.lru_cache(maxsize=2)(Reference)  # computed once for each data set
 
 
 def reduction(height: int, width: int) -> int:

@@ -90,7 +90,11 @@ class Inversions:
 
     def _ways(self, inverses: Any) -> dict[str, Callable]:
         """Return the functions `find(variables, key, images, labels) -> latents` by name."""
-        descend = functools.partial(_descend, inverses.generator)
+
+        def descend(variables, images, labels, start, num_steps):  # by the mean square of pixels
+            images_of = inverses.generator.images
+            generate = lambda latents: images_of(variables["generator"], latents, labels)
+            return adversarial.invert(generate, images, start, num_steps).latents
 
         def from_sample(variables, key, images, labels):
             start = nearest_sample(inverses.generator, variables["generator"], key, images, labels)
@@ -128,19 +132,6 @@ def nearest_sample(
         return latents[jnp.argmin(adversarial.square_distance(samples, wanted))]
 
     return jax.lax.map(nearest, (jax.random.split(key, len(images)), images, labels))
-
-
-def _descend(
-    generator: Any,
-    variables: PyTree,
-    images: Float[Array, " batch *shape"],
-    labels: Int[Array, " batch"] | None,
-    start: Float[Array, "batch latent"],
-    num_steps: int,
-) -> Float[Array, "batch latent"]:
-    """Return latents after gradient descent on the mean square of pixels."""
-    generate = lambda latents: generator.images(variables["generator"], latents, labels)
-    return adversarial.invert(generate, images, start, num_steps).latents
 
 
 def _timed(compiled: Callable, *args: PyTree) -> tuple[Array, float]:

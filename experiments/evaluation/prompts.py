@@ -126,10 +126,7 @@ class Pairs:
         return metrics.frechet_distance(features[:count, last], held_out[:count, last])
 
 
-@functools.lru_cache(maxsize=2)
-def pairs_of(data: Data, condition: Prompts) -> Pairs:
-    """Return the pairs of a data set and their scorer, computed once."""
-    return Pairs(data, condition)
+pairs_of = functools.lru_cache(maxsize=2)(Pairs)  # computed once for each data set
 
 
 @dataclass(frozen=True)

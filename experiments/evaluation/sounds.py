@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int16
 from experiments.evaluation.autoencoders import latent_moments
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.protocol import FeatureProtocol
-from experiments.evaluation.videos import drawn_classes, real_videos, sample_videos
+from experiments.evaluation.videos import frechet_distances, real_videos, sample_videos
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import sound_to_float
@@ -118,14 +118,8 @@ class SoundDistance:
         return protocols
 
     def __call__(self, model: Model) -> dict[str, Any]:
-        real = real_videos(self.context.data, self.context.num_samples)
-        compared = {"": sample_videos(self.context, model), "_train": real.train}
-        held_out, report = self._features(real.held_out), {}
-        for suffix, sounds in compared.items():
-            for name, features in self._features(sounds).items():
-                report[name + suffix] = metrics.frechet_distance(features, held_out[name])
-        drawn = drawn_classes(self.context)
-        return report | {"num_samples": len(real.held_out), **drawn, **model.how}
+        samples = sample_videos(self.context, model)
+        return frechet_distances(self.context, model, samples, self._features)
 
     def _features(self, sounds: Sounds) -> dict[str, Float[np.ndarray, "patches features"]]:
         """Return features by the name of their distance."""

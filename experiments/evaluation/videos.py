@@ -1,7 +1,7 @@
 """Measures of videos: Fréchet distances, motion, and how moving digits follow captions."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -49,10 +49,7 @@ class RealVideos:
         self.captions = held_out.captions and tuple(held_out.captions[i][0] for i in rows)
 
 
-@functools.lru_cache(maxsize=2)
-def real_videos(data: Data, count: int) -> RealVideos:
-    """Return the real clips that samples are compared with, read once."""
-    return RealVideos(data, count)
+real_videos = functools.lru_cache(maxsize=2)(RealVideos)  # read once for each data set
 
 
 def sample_videos(context: Context, model: Model) -> Videos:
@@ -88,6 +85,23 @@ def first_frames(context: Context, model: Model) -> Videos:
     """
     real = real_videos(context.data, context.num_samples)
     return sample_videos(context, model)[:, : real.held_out.shape[1]]
+
+
+def frechet_distances(
+    context: Context, model: Model, samples: np.ndarray, features: Callable
+) -> dict[str, Any]:
+    """Return the report of samples and of training clips, by their distances to held-out clips.
+
+    Args:
+        features: of clips, by the name of their distance.
+    """
+    real = real_videos(context.data, context.num_samples)
+    held_out, report = features(real.held_out), {}
+    for suffix, clips in {"": samples, "_train": real.train}.items():
+        for name, values in features(clips).items():
+            report[name + suffix] = metrics.frechet_distance(values, held_out[name])
+    drawn = drawn_classes(context)
+    return report | {"num_samples": len(real.held_out), **drawn, **model.how}
 
 
 def drawn_classes(context: Context) -> dict[str, str]:
@@ -173,14 +187,8 @@ class VideoDistance:
         return protocols
 
     def __call__(self, model: Model) -> dict[str, Any]:
-        real = real_videos(self.context.data, self.context.num_samples)
-        compared = {"": first_frames(self.context, model), "_train": real.train}
-        held_out, report = self._features(real.held_out), {}
-        for suffix, videos in compared.items():
-            for name, features in self._features(videos).items():
-                report[name + suffix] = metrics.frechet_distance(features, held_out[name])
-        drawn = drawn_classes(self.context)
-        return report | {"num_samples": len(real.held_out), **drawn, **model.how}
+        samples = first_frames(self.context, model)
+        return frechet_distances(self.context, model, samples, self._features)
 
     def _features(self, videos: Videos) -> dict[str, Float[np.ndarray, "examples features"]]:
         """Return features by the name of their distance."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree, UInt8
+from jaxtyping import Array, Int, Num, PyTree, UInt8
 
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data
@@ -71,9 +71,9 @@ class CaptionedClips(Prompts):
 
     def clips(
         self, labels: Int[Array, " batch"], frozen: PyTree
-    ) -> UInt8[Array, "batch time height width channels"]:
+    ) -> PyTree[Num[Array | np.ndarray, "batch ..."]]:
         """Return the clips that labels stand for."""
-        return frozen["clips"][labels]
+        return jax.tree.map(lambda a: a[labels], frozen["clips"])
 
     def frozen(self) -> dict[str, PyTree]:
         return super().frozen() | {"clips": self._own_clips()}
@@ -86,4 +86,4 @@ class CaptionedClips(Prompts):
         return self.texts
 
     def real_examples(self, data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
-        return RealExamples(self._own_clips()[labels], names)
+        return RealExamples(jax.tree.map(lambda a: a[labels], self._own_clips()), names)

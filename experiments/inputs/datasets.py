@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments.configuration import kinds
 from genjax.data import (
     Batches,
     BucketedBatches,
@@ -117,6 +118,11 @@ class Data:
     def shown(self) -> np.ndarray:
         """The first hundred held-out examples, of which pictures are made."""
         return self.held_out().source[:100][self.feature]
+
+
+def condition_of(config: Any) -> Any:
+    """Return the condition of a config on its data."""
+    return kinds.CONDITION.bind(config.condition, "condition", data=Data.from_config(config))
 
 
 def labels_of(examples: Mapping[str, np.ndarray]) -> np.ndarray:

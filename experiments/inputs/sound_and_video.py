@@ -1,6 +1,6 @@
 """Clips with sound: a space of both, and prompts that also stand for clips with their sound."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Int, Num, PyTree
+from jaxtyping import Array, Num, PyTree
 from PIL import Image
 
 from experiments.configuration import kinds
 from experiments.inputs.clips import CaptionedClips
 from genjax.data import to_uint8
 from genjax.training.pictures import image_grid
-from genjax.training.task import RealExamples, Space
+from genjax.training.task import Space
 from genjax.training.workdir import Config
 
 FEATURES = {"video": "video", "sound": "audio"}  # of a batch, by modality
@@ -157,14 +157,8 @@ class SoundingClips(CaptionedClips):
     def _own_clips(self) -> Clips:
         return of_features(self.data.held_out().source[self.own_rows()])
 
-    def clips(self, labels: Int[Array, " batch"], frozen: PyTree) -> Clips:
-        return jax.tree.map(lambda a: a[labels], frozen["clips"])
-
     def abstract_frozen(self) -> dict[str, PyTree]:
         rows = lambda shape, dtype: jax.ShapeDtypeStruct((self.num_rows, *shape), dtype)
         video, sound = self.data.image_shape, self.data.sound_shape
         clips = dict(video=rows(video, jnp.uint8), sound=rows(sound, jnp.int16))
         return super().abstract_frozen() | {"clips": clips}
-
-    def real_examples(self, data: Any, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
-        return RealExamples(jax.tree.map(lambda a: a[labels], self._own_clips()), names)

@@ -1,7 +1,7 @@
 """Latents or codes of a data set, and a teacher's pairs, in a folder that training reads."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +107,23 @@ class EncodedData:
 
     def summarize(self) -> None:
         """Write captions, and the summary with moments of latents or the vocabulary of codes."""
-        train_split = next(iter(self.splits))
+        for split, dataset in self.splits.items():
+            if dataset.captions is not None:
+                copies = self.counts[split] // len(dataset.source)
+                write_captions(self.folder, split, list(dataset.captions) * copies)
+        train_split, dataset = next(iter(self.splits.items()))
         if self.vocabulary:
             facts = {"vocabulary": self.vocabulary}
         else:
             facts = moments_of(self.folder, train_split, self.counts[train_split], self.shape)
-        summarize(self.folder, train_split, self.splits, self.counts, self.shape, facts)
+        summary = {
+            "shape": list(self.shape),
+            **facts,
+            "splits": self.counts,
+            "num_classes": dataset.num_classes,
+            "class_names": list(dataset.class_names or ()),
+        }
+        write_summary(self.folder, summary)
 
 
 def of_video(config: ConfigDict) -> ConfigDict:
@@ -206,28 +217,3 @@ def moments_of(
     statistics = channel_statistics(raw_latents(folder, split, count, shape))
     names = "mean", "deviation", "correlation"
     return {name: getattr(statistics, name).tolist() for name in names}
-
-
-def summarize(
-    folder: Path,
-    train_split: str,
-    splits: dict[str, Dataset],
-    counts: dict[str, int],
-    shape: tuple[int, ...],
-    facts: Mapping[str, Any],
-) -> None:
-    """Write captions, and the summary with the moments of latents or the vocabulary of codes."""
-    for split, dataset in splits.items():
-        if dataset.captions is not None:
-            write_captions(
-                folder, split, list(dataset.captions) * (counts[split] // len(dataset.source))
-            )
-    dataset = splits[train_split]
-    summary = {
-        "shape": list(shape),
-        **facts,
-        "splits": counts,
-        "num_classes": dataset.num_classes,
-        "class_names": list(dataset.class_names or ()),
-    }
-    write_summary(folder, summary)

@@ -16,6 +16,7 @@ from experiments.configuration.runs import open_run
 from experiments.inputs.autoencoders import on_host
 from experiments.tasks.adapters import Adapters
 from genjax import pretrained
+from genjax.devices.mesh import variable_path
 from genjax.training.json_files import read_json
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import read_record
@@ -161,12 +162,12 @@ def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
     """
     if not own.keys() & given.keys():
         given = _best_pair(own, given)
-    there = {_name(path): a for path, a in jax.tree.leaves_with_path(given)}
+    there = {variable_path(path): a for path, a in jax.tree.leaves_with_path(given)}
     taken, fitting, faults = 0, collections.Counter(), []  # fitting: numbers of each network
 
     def choose(path: tuple, a: jax.Array) -> Any:
         nonlocal taken
-        name = _name(path)
+        name = variable_path(path)
         other = there.pop(name, None)
         if other is None:
             faults.append(f"missing: {name} {list(a.shape)}")
@@ -195,7 +196,7 @@ def _best_pair(own: dict[str, PyTree], given: dict[str, PyTree]) -> dict[str, Py
     """Return the given network of which most arrays fit one of the task's, by that one's name."""
 
     def arrays(network: PyTree) -> set:
-        return {(_name(path), a.shape) for path, a in jax.tree.leaves_with_path(network)}
+        return {(variable_path(path), a.shape) for path, a in jax.tree.leaves_with_path(network)}
 
     fitting = lambda pair: len(arrays(own[pair[0]]) & arrays(given[pair[1]]))
     name, source = max(itertools.product(own, given), key=fitting)
@@ -225,7 +226,3 @@ def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]
         return jax.jit(task.start_from, out_shardings=shardings)(state, found.networks)
 
     return initialize
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

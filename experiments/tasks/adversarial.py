@@ -11,21 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
-from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.optimization import (
+    Averages,
+    Player,
+    first_averages,
+    make_averages,
+    update_averages,
+)
 from experiments.tasks.penalties import Penalties
+from experiments.tasks.programs import on_mesh
 from experiments.tasks.shapes import first_output, traced_shape
 from experiments.tasks.transformed_inputs import transformed_images
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
 from genjax.adversarial import diagnostics, objectives, regularizers
 from genjax.data import flip_images
-from genjax.devices.mesh import BATCH_AXES, replicated
+from genjax.devices.mesh import BATCH_AXES
 from genjax.diffusion import sample_keys, slerp
 from genjax.nn import constrain, forward_mode
 from genjax.training import Mean, group_norms, make_optimizer
@@ -254,9 +260,7 @@ class GAN:
             step=jnp.int32(0),
             generator=players[0],
             discriminator=players[1],
-            averages={
-                name: jax.tree.map(jnp.copy, players[0].variables) for name, _ in self.averages
-            },
+            averages=first_averages(self.averages, players[0].variables),
             anchors=regularizers.Anchors(jnp.zeros(()), jnp.zeros(())),
             path_mean=jnp.zeros(()),
             adaptation=self.adaptive and self.adaptive.init(),
@@ -546,23 +550,15 @@ class GAN:
         }
 
     def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
-        players = ("generator", "discriminator")
-        generator, discriminator = (
-            Player.create(networks[player], optimizer)
-            for player, optimizer in zip(players, self.optimizers, strict=True)
-        )
-        averages = {name: jax.tree.map(jnp.copy, generator.variables) for name, _ in self.averages}
+        generator = Player.create(networks["generator"], self.optimizers[0])
+        discriminator = Player.create(networks["discriminator"], self.optimizers[1])
+        averages = first_averages(self.averages, generator.variables)
         return state.replace(generator=generator, discriminator=discriminator, averages=averages)
 
     @staticmethod
     def is_sampled_from(path: str, weights: str) -> bool:
         """Return whether sampling or evaluating the discriminator reads an array of the state."""
-        first, *others = path.split("/")
-        if first == "averages":
-            return weights == others[0] or weights.startswith(optimization.POSTHOC)
-        if first == "generator":
-            return weights == "params" and others[0] != "optimizer_state"
-        return first != "discriminator" or others[0] != "optimizer_state"
+        return Player.is_sampled_from(path, weights, "generator")
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         return jnp.float32(sampling.truncation), *self.frozen()
@@ -594,15 +590,16 @@ class GAN:
             size = self.batch_size
             whole = max(len(examples) // size, 1) * size
             batches = (np.arange(whole) % len(examples)).reshape(-1, size)
-            judge, variables = _judge(self.discriminator, mesh), state.discriminator.variables
-            with jax.set_mesh(mesh):
-                classes = [labels[each] if self.conditional else None for each in batches]
-                return np.concatenate(
-                    [
-                        judge(variables, examples[each], some)
-                        for each, some in zip(batches, classes, strict=True)
-                    ]
-                )[: len(examples)]
+            judge = on_mesh(mesh, nn.Module.apply, self.discriminator)
+            judged = [
+                judge(
+                    state.discriminator.variables,
+                    examples[each],
+                    labels[each] if self.conditional else None,
+                )
+                for each in batches
+            ]
+            return np.concatenate(judged)[: len(examples)]
 
         functions = {"logits": logits, "objective": self.objective}
         if getattr(self.generator, "takes_transform", False):
@@ -617,8 +614,3 @@ class GAN:
 def means(metrics):
     """Return metrics as `Mean`s, so that sums over updates are means over updates."""
     return {name: Mean(value, jnp.ones(())) for name, value in metrics.items()}
-
-
-@functools.cache
-def _judge(discriminator: nn.Module, mesh: Mesh) -> Callable:
-    return jax.jit(discriminator.apply, out_shardings=replicated(mesh))

@@ -14,9 +14,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
@@ -24,14 +22,20 @@ from experiments.inputs import autoencoders
 from experiments.inputs.datasets import Data
 from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks import optimization
-from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.optimization import (
+    Averages,
+    Player,
+    first_averages,
+    make_averages,
+    update_averages,
+)
 from experiments.tasks.penalties import Regularizer
+from experiments.tasks.programs import on_mesh
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial, autoencoding
 from genjax.adversarial import regularizers
 from genjax.autoencoding import diagnostics
 from genjax.data import flip_images
-from genjax.devices.mesh import replicated
 from genjax.metrics.lpips import LPIPS
 from genjax.pretrained.lpips import load_lpips
 from genjax.training import group_norms, make_optimizer
@@ -199,10 +203,8 @@ class Autoencoder:
     def init(self, key: Key[Array, ""]) -> State:
         keys = jax.random.split(key)
         example = jnp.zeros((1, *self.space.shape))
-        autoencoder, discriminator = (
-            Player.create(self.network.init(keys[0], example), self.optimizer),
-            None,
-        )
+        autoencoder = Player.create(self.network.init(keys[0], example), self.optimizer)
+        discriminator = None
         if self.adversary:
             variables = self.adversary.network.init(keys[1], _frames(example))
             discriminator = Player.create(variables, self.adversary.optimizer)
@@ -210,9 +212,7 @@ class Autoencoder:
             step=jnp.int32(0),
             autoencoder=autoencoder,
             discriminator=discriminator,
-            averages={
-                name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages
-            },
+            averages=first_averages(self.averages, autoencoder.variables),
         )
 
     def update(
@@ -400,9 +400,7 @@ class Autoencoder:
         autoencoder, discriminator = Player.create(networks["autoencoder"], self.optimizer), None
         if self.adversary:
             discriminator = Player.create(networks["discriminator"], self.adversary.optimizer)
-        averages = {
-            name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages
-        }
+        averages = first_averages(self.averages, autoencoder.variables)
         return state.replace(
             autoencoder=autoencoder, discriminator=discriminator, averages=averages
         )
@@ -410,12 +408,7 @@ class Autoencoder:
     @staticmethod
     def is_sampled_from(path: str, weights: str) -> bool:
         """Return whether reconstruction reads an array of the state."""
-        first, *others = path.split("/")
-        if first == "averages":
-            return weights == others[0] or weights.startswith(optimization.POSTHOC)
-        if first == "autoencoder":
-            return weights == "params" and others[0] != "optimizer_state"
-        return first != "discriminator" or others[0] != "optimizer_state"
+        return Player.is_sampled_from(path, weights, "autoencoder")
 
     @property
     def animation(self) -> str:
@@ -444,12 +437,8 @@ class Autoencoder:
         `autoencode` takes a batch of the data's type and gives reconstructions of that type,
         latents, and codes or None. `num_codes` is None without a quantizer.
         """
-        variables, mesh = self.variables(state, sampling.weights), mesh_of(state)
-
-        def autoencode(examples: np.ndarray) -> tuple:
-            with jax.set_mesh(mesh):
-                return _autoencode(self, mesh)(variables, examples)
-
+        program = on_mesh(mesh_of(state), _autoencode, self)
+        autoencode = functools.partial(program, self.variables(state, sampling.weights))
         quantizer = getattr(self.network, "quantizer", None)
         return {
             "autoencode": autoencode,
@@ -512,16 +501,12 @@ def reconstruct(network, params, variables, x, key, train=False):
     return (y, quantized.losses), (dict(kept), measured)
 
 
-@functools.cache
-def _autoencode(task: Autoencoder, mesh: Mesh) -> Callable:
-    def autoencode(variables, x):
-        z = task.encode(variables, task.space.encode(x))
-        indices = None
-        if hasattr(task.network, "quantize"):
-            indices = task.network.apply(variables, z, method="quantize").indices
-        return task.space.to_data(task.decode(variables, z)), z, indices
-
-    return jax.jit(autoencode, out_shardings=replicated(mesh))
+def _autoencode(task: Autoencoder, variables, x):
+    z = task.encode(variables, task.space.encode(x))
+    indices = None
+    if hasattr(task.network, "quantize"):
+        indices = task.network.apply(variables, z, method="quantize").indices
+    return task.space.to_data(task.decode(variables, z)), z, indices
 
 
 def _frames(x: Float[Array, " batch *shape"]) -> Float[Array, " frames *frame_shape"]:

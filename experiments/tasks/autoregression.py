@@ -10,16 +10,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.tasks.optimization import OneNetwork, Optimization, State
+from experiments.tasks.programs import on_mesh
 from experiments.tasks.shapes import first_output, traced_shape
 from genjax import autoregression
 from genjax.data import flip_images
-from genjax.devices.mesh import replicated
 from genjax.diffusion import sample_keys
 from genjax.training.sampling import mesh_of
 from genjax.training.task import Condition, Space
@@ -67,9 +66,7 @@ class Autoregression(OneNetwork):
                 f"config.order is 'columns', and config.data.image_shape {space.shape} is not "
                 "square: columns would not fill the rows that the network sees. Take 'raster'"
             )
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         likelihood = kinds.PIXEL_LIKELIHOOD.bind(
             config.likelihood, "likelihood", levels=space.levels
         )
@@ -239,32 +236,20 @@ class Autoregression(OneNetwork):
         """
         params, mesh = state.weights(sampling.weights), mesh_of(state)
 
-        def log_probabilities(images, labels):
-            with jax.set_mesh(mesh):
-                return _log_probabilities(self, mesh)(params, images, labels)
-
         def completions(images, labels, keys, rows):
-            with jax.set_mesh(mesh):
-                return _completions(self, mesh, rows)(params, images, labels, keys)
+            return on_mesh(mesh, _completions, self, rows)(params, images, labels, keys)
 
+        log_probabilities = functools.partial(on_mesh(mesh, _log_probabilities, self), params)
         return {"log_probabilities": log_probabilities, "completions": completions}
 
 
-@functools.cache
-def _log_probabilities(task: Autoregression, mesh: Mesh) -> Callable:
-    def log_probabilities(params, images, labels):
-        condition = task.condition.of_labels(labels, None)
-        return task.log_probability(params, task.space.encode(images), condition)
-
-    return jax.jit(log_probabilities, out_shardings=replicated(mesh))
+def _log_probabilities(task: Autoregression, params, images, labels):
+    condition = task.condition.of_labels(labels, None)
+    return task.log_probability(params, task.space.encode(images), condition)
 
 
-@functools.cache
-def _completions(task: Autoregression, mesh: Mesh, rows: int) -> Callable:
-    def completions(params, images, labels, keys):
-        condition = task.condition.of_labels(labels, None)
-        given = task._ordered(task.space.encode(images))[:, :rows]
-        levels = task.complete(params, keys, condition, 1.0, given)
-        return task.space.to_data(task.space.decode(levels))
-
-    return jax.jit(completions, out_shardings=replicated(mesh))
+def _completions(task: Autoregression, rows: int, params, images, labels, keys):
+    condition = task.condition.of_labels(labels, None)
+    given = task._ordered(task.space.encode(images))[:, :rows]
+    levels = task.complete(params, keys, condition, 1.0, given)
+    return task.space.to_data(task.space.decode(levels))

@@ -14,7 +14,7 @@ from experiments.configuration import kinds
 from experiments.inputs.autoencoders import on_host
 from experiments.tasks.adversarial import GAN, State, means
 from experiments.tasks.latent_generators import Inverses, LatentGenerator
-from experiments.tasks.optimization import Player
+from experiments.tasks.optimization import Player, first_averages
 from experiments.tasks.shapes import first_output, traced_shape
 from genjax import adversarial
 from genjax.adversarial import diagnostics, objectives
@@ -94,7 +94,7 @@ class BidirectionalGAN(GAN):
             discriminator=Player.create(
                 self.discriminator.init(keys[2], x, z, labels), self.optimizers[1]
             ),
-            averages={name: jax.tree.map(jnp.copy, player.variables) for name, _ in self.averages},
+            averages=first_averages(self.averages, player.variables),
             anchors=adversarial.Anchors(jnp.zeros(()), jnp.zeros(())),  # of LeCam, unused
             path_mean=jnp.zeros(()),  # of path lengths, unused
         )
@@ -199,10 +199,8 @@ class BidirectionalGAN(GAN):
         return both | {"discriminator": state.discriminator.variables}
 
     def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
-        generator = Player.create(_join(*(networks[name] for name in NETWORKS)), self.optimizers[0])
-        discriminator = Player.create(networks["discriminator"], self.optimizers[1])
-        averages = {name: jax.tree.map(jnp.copy, generator.variables) for name, _ in self.averages}
-        return state.replace(generator=generator, discriminator=discriminator, averages=averages)
+        player = _join(*(networks[name] for name in NETWORKS))
+        return super().start_from(state, networks | {"generator": player})
 
     def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
         """Return `inverses`, which the evaluator of inversions reads; nothing of latents."""

@@ -66,23 +66,17 @@ class CausalVideo(Diffusion):
         check_no_interval(config.sampling, cls.__name__)
         return fields
 
-    def sampling_inputs(self, sampling: Any) -> tuple:
-        scale, *others = super().sampling_inputs(sampling)
-        return self._guidance(scale, sampling), *others
-
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         scale, *others = super().abstract_sampling_inputs(sampling, batch, frozen)
-        return self._guidance(scale, sampling), *others
-
-    def _guidance(self, scale: Array, sampling: Any) -> Guidance:
         check_given(sampling, self.space.shape[0])
         history_scale = sampling.history_scale
-        return Guidance(
+        guidance = Guidance(
             guidance_scale=scale,
             history_scale=None if history_scale is None else jnp.float32(history_scale),
             given=jnp.arange(len(sampling.given)),
             frames=jnp.arange(sampling.frames),
         )
+        return guidance, *others
 
     def solve(
         self,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.configuration.options import described
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks.adapters import Adapters
 from experiments.tasks.optimization import OneNetwork, Optimization, State
@@ -234,9 +234,7 @@ class Diffusion(OneNetwork):
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         if config.data.get("dequantize_levels"):
             check_not_standardized(space, "the noise of config.data.dequantize_levels")
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         adapters = Adapters.from_config(config.get("adapters"))
         if adapters:
             network = adapters.network
@@ -487,7 +485,7 @@ class Diffusion(OneNetwork):
         }
 
     def sampling_inputs(self, sampling: Any) -> tuple:
-        return guidance_of(sampling), time_grid(self.process, sampling), *self.frozen()
+        return self.abstract_sampling_inputs(sampling, {}, self.frozen())
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return guidance_of(sampling), time_grid(self.process, sampling), *frozen

@@ -8,17 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
 from experiments.configuration import kinds
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.tasks import diffusion as continuous
 from experiments.tasks.diffusion import TIME_BINS, Diffusion
 from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.programs import on_mesh
 from experiments.tasks.shapes import first_output, traced_shape
 from genjax import diffusion
-from genjax.devices.mesh import replicated
 from genjax.diffusion import discrete, times
 from genjax.training.sampling import mesh_of
 
@@ -123,9 +122,7 @@ class DiscreteDiffusion(Diffusion):
                 f"config.space.name is {config.space.name!r}, which has no tokens; take 'Levels' "
                 "or 'Tokens'"
             )
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         objective = Objective.from_config(config, vocabulary_size)
         network = kinds.DIFFUSION_NETWORK.bind(
             config.model,
@@ -233,8 +230,8 @@ class DiscreteDiffusion(Diffusion):
         params, mesh = state.weights(sampling.weights), mesh_of(state)
 
         def bound(images, labels, indices):
-            with jax.set_mesh(mesh):
-                return _bound(self, mesh)(params, images, labels, indices, *self.frozen())
+            frozen = self.frozen()
+            return on_mesh(mesh, _bound, self)(params, images, labels, indices, *frozen)
 
         return super().functions(state, sampling) | {"bound": bound}
 
@@ -253,15 +250,11 @@ def _condition_fields(config: Any, condition: Any) -> dict[str, Any]:
     return dict(prefix=kinds.PREFIX.bind(config.prefix, "prefix", **condition.network_fields))
 
 
-@functools.cache
-def _bound(task: DiscreteDiffusion, mesh: Mesh) -> Callable:
-    def bound(params, images, labels, indices, frozen=None):
-        block_length, x = task.objective.block_length, task.space.encode(images, frozen)
-        inputs = task.condition.of_labels(labels, frozen), *([x] if block_length else [])
-        denoiser = lambda x_t, t: task.denoiser(params, frozen)(x_t, t, *inputs)
-        key = jax.random.fold_in(jax.random.key(0), indices[0])
-        return discrete.continuous_bound(
-            key, denoiser, task.process, x, num_times=BOUND_TIMES, block_length=block_length
-        ).log_likelihood
-
-    return jax.jit(bound, out_shardings=replicated(mesh))
+def _bound(task: DiscreteDiffusion, params, images, labels, indices, frozen=None):
+    block_length, x = task.objective.block_length, task.space.encode(images, frozen)
+    inputs = task.condition.of_labels(labels, frozen), *([x] if block_length else [])
+    denoiser = lambda x_t, t: task.denoiser(params, frozen)(x_t, t, *inputs)
+    key = jax.random.fold_in(jax.random.key(0), indices[0])
+    return discrete.continuous_bound(
+        key, denoiser, task.process, x, num_times=BOUND_TIMES, block_length=block_length
+    ).log_likelihood

@@ -43,14 +43,8 @@ class FrameCompletion(Diffusion):
         diffusion.given_mask(config.sampling.given, fields["space"].shape[0])
         return fields
 
-    def sampling_inputs(self, sampling: Any) -> tuple:
-        return self._with_frames(sampling, *super().sampling_inputs(sampling))
-
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
-        inputs = super().abstract_sampling_inputs(sampling, batch, frozen)
-        return self._with_frames(sampling, *inputs)
-
-    def _with_frames(self, sampling: Any, scale: Array, times: Array, *frozen: PyTree) -> tuple:
+        scale, times, *_ = super().abstract_sampling_inputs(sampling, batch, frozen)
         given = diffusion.given_mask(sampling.given, self.space.shape[0])
         return scale, diffusion.given_grid(self.process, times, given), *frozen
 

@@ -119,9 +119,6 @@ class JointDiffusion(Diffusion):
         x = self.space.encode(of_features(batch), frozen)
         return x | {"video": self._dequantized(x["video"], key)}
 
-    def sampling_inputs(self, sampling: Any) -> tuple:
-        return *self._inputs(sampling), *self.frozen()
-
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return *self._inputs(sampling), *frozen
 

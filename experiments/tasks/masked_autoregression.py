@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.configuration.options import described
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.tasks import diffusion as continuous
 from experiments.tasks.diffusion import Diffusion, check_no_interval, evaluation_times
 from experiments.tasks.optimization import Optimization, State
@@ -106,9 +106,7 @@ class MaskedAutoregression(Diffusion):
                 f"config.patch_size is {patch}, and config.space has examples of shape "
                 f"{list(shape)}: they must be images whose sides it divides"
             )
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         objective = Objective.from_config(config)
         network = kinds.CONTINUOUS_TOKEN_NETWORK.bind(
             config.model,
@@ -251,9 +249,6 @@ class MaskedAutoregression(Diffusion):
 
     def _token_grid(self, sampling: Any) -> Float[Array, " times"]:
         return kinds.GRID.bind(sampling.grid, "sampling.grid")(self.process, sampling.token_steps)
-
-    def sampling_inputs(self, sampling: Any) -> tuple:
-        return self.abstract_sampling_inputs(sampling, {}, self.frozen())
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         autoregression.check_sampling(1, sampling.temperature)

@@ -86,6 +86,11 @@ def check_players(config: Any, network: str) -> None:
         )
 
 
+def first_averages(averages: Averages, new: PyTree) -> dict[str, PyTree]:
+    """Return the averages before any update: copies of the first parameters."""
+    return {name: jax.tree.map(jnp.copy, new) for name, _ in averages}
+
+
 def update_averages(
     averages: Averages, old: Mapping, new: PyTree, step: Int[Array, ""]
 ) -> dict[str, PyTree]:
@@ -117,6 +122,18 @@ class Player:
     @property
     def variables(self) -> dict[str, PyTree]:
         return {"params": self.params, **self.kept}
+
+    @staticmethod
+    def is_sampled_from(path: str, weights: str, sampled: str) -> bool:
+        """Return whether an array of the players' state is read, optimizers' states aside.
+
+        Args:
+            sampled: the player that samples by its averages, or else by its own variables.
+        """
+        first, *others = path.split("/")
+        if first == "averages":
+            return weights == others[0] or weights.startswith(POSTHOC)
+        return (first != sampled or weights == "params") and "optimizer_state" not in others[:1]
 
     def step(
         self, optimizer: optax.GradientTransformation, gradients: PyTree, kept: PyTree
@@ -198,7 +215,7 @@ class Optimization:
             step=jnp.int32(0),
             params=params,
             optimizer_state=self.optimizer.init(params),
-            averages={name: jax.tree.map(jnp.copy, params) for name, _ in self.averages},
+            averages=first_averages(self.averages, params),
         )
 
     def step(

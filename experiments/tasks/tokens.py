@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import condition_of
 from experiments.inputs.spaces import Tokens
 from experiments.tasks.diffusion import Diffusion
 from experiments.tasks.optimization import OneNetwork, Optimization, State
@@ -98,9 +98,7 @@ class TokenTask(OneNetwork):
             raise ValueError(
                 f"config.space.name is {config.space.name!r}, which has no codes; take 'Tokens'"
             )
-        condition = kinds.CONDITION.bind(
-            config.condition, "condition", data=Data.from_config(config)
-        )
+        condition = condition_of(config)
         given = cls.network_fields(config, space, condition)
         network = cls.network_kind.bind(config.model, "model", vocabulary=space.vocabulary, **given)
         space.layout.check(network)
@@ -197,15 +195,8 @@ class TokenTask(OneNetwork):
         """Return the sampler of `config.sampling`; raise ValueError as `check_sampling` does."""
         return TokenSampler.from_config(sampling, self.space.vocabulary)
 
-    def sampling_inputs(self, sampling: Any) -> tuple:
-        return self._sampling(sampling) + self.frozen()
-
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
-        return self._sampling(sampling) + frozen
-
-    def _sampling(self, sampling: Any) -> tuple:
-        """Return what `generate` reads of `config.sampling`."""
-        return (self.token_sampler(sampling),)
+        return self.token_sampler(sampling), *frozen
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         names = "guidance_scale", "temperature", "top_k", "top_p", "min_p"
@@ -214,4 +205,5 @@ class TokenTask(OneNetwork):
 
     frozen, abstract_frozen = Diffusion.frozen, Diffusion.abstract_frozen
     functions, _reconstruct = Diffusion.functions, Diffusion._reconstruct
+    sampling_inputs = Diffusion.sampling_inputs
     with_prompts, _mirrored = Diffusion.with_prompts, Diffusion._mirrored

@@ -1,6 +1,5 @@
 """Images of a generator whose input is moved or turned."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree
 
-from genjax.devices.mesh import replicated
+from experiments.tasks.programs import on_mesh
 from genjax.diffusion import sample_keys
 
 
@@ -32,20 +31,15 @@ def transformed_images(
         indices: Int[np.ndarray, " batch"],
         transforms: Float[np.ndarray, "batch 3 3"],
     ) -> Float[np.ndarray, "batch height width channels"]:
-        program, key = _program(generator, mesh), jax.random.key(sampling.seed)
-        with jax.set_mesh(mesh):
-            images = program(variables, key, labels, indices, transforms, sampling.truncation)
-            return np.asarray(images)
+        inputs = labels, indices, transforms, sampling.truncation
+        program, key = on_mesh(mesh, _images, generator), jax.random.key(sampling.seed)
+        return np.asarray(program(variables, key, *inputs))
 
     return transformed
 
 
-@functools.cache
-def _program(generator: nn.Module, mesh: Mesh) -> Callable:
-    def images(variables, key, labels, indices, transforms, truncation):
-        draw = lambda key: jax.random.normal(key, (generator.latent_size,))
-        z = jax.vmap(draw)(sample_keys(key, indices))
-        w = generator.apply(variables, z, labels, truncation=truncation, method="map")
-        return generator.apply(variables, w, transform=transforms, method="synthesize")
-
-    return jax.jit(images, out_shardings=replicated(mesh))
+def _images(generator: nn.Module, variables, key, labels, indices, transforms, truncation):
+    draw = lambda key: jax.random.normal(key, (generator.latent_size,))
+    z = jax.vmap(draw)(sample_keys(key, indices))
+    w = generator.apply(variables, z, labels, truncation=truncation, method="map")
+    return generator.apply(variables, w, transform=transforms, method="synthesize")

@@ -1,6 +1,5 @@
 """Variational autoencoders, trained on a bound of the likelihood and sampled from the prior."""
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,17 +7,16 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.tasks.optimization import OneNetwork, Optimization, State
+from experiments.tasks.programs import on_mesh
 from experiments.tasks.walks import latent_walk
 from genjax import autoencoding
 from genjax.autoencoding import diagnostics
 from genjax.data import flip_images
-from genjax.devices.mesh import replicated
 from genjax.diffusion import sample_keys, slerp
 from genjax.training.sampling import mesh_of
 from genjax.training.task import Condition, Space
@@ -185,8 +183,7 @@ class VariationalAutoencoder(OneNetwork):
         params, mesh = state.weights(sampling.weights), mesh_of(state)
 
         def bounds(images, key, num_samples):
-            with jax.set_mesh(mesh):
-                return _bounds(self, num_samples, mesh)(params, images, key)
+            return on_mesh(mesh, _bounds, self, num_samples)(params, images, key)
 
         return {"bounds": bounds, "levels": self.likelihood.levels}
 
@@ -194,14 +191,10 @@ class VariationalAutoencoder(OneNetwork):
         return diagnostics.alarms(metrics)
 
 
-@functools.cache
-def _bounds(task: VariationalAutoencoder, num_samples: int, mesh: Mesh) -> Callable:
-    def bounds(params, images, key):
-        mean, log_variance = task.encode(params, images)
-        log_weights = autoencoding.log_weights(
-            key, task.log_likelihood(params, images), mean, log_variance, num_samples
-        )
-        bound = autoencoding.importance_weighted_bound(log_weights)
-        return log_weights.mean(0), bound, mean, task.likelihood.mean(task.decode(params, mean))
-
-    return jax.jit(bounds, out_shardings=replicated(mesh))
+def _bounds(task: VariationalAutoencoder, num_samples: int, params, images, key):
+    mean, log_variance = task.encode(params, images)
+    log_weights = autoencoding.log_weights(
+        key, task.log_likelihood(params, images), mean, log_variance, num_samples
+    )
+    bound = autoencoding.importance_weighted_bound(log_weights)
+    return log_weights.mean(0), bound, mean, task.likelihood.mean(task.decode(params, mean))

@@ -15,11 +15,6 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 Critic = Callable[[Float[Array, " batch *shape"]], Float[Array, " batch"]]
 
 
-def _square_norm(a: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
-    """Return the squared norm of each example."""
-    return jnp.sum(jnp.square(a), axis=range(1, a.ndim))
-
-
 def _root(square: Float[Array, " batch"]) -> Float[Array, " batch"]:
     """Return the square root, with the derivative 0 at 0, where the root has none."""
     positive = square > 0
@@ -35,7 +30,8 @@ def gradient_penalty(
     For a tree, such as a pair (x, z), it is the sum over the arrays.
     """
     gradients = jax.grad(lambda x: critic(x).sum())(images)
-    return sum(map(_square_norm, jax.tree.leaves(gradients)))
+    square_norms = lambda a: jnp.sum(jnp.square(a), axis=range(1, a.ndim))
+    return sum(map(square_norms, jax.tree.leaves(gradients)))
 
 
 def interpolated_gradient_penalty(

@@ -58,15 +58,12 @@ def multi_resolution_stft(
     """
 
     def distance(n_fft: int) -> Float[Array, " batch"]:
-        X, Y = (_magnitudes(each, n_fft) for each in (x, y))
+        X, Y = (jnp.abs(audio.stft(each, n_fft, n_fft // 4)) for each in (x, y))
+        X, Y = jnp.maximum(X, 1e-5), jnp.maximum(Y, 1e-5)
         convergence = _norm(Y - X) / _norm(Y)
         return convergence + l1(jnp.log(Y), jnp.log(X))
 
     return sum(map(distance, n_ffts)) / len(n_ffts)
-
-
-def _magnitudes(sounds: Sounds, n_fft: int) -> Float[Array, "batch frames bins channels"]:
-    return jnp.maximum(jnp.abs(audio.stft(sounds, n_fft, n_fft // 4)), 1e-5)
 
 
 def _norm(spectra: Float[Array, "batch frames bins channels"]) -> Float[Array, " batch"]:

@@ -174,7 +174,8 @@ def filtered(
     """
     check_sampling(logits.shape[-1], temperature, top_k, top_p, min_p)
     logits = logits.astype(jnp.float32)
-    logits = logits / _positive(_expanded(temperature, logits))
+    temperature = _expanded(temperature, logits)
+    logits = logits / jnp.where(temperature > 0, temperature, 1)  # at 0 the order stays the same
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None:
@@ -214,8 +215,3 @@ def sample(
 def _expanded(temperature: Number, logits: Logits) -> Array:
     temperature = jnp.asarray(temperature, logits.dtype)
     return temperature.reshape(*temperature.shape, *[1] * (logits.ndim - temperature.ndim))
-
-
-def _positive(temperature: Array) -> Array:
-    """Return the temperature, but 1 instead of 0: the most likely token stays the same."""
-    return jnp.where(temperature > 0, temperature, 1)

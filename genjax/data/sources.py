@@ -67,8 +67,7 @@ def load_dataset(
             option is unknown; or the function of a dotted path returned no `Dataset`.
         ConnectionError: the set is not prepared, and none of its download hosts answers.
         FileNotFoundError: the set is not prepared, and its files must be downloaded by hand first.
-        NotImplementedError: the set was prepared in a format without random access, such as
-            TFRecord.
+        NotImplementedError: the set was prepared in a format without random access (TFRecord).
     """
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     family, _, size = name.partition("/")

@@ -194,6 +194,11 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
     return PartitionSpec(*spec)
 
 
+def variable_path(key_path: tuple) -> str:
+    """Return the path of a leaf in the form used here, "params/blocks/mlp_in/kernel"."""
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
 def variable_sharding(mesh: Mesh | AbstractMesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
     """Return the function from an array's path and shape to its sharding by `partition_spec`."""
     return lambda path, shape: NamedSharding(mesh, partition_spec(path, shape, mesh))

@@ -51,8 +51,15 @@ def _draw_roles(
 ]:
     """Draw whether each modality is given, whether it is noise, and which of its rows are known.
 
-    Without a known part the last of the three is empty. The arguments are those of `joint_loss`.
+    Without a known part the last of the three is empty. Arguments and errors as of `joint_loss`.
     """
+    if min(clean_share, noise_share) < 0 or clean_share + noise_share > 1:
+        raise ValueError(
+            f"clean_share is {clean_share:g} and noise_share {noise_share:g}, and an example has "
+            "one or the other: take shares of 0 or more that are together at most 1"
+        )
+    if not 0 <= continued_share <= 1:
+        raise ValueError(f"continued_share is {continued_share:g}; take a share from 0 to 1")
     batch, names = jax.tree.leaves(x)[0].shape[0], list(x)
     which_key, share_key = jax.random.split(key)
     which = jax.random.randint(which_key, (batch,), 0, len(names))
@@ -119,13 +126,6 @@ def joint_loss(
         ValueError: a share is no share, clean and noise are together more than all examples, or as
             of `known_rows`.
     """
-    if min(clean_share, noise_share) < 0 or clean_share + noise_share > 1:
-        raise ValueError(
-            f"clean_share is {clean_share:g} and noise_share {noise_share:g}, and an example has "
-            "one or the other: take shares of 0 or more that are together at most 1"
-        )
-    if not 0 <= continued_share <= 1:
-        raise ValueError(f"continued_share is {continued_share:g}; take a share from 0 to 1")
     choice_key, key = jax.random.split(key)
     given, lost, known = _draw_roles(
         choice_key, x, clean_share, noise_share, continued_share, known_part

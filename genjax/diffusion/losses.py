@@ -109,17 +109,14 @@ def simple_loss(
     time_axes: PyTree[int] = 1,
     noise: Tree | None = None,
 ) -> tuple[Tree, Tree]:
-    """Compute w(t)·‖f(x_t, t) − y‖² at random t and z.
-
-    Ho et al. 2020, equation 14; Lipman et al. 2023, equation 9.
+    """Return w(t)·‖f(x_t, t) − y‖² at random t (Ho et al. 2020, eq. 14; Lipman et al. 2023, eq. 9).
 
     Args:
         apply: the network with its parameters bound, called as in `targets.predict`.
         x: data `[batch …]`, or a tree of such arrays.
         times: the distribution of the times (`times.uniform`, …).
-        variates: how the distribution's uniform variates are drawn (`times.independent` or
-            `times.stratified`). One function draws once for all leaves of x. In a tree of
-            functions, each draws for the leaves below it.
+        variates: draws the uniform variates (`times.independent` or `times.stratified`), once for
+            all leaves of x. In a tree of functions, each draws for the leaves below it.
         weighting: w(process, target, t), from `weightings`. None means 1.
         importance_corrected: divide by the distribution's density. The expected loss is then the
             integral over t for every distribution, and the distribution changes only the variance.

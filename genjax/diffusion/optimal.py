@@ -40,13 +40,8 @@ def finite_data(
     def denoiser(x_t: Samples, t: Times) -> Prediction:
         alpha, sigma = process.alpha(t), process.sigma(t)
         tail = expand(alpha, x_t)
-
-        def distance(
-            point,
-            # Take differences: |a|² − 2ab + |b|² would lose all digits at small sigma.
-        ):
-            return jnp.sum(jnp.square(x_t - tail * point), axis=range(1, x_t.ndim))
-
+        # Take differences: |a|² − 2ab + |b|² would lose all digits at small sigma.
+        distance = lambda point: jnp.sum(jnp.square(x_t - tail * point), range(1, x_t.ndim))
         distances = jax.lax.map(distance, points, batch_size=min(CHUNK, len(points)))
         # At sigma = 0 only the nearest point remains. Its index is needed, because a compiler may
         # round its distance in two ways, with a difference that is not 0.

@@ -187,8 +187,7 @@ def guided_mean_flow_loss(
         dropped: which examples have no condition, and therefore no guidance.
         pairs: the distribution of (t, s). The paper's is `pairs.ordered` with a diagonal of 0.5.
         max_guidance_scale: scales are drawn from 1 to it.
-        smallest: time below which z − x is replaced by (x_t − x)/smallest, as
-            `pixel_mean_flow.average_velocity` does.
+        smallest: below this time (x_t − x)/smallest replaces z − x, as in `average_velocity`.
         extra: `(x_t, t, u) -> [batch]`, a loss of the average velocity, which is added.
 
     Returns:
@@ -202,13 +201,12 @@ def guided_mean_flow_loss(
     inside = (interval[:, 0] <= t) & (t <= interval[:, 1])
     now = jnp.where(inside & ~dropped, scale, 1.0)
 
-    condition_with_dropout = jax.tree.map(
-        lambda c, n: jnp.where(expand(dropped, c), n, c), condition, null
-    )
-    conditional, unconditional = _velocities(network, x_t, t, condition_with_dropout, null, now)
+    drop = lambda c, n: jnp.where(expand(dropped, c), n, c)
+    condition = jax.tree.map(drop, condition, null)
+    conditional, unconditional = _velocities(network, x_t, t, condition, null, now)
     goal = flow + expand(1 - 1 / now, x_t) * (conditional - unconditional)
 
-    velocities = lambda x_t, t: network(x_t, t, s, condition_with_dropout, scale, interval)
+    velocities = lambda x_t, t: network(x_t, t, s, condition, scale, interval)
     tangents = conditional.astype(x_t.dtype), jnp.ones_like(t)
     u, change, v = jax.jvp(velocities, (x_t, t), tangents, has_aux=True)
     average = u + expand(t - s, x_t) * jax.lax.stop_gradient(change)

@@ -10,6 +10,7 @@ from genjax.nn.attention.dispatch import forward_mode as forward_mode
 from genjax.nn.attention.segments import Segments as Segments
 from genjax.nn.dense import Dense as Dense
 from genjax.nn.dense import heads_of as heads_of
+from genjax.nn.dense import output_layer as output_layer
 from genjax.nn.dense import unfused as unfused
 from genjax.nn.embeddings import sincos_positions as sincos_positions
 from genjax.nn.embeddings import sinusoidal_embedding as sinusoidal_embedding

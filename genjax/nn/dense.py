@@ -94,6 +94,12 @@ class Dense(nn.Dense):
         return _of_rows(super().__call__, x)
 
 
+def output_layer(features: int, param_dtype: DTypeLike, name: str = "head") -> Dense:
+    """Return the last layer of a network whose output is 0 at first; it computes in float32."""
+    types = dict(dtype=jnp.float32, param_dtype=param_dtype)
+    return Dense(features, kernel_init=nn.initializers.zeros, name=name, **types)
+
+
 def _of_rows(product: Callable[[Array], Array], x: Array) -> Array:
     """Return a product of x's last dimension, named, with the other dimensions in the fast form."""
     if context_size() > 1 or current_platform() != "cpu":

@@ -166,8 +166,7 @@ class Pipeline:
             known: True at pixels of `images` to keep, `[batch height width]`. A latent is kept if
                 all its pixels are known.
             noise: initial latents of unit variance that replace those drawn from the seeds, `[batch
-                rows columns latent_channels]`, or `[batch time rows columns latent_channels]` for
-                videos.
+                rows columns latent_channels]`. Those of videos have a time axis before the rows.
 
         Raises:
             ValueError: an argument has another number, shape, type or range than described here;

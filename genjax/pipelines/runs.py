@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from genjax import parts, pretrained
-from genjax.devices import make_mesh
+from genjax.devices.mesh import make_mesh, variable_path
 from genjax.folders import located
 from genjax.pipelines.generation import check_labels, check_texts
 from genjax.pipelines.null_condition import check_null_condition
@@ -134,10 +134,7 @@ class Run:
         weights = self.config.sampling.weights
 
         def wanted(path: tuple, a: jax.ShapeDtypeStruct) -> Any:
-            read = self.task.is_sampled_from(
-                jax.tree_util.keystr(path, simple=True, separator="/"), weights
-            )
-            return a if read else ...
+            return a if self.task.is_sampled_from(variable_path(path), weights) else ...
 
         mesh = make_mesh({"fsdp": jax.device_count()}, jax.device_count())
         abstract = jax.tree.map_with_path(

@@ -42,11 +42,6 @@ def _names(module: AutoencoderLTXAudio, tensors: Collection[str]) -> Callable[[s
 _LEVELS = dict(encoder="down", decoder="up")
 
 
-def _token_size(module: AutoencoderLTXAudio) -> int:
-    """Return how many numbers a latent frame has."""
-    return module.latent_channels * module.bins // module.factor
-
-
 def _build(config: Config) -> dict[str, Any]:
     """Check what the class takes for granted: equal sides, three levels, and a moment a number."""
     expect(config, "output_channels", config["in_channels"])
@@ -60,7 +55,8 @@ def _build(config: Config) -> dict[str, Any]:
 
 
 def _add_moments(module: AutoencoderLTXAudio, variables: PyTree) -> PyTree:
-    return add_moments(module, variables, _token_size(module))
+    numbers = module.latent_channels * module.bins // module.factor  # of a latent frame
+    return add_moments(module, variables, numbers)
 
 
 _SMALL = dict(base_channels=6, in_channels=1, output_channels=1, latent_channels=2, mel_bins=12)

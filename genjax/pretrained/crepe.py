@@ -9,15 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.encoders.crepe import CREPE, FRAME, TINY
-from genjax.pretrained.layouts import from_torch
+from genjax.pretrained.layouts import from_torch, torch_name
 from genjax.pretrained.variables import load_variables
-
-_WORDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-
-
-def _name(variable: str) -> str:
-    _, layer, leaf = variable.split("/")
-    return f"{layer}.{_WORDS.get(leaf, leaf)}"
 
 
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
@@ -50,4 +43,4 @@ def load(
     frames = jax.ShapeDtypeStruct((1, FRAME), jnp.float32)
     expected = abstract(jax.eval_shape(module.init, jax.random.key(0), frames))
     ignore = lambda name, tensor: name.endswith("num_batches_tracked")
-    return module, load_variables(path, expected, _name, _convert, ignore)
+    return module, load_variables(path, expected, torch_name, _convert, ignore)

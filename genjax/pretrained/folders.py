@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 
+from genjax.devices.mesh import variable_path
 from genjax.pretrained.configuration import read_json
 from genjax.pretrained.published import class_of, record_of, records
-from genjax.pretrained.variables import variable_path
 
 
 def load(

@@ -9,17 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.encoders.i3d import I3D, LEAST_FRAMES, SIDE
-from genjax.pretrained.layouts import from_torch
+from genjax.pretrained.layouts import from_torch, torch_name
 from genjax.pretrained.safetensors_io import open_tensors
 from genjax.pretrained.variables import load_variables
 
-_WORDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-
 
 def _rename(variable: str) -> str:
-    _, *words, name = variable.split("/")
-    words = ["logits", "conv3d"] if words == ["logits"] else words
-    return ".".join([*words, _WORDS.get(name, name)])
+    return torch_name(variable.replace("/logits/", "/logits/conv3d/"))
 
 
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:

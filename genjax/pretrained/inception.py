@@ -12,20 +12,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from genjax.models.encoders.inception import Inception
+from genjax.pretrained.layouts import torch_name
 from genjax.pretrained.safetensors_io import open_tensors
 from genjax.pretrained.variables import load_variables
 
-_WORDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 FID_CLASSES = 1008
-
-
-def _rename(variable: str) -> str:
-    _, *words, name = variable.split("/")
-    return ".".join([*words, _WORDS.get(name, name)])
-
-
-def _is_ignored(name: str, tensor: np.ndarray) -> bool:
-    return name.startswith("AuxLogits.") or name.endswith("num_batches_tracked")
 
 
 def load(
@@ -56,4 +47,5 @@ def load(
     module = Inception(num_classes, fid=num_classes == FID_CLASSES)
     images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
     expected = abstract(jax.eval_shape(module.init, jax.random.key(0), images))
-    return module, load_variables(path, expected, _rename, ignore=_is_ignored)
+    ignore = lambda name, _: name.startswith("AuxLogits.") or name.endswith("num_batches_tracked")
+    return module, load_variables(path, expected, torch_name, ignore=ignore)

@@ -78,6 +78,13 @@ def layer_names(layers: Mapping[str, Names]) -> Callable[[str], Names]:
     return names
 
 
+def torch_name(variable: str) -> str:
+    """Return the name of a variable of a layer or a batch norm whose path is PyTorch's."""
+    words = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    _, *path, leaf = variable.split("/")
+    return ".".join([*path, words.get(leaf, leaf)])
+
+
 def replace_words(words: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
     """Return a path's words, and replace those that a pattern matches as a whole."""
     for pattern, name in patterns.items():

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from genjax.devices.mesh import variable_path
 from genjax.pretrained.configuration import parse_json
 from genjax.pretrained.published import record_of
 from genjax.pretrained.safetensors_io import first_of, open_metadata, open_tensors
-from genjax.pretrained.variables import is_finite, layers_of, variable_path
+from genjax.pretrained.variables import is_finite, layers_of
 
 _PREFIX = re.compile(r"^(base_model\.model\.|transformer\.)?")
 # From a kernel's path to its adapter: "down" `[… inputs rank]` times "up" `[… rank outputs]` is

@@ -126,10 +126,6 @@ _CONDITIONS = dict(projection="text_projection") | {
 }
 
 
-def _timed_text_inputs(module: TimedText, config: Config) -> tuple:
-    return example(1, config["text_encoder_dim"]), example(), example()
-
-
 def _timed_text_config(module: TimedText, variables: PyTree) -> dict[str, Any]:
     if not module.projects:
         return dict(text_encoder_dim=module.features)
@@ -151,7 +147,7 @@ TIMED_TEXT = Published(
     ),
     build=lambda config: dict(projects=config["text_encoder_dim"] != config["conditioning_dim"]),
     config=_timed_text_config,
-    inputs=_timed_text_inputs,
+    inputs=lambda module, config: (example(1, config["text_encoder_dim"]), example(), example()),
     names=lambda module, tensors: layer_names(_CONDITIONS),
     examples=(
         dict(text_encoder_dim=6, conditioning_dim=4, min_value=0, max_value=30),

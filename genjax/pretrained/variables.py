@@ -12,13 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from genjax.devices.mesh import variable_path
 from genjax.pretrained.layouts import Names, from_torch, to_torch
 from genjax.pretrained.safetensors_io import NAMES, first_of, open_tensors, replace_weights
-
-
-def variable_path(key_path: tuple) -> str:
-    """Return the path of a leaf in the form used here, "params/blocks/mlp_in/kernel"."""
-    return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
 def parameters_digest(variables: Any) -> str:

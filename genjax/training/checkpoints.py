@@ -27,6 +27,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from genjax.devices.mesh import variable_path
+
 MANIFEST = "manifest.json"
 SHARE = re.compile(r"manifest\.[0-9]+\.json")  # the digests of one of several processes
 BARRIER_SECONDS = 3600  # of waiting for the digests of others; the death of one ends the waiting
@@ -155,8 +157,7 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
 
 def _names(tree: Any) -> dict[str, None]:
     """Return the paths of a tree's leaves, in their order."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    return dict.fromkeys(jax.tree_util.keystr(p, simple=True, separator="/") for p in paths)
+    return dict.fromkeys(variable_path(path) for path, _ in jax.tree.leaves_with_path(tree))
 
 
 def _first_of(names: list[str]) -> str:

@@ -371,8 +371,7 @@ def train(
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
         profile_at: the step, at least 1, after which some are traced to `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
-        max_skipped_steps: skip so many updates that are not finite, or `explosions`, before
-            stopping.
+        max_skipped_steps: skip so many updates, not finite or `explosions`, before stopping.
         writers: open streams that get what is logged, `writer(folder, step)` (`training.writers`).
         packed: `packed_update(task)`, jitted or not. If it has been traced, it is not traced again.
 

@@ -10,12 +10,14 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from genjax.devices.mesh import variable_path
+
 
 def kernels_only(params: Any) -> Any:
     """Mark kernels, and the factors of adapted ones: biases, norms and embeddings do not decay."""
 
     def of_kernel(path, _):
-        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        names = variable_path(path).split("/")
         return "kernel" in names[-2:]  # an adapter is "…/kernel/down" and "…/kernel/up"
 
     return jax.tree.map_with_path(of_kernel, params)
@@ -38,7 +40,7 @@ def hidden_matrices(params: Any) -> Any:
     """
 
     def is_hidden(path, a):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = variable_path(path)
         return name.endswith("kernel") and a.ndim > 1 and not re.search(NOT_HIDDEN, name)
 
     return jax.tree.map_with_path(is_hidden, params)

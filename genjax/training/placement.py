@@ -3,23 +3,25 @@
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh
 
-from genjax.devices.mesh import variable_sharding
+from genjax.devices.mesh import variable_path, variable_sharding
 
 
-def _sharding(path: tuple, a: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Return the sharding of one array of a state, by its place there."""
-    return variable_sharding(mesh)(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape)
+def _shardings(arrays: Any, mesh: Mesh | AbstractMesh) -> Any:
+    """Return the sharding of each array of a state, by its place there."""
+    sharding = variable_sharding(mesh)
+    return jax.tree.map_with_path(lambda path, a: sharding(variable_path(path), a.shape), arrays)
+
+
+def _abstract(arrays: Any, mesh: Mesh | AbstractMesh) -> Any:
+    of = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+    return jax.tree.map(of, arrays, _shardings(arrays, mesh))
 
 
 def abstract_state(task: Any, key: jax.Array, mesh: Mesh | AbstractMesh) -> Any:
     """Return shapes, types and shardings of `task.init(key)`, without allocating anything."""
-
-    def abstract(path, a):
-        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(path, a, mesh))
-
-    return jax.tree.map_with_path(abstract, jax.eval_shape(task.init, key))
+    return _abstract(jax.eval_shape(task.init, key), mesh)
 
 
 def init_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
@@ -29,9 +31,7 @@ def init_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
         return task.init(key)
 
     with jax.set_mesh(mesh):
-        shardings = jax.tree.map_with_path(
-            lambda path, a: _sharding(path, a, mesh), jax.eval_shape(init, key)
-        )
+        shardings = _shardings(jax.eval_shape(init, key), mesh)
         return jax.jit(init, out_shardings=shardings)(key)
 
 
@@ -39,9 +39,8 @@ def place_frozen(task: Any, mesh: Mesh) -> tuple:
     """Load `task.frozen()`, split over the devices as a state is; nothing for a task without it."""
     if not hasattr(task, "frozen"):
         return ()
-    return jax.tree.map_with_path(
-        lambda path, a: jax.device_put(a, _sharding(path, a, mesh)), task.frozen()
-    )
+    frozen = task.frozen()
+    return jax.tree.map(jax.device_put, frozen, _shardings(frozen, mesh))
 
 
 def abstract_frozen(task: Any, mesh: Mesh | AbstractMesh) -> tuple:
@@ -52,7 +51,4 @@ def abstract_frozen(task: Any, mesh: Mesh | AbstractMesh) -> tuple:
     if not hasattr(task, "frozen"):
         return ()
     loaded = task.abstract_frozen() if hasattr(task, "abstract_frozen") else task.frozen()
-    return jax.tree.map_with_path(
-        lambda path, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(path, a, mesh)),
-        loaded,
-    )
+    return _abstract(loaded, mesh)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float, PyTree
 
+from genjax.devices.mesh import variable_path
 from genjax.training.ema import power_of_width
 
 
@@ -141,16 +142,13 @@ class Snapshots:
             ):
                 for name in arrays:
                     total[name] = total.get(name, 0.0) + x * np.asarray(arrays[name], np.float64)
-        place = lambda path, a: jax.device_put(total[_name(path)].astype(a.dtype), a.sharding)
+        average = lambda path, a: total[variable_path(path)].astype(a.dtype)
+        place = lambda path, a: jax.device_put(average(path, a), a.sharding)
         return jax.tree.map_with_path(place, like)
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _on_host(tree: PyTree) -> dict[str, np.ndarray]:
     """Whole arrays by their places in the tree, wherever their parts are."""
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)
-    return {_name(path): np.asarray(a) for path, a in jax.tree.leaves_with_path(tree)}
+    return {variable_path(path): np.asarray(a) for path, a in jax.tree.leaves_with_path(tree)}

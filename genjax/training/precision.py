@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from genjax.devices.mesh import variable_sharding
+from genjax.devices.mesh import variable_path, variable_sharding
 
 
 def rounded(params: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
@@ -23,7 +23,7 @@ def rounded(params: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
         a = a.astype(dtype)
         if mesh.empty:
             return a
-        sharding = sharding_of(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape)
+        sharding = sharding_of(variable_path(path), a.shape)
         return jax.lax.with_sharding_constraint(a, sharding)
 
     return jax.tree.map_with_path(copy, params)

@@ -28,10 +28,7 @@ class State(NamedTuple):
     @classmethod
     def start(cls, noise: Data, table) -> "State":
         """Return the state at `noise`, with room for all predictions that the table uses."""
-
-        def length(*columns):
-            return max((column.shape[1] for column in columns if column is not None), default=0)
-
+        length = lambda *columns: max((a.shape[1] for a in columns if a is not None), default=0)
         zeros = jnp.zeros_like(noise)
         cleans = (zeros,) * length(table.clean, table.stage_clean)
         return cls(noise, noise, cleans, (zeros,) * length(table.noise, table.stage_noise))

@@ -142,8 +142,7 @@ def run(
         keys: one per sample, which each row folds with its number; None if the table draws no
             noise. Every leaf draws with its own key of `trees.leaf_keys`.
         trajectory: return the states at all times of the grid, the noise first.
-        memory: the memory of the denoiser before the first row. Each row passes on the memory that
-            it returns.
+        memory: the denoiser's memory before the first row. Each row passes on what it returns.
 
     Returns:
         The samples, like `noise`, or with `trajectory` the states, `[steps + 1 batch …]`.

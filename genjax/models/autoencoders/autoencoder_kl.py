@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.nn import Dense, GroupNorm, attention, constrain
 from genjax.nn.convolution import convolve, convolve_enlarged
 
@@ -191,7 +192,7 @@ def check_size(images: Array, factor: int) -> None:
         )
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(GaussianAutoencoder):
     """A convolutional autoencoder from images to Gaussians of latents, and back to images.
 
     The sides of an image may be any numbers of at least `factor`. Its latents have
@@ -279,12 +280,6 @@ class AutoencoderKL(nn.Module):
         if self.use_post_quant_conv:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents)
-
-    def __call__(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch rows columns image_channels"]:
-        """Return the reconstruction from the latents' mean."""
-        return self.decode(self.encode(images)[0])
 
 
 _F8 = functools.partial(AutoencoderKL, widths=(128, 256, 512, 512))

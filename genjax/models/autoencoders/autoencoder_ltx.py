@@ -20,6 +20,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.nn import Dense, VectorEmbedding, constrain, sinusoidal_embedding
 from genjax.nn.adaln_single import ModulationTable
 from genjax.nn.causal import continues, convolve_video, prepend_context
@@ -287,7 +288,7 @@ class Decoder(nn.Module):
         return Conv(self.out_channels, name="conv_out", **types)(nn.silu(x))
 
 
-class AutoencoderLTX(nn.Module):
+class AutoencoderLTX(GaussianAutoencoder):
     """LTX-Video's autoencoder, whose defaults are the sizes of version 0.9.0's published weights.
 
     With a causal encoder or decoder, `genjax.nn.causal.apply_chunks` computes a video chunk by
@@ -409,12 +410,6 @@ class AutoencoderLTX(nn.Module):
         patches = self.decoder(latents, t).astype(jnp.float32)
         sides = dict(p=self.patch_size, q=self.patch_size)
         return rearrange(patches, "b t h w (c q p) -> b t (h p) (w q) c", **sides)
-
-    def __call__(
-        self, video: Float[Array, "batch time height width 3"]
-    ) -> Float[Array, "batch time height width 3"]:
-        """Return the reconstruction from the latents' mean."""
-        return self.decode(self.encode(video)[0])
 
 
 class AutoencoderLTX2(AutoencoderLTX):

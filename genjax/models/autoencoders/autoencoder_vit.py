@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.nn import Dense, constrain_tokens, patchify, scanned, sincos_positions, unpatchify
 from genjax.nn.transformer import Attention, FeedForward, inline
 
@@ -86,7 +87,7 @@ class Transformer(nn.Module):
         )
 
 
-class AutoencoderViT(nn.Module):
+class AutoencoderViT(GaussianAutoencoder):
     """A pair of transformers from patches to Gaussians of latents, and back to patches.
 
     The default width is that of ViT-Base. The default encoder has half of ViT-Base's 12 blocks, and
@@ -164,9 +165,3 @@ class AutoencoderViT(nn.Module):
         return unpatchify(
             tokens, self.patch_size, height * self.patch_size, width * self.patch_size
         )
-
-    def __call__(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch height width channels"]:
-        """Return the reconstruction from the latents' mean."""
-        return self.decode(self.encode(images)[0])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.nn import Dense, attention, constrain
 from genjax.nn.causal import CausalConv, continues, prepend_context
 from genjax.nn.convolution import convolve_enlarged
@@ -245,7 +246,7 @@ class Decoder(nn.Module):
         return CausalConv(self.out_channels, name="conv_out", **types)(x)
 
 
-class AutoencoderWan(nn.Module):
+class AutoencoderWan(GaussianAutoencoder):
     """Wan's autoencoder, whose defaults are the sizes of Wan 2.1's published weights.
 
     `encode` and `decode` compute all frames of a video at once. `genjax.nn.causal.apply_chunk`
@@ -363,12 +364,6 @@ class AutoencoderWan(nn.Module):
         patches = self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
         sides = dict(p=self.patch_size, q=self.patch_size)
         return rearrange(patches, "b t h w (c q p) -> b t (h p) (w q) c", **sides)
-
-    def __call__(
-        self, video: Float[Array, "batch time height width channels"]
-    ) -> Float[Array, "batch time height width channels"]:
-        """Return the reconstruction from the latents' mean."""
-        return self.decode(self.encode(video)[0])
 
 
 def autoencoder_wan_22(**options) -> AutoencoderWan:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.models.autoencoders.vocos import TAPS, Backbone, Vocos
 from genjax.nn import Dense
 from genjax.nn.waveform import WaveConv, WaveConvTranspose
@@ -20,7 +21,7 @@ from genjax.nn.waveform import WaveConv, WaveConvTranspose
 Dtype = Any
 
 
-class MelAutoencoder(nn.Module):
+class MelAutoencoder(GaussianAutoencoder):
     """Waveforms to Gaussian latents of their log-mel spectrogram, and back through a vocoder.
 
     The number of samples is a multiple of `factor`.
@@ -150,9 +151,3 @@ class MelAutoencoder(nn.Module):
         """
         difference = self.decode_bands(latents) - self.vocoder.encode(waveform)
         return {"mel": jnp.abs(difference / self.mel_deviation).mean()}
-
-    def __call__(
-        self, waveform: Float[Array, "batch samples channels"]
-    ) -> Float[Array, "batch samples channels"]:
-        """Return the reconstruction from the latents' mean."""
-        return self.decode(self.encode(waveform)[0])

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.nn import constrain
 from genjax.nn.waveform import SnakeBeta, WaveConv, WaveConvTranspose
 
@@ -93,7 +94,7 @@ class Decoder(nn.Module):
         return WaveConv(self.out_channels, 7, use_bias=False, name="conv_out", **types)(x)
 
 
-class AutoencoderOobleck(nn.Module):
+class AutoencoderOobleck(GaussianAutoencoder):
     """Stable Audio Open's autoencoder, whose defaults are the sizes of the published weights.
 
     Attributes:
@@ -179,9 +180,3 @@ class AutoencoderOobleck(nn.Module):
     ) -> Float[Array, "batch samples audio_channels"]:
         """Decode latents to a waveform, in float32 and not clipped to [−1, 1]."""
         return self.decoder(latents).astype(jnp.float32)
-
-    def __call__(
-        self, waveform: Float[Array, "batch samples audio_channels"]
-    ) -> Float[Array, "batch decoded_samples audio_channels"]:
-        """Return the reconstruction from the latents' mean."""
-        return self.decode(self.encode(waveform)[0])

@@ -10,12 +10,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.nn import Dense
 
 Dtype = Any
 
 
-class VAE(nn.Module):
+class VAE(GaussianAutoencoder):
     """A dense autoencoder from images to Gaussians of one latent vector, and back.
 
     The decoder returns the parameters of a likelihood of images.
@@ -62,9 +63,3 @@ class VAE(nn.Module):
             x = nn.tanh(dense(x))
         height, width, channels = self.image_shape
         return self.head(x).astype(jnp.float32).reshape(-1, height, width, self.outputs * channels)
-
-    def __call__(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch height width outputs"]:
-        """Return the reconstruction from the latents' mean."""
-        return self.decode(self.encode(images)[0])

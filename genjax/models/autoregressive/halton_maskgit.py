@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from genjax.models.autoregressive.grids import wrong_length
+from genjax.models.autoregressive.grids import OverGrid, wrong_length
+from genjax.models.traits import OfClasses
 from genjax.nn import Dense, Modulation, attention, constrain_tokens, scanned
 from genjax.nn.modulation import per_token, shift_and_scale
 from genjax.nn.transformer import FeedForward, inline
@@ -61,7 +62,7 @@ class Block(nn.Module):
         return inline(self, mlp)(x, *parts[3:]), None
 
 
-class HaltonMaskGIT(nn.Module):
+class HaltonMaskGIT(OfClasses, OverGrid, nn.Module):
     """A transformer over a grid of codes, any of which may be masked, given a class.
 
     The logits are those of the token embedding, whose rows they share. Label `num_classes` is the
@@ -94,15 +95,6 @@ class HaltonMaskGIT(nn.Module):
     @property
     def mask_token(self) -> int:
         return self.vocabulary
-
-    @property
-    def length(self) -> int:
-        """The number of tokens of an example."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def null_label(self) -> int:
-        return self.num_classes
 
     @nn.compact
     def __call__(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.models.autoregressive.grids import wrong_length
+from genjax.models.autoregressive.grids import OverGrid, wrong_length
 from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn import Dense, Text, constrain_tokens, scanned
 from genjax.nn.dense import float32_product, in_token_loop
@@ -69,7 +69,7 @@ class State(NamedTuple):
     mask: Bool[Array, "batch 1 1 capacity"] | None
 
 
-class LlamaGen(nn.Module):
+class LlamaGen(OverGrid, nn.Module):
     """A causal transformer over a grid of codes.
 
     `prefill` and `step` are what `genjax.autoregression.decode` calls.
@@ -96,11 +96,6 @@ class LlamaGen(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def length(self) -> int:
-        """The number of tokens of an example."""
-        return self.grid[0] * self.grid[1]
 
     @property
     def rotations(self) -> Float[np.ndarray, "positions pairs 2"]:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.models.autoregressive.grids import wrong_length
+from genjax.models.autoregressive.grids import OverGrid, wrong_length
 from genjax.models.autoregressive.maskgit import Block
 from genjax.models.autoregressive.prefixes import TextPrefix
 from genjax.nn import (
@@ -88,7 +88,7 @@ class TokenDenoiser(nn.Module):
         return layer("head", zeros, self.out_channels)(h).astype(jnp.float32)
 
 
-class MAR(nn.Module):
+class MAR(OverGrid, nn.Module):
     """An encoder and a decoder over a grid of continuous tokens, with the denoiser of a token.
 
     `states` and `denoise` are what `genjax.autoregression.mar` calls. Label `num_classes` is the
@@ -126,11 +126,6 @@ class MAR(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def length(self) -> int:
-        """The number of tokens of an example."""
-        return self.grid[0] * self.grid[1]
 
     def setup(self):
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)

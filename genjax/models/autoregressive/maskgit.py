@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.models.autoregressive.grids import wrong_length
+from genjax.models.autoregressive.grids import OverGrid, wrong_length
 from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn import Dense, Text, constrain_tokens, scanned
 from genjax.nn.modulation import layer_norm
@@ -50,7 +50,7 @@ class Block(nn.Module):
         return inline(self, mlp)(x), None
 
 
-class MaskGIT(nn.Module):
+class MaskGIT(OverGrid, nn.Module):
     """A transformer over a grid of codes, in which any of them may be masked.
 
     The logits are those of the token embedding, whose rows they share, after one more layer and
@@ -82,11 +82,6 @@ class MaskGIT(nn.Module):
     @property
     def mask_token(self) -> int:
         return self.vocabulary
-
-    @property
-    def length(self) -> int:
-        """The number of tokens of an example."""
-        return self.grid[0] * self.grid[1]
 
     @nn.compact
     def __call__(

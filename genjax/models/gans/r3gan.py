@@ -15,6 +15,7 @@ All generators have two blocks per stage. Class embeddings have 64 features in t
 generators, and as many as the widest stage in the discriminators.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -143,14 +144,11 @@ class Generator(nn.Module):
                 if width != x.shape[-1]:
                     x = convolution(width, 1, use_bias=False, name=f"width_{stage}", **types)(x)
                 x = upsample(x)
+            block = functools.partial(
+                ResidualBlock, cardinality, self.expansion, sum(self.blocks), **types
+            )
             for i in range(blocks):
-                x = ResidualBlock(
-                    cardinality,
-                    self.expansion,
-                    sum(self.blocks),
-                    name=f"block_{stage}_{i}",
-                    **types,
-                )(x)
+                x = block(name=f"block_{stage}_{i}")(x)
         x = convolution(
             self.image_channels,
             1,
@@ -217,14 +215,11 @@ class Discriminator(nn.Module):
             if stage == 0 or width != x.shape[-1]:
                 x = convolution(width, 1, use_bias=False, name=f"width_{stage}", **types)(x)
             x = x.astype(dtype)
+            block = functools.partial(
+                ResidualBlock, cardinality, self.expansion, sum(self.blocks), **types
+            )
             for i in range(blocks):
-                x = ResidualBlock(
-                    cardinality,
-                    self.expansion,
-                    sum(self.blocks),
-                    name=f"block_{stage}_{i}",
-                    **types,
-                )(x)
+                x = block(name=f"block_{stage}_{i}")(x)
         basis = self.param(
             "basis", normal(1 / self.start), (self.start, self.start, x.shape[-1]), self.param_dtype
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
+from genjax.models.traits import OfClasses
 from genjax.models.transformers.video_dit import VideoDiT
 from genjax.nn import Text
 from genjax.nn.transformer import inline
@@ -18,7 +19,7 @@ from genjax.nn.transformer import inline
 Dtype = Any
 
 
-class AudioDiT(nn.Module):
+class AudioDiT(OfClasses, nn.Module):
     """A transformer over patches of sound, conditioned on the time and a class or a text.
 
     Any length that the patches divide will do. Label `num_classes` is the null class of
@@ -51,10 +52,6 @@ class AudioDiT(nn.Module):
     def divisor(self) -> int:
         """The number that the input's length is a multiple of."""
         return self.patch_size
-
-    @property
-    def null_label(self) -> int | None:
-        return self.num_classes
 
     @nn.compact
     def __call__(

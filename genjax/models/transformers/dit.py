@@ -10,12 +10,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from genjax.models.traits import OfClasses, OverPatches
 from genjax.nn import (
     Dense,
     Modulation,
     constrain_tokens,
     jump_conditioning,
     modulate,
+    output_layer,
     patchify,
     scanned,
     sincos_positions,
@@ -28,7 +30,6 @@ from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 
 
@@ -87,7 +88,7 @@ class Embedding(nn.Module):
         return time + label
 
 
-class DiT(nn.Module):
+class DiT(OverPatches, OfClasses, nn.Module):
     """A transformer over image patches, conditioned on the time and the class by adaLN-Zero.
 
     Label `num_classes` is the null class of classifier-free guidance (`null_label`).
@@ -131,15 +132,6 @@ class DiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
-
-    @property
-    def null_label(self) -> int:
-        return self.num_classes
 
     def _conditioning(self, time: Array, labels: Array) -> tuple[Array, Array, Any]:
         """Return the blocks' conditioning, the head's, and the first's axis that is scanned."""
@@ -193,14 +185,8 @@ class DiT(nn.Module):
         )(tokens, conditioning)
 
         shift, scale = Modulation(2, self.param_dtype, name="modulation")(first)
-        out_channels = self.out_channels or channels
-        out = Dense(
-            self.patch_size**2 * out_channels,
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(modulate(tokens, shift, scale))
+        features = self.patch_size**2 * (self.out_channels or channels)
+        out = output_layer(features, self.param_dtype)(modulate(tokens, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from genjax.models.traits import OverPatches
 from genjax.models.transformers.lightning_dit import Block, image_head, rms_norm
 from genjax.nn import (
     Dense,
@@ -31,7 +32,7 @@ small = nn.initializers.normal(0.02)
 GUIDANCE_WEIGHT = 0.02  # of the scale's embedding beside the class's
 
 
-class DriftingDiT(nn.Module):
+class DriftingDiT(OverPatches, nn.Module):
     """LightningDiT's blocks without a time, given a class, a guidance scale and random codes.
 
     Tokens of the class stand before the patches. Rotary positions count all tokens, and each patch
@@ -66,11 +67,6 @@ class DriftingDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the noise's height and width are multiples of."""
-        return self.patch_size
 
     def _conditioning(self, labels: Array, guidance: Array, codes: Array) -> Array:
         """Return the sum of the embeddings of class, codes and, normalized, of the scale."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from genjax.models.traits import OverPatches
 from genjax.nn import (
     Dense,
     Modulation,
@@ -22,6 +23,7 @@ from genjax.nn import (
     join,
     jump_conditioning,
     modulate,
+    output_layer,
     patchify,
     scanned,
     separate,
@@ -35,7 +37,6 @@ from genjax.nn.transformer import Heads
 Dtype = Any
 MLP_RATIO = 4
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 
 
 def _attend(
@@ -134,7 +135,7 @@ class SingleBlock(nn.Module):
         return constrain_tokens(x + gate[:, None] * unfused(h)), None
 
 
-class Flux(nn.Module):
+class Flux(OverPatches, nn.Module):
     """The network of FLUX.1. With `num_double_blocks=0`, text is tokens before the image's.
 
     Positions have three coordinates: (0, row, column) for a patch, and (0, 0, 0) for every token of
@@ -174,11 +175,6 @@ class Flux(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
 
     @property
     def width(self) -> int:
@@ -239,16 +235,10 @@ class Flux(nn.Module):
         )
         _, image = separate(tokens, lengths)
 
-        scale, shift = Modulation(2, self.param_dtype, name="modulation")(
-            conditioning
-        )  # in FLUX's order
-        out = Dense(
-            self.patch_size**2 * (self.out_channels or channels),
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(modulate(image, shift, scale))
+        # In FLUX's order.
+        scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
+        features = self.patch_size**2 * (self.out_channels or channels)
+        out = output_layer(features, self.param_dtype)(modulate(image, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
 
 

@@ -22,6 +22,7 @@ from genjax.nn import (
     constrain_tokens,
     join,
     modulate,
+    output_layer,
     scanned,
     sinusoidal_embedding,
 )
@@ -33,7 +34,6 @@ Dtype = Any
 GLYPH_FEATURES = 2048  # between the layers for the states of glyphs
 THETA = 256.0  # of the rotations
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 
 
@@ -232,9 +232,7 @@ class HunyuanVideo(nn.Module):
         )
         scale, shift = Modulation(2, name="modulation", **options)(conditioning)  # FLUX's order
         out_channels = self.out_channels or channels
-        out = Dense(out_channels, kernel_init=zeros, dtype=jnp.float32, name="head", **options)(
-            modulate(video, shift, scale)
-        )
+        out = output_layer(out_channels, self.param_dtype)(modulate(video, shift, scale))
         return constrain(out.reshape(batch, *sides, out_channels), BATCH_AXES)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from genjax.models.traits import OfClasses, OverPatches
 from genjax.models.transformers.lightning_dit import Block, embed_time_and_class, image_head
 from genjax.nn import (
     Dense,
@@ -29,7 +30,7 @@ xavier = nn.initializers.xavier_uniform()
 small = nn.initializers.normal(0.02)
 
 
-class JiT(nn.Module):
+class JiT(OverPatches, OfClasses, nn.Module):
     """LightningDiT's blocks on pixels, called as `DiT` is; its target is `clean`.
 
     A patch passes through a layer of few features, since images lie near a manifold of few
@@ -73,15 +74,6 @@ class JiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
-
-    @property
-    def null_label(self) -> int:
-        return self.num_classes
 
     def _blocks(self, depth: int, name: str) -> nn.Module:
         types = self.dtype, self.param_dtype

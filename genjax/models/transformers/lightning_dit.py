@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from genjax.models.traits import OfClasses, OverPatches
 from genjax.nn import (
     Dense,
     Modulation,
     VectorEmbedding,
     constrain_tokens,
     jump_conditioning,
+    output_layer,
     patchify,
     scanned,
     sincos_positions,
@@ -29,7 +31,6 @@ from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 
 
@@ -61,8 +62,7 @@ def image_head(
     height, width, channels = shape
     shift, scale = Modulation(2, param_dtype, name="modulation")(conditioning)
     h = shift_and_scale(rms_norm(param_dtype, "norm")(tokens), shift, scale)
-    types = dict(dtype=jnp.float32, param_dtype=param_dtype)
-    out = Dense(patch_size**2 * channels, kernel_init=zeros, name="head", **types)(h)
+    out = output_layer(patch_size**2 * channels, param_dtype)(h)
     return unpatchify(out, patch_size, height, width)
 
 
@@ -96,7 +96,7 @@ class Block(nn.Module):
         return inline(self, mlp)(x, *modulation[3:]), None
 
 
-class LightningDiT(nn.Module):
+class LightningDiT(OverPatches, OfClasses, nn.Module):
     """A transformer over patches of latents, conditioned by adaLN-Zero and called as `DiT` is.
 
     Label `num_classes` is the null class of classifier-free guidance (`null_label`). Positions are
@@ -136,15 +136,6 @@ class LightningDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
-
-    @property
-    def null_label(self) -> int:
-        return self.num_classes
 
     def rotations(self, rows: int, columns: int) -> Float[np.ndarray, "length pairs 2"]:
         """Return the rotations of all patches.

@@ -8,7 +8,7 @@ dictionaries of the two streams, as `genjax.diffusion` takes trees:
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -369,15 +369,8 @@ class LTX2(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
-    @property
-    def patch_size(self) -> int:
-        """The side of a token, in latents."""
-        return 1
-
-    @property
-    def divisor(self) -> int:
-        """The number that the video's height and width are multiples of."""
-        return 1
+    patch_size: ClassVar[int] = 1  # side of a token, in latents
+    divisor: ClassVar[int] = 1  # number that the video's height and width are multiples of
 
     @nn.compact
     def __call__(

@@ -5,7 +5,7 @@ enters by adaLN-single and the text by cross-attention. Rotary positions are in 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -210,15 +210,8 @@ class LTXVideo(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
-    @property
-    def patch_size(self) -> int:
-        """The side of a token, in latents."""
-        return 1
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return 1
+    patch_size: ClassVar[int] = 1  # side of a token, in latents
+    divisor: ClassVar[int] = 1  # number that the input's height and width are multiples of
 
     def _dense(self, features: int, init: Callable, name: str, dtype: Dtype) -> Dense:
         types = dict(dtype=dtype, param_dtype=self.param_dtype)

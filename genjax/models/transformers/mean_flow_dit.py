@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from genjax.models.traits import OfClasses, OverPatches
 from genjax.models.transformers.lightning_dit import rms_norm
 from genjax.nn import (
     Dense,
     VectorEmbedding,
     constrain_tokens,
     join,
+    output_layer,
     patchify,
     scanned,
     separate,
@@ -70,7 +72,7 @@ class Block(nn.Module):
         return inline(self, mlp)(x, gate=gate("mlp_scale")), None
 
 
-class MeanFlowDiT(nn.Module):
+class MeanFlowDiT(OverPatches, OfClasses, nn.Module):
     """A transformer over patches and tokens of the class, the jump's length, and the guidance.
 
     Its input is the length t − s of a jump, not t. The last `head_depth` blocks exist twice, for
@@ -115,15 +117,6 @@ class MeanFlowDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
-
-    @property
-    def null_label(self) -> int:
-        return self.num_classes
 
     def _patches(self, x: Array) -> Float[Array, "batch patches features"]:
         dense = lambda size, name: Dense(
@@ -176,13 +169,8 @@ class MeanFlowDiT(nn.Module):
         """Return an image by the blocks and the layer of one answer."""
         tokens = self._blocks(self.head_depth, f"{name}_blocks", tokens, rotations)
         _, patches = separate(tokens, [prefix, tokens.shape[1] - prefix])
-        out = Dense(
-            self.patch_size**2 * shape[-1],
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name=f"{name}_out",
-        )(rms_norm(self.param_dtype, f"{name}_norm")(patches))
+        layer = output_layer(self.patch_size**2 * shape[-1], self.param_dtype, f"{name}_out")
+        out = layer(rms_norm(self.param_dtype, f"{name}_norm")(patches))
         return unpatchify(out, self.patch_size, *shape[1:3])
 
     @nn.compact

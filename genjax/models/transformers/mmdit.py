@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from genjax.models.traits import OverPatches
 from genjax.nn import (
     Dense,
     Modulation,
@@ -23,6 +24,7 @@ from genjax.nn import (
     join,
     jump_conditioning,
     modulate,
+    output_layer,
     patchify,
     scanned,
     separate,
@@ -34,7 +36,6 @@ from genjax.nn.transformer import Heads
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
-zeros = nn.initializers.zeros
 
 
 def axis_embedding(positions: np.ndarray, features: int) -> np.ndarray:
@@ -139,7 +140,7 @@ class Block(nn.Module):
         return (constrain_tokens(image), constrain_tokens(text)), None
 
 
-class MMDiT(nn.Module):
+class MMDiT(OverPatches, nn.Module):
     """A transformer over image patches and text tokens, two streams with weights of their own.
 
     The position of patch i of an axis is position_start + position_step·i, in a grid of `max_size`
@@ -180,11 +181,6 @@ class MMDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
 
     @property
     def runs(self) -> dict[str, list[int]]:
@@ -264,13 +260,8 @@ class MMDiT(nn.Module):
         (image, _), _ = last(streams, conditioning, text.mask)
 
         scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
-        out = Dense(
-            self.patch_size**2 * (self.out_channels or channels),
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(modulate(image, shift, scale))
+        features = self.patch_size**2 * (self.out_channels or channels)
+        out = output_layer(features, self.param_dtype)(modulate(image, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
 
 

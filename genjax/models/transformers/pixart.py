@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from genjax.models.traits import OverPatches
 from genjax.nn import (
     Dense,
     Text,
@@ -59,7 +60,7 @@ class Block(nn.Module):
         return inline(self, mlp)(x, *parts[3:]), None
 
 
-class PixArt(nn.Module):
+class PixArt(OverPatches, nn.Module):
     """A transformer over image patches, with the time by adaLN-single and text by cross-attention.
 
     Attributes:
@@ -100,11 +101,6 @@ class PixArt(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def divisor(self) -> int:
-        """The number that the input's height and width are multiples of."""
-        return self.patch_size
 
     def _check_size(self, size: Float[Array, "batch 2"] | None) -> None:
         """Raise ValueError if `size` and `size_conditioning` do not go together."""

@@ -4,7 +4,7 @@ A transformer over the latents of a sound. One token before the latents holds th
 sound's timing; nothing modulates the layers. Text and timing enter by cross-attention too.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -101,10 +101,7 @@ class StableAudioDiT(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
-    @property
-    def patch_size(self) -> int:
-        """Number of latents of a token."""
-        return 1
+    patch_size: ClassVar[int] = 1  # number of latents of a token
 
     def _dense(self, features: int, name: str, **options: Any) -> Dense:
         options = dict(kernel_init=xavier, use_bias=False, dtype=jnp.float32) | options

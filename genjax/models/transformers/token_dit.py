@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.models.transformers.dit import Block, Embedding, small, zeros
+from genjax.models.traits import OfClasses
+from genjax.models.transformers.dit import Block, Embedding, small
 from genjax.nn import (
-    Dense,
     Modulation,
     Text,
     VectorEmbedding,
     constrain_tokens,
     modulate,
+    output_layer,
     scanned,
     sincos_positions,
     sinusoidal_embedding,
@@ -38,7 +39,7 @@ def block_mask(
     return np.where(is_noisy, own, block + is_noisy[:, None] <= block[:, None])
 
 
-class TokenDiT(nn.Module):
+class TokenDiT(OfClasses, nn.Module):
     """A transformer over a grid of tokens, conditioned on the time and the class by adaLN-Zero.
 
     Sahoo et al. 2024, MDLM, and Lou et al. 2024, SEDD, take DiT so, for sequences. Label
@@ -75,10 +76,6 @@ class TokenDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def null_label(self) -> int | None:
-        return self.num_classes
 
     def _times(self, t: Array, length: int) -> Array:
         """Return times `[batch]`, or 0 for clean tokens and each block's, `[batch 1+blocks]`."""
@@ -170,11 +167,6 @@ class TokenDiT(nn.Module):
         modulation = Modulation(2, self.param_dtype, name="modulation")(conditioning)
         if groups is not None:
             modulation = [each[:, groups[own]] for each in modulation]
-        logits = Dense(
-            self.vocabulary_size,
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="head",
-        )(modulate(tokens[:, own], *modulation))
+        head = output_layer(self.vocabulary_size, self.param_dtype)
+        logits = head(modulate(tokens[:, own], *modulation))
         return logits.reshape(*x.shape, self.vocabulary_size)

@@ -17,6 +17,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
+from genjax.models.traits import OfClasses
 from genjax.nn import (
     Dense,
     Segments,
@@ -240,7 +241,7 @@ class Ends(nn.Module):
         return self.head(modulate(tokens, shift, scale))
 
 
-class VideoDiT(nn.Module):
+class VideoDiT(OfClasses, nn.Module):
     """A transformer over patches of video, conditioned on the time and a class or a text.
 
     Any length, height and width that the patches divide will do. Label `num_classes` is the null
@@ -284,10 +285,6 @@ class VideoDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def null_label(self) -> int | None:
-        return self.num_classes
 
     @property
     def kinds(self) -> tuple[tuple[str, str], ...]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from genjax.models.traits import OfClasses
 from genjax.models.unets.blocks import (
     Levels,
     check_sides,
@@ -27,7 +28,7 @@ uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros = nn.initializers.zeros
 
 
-class ADM(nn.Module):
+class ADM(OfClasses, nn.Module):
     """A convolutional U-Net with self-attention, whose conditioning scales and shifts features.
 
     Label `num_classes` is the null class of classifier-free guidance (`null_label`). Its embedding
@@ -69,11 +70,6 @@ class ADM(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def null_label(self) -> int:
-        """The label of the null class."""
-        return self.num_classes
 
     @property
     def divisor(self) -> int:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from genjax.models.traits import OfClasses
 from genjax.models.unets.blocks import (
     Levels,
     check_sides,
@@ -59,7 +60,7 @@ def fourier_embedding(
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-class SongUNet(nn.Module):
+class SongUNet(OfClasses, nn.Module):
     """A convolutional U-Net with self-attention: DDPM++ by default, NCSN++ by three fields.
 
     NCSN++ differs in three places. Its frequencies of time are random (`fourier_scale` 16). Its
@@ -111,11 +112,6 @@ class SongUNet(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
-
-    @property
-    def null_label(self) -> int:
-        """The label of the null class."""
-        return self.num_classes
 
     @property
     def divisor(self) -> int:

@@ -125,9 +125,7 @@ def _ring_backward(residuals, gradient):
         following = _send(block)
         return (*look(of_rows, of_block, block, step), following), None
 
-    def zeros(tree):
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), tree)
-
+    zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), tree)
     block = key, value
     carry = zeros((query, bias)), zeros(block), block
     (of_rows, of_block, block), _ = jax.lax.scan(turn, carry, jnp.arange(last))

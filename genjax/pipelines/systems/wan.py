@@ -80,7 +80,7 @@ def _settings(
     folder: Folder,
     network: nn.Module | Experts,
     autoencoder: nn.Module,
-    experts_scales: tuple[float, float],
+    experts_scales: tuple[float, float] = (4.0, 3.0),
 ) -> dict[str, Any]:
     """Return the settings; the folder's schedule has the shift, 3 for 480p and 5 for 720p."""
     boundary, own_times = _entries(folder)
@@ -90,12 +90,6 @@ def _settings(
     elif boundary is not None:
         settings |= dict(size=(720, 1280), num_steps=40, guidance_scale=experts_scales)
     return settings | dict(empty="", **folder.config("scheduler", unipc_flow))
-
-
-def _text_settings(
-    folder: Folder, network: nn.Module | Experts, autoencoder: nn.Module
-) -> dict[str, Any]:
-    return _settings(folder, network, autoencoder, (4.0, 3.0))
 
 
 def _image_settings(
@@ -124,7 +118,7 @@ def _index(pipeline: Pipeline) -> dict[str, Any]:
 _TEXT, _IMAGE = ("text_encoder", "tokenizer"), ("image_encoder", "image_processor")
 _SHARED = dict(network=_network, entries=_index)
 SYSTEMS = (
-    System("WanPipeline", _encoder, _text_settings, _TEXT, **_SHARED),
+    System("WanPipeline", _encoder, _settings, _TEXT, **_SHARED),
     System(
         "WanImageToVideoPipeline",
         _encoder,

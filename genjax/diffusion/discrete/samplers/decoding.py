@@ -168,15 +168,11 @@ def _flat(values):
     return values.reshape(len(values), -1)
 
 
-def _ranks(values):
-    """Return the place of each value among those of its sample, in rising order."""
-    return jnp.argsort(jnp.argsort(_flat(values), 1), 1).reshape(values.shape)
-
-
 def _smallest(values, count):
     """Return where the `count` smallest values of each sample are."""
+    ranks = jnp.argsort(jnp.argsort(_flat(values), 1), 1).reshape(values.shape)
     count = jnp.broadcast_to(count, len(values))
-    return _ranks(values) < count.reshape(-1, *(1,) * (values.ndim - 1))
+    return ranks < count.reshape(-1, *(1,) * (values.ndim - 1))
 
 
 def nearly_independent(entropy, bound):
