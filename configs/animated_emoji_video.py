@@ -42,8 +42,7 @@ def get_config() -> ConfigDict:
     config = text_to_video(
         "animated_emoji", PROMPTS, name="animated_emoji/32", image_shape=(17, 32, 32, 3), flip=True
     )
-    # Latents have 4×4 places.
-    config.model.update(patch_size=(1, 1, 1), width=192, num_heads=6)
+    config.model.update(width=192, num_heads=6)
     config.optimizer.update(name="muon", learning_rate=2e-3)
     config.condition.update(length=16, first_caption=0.7)  # else one of a clip's tags
     config.sampling.guidance_scale = 3.0

@@ -40,7 +40,7 @@ class MaskedTokens(TokenTask):
             ValueError: as of `TokenTask`, or there are more steps than tokens.
         """
         task = super().from_config(config)
-        task._sampling(config.sampling)
+        task.abstract_sampling_inputs(config.sampling, {}, ())
         return task
 
     def losses(
@@ -95,12 +95,13 @@ class MaskedTokens(TokenTask):
             tokens = jnp.concatenate([masks[None], tokens])
         return self._images(tokens, frozen)
 
-    def _sampling(self, sampling: Any) -> tuple:
+    def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         schedule = kinds.MASK_SCHEDULE.find(sampling.schedule, "sampling.schedule")
         counts = autoregression.masked_counts(schedule, self.length, sampling.num_steps)
         first = sampling.choice_temperature
         temperatures = autoregression.choice_temperatures(sampling.num_steps, first)
-        return self.token_sampler(sampling), jnp.asarray(counts), jnp.asarray(temperatures)
+        sampler, *others = super().abstract_sampling_inputs(sampling, batch, frozen)
+        return sampler, jnp.asarray(counts), jnp.asarray(temperatures), *others
 
     def num_evaluations(self, sampling: Any) -> int:
         """Return how often sampling evaluates the network: once for each step."""

@@ -167,11 +167,8 @@ def _moved(program: Program, computation: Computation, operation: Operation) -> 
         )
         return sum(_part(array, copied) for array in arrays)
     read_from = [computation[name].results for name in operation.operands]
-    passed_on = _PASSED_ON.findall(operation.attributes) if operation.opcode == "fusion" else []
-    unread = (
-        set() if _marked(program, operation, STARTS) else {int(place) for _, place in passed_on}
-    )
-    unwritten = {int(place) for place, _ in passed_on}
+    unwritten, passed_on = _passed_on(operation)
+    unread = set() if _marked(program, operation, STARTS) else passed_on
     return sum(
         _part(results[0], _elements_read_by(program, operation, place))
         for place, results in enumerate(read_from)

@@ -31,6 +31,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.diffusion.guidance_rules import classifier_free
@@ -64,7 +65,7 @@ def drop_conditioning(
     batch = jax.tree.leaves(conditioning)[0].shape[0]
 
     def drop(rate, key, conditioning, null):
-        if isinstance(rate, int | float) and not 0 <= rate <= 1:
+        if not isinstance(rate, jax.core.Tracer) and not 0 <= float(rate) <= 1:
             raise ValueError(f"a rate is a share of the examples, from 0 to 1; got {rate}")
         dropped = jax.random.bernoulli(key, rate, (batch,))
         return jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), conditioning, null)
@@ -99,7 +100,7 @@ def interval(
         ValueError: low is not below high. Traced ends have no values to check.
     """
     traced = any(isinstance(end, jax.core.Tracer) for end in (low, high))
-    if not traced and not float(low) < float(high):
+    if not traced and not np.all(np.asarray(low) < np.asarray(high)):
         raise ValueError(
             f"an interval of guidance is two times, low < high; got low={low}, high={high}"
         )

@@ -134,8 +134,7 @@ def simple_loss(
 
     Raises:
         ValueError: leaves of x share a function of `variates`, but the shapes of their times
-            differ; x is not of floats; or the network's output has another shape or structure than
-            x.
+            differ; x is not of floats; or the network's output has not x's shape and structure.
     """
 
     @leafwise

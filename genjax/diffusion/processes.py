@@ -63,7 +63,7 @@ def shift_time(
     Raises:
         ValueError: the shift is not positive. A traced shift has no value to check.
     """
-    if not isinstance(shift, jax.core.Tracer) and not float(shift) > 0:
+    if not isinstance(shift, jax.core.Tracer) and not np.all(np.asarray(shift) > 0):
         raise ValueError(f"a shift is positive, and 1 means no shift; got {shift}")
     # This form keeps the ends at exactly 0 and 1.
     return t / (t + (1 - t) / shift)

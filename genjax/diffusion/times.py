@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float, Key
 
@@ -52,9 +53,9 @@ def uniform(process: Process, u: Variates) -> Variates:
     return to_domain(process, u)
 
 
-def _check_deviation(deviation: float) -> None:
-    """Raise ValueError unless the deviation is positive, so that times increase with u."""
-    if not deviation > 0:
+def _check_deviation(deviation: float | Float[Array, "..."]) -> None:
+    """Raise ValueError unless a deviation is traced, or positive, so that times increase."""
+    if not isinstance(deviation, jax.core.Tracer) and not np.all(np.asarray(deviation) > 0):
         raise ValueError(f"deviation is above 0, as a standard deviation is; got {deviation}")
 
 

@@ -394,8 +394,10 @@ class Pipeline:
         patch = self.network.patch_size
         of_patch = math.prod(patch) if isinstance(patch, tuple) else patch**2
         times = self.grid(num_steps, math.prod(shape[:-1]) // of_patch)
+        if strength is not None:
+            times = times[-1 - last_steps(num_steps, strength) :]
         diffusion.check_target(self.process, self.target, times[:-1])
-        return times if strength is None else times[-1 - last_steps(num_steps, strength) :]
+        return times
 
     def _checked_frames(self, frames: int | None) -> int | None:
         """Return the number of a video's frames, None for pictures."""

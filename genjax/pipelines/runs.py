@@ -185,8 +185,7 @@ class Run:
                 sheets gives one sample.
             prompts: texts, for a text-to-image run.
             trajectory: return states at all times, `[times samples …]`.
-            sampling: other values of `config.sampling`'s fields, such as seed, num_steps or
-                guidance_scale.
+            sampling: other values of `config.sampling`'s fields, such as seed or num_steps.
 
         Raises:
             ValueError: both labels and prompts are given; a label is none of the run's; prompts are

@@ -48,7 +48,7 @@ class Metrics:
         ]
         for name, pair in zip(metrics, pairs, strict=True):
             if any(map(np.shape, pair)):
-                shape = np.shape(pair[0])
+                shape = next(filter(None, map(np.shape, pair)))
                 raise ValueError(f"metric {name!r} has shape {shape}: give its mean, a scalar")
         return cls(jnp.array(pairs, jnp.float32), tuple(metrics))
 

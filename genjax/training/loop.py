@@ -363,14 +363,14 @@ def train(
 ) -> Any:
     """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
-    Return the state after the last step, which is the last checkpoint. `Meter` says what is logged.
-    Plugins that a stop or a kill cut short are called first. Each process makes the same call.
+    Return the state after the last step, the last checkpoint. Plugins that a stop or a kill cut
+    short are called first. Each process makes the same call. `Meter` says what is logged.
 
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
         profile_at: the step, at least 1, after which some are traced to `profile` beside the log.
-        initialize: changes the first state of a run that starts, as to other weights.
+        initialize: changes the first state of a run that starts.
         max_skipped_steps: skip so many updates, not finite or `explosions`, before stopping.
         writers: open streams that get what is logged, `writer(folder, step)` (`training.writers`).
         packed: `packed_update(task)`, jitted or not. If it has been traced, it is not traced again.
@@ -395,11 +395,10 @@ def train(
         with meter.paused():
             breaks.begin(start, state)
             frozen = place_frozen(task, mesh)
-        skipping = max_skipped_steps > 0, explosions
-        update = compile_update(task, state, mesh, frozen, *skipping, packed)
+        step = compile_update(task, state, mesh, frozen, max_skipped_steps > 0, explosions, packed)
         source = iter(itertools.islice(batches(start), num_steps - start))
         steps, inputs = range(start + 1, num_steps + 1), (update_key, *frozen)
         after = profile.after, breaks.after
-        state = _take_steps(steps, source, update, state, inputs, mesh, meter=meter, after=after)
+        state = _take_steps(steps, source, step, state, inputs, mesh, meter=meter, after=after)
         breaks.after_all(state)
     return unwatched(state)

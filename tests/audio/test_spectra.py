@@ -3,7 +3,6 @@ import re
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.signal
@@ -118,16 +117,8 @@ def test_faults(waveforms):
         istft(spectra, N_FFT, 64)
 
 
-@pytest.fixture
-def own_errors():
-    """Switch off jaxtyping's run-time check, which would find a wrong shape before the library."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_waveforms_are_floats_with_three_axes(function, own_errors):
+def test_waveforms_are_floats_with_three_axes(function, unchecked_annotations):
     for mistaken in (np.zeros((2, 8000)), np.zeros(8000), np.zeros((2, 8000, 1), np.int16)):
         given = re.escape(f"{jnp.asarray(mistaken).dtype} {list(mistaken.shape)}")
         with pytest.raises(ValueError, match=rf"\[batch samples channels\]; got {given}"):

@@ -2,7 +2,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from scipy import stats
@@ -121,14 +120,6 @@ def test_options_are_checked_before_anything_is_computed(options, message):
         check_sampling(VOCABULARY, **options)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(functools.partial(sample, **options), keys(4), LOGITS)
-
-
-@pytest.fixture
-def unchecked_annotations():
-    """Call functions as users do: outside these tests nothing checks annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("one", [jax.random.key(0), jax.random.key(0)[None]])

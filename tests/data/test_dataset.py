@@ -1,4 +1,3 @@
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -102,14 +101,6 @@ def test_an_example_has_a_tuple_of_texts():
     for wrong in ("a cat", (), np.str_("a cat")):
         with pytest.raises(ValueError, match="captions of example 4 of mine .* a tuple of one"):
             Dataset("mine", "train", images, captions=[("a",)] * 4 + [wrong])
-
-
-@pytest.fixture
-def unchecked_annotations():
-    """Call functions as users do: outside these tests nothing checks annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_a_dictionary_is_no_source(unchecked_annotations):

@@ -1,5 +1,4 @@
 import jax
-import jaxtyping
 import pytest
 from mixtures import COEFFICIENTS, Reference
 
@@ -62,11 +61,3 @@ def processes_by_name():
 @pytest.fixture(params=COEFFICIENTS, ids=lambda p: type(p).__name__)
 def reference(request, float64):
     return Reference(request.param)
-
-
-@pytest.fixture
-def unchecked_annotations():
-    """Call functions as users do: outside these tests nothing checks annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -193,6 +193,8 @@ def test_a_deviation_that_is_not_positive_is_refused(distribution):
     for deviation in (-1.0, 0.0):
         with pytest.raises(ValueError, match=f"deviation is above 0, .*; got {deviation}"):
             distribution(FLOW, jnp.array([0.5]), deviation=deviation)
+    traced = jax.jit(lambda deviation: distribution(FLOW, jnp.array([0.5]), deviation=deviation))
+    assert jnp.isfinite(traced(1.0)).all()
 
 
 def test_a_shift_that_is_not_positive_is_refused():

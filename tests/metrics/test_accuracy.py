@@ -16,7 +16,7 @@ def test_share_of_largest_logits_that_are_the_labels(labels, expected):
     assert class_accuracy(LOGITS, np.array(labels, np.uint8)) == expected
 
 
-@pytest.mark.usefixtures("own_errors")
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_errors_say_what_was_given_and_what_to_do():
     with pytest.raises(
         ValueError, match=r"labels have shape \(3,\); expected \(4,\): pass one per row"

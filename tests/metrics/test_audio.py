@@ -97,6 +97,6 @@ def test_gradients_of_losses_are_finite_at_silence():
     assert np.abs(gradient(tone, silence)).max() > 0
 
 
-def test_faults(noise, own_errors):
+def test_faults(noise, unchecked_annotations):
     with pytest.raises(ValueError, match="expected the same .batch samples channels"):
         metrics.si_sdr(noise, noise[:1])

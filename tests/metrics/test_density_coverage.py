@@ -112,7 +112,7 @@ def test_jax_arrays_are_taken():
     )
 
 
-@pytest.mark.usefixtures("own_errors")
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_errors_say_what_was_given_and_what_to_do():
     ok = cloud(0, 7, 2)
     with pytest.raises(ValueError, match="k is 0; expected 1 or more: the paper's value is 5"):

@@ -160,7 +160,7 @@ def test_jax_arrays_in_low_precision_are_taken():
     assert shifted == pytest.approx(4, **ROUNDING)
 
 
-@pytest.mark.usefixtures("own_errors")
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_errors_say_what_was_given_and_what_to_do():
     ok = np.ones((3, 4))
     with pytest.raises(

@@ -60,7 +60,7 @@ def test_a_blurred_image_has_the_square_of_the_blurs_response():
     np.testing.assert_allclose(ratio, [expected], rtol=1e-10)
 
 
-def test_errors(own_errors):
+def test_errors(unchecked_annotations):
     with pytest.raises(ValueError, match="frame by frame"):
         high_frequency_energy(np.zeros((1, 2, 8, 8, 3)))
     with pytest.raises(ValueError, match="NaN"):

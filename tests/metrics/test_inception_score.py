@@ -65,7 +65,7 @@ def test_moving_all_logits_of_an_example_changes_nothing():
     )  # 100 rounds by 1e-14
 
 
-def test_errors(own_errors):
+def test_errors(unchecked_annotations):
     logits = random_logits(9, 4, 1.0)
     with pytest.raises(ValueError, match="logits has 9 rows; expected 10 or more"):
         inception_score(logits)

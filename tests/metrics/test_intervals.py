@@ -46,7 +46,7 @@ def test_seeds():
     assert seed_interval([1.0, 2.0, 3.0], 0.8)[1] == pytest.approx(2 + 1.886 * deviation, abs=1e-3)
 
 
-@pytest.mark.usefixtures("own_errors")
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_errors():
     with pytest.raises(ValueError, match="no features to resample"):
         bootstrap_interval(np.mean)

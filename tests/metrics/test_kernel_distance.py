@@ -101,7 +101,7 @@ def test_jax_arrays_are_taken():
     )
 
 
-@pytest.mark.usefixtures("own_errors")
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_errors_say_what_was_given_and_what_to_do():
     ok = np.ones((3, 4))
     with pytest.raises(

@@ -54,7 +54,7 @@ def test_active_units_of_a_linear_gaussian_model():
     assert active_units(means + 7.0) == 2  # where the mean is does not matter
 
 
-def test_errors(own_errors):
+def test_errors(unchecked_annotations):
     with pytest.raises(ValueError, match="2 or more"):
         active_units(np.zeros((1, 4)))
     with pytest.raises(ValueError, match="one row per example"):

@@ -81,7 +81,7 @@ def test_jax_arrays_are_taken():
     assert memorization(train, train, held_out).nearest_neighbour_ratio == 0
 
 
-@pytest.mark.usefixtures("own_errors")
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_errors_say_what_was_given_and_what_to_do():
     ok = cloud(0, 6, 2)
     with pytest.raises(

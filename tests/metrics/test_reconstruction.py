@@ -93,7 +93,7 @@ def test_bfloat16_is_a_float():
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_images_that_do_not_belong_together(metric, own_errors):
+def test_images_that_do_not_belong_together(metric, unchecked_annotations):
     images, originals = noisy_emoji()
     with pytest.raises(
         ValueError,

@@ -24,7 +24,7 @@ def test_first_channels_of_every_position():
     np.testing.assert_array_equal(features[1], features[0] + 24)
 
 
-@pytest.mark.usefixtures("own_errors")
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_errors_say_what_was_given_and_what_to_do():
     with pytest.raises(
         ValueError, match=r"maps have shape \(5, 8\); expected \[batch height width channels\]"

@@ -4,7 +4,6 @@ import json
 import warnings
 
 import jax.numpy as jnp
-import jaxtyping
 import pytest
 
 from genjax.training.log import Metrics, MetricsLog, read_metrics
@@ -26,14 +25,6 @@ def test_damaged_lines_are_named_and_left_out(tmp_path):
     with warnings.catch_warnings(action="ignore"):
         MetricsLog(path, step=2).close()
     assert read_metrics(path) == good[:2]
-
-
-@pytest.fixture
-def unchecked_annotations():
-    """Call functions as users do: outside these tests nothing checks annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_a_metric_is_a_scalar(unchecked_annotations):

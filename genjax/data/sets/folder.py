@@ -168,7 +168,7 @@ def _find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], dict
         seen.add((status.st_dev, status.st_ino))
         for child in children:
             path = Path(child.path)
-            if child.name.startswith((".", "__MACOSX")):
+            if child.name.startswith(".") or child.name == "__MACOSX":
                 continue
             if child.is_symlink() and path.is_dir():
                 folders.append(path)

@@ -49,11 +49,7 @@ def load_sound_folder(
             neither 1 nor 2, a number is not positive, or captions are wrong as `load_folder`
             describes.
     """
-    if channels not in (1, 2) or sample_rate < 1 or seconds is not None and seconds <= 0:
-        raise ValueError(
-            "sounds have 1 or 2 channels, and a sample_rate and seconds above 0; got "
-            f"channels={channels}, sample_rate={sample_rate}, seconds={seconds}"
-        )
+    _check_format(channels, sample_rate, seconds)
     sounds.require_av("sound_folder")
     root = find_folder("sound_folder", data_dir, "sounds")
     splits, class_names = read_layout(root, "sounds", sounds.SUFFIXES)
@@ -75,3 +71,11 @@ def load_sound_folder(
         form,
         preload_bytes=preload_bytes,
     )
+
+
+def _check_format(channels: int, sample_rate: int, seconds: float | None) -> None:
+    if channels not in (1, 2) or sample_rate < 1 or seconds is not None and seconds <= 0:
+        raise ValueError(
+            "sounds have 1 or 2 channels, and a sample_rate and seconds above 0; got "
+            f"channels={channels}, sample_rate={sample_rate}, seconds={seconds}"
+        )

@@ -136,8 +136,7 @@ def run(
     Args:
         denoiser: `(x_t, t) -> Prediction`, or `(x_t, t, memory) -> (Prediction, memory)`.
             Predictions are cast to the type of the noise. Times are at least float32.
-        noise: an array, or a tree of arrays. For a tree, the denoiser gets trees x_t and t like it,
-            in one call.
+        noise: an array, or a tree. For a tree, the denoiser gets trees x_t and t, in one call.
         table: one for all leaves of `noise`, or a tree of tables with equally many rows.
         keys: one per sample, which each row folds with its number; None if the table draws no
             noise. Every leaf draws with its own key of `trees.leaf_keys`.
@@ -396,7 +395,7 @@ def sampler(table: Callable[..., Table]) -> Callable:
         check_times(times)
         process, times = (jax.tree.broadcast(prefix, noise) for prefix in (process, times))
         leaves = jax.tree.leaves(times)
-        if len({len(times) for times in leaves if jnp.ndim(times)}) > 1:
+        if len({len(times) for times in leaves}) > 1:
             raise ValueError(
                 f"leaves step together, so their grids have one length; got {[*map(len, leaves)]}"
             )
