@@ -29,6 +29,7 @@ their domain, where no network is evaluated. For the other processes, choose a `
 clear of the singular end. Nothing is clipped silently: `check_target` raises an error.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -252,18 +253,18 @@ def at_same_level(
     """Make a denoiser for x_t of `process` of a denoiser for x_t of `base`.
 
     Both see the same data and noise at the same noise level, so x̂ and ẑ are those of `base`
-    exactly. The levels of `process` must lie in the domain of `base`.
+    exactly. The levels of `process` should lie in the domain of `base`.
 
     Raises:
-        ValueError: `process` has more noise at its noise end than `base`.
+        ValueError: `process` ends in noise alone and `base` does not, so its time would be infinite.
     """
     with jax.ensure_compile_time_eval():  # concrete: domains are static
         ends = [float(each.log_snr(jnp.asarray(each.domain[1]))) for each in (base, process)]
-    if ends[1] < ends[0] - 1e-3:  # rounding in float32
+    if ends[1] == -math.inf < ends[0]:
         names = type(base).__name__, type(process).__name__
         raise ValueError(
-            f"{names[0]} has no log-SNR below {ends[0]:.4g}, and {names[1]} falls to "
-            f"{ends[1]:.4g}, which the denoiser does not know: end the domain of {names[1]} earlier"
+            f"{names[1]} ends in noise alone, and {names[0]} at a log-SNR of {ends[0]:.4g}: end "
+            f"the domain of {names[1]} earlier"
         )
 
     def converted(x_t, t, *conditioning):

@@ -53,7 +53,7 @@ def test_folders_are_classes(classes):
 
 
 def test_hidden_files_and_folders_are_left_out(classes):
-    """Of editors, of caches, and of archives that a Mac has made."""
+    """Editors, caches, and archives that a Mac has made leave them behind."""
     for name in (".cache/x.png", "__MACOSX/cat/x.png", "cat/.thumbnails/x.png", "cat/._x.png"):
         save(classes / name, picture(0))
     train = load_folder("train", classes)

@@ -35,7 +35,7 @@ def test_a_source_of_which_little_fits_is_refused():
 
 
 def test_a_new_head_or_text_encoder_starts_at_random():
-    """What fits is more than half of the numbers, and the others are listed."""
+    """More than half of the numbers fit, and the others are listed."""
     own, given = ({"network": {"body": np.ones(9), "head": np.ones(n)}} for n in (4, 5))
     found = transfer(own, given)
     assert found.taken == 1 and found.faults == ["other shape: network/head [5], here [4]"]
