@@ -11,6 +11,7 @@ import resource
 import tempfile
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,15 @@ collect_ignore = [] if importlib.util.find_spec("torch") else ["parity"]
 IMPORTS = "imports, once a worker"
 cpu_seconds = collections.Counter()  # by test file
 peak_memory = {}  # by test file, in GiB
+
+
+@pytest.fixture
+def unchecked_annotations():
+    """Call functions as users do: outside these tests nothing checks annotations."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def used_cpu_seconds() -> float:

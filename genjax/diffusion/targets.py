@@ -256,7 +256,7 @@ def at_same_level(
     exactly. The levels of `process` should lie in the domain of `base`.
 
     Raises:
-        ValueError: `process` ends in noise alone and `base` does not, so its time would be infinite.
+        ValueError: `process` ends in noise alone, and `base` does not.
     """
     with jax.ensure_compile_time_eval():  # concrete: domains are static
         ends = [float(each.log_snr(jnp.asarray(each.domain[1]))) for each in (base, process)]

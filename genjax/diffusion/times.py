@@ -60,7 +60,10 @@ def _check_deviation(deviation: float | Float[Array, "..."]) -> None:
 
 
 def logit_normal(
-    process: Process, u: Variates, mean: float = 0.0, deviation: float = 1.0
+    process: Process,
+    u: Variates,
+    mean: float | Float[Array, ""] = 0.0,
+    deviation: float | Float[Array, ""] = 1.0,
 ) -> Variates:
     """Return times sigmoid(N(mean, deviation²)) (Esser et al. 2024, equation 19).
 
@@ -125,7 +128,10 @@ def uniform_log_snr(process: Process, u: Variates, lowest: float = -15.0) -> Var
 
 
 def log_normal_sigma(
-    process: Process, u: Variates, mean: float = -1.2, deviation: float = 1.2
+    process: Process,
+    u: Variates,
+    mean: float | Float[Array, ""] = -1.2,
+    deviation: float | Float[Array, ""] = 1.2,
 ) -> Variates:
     """Return times with log(sigma/alpha) ~ N(mean, deviation²), given that t is in the domain.
 
