@@ -37,11 +37,11 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "labels", [[30], [-1], np.array(3), np.array(["3"]), np.array([0.5]), []], ids=str
+    "labels", [[30], [-1], np.array(3), np.array(["ten"]), np.array([0.5]), []], ids=str
 )
 def test_a_run_refuses_labels_that_it_does_not_have(small_run, labels):
     """JAX would take the embedding of no class in place of that of class 30."""
-    with pytest.raises(ValueError, match="must be a list of whole numbers from 0 to 9"):
+    with pytest.raises(ValueError, match="must be (a list of whole )?numbers from 0 to 9"):
         Run(small_run[0]).sample(labels=labels)
 
 
