@@ -69,4 +69,4 @@ def test_memory_falls_with_the_microbatch():
 
 def test_a_batch_divides_into_its_microbatches(problem):
     with pytest.raises(ValueError, match="a batch of 12 does not divide into 5 microbatches"):
-        value_and_gradient(loss, 5)(*problem)
+        jax.jit(value_and_gradient(loss, 5))(*problem)
