@@ -14,6 +14,7 @@ from experiments.plan import advice, plan
 from experiments.speed.programs import program_of
 from genjax.devices import make_mesh
 from genjax.devices.cost import multiply_adds_written
+from genjax.devices.mesh import compiler_options
 from genjax.devices.planning import tpu_topology
 from genjax.devices.specifications import DEVICES
 from genjax.training.log import Metrics
@@ -82,7 +83,10 @@ def test_memory_is_that_of_a_step_compiled_by_hand(plans):
         return new, Metrics.pack(metrics)
 
     step = jax.jit(
-        update, donate_argnums=0, out_shardings=(jax.tree.map(lambda a: a.sharding, state), None)
+        update,
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda a: a.sharding, state), None),
+        compiler_options=compiler_options(mesh),
     )
     key = jax.random.key(0)
     with jax.set_mesh(mesh):
