@@ -15,9 +15,12 @@ configs/moving_digits_video.py.
 A scorer compares each clip's own name with nine others, by three frames of the clip.
 configs/emoji_text.py has the same figures for still pictures.
 
-Not yet run, so there is no score. The default is meant for 10 minutes on 2 CPU cores. The longer
-form, within two hours:
---config.num_steps=20000 --config.averages.ema.steps=1000
+The default is the short form. The run on record has an autoencoder of --config.num_steps=3000, and
+here, with products in bfloat16 (JAX_DEFAULT_MATMUL_PRECISION=bfloat16), --config.num_steps=3600
+--config.averages.ema.steps=300. It took 3,404 s on one CPU core, which tests shared in part.
+Samples of training names are right in 74.2 % (real clips 99.7 %), and of held-out names in 58.6 %
+(85.2 %). Chance is 10 %.
+The loss was still falling at the end. docs/results/video_and_sound.md has film strips.
 """
 
 from ml_collections import ConfigDict
