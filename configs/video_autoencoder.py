@@ -8,8 +8,9 @@ Evaluation needs the weights of LPIPS: pip install '.[lpips]'.
 Patches of 2×2 pixels are channels, as in Wan 2.2. The choices:
 - moving_digits: clips of one or two digits that move and bounce. Sides are down-sampled 8 times,
   and time 4 times.
-- animated_emoji: sides are down-sampled 4 times, and time twice. The clips are from the packages
-  that genjax/data/sets/animated_emoji.py names, unpacked in --config.data.directory.
+- animated_emoji: sides are down-sampled 4 times, and time twice. The file
+  genjax/data/sets/animated_emoji.py names the packages of the clips. Unpack them in
+  --config.data.directory.
 - wan_256: the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
   accelerators. Not yet run.
 
@@ -20,8 +21,8 @@ choice          steps  seconds  compression  PSNR     SSIM  LPIPS  FD-VGG16 of f
 moving_digits   3,000  2,346    6.8×         20.1 dB  .812  .233   96.7 (3.4)
 animated_emoji  3,000  2,089    5.7×         24.9 dB  .817  .151   107 (99.5)
 
-Animated emoji that are down-sampled as moving digits are have 21.8 dB after 4,000 steps, with 48
-channels. The losses were still falling at the end.
+With the down-sampling of moving_digits, 48 channels and half the learning rate, animated emoji had
+21.8 dB after 4,000 steps. The losses were still falling at the end.
 """
 
 from ml_collections import ConfigDict

@@ -329,8 +329,8 @@ def _take_steps(
             batch = next(source, None)
             if batch is None:
                 raise ValueError(
-                    f"there is no batch for step {step} of {steps.stop - 1}: batches do not end, "
-                    "so begin the next epoch there"
+                    f"there is no batch for step {step} of {steps.stop - 1}: give batches that go "
+                    "on, epoch after epoch"
                 )
             batch = place_batch(batch, mesh)
         if step == steps.start:

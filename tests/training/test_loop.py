@@ -57,7 +57,7 @@ def test_learns_logs_and_saves(tmp_path):
 
 
 def test_batches_that_end_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no batch for step 4 of 20: batches do not end"):
+    with pytest.raises(ValueError, match="no batch for step 4 of 20: give batches that"):
         fit(tmp_path, data=lambda start: itertools.islice(batches(start), 3))
 
 
