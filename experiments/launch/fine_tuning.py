@@ -212,6 +212,9 @@ def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]
         FileNotFoundError, ValueError: as of `open_source` and `transfer`.
     """
     given = open_source(source, adapters=getattr(task, "adapters", None))
+    adopted = getattr(getattr(task, "network", None), "adopted", None)
+    if adopted and "network" in given:
+        given["network"] = given["network"] | {"params": adopted(given["network"]["params"])}
     abstract = jax.eval_shape(
         lambda key: task.networks(task.init(key), "params"), jax.random.key(0)
     )

@@ -39,6 +39,7 @@ from genjax.nn.rotary import grid_positions, rotate, rotations_at
 from genjax.nn.transformer import Heads, inline
 
 Dtype = Any
+Params = dict[str, Any]
 Streams = dict[str, Any]  # by "video" and "sound", or by one of them
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
@@ -259,6 +260,17 @@ class SoundAndVideoDiT(nn.Module):
             output = unpatchify_video(output, self._patch(name), sides)
             outputs[name] = output.reshape(like.shape)
         return outputs
+
+    @staticmethod
+    def adopted(params: Params) -> Params:
+        """Return the parameters of a `VideoDiT` as the video's stream; other parameters as given.
+
+        Training can start from a network of video alone (`--init_from`).
+        """
+        if set(params) & {"video", "sound"}:
+            return params
+        ends = {name: part for name, part in params.items() if name != "blocks"}
+        return {"video": ends, "blocks": {"video": params["blocks"]}}
 
     def _width(self, name: str) -> int:
         return {"video": self.video_width, "sound": self.sound_width}[name]

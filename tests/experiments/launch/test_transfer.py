@@ -1,9 +1,14 @@
 """Networks of another run go to those of a task that they belong to."""
 
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.launch.fine_tuning import open_source, transfer
+from experiments.launch import fine_tuning
+from experiments.launch.fine_tuning import initializer, open_source, transfer
 
 
 def test_an_empty_folder_is_no_source(tmp_path):
@@ -53,3 +58,18 @@ def test_a_network_of_another_name_goes_to_the_one_that_it_fits():
     kernels = {name: each["params"]["dense"]["kernel"] for name, each in found.networks.items()}
     assert np.all(kernels["generator"] == 1) and np.all(kernels["discriminator"] == 0)
     assert found.faults == ["missing: discriminator/params/dense/kernel [2, 3]"]
+
+
+def test_a_network_may_name_the_parameters_of_another_architecture(monkeypatch, capsys):
+    """All of the source goes to the part that the network says it is; the rest is missing."""
+    monkeypatch.setattr(fine_tuning, "open_source", lambda *_, **__: {"network": network(3, 2.0)})
+    own = {"network": {"params": {"stream": network(3, 0.0)["params"], "other": jnp.zeros(2)}}}
+    task = SimpleNamespace(
+        network=SimpleNamespace(adopted=lambda params: {"stream": params}),
+        init=lambda key: own,
+        networks=lambda state, weights: state,
+        start_from=lambda state, networks: networks,
+    )
+    state = initializer(task, "runs/source")(jax.tree.map(jnp.asarray, own))
+    np.testing.assert_array_equal(state["network"]["params"]["stream"]["dense"]["kernel"], 2.0)
+    assert "1 arrays of runs/source; 1 do not fit" in capsys.readouterr().out

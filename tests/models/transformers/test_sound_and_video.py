@@ -81,6 +81,19 @@ def test_streams_that_do_not_exchange_are_unimodal_models(name):
     np.testing.assert_array_equal(both[name], alone[name])
 
 
+def test_a_network_of_video_becomes_the_videos_stream():
+    """A clip without sound gets the same output; parameters of both modalities stay."""
+    network = VideoDiT(PATCH, width=24, depth=2, num_heads=2, absolute_positions=True)
+    joint = perturbed()["params"]
+    params = joint["video"] | {"blocks": joint["blocks"]["video"]}
+    adopted = jax.jit(NETWORK.apply)(
+        {"params": NETWORK.adopted(params)}, {"video": X["video"]}, {"video": T["video"]}, TOLD
+    )
+    expected = jax.jit(network.apply)({"params": params}, X["video"], T["video"], TOLD)
+    np.testing.assert_array_equal(adopted["video"], expected)
+    assert NETWORK.adopted(joint) is joint
+
+
 def test_a_new_network_does_not_exchange():
     variables = jax.jit(NETWORK.init)(jax.random.key(0), X, T, TOLD)
     jax.tree.map(np.testing.assert_array_equal, without_exchange(variables), variables)
