@@ -94,7 +94,7 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config.averages.ema.steps = 25.0
     config.checkpoint.every = 250
     config.sampling.update(every=0, num_steps=30, guidance_scale=2.0, per_class=1)
-    config.sampling.update(modality_scale=1.5, given=(), batch_size=100)
+    config.sampling.update(modality_scale=1.5, given=(), first=(), batch_size=100)
     config.evaluation.measures = dict(synchrony=dict(name="SoundingDigits"))
     config.evaluation.num_samples = 64
     if choice != "samples":
@@ -128,5 +128,7 @@ def _latents(config: ConfigDict) -> None:
     config.data.update(name="sounding_digits/64", image_shape=(17, 64, 64, 1))
     run = base.latents("runs/moving_digits_autoencoder", directory="runs/sounding_digits_latents")
     config.space.video = dict(run, space=run.pop("name"))
-    config.model.update(video_patch=(1, 2, 2), frame_rate=2.0, depth=6, unroll=6)  # 80 tokens
+    config.model.update(video_patch=(1, 2, 2), frame_rate=2.0)  # 80 tokens
+    # The video's stream can be the network of configs/moving_digits_video.py (--init_from).
+    config.model.update(video_width=192, sound_width=192, num_heads=6, depth=6, unroll=6)
     config.modalities.video.process = dict(name="RectifiedFlow", domain=(0.01, 1.0))

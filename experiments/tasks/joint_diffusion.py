@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -31,10 +32,11 @@ class JointDiffusion(Diffusion):
     `config.modalities` has the `weight` of each modality's loss, and what else differs between
     modalities: `process`, `target`, `times` or `weighting`. `config.sampling.given` names the
     modality that samples keep from the condition's clips, ("sound",) or ("video",); with () both
-    are sampled. `guidance_scale` and `modality_scale` are numbers, or one for each modality.
+    are sampled. With `sampling.first`, these modalities are sampled before the others.
+    `guidance_scale` and `modality_scale` are numbers, or one for each modality.
     """
 
-    optional_sampling = ()
+    optional_sampling = ("first",)  # without it all modalities are sampled at once
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
@@ -86,6 +88,7 @@ class JointDiffusion(Diffusion):
     def check(self, sampling: Any) -> None:
         """Raise ValueError if samples of what is given, with these scales, cannot be made."""
         check_given(sampling.given, self.process)
+        check_first(sampling, self.process)
         check_scales(sampling, self.process)
 
     def _zeros(self) -> dict[str, Float[Array, "1 ..."]]:
@@ -131,6 +134,8 @@ class JointDiffusion(Diffusion):
 
         scales = Guidance(*map(by_modality, (sampling.guidance_scale, sampling.modality_scale)))
         grid = time_grid(self.process, sampling)
+        if first := _first(sampling):
+            grid = diffusion.sequential_grid(self.process, grid, first)
         given = [name for name in grid if name in sampling.given]
         return scales, diffusion.given_modalities_grid(self.process, grid, given)
 
@@ -190,7 +195,13 @@ class JointDiffusion(Diffusion):
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         own = {"modality_scale": sampling.modality_scale, "given": list(sampling.given)}
-        return super().describe_sampling(sampling) | own
+        first = {"first": list(first)} if (first := _first(sampling)) else {}
+        return super().describe_sampling(sampling) | own | first
+
+    def num_evaluations(self, sampling: Any) -> int:
+        grids = 2 if _first(sampling) else 1
+        steps = SimpleNamespace(grid=sampling.grid, num_steps=grids * sampling.num_steps)
+        return super().num_evaluations(steps)
 
     def functions(self, state: Any, sampling: Any) -> dict[str, Callable]:
         return {}
@@ -202,6 +213,22 @@ def check_given(given: Sequence[str], modalities: Collection[str]) -> None:
         raise ValueError(
             f"config.sampling.given is {list(given)}; name some but not all of "
             f"{', '.join(sorted(modalities))}, or none to sample all"
+        )
+
+
+def _first(sampling: Any) -> tuple[str, ...]:
+    """Return the modalities that are sampled before the others; none if all are sampled at once."""
+    left = set(getattr(sampling, "first", ())) - set(sampling.given)
+    return tuple(sorted(left))
+
+
+def check_first(sampling: Any, modalities: Collection[str]) -> None:
+    """Raise ValueError if what is sampled first is no modality, or all of them."""
+    first = set(getattr(sampling, "first", ()))
+    if first and not first < set(modalities):
+        raise ValueError(
+            f"config.sampling.first is {sorted(first)}; name some but not all of "
+            f"{', '.join(sorted(modalities))}, or none to sample all at once"
         )
 
 

@@ -12,6 +12,7 @@ from experiments.inputs.played_clips import PlayedClips
 from experiments.tasks.joint_diffusion import (
     Guidance,
     JointDiffusion,
+    check_first,
     check_given,
     check_scales,
 )
@@ -66,6 +67,7 @@ class JointRollOut(JointDiffusion):
                 f"frames, {new} for each window, and at most config.condition.frames={longest}"
             )
         check_scales(sampling, self.process)
+        check_first(sampling, self.process)
         if self._starts_known(sampling):
             return
         if any(isinstance(each, int) for each in sampling.given):

@@ -56,6 +56,7 @@ from genjax.diffusion.guidance_rules import zero_star as zero_star
 from genjax.diffusion.joint import given_modalities_grid as given_modalities_grid
 from genjax.diffusion.joint import guide_jointly as guide_jointly
 from genjax.diffusion.joint import joint_loss as joint_loss
+from genjax.diffusion.joint import sequential_grid as sequential_grid
 from genjax.diffusion.joint import windowed_grid as windowed_grid
 from genjax.diffusion.likelihood import Bound as Bound
 from genjax.diffusion.likelihood import bits_per_dimension as bits_per_dimension

@@ -200,6 +200,24 @@ def given_modalities_grid(
     return {name: waiting(name) if name in given else times[name] for name in times}
 
 
+def sequential_grid(
+    process: dict[str, Process], times: dict[str, Float[Array, " times"]], first: Sequence[str]
+) -> dict[str, Float[Array, " twice_the_times"]]:
+    """Return grids that sample the first modalities before the others: p(x, y) = p(x)·p(y | x).
+
+    While the first ones are sampled, the others wait as noise. Then the first ones wait as clean
+    data. Samplers keep what waits as it is, bit by bit.
+    """
+
+    def grid(name: str) -> Float[Array, " twice_the_times"]:
+        t = times[name]
+        if name in first:
+            return jnp.append(t, jnp.full_like(t[1:], process[name].clean_end))
+        return jnp.append(jnp.full_like(t[1:], t[0]), t)
+
+    return {name: grid(name) for name in times}
+
+
 def guide_jointly(
     denoiser: Callable[..., Prediction],
     process: dict[str, Process],

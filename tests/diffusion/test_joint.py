@@ -54,8 +54,10 @@ def program():
     return quick_jit(sample)
 
 
-def sample(noise, given=(), condition=1, guidance_scale=1.0, modality_scale=1.0):
+def sample(noise, given=(), first=(), condition=1, guidance_scale=1.0, modality_scale=1.0):
     times = {name: diffusion.uniform_grid(PROCESS[name], STEPS) for name in NAMES}
+    if first:
+        times = diffusion.sequential_grid(PROCESS, times, first)
     grid = diffusion.given_modalities_grid(PROCESS, times, given)
     noise = {name: jnp.asarray(noise[name], jnp.float32) for name in NAMES}
     absent = {name: jnp.linspace(-1, 1, len(noise[name])) for name in NAMES}
@@ -94,6 +96,16 @@ def test_a_modality_given_the_other_has_the_conditional_law(given):
     deviation = DEVIATIONS[own] * np.sqrt(1 - CORRELATION**2)
     expected = means + deviation * starts[NAMES[own]]
     np.testing.assert_allclose(samples[NAMES[own]], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", NAMES)
+def test_a_modality_sampled_first_has_its_marginal_law(first):
+    """Its noise alone decides it, and the other one has its law given it: a Cholesky factor."""
+    offset, matrix = affine(sample(STARTS, first=(first,)))
+    order = [NAMES.index(first), 1 - NAMES.index(first)]
+    np.testing.assert_allclose(offset, MEANS[1], atol=1e-4)
+    expected = np.linalg.cholesky(COVARIANCE[np.ix_(order, order)])
+    np.testing.assert_allclose(matrix[np.ix_(order, order)], expected, atol=3e-4)
 
 
 def test_scales_of_zero_sample_without_the_condition_and_without_the_other_modality():

@@ -114,6 +114,21 @@ def test_samples_keep_the_given_modality_bit_by_bit_in_one_program(folder):
 
 
 @pytest.mark.slow
+def test_a_modality_sampled_first_waits_for_the_other(folder):
+    """The first half of the path leaves sound as it is, and the second half video."""
+    this = made(folder)
+    sampling = SimpleNamespace(**dict(this.config.sampling) | {"first": ("video",)})
+    path = sample(this.task, this.trained, np.arange(4), sampling, trajectory=True)
+    changes = {name: np.any(a[1:] != a[:-1], (1, *range(2, a.ndim))) for name, a in path.items()}
+    assert changes["video"].tolist() == [True, True, False, False]
+    assert changes["sound"].tolist() == [False, False, True, True]
+    assert this.task.num_evaluations(sampling) == 4
+    assert this.task.describe_sampling(sampling)["first"] == ["video"]
+    given = SimpleNamespace(**vars(sampling) | {"given": ("video",)})
+    assert this.task.num_evaluations(given) == 2
+
+
+@pytest.mark.slow
 def test_the_trajectory_ends_in_the_samples(folder):
     this = made(folder)
     path = sample(this.task, this.trained, np.arange(4), this.config.sampling, trajectory=True)
@@ -213,6 +228,7 @@ def test_modalities_draw_their_times_in_their_own_ways(folder):
     [
         ({"sampling.given": ("picture",)}, "name some but not all of sound, video"),
         ({"sampling.given": ("sound", "video")}, "name some but not all of sound, video"),
+        ({"sampling.first": ("sound", "video")}, "first is .*; name some but not all of sound"),
         ({"sampling.sampler.name": "adaptive"}, "'ddim', .*: adaptive takes one process"),
         ({"sampling.sampler": dict(name="restart", first=0, last=1)}, "'ddim', .*: restart goes"),
         ({"condition.name": "CaptionedClips"}, "no clips with sound"),
