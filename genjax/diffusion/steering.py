@@ -156,7 +156,7 @@ def _resample(keys, number, log_weights: Weights) -> Int[Array, " batch particle
     def resample_one(key, log_weights):
         ends = jnp.cumsum(jax.nn.softmax(log_weights))
         points = (jnp.arange(count) + jax.random.uniform(jax.random.fold_in(key, number))) / count
-        return jnp.minimum(jnp.searchsorted(ends / ends[-1], points), count - 1)
+        return jnp.searchsorted(ends / ends[-1], points)
 
     return jax.vmap(resample_one)(keys, log_weights)
 

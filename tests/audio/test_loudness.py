@@ -38,10 +38,12 @@ def test_full_scale_tone_in_one_channel_reads_minus_3_01():
 
 def test_channels_add_up():
     """A second channel adds 3.01 LU, a surround one has the weight 1.41; half is −6.02 LU."""
-    waves = np.zeros((4, 96_000, 5))
-    waves[0, :, 0] = waves[1, :, 0] = waves[1, :, 1] = waves[2, :, 3] = tone(48_000)
+    waves = np.zeros((5, 96_000, 5))
+    waves[0, :, 0] = waves[1, :, 0] = waves[1, :, 1] = tone(48_000)
+    waves[2, :, 3] = waves[4, :, 4] = tone(48_000)
     waves[3, :, 2] = tone(48_000, amplitude=0.5)
-    expected = np.array([0, 10 * np.log10(2), 10 * np.log10(1.41), 20 * np.log10(0.5)])
+    surround = 10 * np.log10(1.41)
+    expected = np.array([0, 10 * np.log10(2), surround, 20 * np.log10(0.5), surround])
     measured = np.asarray(loudness(waves, 48_000))
     np.testing.assert_allclose(measured - measured[0], expected, atol=1e-4)
 
@@ -67,6 +69,13 @@ def test_gates():
     assert ours == pytest.approx(reference(waves), abs=1e-3)
     # The quiet part alone is 15 dB below; few blocks hold parts of both.
     assert ours == pytest.approx(reference(noise), abs=1)
+
+
+def test_what_the_filters_still_say_after_the_end_is_not_heard_at_the_start():
+    """One block that ends in 5 ms of a constant, after which the high-pass filter swings back."""
+    wave = np.zeros((19_200, 1))
+    wave[-240:] = 0.5
+    assert float(loudness(wave[None], 48_000)[0]) == pytest.approx(reference(wave), abs=1e-3)
 
 
 def test_silence_is_minus_infinity():

@@ -62,6 +62,12 @@ def test_all_frames_of_a_clip_are_cropped_alike():
     np.testing.assert_array_equal(cut_clip(clip, (2, 6, 6))[0], picture[:, 7:13])
 
 
+def test_a_cut_starts_at_any_frame_that_leaves_enough():
+    clip = np.zeros((5, 6, 6, 1), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None]
+    starts = {int(cut_clip(clip, (3, 6, 6), (seed,))[0, 0, 0, 0]) for seed in range(30)}
+    assert starts == {0, 1, 2}
+
+
 def test_clips_and_images_are_not_confused():
     images = Dataset("images", "train", InMemory({"image": np.zeros((4, 6, 6, 1), np.uint8)}))
     with pytest.raises(ValueError, match="these buckets are for clips"):

@@ -60,6 +60,14 @@ def test_a_batch_depends_on_its_step_alone_and_processes_share_it():
     assert np.all(whole["video"][padding] == 0)
 
 
+def test_random_transforms_differ_from_clip_to_clip():
+    draw = lambda example, generator: {**example, "noise": generator.random()}
+    batches = packed(transform=draw)
+    drawn = [batch["noise"][batch["label"] > 0] for batch in map(batches.__getitem__, range(8))]
+    noise = np.concatenate(drawn)
+    assert len(np.unique(noise)) == len(noise) > 30
+
+
 def test_clips_take_their_lengths_in_turn():
     """Twelve clips of five frames: a third each of 5, 3 and 1 frames, another third each epoch."""
     video = np.arange(12, dtype=np.float32)[:, None, None, None, None] + np.zeros((5, 2, 3, 1))

@@ -42,6 +42,17 @@ def test_to_uint8_rounds_and_clips():
     assert to_uint8(jnp.full((1, 1, 1), 1.0, jnp.bfloat16)) == 255
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_every_sample_of_sound_makes_the_round_trip(array):
+    samples = np.arange(-(2**15), 2**15, dtype=np.int16)[:, None]
+    floats = sound_to_float(array(samples))
+    assert floats.dtype == np.float32 and (floats.min(), floats.max()) == (-1, 1 - 2**-15)
+    np.testing.assert_array_equal(sound_to_int16(floats), samples)
+    others = np.array([-3.0, 0.6 * 2**-15, -0.6 * 2**-15, 1.0, 3.0], np.float32)[:, None]
+    expected = np.array([-(2**15), 1, -1, 2**15 - 1, 2**15 - 1])[:, None]
+    np.testing.assert_array_equal(sound_to_int16(array(others)), expected)
+
+
 @pytest.mark.parametrize(
     ("convert", "dtype", "message"),
     [
@@ -178,6 +189,11 @@ def test_flip_of_images_on_the_device():
     assert 70 < mirrored.sum() < 130
     other = np.asarray(flip_images(jax.random.key(1), images))
     assert (other != flipped).any()
+    clips = jnp.stack([images, images[::-1] // 2], axis=1)  # all frames of a clip alike
+    flipped = flip_images(jax.random.key(0), clips)
+    np.testing.assert_array_equal(
+        flipped, jnp.where(mirrored[:, None, None, None, None], clips[:, :, :, ::-1], clips)
+    )
 
 
 def test_transforms_make_batches_of_images_of_any_size():

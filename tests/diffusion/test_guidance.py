@@ -626,6 +626,9 @@ def test_thresholds_against_numpy(points):
         s = max(np.percentile(np.abs(theirs), 90), 1.5)
         np.testing.assert_allclose(mine, np.clip(theirs, -s, s) * 1.5 / s, rtol=1e-13)
     np.testing.assert_array_equal(result[0], x_hat[0])  # small enough
+    s = np.percentile(np.abs(x_hat[2]), 99.5)  # by default, as of Saharia et al. 2022
+    expected = np.clip(x_hat[2], -s, s) / s
+    np.testing.assert_allclose(dynamic_threshold(jnp.asarray(x_hat))[2], expected, rtol=1e-13)
     assert np.abs(result[2]).max() == pytest.approx(1.5, rel=1e-14)
     np.testing.assert_array_equal(
         static_threshold(jnp.asarray(x_hat), 1.5), np.clip(x_hat, -1.5, 1.5)

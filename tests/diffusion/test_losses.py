@@ -335,6 +335,16 @@ def test_last_step_is_the_likelihood_of_256_levels(float64):
     np.testing.assert_allclose(result, expected, rtol=1e-9)
 
 
+def test_a_step_is_the_last_if_it_would_end_within_half_a_step_of_the_clean_end(float64):
+    """Between the times of the table, 1.4 and 1.6 steps from the clean end."""
+    random, t = np.random.default_rng(0), np.array([0.0014, 0.0016])
+    x, error, fraction = np.ones((2, 9)), *random.uniform(0, 1, (2, 2, 9)) / 100
+    result = bound_of_table(x, t, error, fraction)
+    divergence = divergence_of_table(t, t - 0.001, error, fraction).mean(1) / np.log(2)
+    last, before = np.isclose(result, divergence, rtol=1e-9)
+    assert before and not last
+
+
 @pytest.mark.parametrize("process", [RectifiedFlow(), VariancePreservingTable()])
 def test_the_bound_and_its_gradient_are_finite_at_all_times(process):
     t = to_domain(process, jnp.asarray([1e-6, 5e-4, 1.4e-3, 1.6e-3, 0.5, 0.99]))
@@ -389,6 +399,9 @@ def test_hybrid_loss(x):
     bound = lambda variance: bound_step(process, x, t, error, (variance * jnp.cos(x_t) + 1) / 2)
     # sigma/alpha reaches 157.
     np.testing.assert_allclose(loss - plain, bound(0.5), rtol=1e-3, atol=1e-5)
+    coarse = 0.002 * 250 * bound_step(process, x, t, error, (jnp.cos(x_t) / 2 + 1) / 2, 250)
+    found, _ = hybrid(0.3, 0.5, bound_weight=0.002, num_steps=250)
+    np.testing.assert_allclose(found - plain, coarse, rtol=1e-3, atol=1e-5)
     by_mean, by_variance = jax.jacobian(lambda *a: hybrid(*a)[0].mean(), argnums=(0, 1))(0.3, 0.5)
     np.testing.assert_allclose(
         by_mean, jax.grad(lambda mean: simple(mean)[0].mean())(0.3), rtol=1e-6

@@ -110,3 +110,5 @@ def test_each_frame_of_each_sample_draws_its_own_noise():
     assert len(np.unique(clips)) == 3 * 4 * 5
     alone = roll_out(jnp.zeros((1, 4, 5)), GRID, (), keys=keys[2:])
     np.testing.assert_array_equal(alone[0], clips[2])
+    continued = roll_out(jnp.zeros((3, 4, 5)), GRID, (), given=clips[:, :2], keys=keys)
+    np.testing.assert_array_equal(continued, clips)  # noise depends on a frame's number in the clip

@@ -133,6 +133,21 @@ def test_without_a_reward_the_law_is_that_of_the_data():
     assert scipy.stats.kstest(samples, law).pvalue > 0.01
 
 
+def test_no_number_is_folded_into_a_key_twice(monkeypatch):
+    """Two draws with one key would depend on each other."""
+    keys, folded, fold_in = keys_of(2), [], jax.random.fold_in
+    spy = lambda key, number: folded.append(int(number)) or fold_in(key, number)
+    monkeypatch.setattr(jax.random, "fold_in", spy)
+    noise, times, images = FLOW.prior(keys, (3, 2)), uniform_grid(FLOW, 2), jnp.ones((2, 2))
+    inputs = lambda x_t, t: Prediction(0 * x_t, x_t), FLOW, noise, times, keys
+    with jax.disable_jit():
+        steer(*inputs, lambda x, t: x[:, 0])
+        assert len(folded) == len(set(folded)) == 2 * 2 + 1  # of each step, and of the choice
+        folded.clear()
+        steer_inpainting(*inputs, MASK, images)
+        assert len(folded) == len(set(folded)) == 2 * 2 + 1
+
+
 def test_the_network_is_held_once_and_a_sample_does_not_depend_on_its_batch():
     @jax.jit
     def fill(noise, images, keys, times, slope):

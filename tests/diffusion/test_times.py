@@ -176,6 +176,7 @@ def test_laws_increase_within_the_domain(law, process, dtype):
     t = np.asarray(t)
     ulp = np.spacing(end)
     assert np.all(np.isfinite(t)) and start - ulp <= t.min() and t.max() <= end + ulp
+    assert law is not log_normal_sigma or start <= t.min() and t.max() <= end
     middle = slice(24, -24)
     assert np.all(np.diff(t[middle]) > 0) and np.all(np.diff(t) >= 0)
 
@@ -306,6 +307,17 @@ def test_stratified_variates_of_two_frames_of_an_example_are_independent():
     assert np.abs(np.corrcoef(u.T) - np.eye(3)).max() < 4 / np.sqrt(1000)
     for frame in u.T:  # each frame's variates are stratified too
         assert np.ptp(np.diff(np.sort(frame))) < 1e-6
+
+
+def test_no_variate_is_zero():
+    """There quantiles may be infinite. JAX draws 0 once in 2²³ times.
+
+    The start of the stratified variates is a multiple of 2⁻¹⁴ here, so that one of them is 0.
+    """
+    assert jax.random.uniform(jax.random.key(46), (2**16,)).min() == 0
+    assert independent(jax.random.key(46), (2**16,)).min() == 2.0**-24
+    assert jax.random.uniform(jax.random.key(289)) * 2**14 % 1 == 0
+    assert stratified(jax.random.key(289), (2**14,)).min() == 2.0**-24
 
 
 def test_each_stratified_variate_is_uniform():

@@ -5,6 +5,7 @@ import pytest
 import scipy.signal
 
 from genjax import metrics
+from genjax.audio import mel_filters
 
 RATE = 16_000
 # Yamamoto et al. 2020, table 1: frames, hops and windows of 1,024, 120 and 600 samples, and so on.
@@ -64,6 +65,13 @@ def test_spectral_distances_of_unlike_sounds(noise):
     measured = metrics.multi_resolution_stft_distance(other, noise)
     np.testing.assert_allclose(measured.convergence, np.mean(convergences, 0), rtol=1e-4)
     np.testing.assert_allclose(measured.log_magnitude, np.mean(logs, 0), rtol=1e-3)
+    # HiFi-GAN's 80 bands of frames of 1,024 samples, 256 apart.
+    filters = mel_filters(RATE, 1024, 80)
+    bands = [
+        np.abs(spectra(each, 1024, 256, 1024)).swapaxes(2, 3) @ filters for each in (other, noise)
+    ]
+    expected = np.abs(np.diff(np.log(np.maximum(bands, 1e-5)), axis=0)[0]).mean((1, 2, 3))
+    np.testing.assert_allclose(metrics.mel_distance(other, noise, RATE), expected, rtol=1e-4)
 
 
 def test_known_noise_gives_known_ratios(noise):

@@ -36,6 +36,8 @@ def test_unknown_places_do_not_count():
     known = np.ones((1, 1, 4, 4), bool)
     flow = np.zeros((1, 1, 4, 4, 2))
     np.testing.assert_allclose(warping_error(video, flow, known), 3 / 4, rtol=1e-12)
+    beside_still = np.concatenate([video, 0 * video], axis=-1)  # a mean over channels, too
+    np.testing.assert_allclose(warping_error(beside_still, flow, known), 3 / 4 / np.sqrt(2))
     known[0, 0, 0, 0] = False
     assert warping_error(video, flow, known) == 0
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from genjax.models.transformers.lightning_dit import LightningDiT
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
+from genjax.nn.jumps import jump_conditioning
 
 BLOCKS = dict(patch_size=2, width=16, depth=2, num_heads=2)
 SIZES = dict(num_classes=5, **BLOCKS)
@@ -83,6 +85,38 @@ def test_a_student_starts_as_its_teacher(teacher, condition):
     for name in told:
         other = output(moved, X, T, condition, **told | {name: told[name] + 0.3})
         assert jnp.abs(other - base).max() > 1e-3, name
+
+
+class Told(nn.Module):
+    """What a network of 8 features adds to its conditioning."""
+
+    width: int = 8
+    time_scale: float = 10.0
+    param_dtype: type = jnp.float32
+    takes_end_time: bool = True
+    takes_guidance: bool = True
+
+    @nn.compact
+    def __call__(self, t, end_time, guidance):
+        return jump_conditioning(self, t, end_time, guidance)
+
+
+def test_a_jump_is_known_by_its_length_and_a_thousand_times_the_guidance():
+    """Two layers on sinusoids of (t − s)·time_scale and of 1000·guidance, in float64."""
+    shapes = jax.eval_shape(Told().init, jax.random.key(0), T, END, GUIDANCE)
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda a: 0.1 * random.standard_normal(a.shape), shapes)
+
+    def embedded(name, number):
+        params = variables["params"][f"{name}_embedding"]
+        layer = lambda part, x: x @ params[part]["kernel"] + params[part]["bias"]
+        angles = np.float64(number)[:, None] * 10_000.0 ** (-np.arange(128) / 128)
+        h = layer("linear_in", np.concatenate([np.cos(angles), np.sin(angles)], axis=1))
+        return layer("linear_out", h / (1 + np.exp(-h)))
+
+    expected = embedded("end_time", 10 * (T - END)) + embedded("guidance", 1000 * GUIDANCE)
+    found = jax.jit(Told().apply)(jax.tree.map(np.float32, variables), T, END, GUIDANCE)
+    np.testing.assert_allclose(found, expected, atol=1e-3)  # angles of up to 4,000 in float32
 
 
 def test_what_a_network_does_not_take_is_refused():

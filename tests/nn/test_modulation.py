@@ -22,6 +22,12 @@ def test_standardize_against_float64():
     assert own_norm(jnp.bfloat16(x)).dtype == jnp.float32
 
 
+def test_features_that_are_all_equal_stay_finite():
+    """Rounding would make the variance of some of these numbers −0.06."""
+    x = jnp.broadcast_to(jnp.linspace(100.0, 1000.0, 64)[:, None], (64, 24))
+    assert jnp.all(jnp.isfinite(standardize(1e-6, x)))
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_derivatives_are_those_of_flax(order):
     """In forward and in reverse mode, of the norm and of its gradient."""

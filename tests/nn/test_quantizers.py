@@ -226,6 +226,8 @@ def test_nothing_moves_outside_of_training():
     )  # frozen: needs no key and no mutability
     initial = jax.jit(functools.partial(quantizer.init, train=True))(jax.random.key(0), x)
     np.testing.assert_array_equal(initial["codebook"]["shares"], 1)
+    largest = np.abs(initial["codebook"]["codes"]).max()  # U(−1/K, 1/K) of VQGAN's code
+    assert 0.95 / CODES < largest <= 1 / CODES
 
 
 def test_dead_codes_restart_at_latents():
@@ -301,15 +303,15 @@ def test_residual_quantizer():
 def test_factorized_residual_quantizer():
     """Level by level in NumPy: projections of 2 features, and codes nearest in direction.
 
-    The gradient of a level's output is that of its two projections.
+    The gradient of a level's output is that of its two projections. The second level's remainder
+    has the gradient of 1 less the first level's.
     """
     levels, x = 2, jnp.asarray(normal(0, 30, 40, FEATURES))
     quantizer = FactorizedResidualQuantizer(levels, CODES, FEATURES, 2, weight_norm=False)
     draw = lambda a: normal(a.size, *a.shape) / 2
     params = jax.tree.map(draw, jax.eval_shape(quantizer.init, jax.random.key(0), x)["params"])
     apply = functools.partial(quantizer.apply, {"params": params})
-    first_level = FactorizedResidualQuantizer(1, CODES, FEATURES, 2, weight_norm=False)
-    slope = jax.grad(lambda x: first_level.apply({"params": params}, x).latents.sum())
+    slope = jax.grad(lambda x: apply(x).latents.sum())
     found, coarse, slope = jax.jit(
         lambda x: (apply(x), apply(apply(x).indices[..., :1], method="lookup"), slope(x))
     )(x)
@@ -326,8 +328,10 @@ def test_factorized_residual_quantizer():
     np.testing.assert_allclose(coarse, total[0], atol=1e-5)
     for name in ("commitment", "codebook"):
         np.testing.assert_allclose(found.losses[name], squares, rtol=1e-5)
-    into, out = (params[f"projections_{way}_0"]["kernel"][0] for way in ("in", "out"))
-    np.testing.assert_allclose(slope, np.broadcast_to(into @ out.sum(1), x.shape), rtol=1e-4)
+    kernels = lambda i: (params[f"projections_{way}_{i}"]["kernel"][0] for way in ("in", "out"))
+    first, second = (into @ out for into, out in map(kernels, range(levels)))
+    expected = (first + (np.eye(FEATURES) - first) @ second).sum(1)
+    np.testing.assert_allclose(slope, np.broadcast_to(expected, x.shape), rtol=1e-4, atol=1e-5)
 
 
 def test_some_examples_use_their_first_levels_alone():

@@ -180,6 +180,19 @@ def test_space_is_checked_before_anything_is_written(tmp_path):
     check_space(tmp_path, STATE, keep=3)
 
 
+@pytest.mark.parametrize(("existing", "needed"), [(0, 4), (2, 2), (4, 1), (9, 1)])
+def test_there_is_room_for_one_more_than_are_kept(tmp_path, monkeypatch, existing, needed):
+    """Three are kept while a fourth is written, which takes the place of those that are there."""
+    for step in range(existing):
+        (tmp_path / f"{step:08d}").mkdir()
+    state, free = {"x": np.zeros(100, np.float32)}, 400 * needed
+    monkeypatch.setattr(module, "_free_bytes", lambda directory: free)
+    check_space(tmp_path, state, keep=3)
+    free -= 1
+    with pytest.raises(OSError, match="of which 3 are kept"):
+        check_space(tmp_path, state, keep=3)
+
+
 @pytest.mark.parametrize("keep", [0, -1])
 def test_at_least_one_is_kept(tmp_path, keep):
     with pytest.raises(ValueError, match=f"keep is {keep}; at least 1"):

@@ -42,3 +42,14 @@ def test_slow_steps_are_told():
         UserWarning, match="the 2 steps until step 12 were 3.0 times slower.*0.0333 a second, 0%"
     ):
         window(12, 60)
+
+
+def test_short_windows_are_not_told():
+    """Windows of 1 s, one of which takes 20 s: what takes less than 30 s varies by itself."""
+    log = Clock()
+    meter = Meter(log, None, 1, 100, make_mesh({"data": -1}, jax.device_count()), 0)
+    with warnings.catch_warnings(action="error"):
+        for step, seconds in enumerate((1, 1, 1, 1, 20), 1):
+            log.seconds += seconds
+            meter.add(step, Metrics(np.ones((1, 2), np.float32), ("loss",)))
+            meter.read()

@@ -316,6 +316,25 @@ def test_muon_orthogonalizes_each_scanned_layer_by_itself():
         np.testing.assert_allclose(in_their_basis, np.diag(np.diag(in_their_basis)), atol=1e-6)
 
 
+def test_the_momentum_of_muon_is_nesterov_s():
+    """Orthogonalized are β·m + (1 − β)·g, both corrected for their start (Dozat 2016, "Nadam").
+
+    Five steps of the quintic do it (Jordan et al. 2024).
+    """
+    gradients = [draw(1 + step) for step in range(STEPS)]
+    history, p, m = run("muon", gradients)[0], draw(0)["blocks"]["qkv"]["kernel"], 0.0
+    for t, (gradient, params) in enumerate(zip(gradients, history, strict=True), 1):
+        g = gradient["blocks"]["qkv"]["kernel"]
+        m = 0.95 * m + 0.05 * g
+        x = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * g / (1 - 0.95**t)
+        x = x / np.linalg.norm(x, axis=(-2, -1), keepdims=True)
+        for _ in range(5):
+            a = x @ x.swapaxes(-2, -1)
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        p = p - RATE * (0.2 * np.sqrt(18) * x + DECAY * p)
+        np.testing.assert_allclose(params["blocks"]["qkv"]["kernel"], p, rtol=1e-6)
+
+
 def test_muon_of_stacked_layers_is_that_of_each_alone():
     gradients = [draw(1 + step) for step in range(STEPS)]
     stacked = run("muon", gradients)[0][-1]["blocks"]["qkv"]["kernel"]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genjax.training import pictures
 from genjax.training.pictures import (
     histograms,
     image_grid,
@@ -18,6 +19,7 @@ from genjax.training.pictures import (
     save_grid,
     save_picture,
     scatter,
+    spectrograms,
 )
 
 
@@ -199,3 +201,16 @@ def test_points_and_histograms_are_drawn_where_they_are():
     assert (dark(low) - dark(high))[:middle].sum() > 1 and (dark(high) - dark(low))[
         middle:
     ].sum() > 1
+
+
+def test_a_tone_is_a_line_at_its_pitch():
+    """A sine of 1 kHz at −45 dB. The top of the picture is half of the sample rate, 4 kHz."""
+    tone = 10 ** (-45 / 20) * np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000)
+    levels = pictures._levels(tone, 256)[2:-3]  # frames within the sound
+    np.testing.assert_allclose(levels[:, 32], -45, atol=1e-3)  # 1 kHz in steps of 8000/256 Hz
+    np.testing.assert_array_equal(levels.argmax(1), 32)
+    sounds = np.rint(2**15 * np.stack([tone, 0 * tone])).astype(np.int16)[..., None]
+    drawn = np.asarray(spectrograms(sounds, 1, 8000), int).sum(-1)
+    heard, silence = drawn[1:65, 1:161], drawn[67:131, 1:161]
+    assert abs(63 - heard.sum(1).argmax() - 1000 / 4000 * 64) <= 1
+    assert silence.max() == silence.min() == heard.min()

@@ -1,8 +1,10 @@
 """Samples of a trained task: by which weights, and of averages reconstructed after training."""
 
 import itertools
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -51,3 +53,30 @@ def test_the_averages_of_a_task_are_those_of_its_config(power_run):
     found = add_posthoc(task, state, "posthoc_0.1", snapshots).averages["posthoc_0.1"]
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state.averages["wide"]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+class Numbered:
+    """A task whose samples are 100 times their label plus their index, and the negative of it."""
+
+    space = SimpleNamespace(to_data=lambda samples: {"sound": samples, "video": -samples})
+
+    def sampling_inputs(self, sampling):
+        return (sampling.offset,)
+
+    def generate(self, state, key, labels, indices, offset, *, weights, trajectory):
+        samples = 100 * labels + indices + offset
+        return jnp.stack([samples - 1, samples]) if trajectory else samples
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+@pytest.mark.parametrize("trajectory", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_the_batch_size_does_not_change_the_samples(batch_size, trajectory):
+    """Seven samples, the last batch of which is filled up and cut again."""
+    labels = np.array([4, 0, 2, 2, 1, 0, 3])
+    sampling = SimpleNamespace(seed=0, weights="params", batch_size=batch_size, offset=20)
+    made = sample(Numbered(), jnp.zeros(()), labels, sampling, trajectory=trajectory)
+    expected = 100 * labels + np.arange(7) + 20
+    expected = np.stack([expected - 1, expected]) if trajectory else expected
+    np.testing.assert_array_equal(made["sound"], expected)
+    np.testing.assert_array_equal(made["video"], -expected)

@@ -2,15 +2,21 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from experiments.evaluation import autoencoders
-from experiments.evaluation.autoencoders import Originals, VGG16Distance, latent_moments
+from experiments.evaluation.autoencoders import (
+    Originals,
+    Reconstructions,
+    VGG16Distance,
+    latent_moments,
+)
 from experiments.evaluation.context import Context
 from experiments.evaluation.protocol import protocol_of
 from experiments.inputs.conditions import Classes
 from experiments.inputs.datasets import Data
 from genjax import metrics
-from genjax.data import InMemory
+from genjax.data import InMemory, to_float
 
 
 def test_small_deviations_of_latents_keep_their_digits():
@@ -58,3 +64,25 @@ def test_few_training_images_are_compared_with_as_many_held_out(monkeypatch):
     assert originals.distance(images) == metrics.frechet_distance(
         flat(None, images[:15]), flat(None, chosen)
     )
+
+
+def test_reconstructions_of_half_the_contrast(monkeypatch):
+    """Half the amplitude is a quarter of the energy. Errors are those of the bytes, by NumPy."""
+    images = 2 * np.random.default_rng(0).integers(0, 128, (30, 12, 12, 1)).astype(np.uint8)
+    halve = lambda x: (x // 2 + 64, to_float(x)[:, :2, :3], None)
+    of_distance = lambda decoded: float(decoded.mean())
+    held_out = SimpleNamespace(examples=images, lpips=None, distance=of_distance, floor=0.5)
+    monkeypatch.setattr(autoencoders, "originals_of", lambda data, count: held_out)
+    monkeypatch.setattr(autoencoders, "require_lpips", lambda: None)
+    monkeypatch.setattr(autoencoders, "_lpips", lambda _, x, y: np.abs(x - y).mean((1, 2, 3)))
+    context = Context(None, None, None, 30)
+    model = SimpleNamespace(functions=dict(autoencode=halve, num_codes=None), how={"weights": "a"})
+    report = Reconstructions(context)(model)
+    halved, error = images // 2 + 64, images / 2 - 64
+    assert report["detail_kept"] == pytest.approx(0.25, rel=1e-5)  # of float32
+    squares = (error**2).mean((1, 2, 3))
+    assert report["psnr"] == pytest.approx(np.mean(10 * np.log10(255**2 / squares)))
+    assert report["lpips"] == pytest.approx(np.abs(error).mean() / 127.5, rel=1e-5)
+    assert (report["fd_vgg16"], report["fd_vgg16_train"]) == (halved.mean(), 0.5)
+    assert report["latent_mean"] == [pytest.approx(to_float(images)[:, :2, :3].mean(), rel=1e-4)]
+    assert 0 < report["ssim"] < 1 and (report["num_samples"], report["weights"]) == (30, "a")

@@ -67,14 +67,16 @@ def test_images_that_do_not_know_each_other():
 
 
 def test_each_image_keeps_its_label_and_latent():
+    """Images move down by up to an eighth of the side. Films move them by half of that."""
     seen = []
 
     def spy(labels, indices, transforms):
-        seen.append((labels, indices))
+        seen.append((labels, indices, transforms))
         return bumps(labels, indices, transforms)
 
     measure(spy)
-    labels, indices = map(np.concatenate, zip(*seen, strict=True))
+    labels, indices, transforms = map(np.concatenate, zip(*seen, strict=True))
+    assert 1 / 16 < np.abs(transforms[:, 1, 2]).max() <= 1 / 8
     np.testing.assert_array_equal(labels, indices % 10)
     assert set(indices) == set(range(24))
 

@@ -97,6 +97,7 @@ def test_images_of_a_bound_are_read_batch_by_batch():
     report = measure(SimpleNamespace(functions={"bound": bound}))
     assert source.read == [10, 10, 5]
     np.testing.assert_allclose(report["bits_per_dimension"], np.mean(range(25)))
+    np.testing.assert_allclose(report["bits_per_dimension_error"], np.std(range(25)) / 5)
     assert report["likelihood_images"] == 25
 
 

@@ -13,6 +13,7 @@ from experiments.evaluation.prompts import Pairs, PromptMatch
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data
 from experiments.launch.experiment import Experiment
+from genjax import metrics
 from tests.experiments import few_emoji
 
 
@@ -149,6 +150,18 @@ def few_data():
     config = emoji_families.get_config("vae")
     config.data.name = "tests.experiments.few_emoji.load"
     return Data.from_config(config)
+
+
+def test_the_distance_is_of_the_last_maps_means():
+    """Means of all maps come first, and then maxima. Other features count for nothing."""
+    random, pairs = np.random.default_rng(0), Pairs.__new__(Pairs)
+    held_out, found = random.normal(size=(2, 20, 2 * (64 + 128 + 256 + 512 + 512)))
+    last = slice(64 + 128 + 256 + 512, 64 + 128 + 256 + 512 + 512)
+    found[:, last] = held_out[:, last] + 0.1
+    pairs.held_out, pairs.features = "test", {"test": held_out}
+    assert pairs.distance(found) == pytest.approx(512 * 0.1**2)
+    shorter = metrics.frechet_distance(found[:9, last], held_out[:9, last])
+    assert pairs.distance(found[:9]) == pytest.approx(shorter)
 
 
 def test_pictures_of_one_name_are_scored_as_one():

@@ -167,6 +167,14 @@ def test_distances_of_frames_and_of_clips(real, monkeypatch):
     assert equal["fd_vgg16_train"] == pytest.approx(floor, rel=1e-4)
     assert "fvd" not in equal
 
+    def of_clips(clips):
+        parts = clips, np.diff(clips, axis=1) / 2
+        found = [np.asarray(cells(None, x.reshape(-1, 32, 32, 1))) for x in parts]
+        return np.concatenate([x.reshape(6, -1, 9).mean(1) for x in found], axis=1)
+
+    floor = metrics.frechet_distance(*(of_clips(to_float(x)) for x in (real.train, real.held_out)))
+    assert equal["fvd_vgg16_train"] == pytest.approx(floor, rel=1e-3)
+
 
 def test_the_video_distance_uses_weights_that_are_given(real, monkeypatch):
     monkeypatch.setattr(module, "require_lpips", lambda: None)
