@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from genjax.diffusion.guidance import check_conditioning
 from genjax.diffusion.guidance_rules import classifier_free
 
 Logits = Float[Array, " batch *shape vocabulary"]
@@ -29,7 +30,11 @@ def pair(conditional: PyTree, null: PyTree) -> PyTree:
     Args:
         conditional: leaves `[batch …]`.
         null: leaves that broadcast against those of `conditional`.
+
+    Raises:
+        ValueError: `null` does not broadcast against `conditional`, or would be truncated to it.
     """
+    check_conditioning(conditional, null)
 
     def interleave(c, n):
         c = jnp.asarray(c)

@@ -24,7 +24,8 @@ def _errors(process: Process, target: Target, t: Times) -> tuple[Times, Times]:
     c, d = target(process, t)
     D = d * alpha - c * sigma
     # Targets of noise alone (c = 0) have D = 0 where alpha = 0, those of data where sigma = 0.
-    return jnp.where(c == 0, 1 / d, alpha / D) ** 2, jnp.where(d == 0, 1 / c, sigma / D) ** 2
+    noise_error = jnp.where(c == 0, jnp.reciprocal(d), alpha / D) ** 2
+    return noise_error, jnp.where(d == 0, jnp.reciprocal(c), sigma / D) ** 2
 
 
 def uniform(process: Process, target: Target, t: Times) -> Times:
