@@ -15,5 +15,6 @@ def feature_matching(
     Args:
         real, fake: the discriminator's features of real and of generated examples, layer by layer.
     """
-    distance = lambda r, f: jnp.mean(jnp.abs(jax.lax.stop_gradient(r) - f))
+    # Sums of layers in bfloat16 would have two digits.
+    distance = lambda r, f: jnp.mean(jnp.abs(jax.lax.stop_gradient(r) - f), dtype=jnp.float32)
     return sum(jax.tree.leaves(jax.tree.map(distance, real, fake)))

@@ -61,9 +61,18 @@ least_squares = Objective(
 wasserstein = Objective(lambda real, fake: fake - real, lambda real, fake: -fake, boundary=None)
 """For a critic that a penalty or spectral norm keeps Lipschitz (Arjovsky et al. 2017)."""
 
+
+def _difference(a: Logits, b: Logits) -> Logits:
+    if jnp.shape(a) != jnp.shape(b):  # [batch] and [batch 1] would be all pairs of the batch
+        raise ValueError(
+            f"logits of pairs have one shape, [batch]; got {jnp.shape(a)} and {jnp.shape(b)}"
+        )
+    return a - b
+
+
 relativistic = Objective(
-    lambda real, fake: softplus(fake - real),
-    lambda real, fake: softplus(real - fake),
+    lambda real, fake: softplus(_difference(fake, real)),
+    lambda real, fake: softplus(_difference(real, fake)),
     boundary=None,
 )
 """Losses of the difference of the logits in each pair of a real and a generated example.

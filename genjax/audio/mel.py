@@ -64,7 +64,8 @@ def mel_filters(
         unit_area: whether filters have an area of 1 Hz (Slaney's normalization) or a height of 1.
 
     Raises:
-        ValueError: frequencies are not 0 ≤ low < high ≤ sample_rate / 2.
+        ValueError: frequencies are not 0 ≤ low < high ≤ sample_rate / 2, or a band lies between
+            two frequencies of the FFT, so its filter would be empty.
     """
     high = sample_rate / 2 if high is None else high
     if not 0 <= low < high <= sample_rate / 2:
@@ -79,6 +80,12 @@ def mel_filters(
     rising = (frequencies - left) / (centre - left)
     falling = (right - frequencies) / (right - centre)
     filters = np.minimum(rising, falling).clip(0)
+    empty = num_mels - np.count_nonzero(filters.any(axis=0))
+    if empty:
+        raise ValueError(
+            f"{empty} of {num_mels} mel bands hold no frequency of an FFT of {n_fft} samples at "
+            f"{sample_rate} Hz; take fewer bands or a longer FFT"
+        )
     return filters * 2 / (right - left) if unit_area else filters
 
 

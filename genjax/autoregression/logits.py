@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from genjax.diffusion.guidance import check_conditioning
 from genjax.diffusion.guidance_rules import classifier_free
 
 Logits = Float[Array, " batch *shape vocabulary"]
@@ -29,7 +30,11 @@ def pair(conditional: PyTree, null: PyTree) -> PyTree:
     Args:
         conditional: leaves `[batch …]`.
         null: leaves that broadcast against those of `conditional`.
+
+    Raises:
+        ValueError: `null` does not broadcast against `conditional`, or would be truncated to it.
     """
+    check_conditioning(conditional, null)
 
     def interleave(c, n):
         c = jnp.asarray(c)
@@ -156,7 +161,7 @@ def check_keys(keys: Key[Array, " batch"], batch: int) -> None:
     if jnp.shape(keys) != (batch,):
         raise ValueError(
             f"keys are one per example, ({batch},); got {jnp.shape(keys)}: give "
-            f"jax.random.split(key, {batch})"
+            f"jax.random.split(key, {batch}), where key is jax.random.key(seed), not PRNGKey"
         )
 
 

@@ -203,7 +203,10 @@ def target_rule(
 
 
 def check_conditioning(conditioning: PyTree, null: PyTree) -> None:
-    """Raise ValueError unless `null` has the structure of `conditioning` and broadcasts to it."""
+    """Raise ValueError unless `null` has the structure of `conditioning` and broadcasts to it.
+
+    A null of floats does not fit a conditioning of integers, to which it would be truncated.
+    """
     if jax.tree.structure(conditioning) != jax.tree.structure(null):
         raise ValueError(
             "null has the tree structure of conditioning, "
@@ -221,6 +224,12 @@ def check_conditioning(conditioning: PyTree, null: PyTree) -> None:
             raise ValueError(
                 f"conditioning{jax.tree_util.keystr(path)} is [batch …], and null broadcasts "
                 f"against it; got shapes {shape} and {null_shape}"
+            )
+        types = jnp.result_type(c), jnp.result_type(n)
+        if jnp.issubdtype(types[0], jnp.integer) and jnp.issubdtype(types[1], jnp.floating):
+            raise ValueError(
+                f"conditioning{jax.tree_util.keystr(path)} is {types[0]}, and null is {types[1]}: "
+                "give a null of whole numbers"
             )
 
 

@@ -34,7 +34,15 @@ def expand(
     """Append axes of size one to `t` until it broadcasts against `like` from the left.
 
     So times `[batch]` are one per example, and times `[batch frames]` one per frame of `like`.
+
+    Raises:
+        ValueError: `t` has more axes than `like`, against which it would broadcast from the right.
     """
+    if jnp.ndim(t) > like.ndim:
+        raise ValueError(
+            f"times of shape {jnp.shape(t)} have more axes than data of shape {like.shape}; give "
+            "one time per example [batch], or one per frame [batch frames]"
+        )
     return jnp.reshape(t, jnp.shape(t) + (1,) * (like.ndim - jnp.ndim(t)))
 
 
@@ -43,6 +51,15 @@ def across_batch(
 ) -> Shaped[Array, " ..."]:
     """Expand a number or one value per frame, which all samples share, to the axes of `like`."""
     return expand(a[None], like) if a.ndim else a
+
+
+def _check_rates(process) -> None:
+    """Raise ValueError unless 0 ≤ beta_min ≤ beta_max, and beta_max is above 0."""
+    if not 0 <= process.beta_min <= process.beta_max or process.beta_max == 0:
+        raise ValueError(
+            f"rates rise from beta_min to beta_max, neither below 0; got beta_min="
+            f"{process.beta_min} and beta_max={process.beta_max}"
+        )
 
 
 def _slope(function: Callable[[Time], Time], t: Time) -> Time:
@@ -332,6 +349,11 @@ class VariancePreservingLinear(VariancePreserving):
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    def __post_init__(self):
+        """Raise ValueError unless 0 ≤ beta_min ≤ beta_max."""
+        _check_rates(self)
+        super().__post_init__()
+
     def decay(self, t: Time) -> Time:
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
 
@@ -349,6 +371,11 @@ class VariancePreservingScaledLinear(VariancePreserving):
 
     beta_min: float = 0.85
     beta_max: float = 12.0
+
+    def __post_init__(self):
+        """Raise ValueError unless 0 ≤ beta_min ≤ beta_max."""
+        _check_rates(self)
+        super().__post_init__()
 
     def decay(self, t: Time) -> Time:
         first, slope = math.sqrt(self.beta_min), math.sqrt(self.beta_max) - math.sqrt(self.beta_min)
@@ -516,6 +543,15 @@ class VarianceExploding(Process):
     preconditioning: Preconditioning = UnitVariance(data_deviation=1.0)
     sigma_min: float = 0.01
     sigma_max: float = 50.0
+
+    def __post_init__(self):
+        """Raise ValueError unless 0 < sigma_min < sigma_max."""
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"sigma rises from sigma_min, above 0, to sigma_max; got sigma_min="
+                f"{self.sigma_min} and sigma_max={self.sigma_max}"
+            )
+        super().__post_init__()
 
     def alpha(self, t: Time) -> Time:
         return jnp.ones_like(t)

@@ -232,6 +232,9 @@ def predict(
 ) -> Callable[..., Prediction]:
     """Make a denoiser `(x_t, t, *conditioning) -> Prediction` of a network trained for `target`.
 
+    Predictions are infinite or NaN at times where the target is singular, as `noise` is where alpha
+    = 0. Samplers cannot see the target, so call `check_target(process, target, times[:-1])` first.
+
     Args:
         apply: `apply(x, t, *conditioning) -> y`, the network with its parameters bound. Its x and t
             are `network_inputs`. t is `[batch]`, or `[batch frames]` for one time per frame. For a

@@ -11,17 +11,21 @@ target. Only `uniform` depends on the target.
 A weighting takes times of any shape and returns one weight for each.
 """
 
+import jax
 import jax.numpy as jnp
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.targets import Target, Times
 
 
-def _squares(process: Process, target: Target, t: Times) -> tuple[Times, Times, Times]:
-    """Return alpha², sigma² and D²."""
+def _errors(process: Process, target: Target, t: Times) -> tuple[Times, Times]:
+    """Return (alpha/D)² and (sigma/D)²: the noise error and the clean error for ‖f − y‖² = 1."""
     alpha, sigma = process.alpha(t), process.sigma(t)
     c, d = target(process, t)
-    return alpha**2, sigma**2, (d * alpha - c * sigma) ** 2
+    D = d * alpha - c * sigma
+    # Targets of noise alone (c = 0) have D = 0 where alpha = 0, those of data where sigma = 0.
+    noise_error = jnp.where(c == 0, jnp.reciprocal(d), alpha / D) ** 2
+    return noise_error, jnp.where(d == 0, jnp.reciprocal(c), sigma / D) ** 2
 
 
 def uniform(process: Process, target: Target, t: Times) -> Times:
@@ -34,8 +38,8 @@ def min_snr(process: Process, target: Target, t: Times, gamma: float = 5.0) -> T
 
     It is a weight of 1 on the noise error where SNR ≤ gamma.
     """
-    alpha2, sigma2, D2 = _squares(process, target, t)
-    return jnp.minimum(alpha2, gamma * sigma2) / D2
+    noise_error, clean_error = _errors(process, target, t)
+    return jnp.minimum(noise_error, gamma * clean_error)
 
 
 def truncated_snr(process: Process, target: Target, t: Times) -> Times:
@@ -43,8 +47,7 @@ def truncated_snr(process: Process, target: Target, t: Times) -> Times:
 
     (Salimans & Ho 2022, progressive distillation, section 4.)
     """
-    alpha2, sigma2, D2 = _squares(process, target, t)
-    return jnp.maximum(alpha2, sigma2) / D2
+    return jnp.maximum(*_errors(process, target, t))
 
 
 def edm(process: Process, target: Target, t: Times, data_deviation: float | None = None) -> Times:
@@ -56,8 +59,8 @@ def edm(process: Process, target: Target, t: Times, data_deviation: float | None
         data_deviation: s. None takes that of the process' preconditioning.
     """
     s = process.preconditioning.data_deviation if data_deviation is None else data_deviation
-    alpha2, sigma2, D2 = _squares(process, target, t)
-    return (sigma2 / s**2 + alpha2) / D2
+    noise_error, clean_error = _errors(process, target, t)
+    return noise_error + clean_error / s**2
 
 
 def sigmoid(process: Process, target: Target, t: Times, bias: float = 0.0) -> Times:
@@ -66,14 +69,14 @@ def sigmoid(process: Process, target: Target, t: Times, bias: float = 0.0) -> Ti
     The loss of the papers is an integral over the log-SNR (Kingma & Gao 2023; Hoogeboom et al.
     2024). So choose a distribution of times with equally likely log-SNRs (`times.uniform_log_snr`).
     """
-    alpha2, sigma2, D2 = _squares(process, target, t)
-    return alpha2 * sigma2 / (sigma2 + jnp.exp(-bias) * alpha2) / D2
+    noise_error, _ = _errors(process, target, t)
+    return noise_error * jax.nn.sigmoid(bias - process.log_snr(t))
 
 
 def p2(process: Process, target: Target, t: Times, k: float = 1.0, gamma: float = 1.0) -> Times:
     """Return the weight 1/(k + SNR)^gamma of the noise error (Choi et al. 2022)."""
-    alpha2, sigma2, D2 = _squares(process, target, t)
-    return alpha2 * (sigma2 / (k * sigma2 + alpha2)) ** gamma / D2
+    noise_error, _ = _errors(process, target, t)
+    return noise_error / (k + jnp.exp(process.log_snr(t))) ** gamma
 
 
 def bounded_velocity(process: Process, target: Target, t: Times, smallest: float = 0.05) -> Times:
@@ -81,5 +84,5 @@ def bounded_velocity(process: Process, target: Target, t: Times, smallest: float
 
     For rectified flow it is a weight of 1 on the velocity's error where sigma ≥ smallest.
     """
-    _, sigma2, D2 = _squares(process, target, t)
-    return sigma2 / jnp.maximum(sigma2, smallest**2) / D2
+    _, clean_error = _errors(process, target, t)
+    return clean_error / jnp.maximum(process.sigma(t), smallest) ** 2

@@ -20,7 +20,8 @@ K1, K2 = 0.01, 0.03
 def psnr(images: Images, originals: Images) -> Float[np.ndarray, " batch"]:
     """Return the peak signal-to-noise ratio of each image, in dB.
 
-    It is 10·log₁₀(range² / mean squared error), so it is infinite for equal images.
+    It is 10·log₁₀(range² / mean squared error), so it is infinite for equal images. Floats in [0,
+    1] would count as 6 dB too much, because the range of floats is 2.
 
     Raises:
         ValueError: shapes differ or do not have four axes, one array is bytes and the other floats,

@@ -243,6 +243,13 @@ def test_discriminator_gradients_far_out(name):
         np.testing.assert_allclose(gradient, sign * expit(difference), rtol=2e-6, atol=1e-37)
 
 
+def test_logits_of_two_shapes_are_no_pairs(unchecked_annotations):
+    """Logits [4] and [4, 1] would be 16 pairs, of which 12 are none."""
+    for loss in (relativistic.discriminator, relativistic.generator):
+        with pytest.raises(ValueError, match="logits of pairs have one shape"):
+            loss(jnp.zeros(4), jnp.zeros((4, 1)))
+
+
 def test_hinge_ignores_logits_beyond_its_margin():
     real, fake = jnp.array([1.5, 0.5, -2.0]), jnp.array([-1.5, -0.5, 2.0])
     np.testing.assert_allclose(hinge.discriminator(real, fake), [0, 1, 6], rtol=1e-6)

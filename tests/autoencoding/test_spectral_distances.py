@@ -51,3 +51,9 @@ def test_features_are_matched_layer_by_layer():
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(by_real))
     np.testing.assert_array_equal(by_fake[0][0], [[0.5, 0.5]])
     np.testing.assert_array_equal(by_fake[1][0], [[-1.0]])
+
+
+def test_feature_matching_of_bfloat16_is_summed_in_float32():
+    """A sum of bfloat16 does not grow from 2 by 1/256."""
+    real = [jnp.full((1, 4), a, jnp.bfloat16) for a in (2, *[1 / 256] * 16)]
+    assert feature_matching(real, [jnp.zeros_like(a) for a in real]) == 2 + 16 / 256

@@ -98,6 +98,11 @@ def test_guidance_is_one_call_on_pairs():
     np.testing.assert_allclose(states, 2 * LOGITS[:, None], rtol=1e-6)
 
 
+def test_a_null_is_not_truncated_to_the_type_of_labels():
+    with pytest.raises(ValueError, match="conditioning is int32, and null is float32"):
+        pair(jnp.arange(2), 9.7)
+
+
 def test_a_scale_grows_from_1_but_is_unconditional_in_every_step_at_0():
     shares = jnp.asarray([0.0, 0.25, 1.0])
     for scale, expected in ((5.0, [1, 2, 5]), (1.0, [1, 1, 1]), (0.0, [0, 0, 0])):
@@ -125,7 +130,7 @@ def test_options_are_checked_before_anything_is_computed(options, message):
 @pytest.mark.parametrize("one", [jax.random.key(0), jax.random.key(0)[None]])
 def test_one_key_is_not_the_noise_of_a_batch(one, unchecked_annotations):
     """A batch of one key would draw the same noise for every example."""
-    match = r"keys are one per example, \(4,\); got .*: give jax.random.split\(key, 4\)"
+    match = r"one per example, \(4,\); got .*: give jax.random.split\(key, 4\), where key is jax"
     with pytest.raises(ValueError, match=match):
         sample(one, jnp.zeros((4, 3)))
     with pytest.raises(ValueError, match=match):

@@ -797,6 +797,7 @@ def test_one_program_with_the_network_once_whatever_the_numbers(build):
         (3, 4, "broadcasts against it"),
         ({"text": jnp.zeros((4, 3))}, {"text": jnp.zeros(4)}, r"\['text'\]"),
         ({"text": jnp.zeros(4)}, {"label": jnp.zeros(4)}, "tree structure of conditioning"),
+        (jnp.arange(4), 9.7, "null is float.*: give a null of whole numbers"),
     ],
 )
 def test_null_that_does_not_fit(conditioning, null, message):

@@ -278,6 +278,13 @@ def test_impossible_domains_are_refused():
     for betas in ((), (0.1, 1.0, 0.2), (0.0, 0.1), (0.1, 1.1)):
         with pytest.raises(ValueError, match="betas are above 0 and below 1"):
             VariancePreservingTable(betas=betas)
+    for rates in (dict(beta_min=-0.1), dict(beta_min=30.0), dict(beta_min=0.0, beta_max=0.0)):
+        for process in (VariancePreservingScaledLinear, SubVariancePreserving):
+            with pytest.raises(ValueError, match="rates rise from beta_min to beta_max"):
+                process(**rates)
+    for sigmas in (dict(sigma_min=60.0), dict(sigma_min=0.0), dict(sigma_max=0.01)):
+        with pytest.raises(ValueError, match="sigma rises from sigma_min, above 0, to sigma_max"):
+            VarianceExploding(**sigmas)
     with pytest.raises(ValueError, match="a shift is positive"):
         Shifted(base=RectifiedFlow(), shift=0.0)
 
@@ -561,3 +568,10 @@ def test_sample_keys_takes_any_list_of_indices(unchecked_annotations):
 def test_one_key_is_not_the_noise_of_a_batch(unchecked_annotations):
     with pytest.raises(ValueError, match="keys are one per sample, and this is one key"):
         RectifiedFlow().prior(jax.random.key(0), (4, 8, 8, 1))
+
+
+def test_times_of_more_axes_than_the_data_are_refused(unchecked_annotations):
+    """Times [4, 1, 1] would broadcast data [4, 2] to [4, 4, 2]."""
+    x = jnp.ones((4, 2))
+    with pytest.raises(ValueError, match=r"\(4, 1, 1\) have more axes than data"):
+        RectifiedFlow().corrupt(x, x, jnp.full((4, 1, 1), 0.5))

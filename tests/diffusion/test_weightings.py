@@ -14,8 +14,10 @@ from genjax.diffusion import (
     VarianceExploding,
     VariancePreservingCosine,
     VariancePreservingLinear,
+    VariancePreservingTable,
     clean,
     edm,
+    linear_betas,
     log_normal_sigma,
     noise,
     score,
@@ -24,6 +26,7 @@ from genjax.diffusion import (
     v,
     velocity,
     weightings,
+    zero_terminal_snr,
 )
 from genjax.diffusion.targets import combine, recover
 
@@ -102,6 +105,16 @@ def test_uniform(every_process):
 @pytest.mark.parametrize("weighting", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
 def test_weights_are_finite_at_both_ends_of_targets_that_are_regular_there(weighting, target):
     assert np.all(np.isfinite(weighting(RectifiedFlow(), target, jnp.array([0.0, 1.0]))))
+
+
+@pytest.mark.parametrize("target", [noise, score])
+def test_weights_of_the_noise_error_are_their_limits_where_alpha_is_0(target):
+    """The weights at SNR = 0 of the papers, whose losses are of the noise."""
+    process = VariancePreservingTable(betas=zero_terminal_snr(linear_betas()))
+    limits = {"min_snr": 1, "sigmoid": 1, "p2": 1 / 0.5**2}
+    for name, expected in limits.items():
+        for end in (process, RectifiedFlow()):
+            np.testing.assert_allclose(WEIGHTINGS[name](end, target, jnp.ones(1)), expected)
 
 
 @pytest.mark.parametrize(

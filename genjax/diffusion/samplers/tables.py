@@ -202,7 +202,7 @@ def _check_keys(keys, noise, tables):
     if keys is not None and jnp.shape(keys) != batch:
         raise ValueError(
             f"keys are one per sample, {batch}; got {jnp.shape(keys)}: give "
-            "sample_keys(key, jnp.arange(count))"
+            "sample_keys(key, jnp.arange(count)), where key is jax.random.key(seed), not PRNGKey"
         )
 
 

@@ -192,11 +192,15 @@ class MeanFlowDiT(OverPatches, OfClasses, nn.Module):
 
         Raises:
             ValueError: an argument is given that the network does not take, or one that it takes is
-                missing.
+                missing; or the field `interval` is no interval within [0, 1].
         """
         check_numbers(self, end_time=end_time, guidance=guidance)
         numbers = {"time": t if end_time is None else t - end_time}
         if guidance is not None:
+            if not 0 <= self.interval[0] < self.interval[1] <= 1:
+                raise ValueError(
+                    f"interval={self.interval}; give two times in [0, 1], the first below the last"
+                )
             both = jnp.asarray(self.interval) if interval is None else interval
             start, end = jnp.broadcast_to(both, (len(t), 2)).T
             numbers = dict(guidance=1 - 1 / guidance, interval_start=start, interval_end=end) | (

@@ -144,6 +144,9 @@ def test_a_number_is_told_if_and_only_if_the_network_takes_it():
     )
     with pytest.raises(ValueError, match="takes_guidance=True, and guidance is None: give it"):
         init(SMALL, end_time=t)
+    for interval in ((0.6, 0.4), (0.2, 1.5)):
+        with pytest.raises(ValueError, match=r"give two times in \[0, 1\]"):
+            init(SMALL.clone(interval=interval), end_time=t, guidance=t)
     plain = SMALL.clone(takes_guidance=False, takes_end_time=False)
     with pytest.raises(ValueError, match="takes_end_time=False, and end_time is given: do not"):
         init(plain, end_time=t)
