@@ -1,5 +1,6 @@
 """Mel scales, their triangular filters, and log-mel spectrograms."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -56,7 +57,8 @@ def mel_filters(
     """Return triangular filters, equally wide in mel: `spectrum @ filters` has the mel bands.
 
     Each filter rises from its predecessor's centre to its own and falls to its successor's, linear
-    in Hz, as librosa's filters do.
+    in Hz, as librosa's filters do. A band that lies between two frequencies of the FFT has an empty
+    filter, of which a warning is given, as by librosa.
 
     Args:
         low, high: lowest and highest frequency, in Hz; `high` is half the sample rate by default.
@@ -64,8 +66,7 @@ def mel_filters(
         unit_area: whether filters have an area of 1 Hz (Slaney's normalization) or a height of 1.
 
     Raises:
-        ValueError: frequencies are not 0 ≤ low < high ≤ sample_rate / 2, or a band lies between
-            two frequencies of the FFT, so its filter would be empty.
+        ValueError: frequencies are not 0 ≤ low < high ≤ sample_rate / 2.
     """
     high = sample_rate / 2 if high is None else high
     if not 0 <= low < high <= sample_rate / 2:
@@ -82,9 +83,10 @@ def mel_filters(
     filters = np.minimum(rising, falling).clip(0)
     empty = num_mels - np.count_nonzero(filters.any(axis=0))
     if empty:
-        raise ValueError(
+        warnings.warn(
             f"{empty} of {num_mels} mel bands hold no frequency of an FFT of {n_fft} samples at "
-            f"{sample_rate} Hz; take fewer bands or a longer FFT"
+            f"{sample_rate} Hz, so they are always 0; take fewer bands or a longer FFT",
+            stacklevel=2,
         )
     return filters * 2 / (right - left) if unit_area else filters
 
