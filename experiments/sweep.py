@@ -1,7 +1,7 @@
 """Measure the quality of trained runs by how they are sampled.
 
     python -m experiments.sweep runs/a runs/b --samplers="euler ddim,eta=1" --steps=5,9 --out=a.json
-    python -m experiments.sweep runs/a --widths=0.05,0.1,0.2 --scales=1,1.5,2 \
+    python -m experiments.sweep runs/a --widths=0.05,0.1,0.2 --scales=1,1.5,2 \\
         --intervals=0:1,0.2:0.8 --out=a.json
 
 Measures class accuracy and Fréchet distance to held-out images, as `experiments.evaluate` does, and

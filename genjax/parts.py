@@ -95,6 +95,9 @@ def bind_to(
             _refuse_text(value, takes[name], f"{field}.{name}")
         return value
 
+    for name, value in fields.items():
+        if isinstance(value, int | float) and name in takes:
+            _refuse_number(value, takes[name], f"{field}.{name}")
     arguments = {name: argument(name, value) for name, value in fields.items() if name != "name"}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     free = [name for name in takes if name not in (*called_with, *OF_FLAX)]
@@ -131,6 +134,13 @@ def _refuse_text(value: str, parameter: inspect.Parameter, field: str) -> None:
     for kinds, words in (((bool,), "True or False"), ((int, float), "a number")):
         if str not in given and any(each in kinds for each in given):
             raise ValueError(f"{field} is {value!r}; it must be {words}")
+
+
+def _refuse_number(value: int | float, parameter: inspect.Parameter, field: str) -> None:
+    """Raise ValueError if a parameter is several values by its annotation."""
+    given = [each for each in _members(parameter.annotation) if each is not types.NoneType]
+    if all((typing.get_origin(each) or each) in (tuple, list, Sequence) for each in given):
+        raise ValueError(f"{field} is {value!r}; it takes several values, as ({value!r},)")
 
 
 def _lacks_arguments(function: Callable) -> bool:

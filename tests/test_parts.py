@@ -118,6 +118,20 @@ def test_text_is_neither_a_number_nor_a_truth_value(fields, message):
         parts.bind(fields, (*NETWORKS, "genjax.diffusion.samplers"), "config.part")
 
 
+def test_one_number_is_not_several():
+    """The call would fail in the middle of a program, where it reads the first of them."""
+
+    def function(widths: tuple[float, ...] | None = None, either: float | tuple[float, float] = 1):
+        return widths, either
+
+    bound = parts.bind_to(function, dict(widths=[0.1], either=2), (), "config.part")
+    assert bound() == ((0.1,), 2)
+    with pytest.raises(
+        ValueError, match=r"config.part.widths is 0.1; .* several values, as \(0.1,"
+    ):
+        parts.bind_to(function, dict(widths=0.1), (), "config.part")
+
+
 def test_a_fault_of_a_module_of_ones_own_is_not_hidden(own_package):
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
         parts.find(f"{own_package}.broken.thing", (), "field")

@@ -118,7 +118,17 @@ def log_mel_spectrogram(
         power: 1 for magnitudes, 2 for powers.
         clamp: the value to which smaller bands are raised before the logarithm.
         log: `jnp.log` or `jnp.log10`.
+
+    Raises:
+        ValueError: there are more bands than bins, as in filters of librosa, which are transposed;
+            or as of `stft`.
     """
+    bins, bands = filters.shape
+    if bins < bands:
+        raise ValueError(
+            f"filters are [bins num_mels]; got {bins} bins for {bands} bands: transpose them, or "
+            "take fewer bands"
+        )
     n_fft = 2 * (len(filters) - 1)
     spectra = stft(waveforms, n_fft, hop, window=window, padding=padding, pad_mode=pad_mode)
     bands = jnp.einsum(

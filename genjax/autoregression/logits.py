@@ -97,7 +97,11 @@ def keep_top_k(logits: Logits, k: int) -> Logits:
     """Exclude all but the `k` most likely tokens, and those as likely as the last of these.
 
     Fan et al. 2018, "Hierarchical neural story generation", section 5.4.
+
+    Raises:
+        ValueError: `k` is no whole number from 1 to the size of the vocabulary.
     """
+    check_sampling(logits.shape[-1], top_k=k)
     values, indices = jax.lax.top_k(logits, k)
     return _kept(logits, indices, True, values[..., -1:])
 
@@ -107,7 +111,11 @@ def keep_top_p(logits: Logits, p: float | Float[Array, ""]) -> Logits:
 
     If only some of several equally likely tokens are needed, the first of them are kept. Holtzman
     et al. 2020, "The curious case of neural text degeneration", section 3.1.
+
+    Raises:
+        ValueError: `p` is not above 0 and at most 1.
     """
+    check_sampling(logits.shape[-1], top_p=p)
     indices = jnp.argsort(logits, axis=-1, descending=True)
     ordered = jnp.take_along_axis(logits, indices, axis=-1)
     probabilities = jax.nn.softmax(ordered)
@@ -149,7 +157,8 @@ def check_sampling(
 
     if concrete(temperature) and not np.all(np.asarray(temperature) >= 0):
         raise ValueError(f"temperature is at least 0, and 0 is greedy; got {temperature}")
-    if top_k is not None and not 1 <= top_k <= vocabulary:
+    whole = isinstance(top_k, int | np.integer)
+    if top_k is not None and not (whole and 1 <= top_k <= vocabulary):
         raise ValueError(f"top_k is from 1 to the vocabulary's {vocabulary} tokens; got {top_k}")
     for name, p in dict(top_p=top_p, min_p=min_p).items():
         if concrete(p) and not 0 < p <= 1:
@@ -158,6 +167,8 @@ def check_sampling(
 
 def check_keys(keys: Key[Array, " batch"], batch: int) -> None:
     """Raise ValueError unless there is one key per example; a single one would serve all."""
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise ValueError("keys are of jax.random.key; these are numbers, as of jax.random.PRNGKey")
     if jnp.shape(keys) != (batch,):
         raise ValueError(
             f"keys are one per example, ({batch},); got {jnp.shape(keys)}: give "

@@ -212,10 +212,15 @@ def maskgit(
         trajectory: return the tokens after every step, `[num_steps batch length]`.
 
     Raises:
-        ValueError: keys are not one per example.
+        ValueError: keys are not one per example, or counts are those of another length.
     """
     check_keys(keys, len(tokens))
     length = tokens.shape[1]
+    if counts.shape[1] != length + 1:  # JAX would take the last column for all that follow
+        raise ValueError(
+            f"counts are those of {counts.shape[1] - 1} tokens; examples have {length}: give "
+            f"masked_counts(schedule, {length}, num_steps)"
+        )
     masked = jnp.sum(tokens == mask_token, axis=1)
 
     def reveal(tokens, row):
@@ -279,8 +284,14 @@ def reveal_in_order(
         counts: how many places are known after each step.
         sampler: draws tokens; `sample` with its options.
         trajectory: return the tokens after every step, `[num_steps batch length]`.
+
+    Raises:
+        ValueError: keys are not one per example, or the order is not one of the places.
     """
     batch, length = tokens.shape
+    check_keys(keys, batch)
+    if len(order) != length:
+        raise ValueError(f"the order has {len(order)} places; examples have {length}")
     ranks = jnp.argsort(jnp.asarray(order))
 
     def reveal(tokens, row):

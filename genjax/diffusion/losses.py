@@ -14,7 +14,13 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.processes import Process, corrupt, expand
-from genjax.diffusion.targets import Target, combine, network_inputs, split_variance
+from genjax.diffusion.targets import (
+    Target,
+    check_output,
+    combine,
+    network_inputs,
+    split_variance,
+)
 from genjax.diffusion.times import TimeDistribution, independent
 from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
@@ -42,6 +48,26 @@ def _variates(key, x, variates, time_axes):
 
 
 @leafwise
+def data_and_noise(
+    key: Key[Array, ""] | None,
+    x: Float[Array, " batch *shape"],
+    z: Float[Array, " batch *shape"] | None,
+) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *shape"]]:
+    """Return the data, and the noise z, drawn from N(0, I) if None, for arrays or trees.
+
+    Raises:
+        ValueError: x is not of floats, or z has not the shape of x.
+    """
+    x = jnp.asarray(x)  # float64 of NumPy is float32 in JAX
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"data are floats; got {x.dtype}: convert them (data.to_float)")
+    z = jax.random.normal(key, x.shape, x.dtype) if z is None else jnp.asarray(z)
+    if z.shape != x.shape:  # they would broadcast
+        raise ValueError(f"the noise has shape {z.shape}; it needs that of x, {x.shape}")
+    return x, z
+
+
+@leafwise
 def _times(x, distribution, process, u):
     """Return the times of a leaf, and dt/du of their distribution."""
     return jax.jvp(lambda u: distribution(process, u), (u,), (jnp.ones_like(u),))
@@ -49,16 +75,9 @@ def _times(x, distribution, process, u):
 
 def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes, z=None):
     """Return the network's output at random times, the target y, the times, and their dt/du."""
-    x = jax.tree.map(jnp.asarray, x)  # float64 of NumPy is float32 in JAX
-    for leaf in jax.tree.leaves(x):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"data are floats; got {leaf.dtype}: convert them (data.to_float)")
     time_key, noise_key = jax.random.split(key)
+    x, z = data_and_noise(leaf_keys(noise_key, x), x, z)
     t, inverse_density = _times(x, times, process, _variates(time_key, x, variates, time_axes))
-    if z is None:
-        z = jax.tree.map(
-            lambda key, x: jax.random.normal(key, x.shape, x.dtype), leaf_keys(noise_key, x), x
-        )
     x_t = corrupt(process, x, z, t)
     output = apply(*network_inputs(process, x_t, t), *conditioning)
     wanted, given = jax.tree.structure(x), jax.tree.structure(output)
@@ -134,15 +153,13 @@ def simple_loss(
 
     Raises:
         ValueError: leaves of x share a function of `variates`, but the shapes of their times
-            differ; x is not of floats; or the network's output has not x's shape and structure.
+            differ; x is not of floats; the noise has not x's shape; or the network's output has not
+        x's shape and structure.
     """
 
     @leafwise
     def loss(output, y, t, inverse_density, process, target, weighting):
-        if output.shape != y.shape:  # the difference would broadcast
-            raise ValueError(
-                f"the network returns shape {output.shape}; it must return that of x, {y.shape}"
-            )
+        check_output(output, y)
         loss = _mean(jnp.square(output - y), t)
         if direction_weight:
             loss += direction_weight * _direction(output, y, t)
@@ -285,6 +302,11 @@ def hybrid_loss(
 
     @leafwise
     def loss(x, output, y, t, process, target, weighting):
+        if output.shape != (*x.shape[:-1], 2 * x.shape[-1]):
+            raise ValueError(
+                f"the network returns shape {output.shape}; with learned variance it must return "
+                f"twice the channels of x, {x.shape}"
+            )
         prediction, fraction = split_variance(output)
         loss = _mean(jnp.square(prediction - y), t)
         if weighting is not None:

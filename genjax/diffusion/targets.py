@@ -130,6 +130,14 @@ def _direction(process, clean, noise, t):
     )
 
 
+def check_output(y: Float[Array, "..."], x: Float[Array, "..."]) -> None:
+    """Raise ValueError unless a network's output has the shape of x: the two would broadcast."""
+    if jnp.shape(y) != jnp.shape(x):
+        raise ValueError(
+            f"the network returns shape {jnp.shape(y)}; it must return that of x, {jnp.shape(x)}"
+        )
+
+
 @leafwise
 def combine(
     process: Process,
@@ -154,7 +162,11 @@ def recover(
     """Solve x_t = alpha·x + sigma·z and y = c·x + d·z for x and z, for an array or a tree.
 
     The solution is Cramer's rule.
+
+    Raises:
+        ValueError: y has not the shape of x_t.
     """
+    check_output(y, x_t)
     alpha, sigma = process.alpha(t), process.sigma(t)
     c, d = target(process, t)
     alpha, sigma, c, d = (expand(a, x_t) for a in (alpha, sigma, c, d))

@@ -27,7 +27,9 @@ def leafwise(function: Callable) -> Callable:
     @functools.wraps(function)
     def function_of_trees(*positional: Any, **named: Any) -> Any:
         arguments = [*positional, *named.values()]
-        finest = max(arguments, key=lambda argument: jax.tree.structure(argument).num_nodes)
+        structures = [jax.tree.structure(argument) for argument in arguments]
+        sizes = [(each.num_leaves, each.num_nodes) for each in structures]  # None has no leaves
+        finest = arguments[sizes.index(max(sizes))]
         leaves = zip(*(_leaves(argument, finest) for argument in arguments), strict=True)
         count = len(positional)
         results = [function(*a[:count], **dict(zip(named, a[count:], strict=True))) for a in leaves]

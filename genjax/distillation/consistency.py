@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from genjax.diffusion.losses import data_and_noise
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction
 from genjax.distillation.distances import Distance, squared
@@ -66,11 +67,11 @@ def consistency_loss(
         The loss and the time t of each example.
     """
     pair_key, noise_key, end_key = jax.random.split(key, 3)
+    x, z = data_and_noise(noise_key, x, noise)
     t, r = pairs(pair_key, process, len(x))
     start = process.clean_end
     at_start = (r <= start) | (r < process.domain[0])
     r = jnp.where(at_start, start, r)
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
     x_t = process.corrupt(x, z, t)
     x_r = process.corrupt(x, z, r) if teacher is None else teacher(x_t, t, r)
     share = jax.random.uniform(end_key, t.shape) if anywhere else 0.0

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion import targets
 from genjax.diffusion.processes import TrigFlow, expand
-from genjax.diffusion.targets import Target, combine, network_inputs, predict
+from genjax.diffusion.targets import Target, check_output, combine, network_inputs, predict
 from genjax.diffusion.times import TimeDistribution
 from genjax.distillation.distances import squared
 from genjax.distillation.draws import draw_times
@@ -32,7 +32,9 @@ def derivative(
     The factor multiplies the direction of the derivative, which then stays bounded for all t.
     """
     scale = jnp.cos(t) * jnp.sin(t)
-    return jax.jvp(velocity, (x_t, t), (expand(scale, x_t) * direction, scale))
+    y, change = jax.jvp(velocity, (x_t, t), (expand(scale, x_t) * direction, scale))
+    check_output(y, x_t)
+    return y, change
 
 
 def tangent(

@@ -3,6 +3,7 @@
 import jax
 from jaxtyping import Array, Float, Key
 
+from genjax.diffusion.losses import data_and_noise
 from genjax.diffusion.processes import Process
 from genjax.diffusion.times import TimeDistribution, independent
 from genjax.distillation.pairs import Pairs
@@ -16,8 +17,8 @@ def draw_times(
 ) -> tuple[Batch, Times, Batch]:
     """Return x_t, times t drawn from a distribution, and the noise z, from N(0, I) if None."""
     time_key, noise_key = jax.random.split(key)
+    x, z = data_and_noise(noise_key, x, noise)
     t = times(process, independent(time_key, x.shape[:1]))
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
     return process.corrupt(x, z, t), t, z
 
 
@@ -26,6 +27,6 @@ def draw_pairs(
 ) -> tuple[Batch, Times, Times, Batch]:
     """Return x_t, times t and s drawn from a distribution of pairs, and the noise z."""
     pair_key, noise_key = jax.random.split(key)
+    x, z = data_and_noise(noise_key, x, noise)
     t, s = pairs(pair_key, process, len(x))
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
     return process.corrupt(x, z, t), t, s, z

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.samplers.restart import renoising
 from genjax.diffusion.samplers.tables import check_grid
-from genjax.diffusion.targets import Prediction, Target, network_inputs, predict
+from genjax.diffusion.targets import Prediction, Target, check_output, network_inputs, predict
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
@@ -54,6 +54,7 @@ def step(process: Process, target: Target, x_t: Batch, y: Batch, t: Times, s: Ti
 
     The coefficients of x_t and y are 1 and 0 exactly at s = t.
     """
+    check_output(y, x_t)
     alpha, sigma = process.alpha(t), process.sigma(t)
     alpha_s, sigma_s = process.alpha(s), process.sigma(s)
     c, d = target(process, t)
@@ -100,6 +101,7 @@ def consistency_map(apply: Callable, process: Process) -> FlowMap:
         skip = deviation**2 / (past**2 + deviation**2)
         out = deviation * past * jax.lax.rsqrt(process.sigma(t) ** 2 + deviation**2)
         output = apply(*network_inputs(process, x_t, t), *conditioning)
+        check_output(output, x_t)
         return expand(skip, x_t) * x_t + expand(out, x_t) * output
 
     return jump

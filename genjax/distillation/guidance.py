@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.targets import Prediction, Target, combine, network_inputs
+from genjax.diffusion.targets import Prediction, Target, check_output, combine, network_inputs
 from genjax.diffusion.times import TimeDistribution
 from genjax.distillation.distances import squared
 from genjax.distillation.draws import draw_times
@@ -43,7 +43,9 @@ def imitation_loss(
     x_t, t, _ = draw_times(key, x, process, times, noise)
     goal = teacher(x_t, t)
     y = jax.lax.stop_gradient(combine(process, target, goal.clean, goal.noise, t))
-    return squared(apply(*network_inputs(process, x_t, t), *conditioning) - y), t
+    output = apply(*network_inputs(process, x_t, t), *conditioning)
+    check_output(output, x_t)
+    return squared(output - y), t
 
 
 def guidance_loss(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.processes import RectifiedFlow, expand
+from genjax.diffusion.targets import check_output
 from genjax.distillation.distances import Distance, adaptive
 from genjax.distillation.draws import draw_pairs
 from genjax.distillation.flow_maps import diagonal
@@ -32,8 +33,11 @@ def total_derivative(
     apply: Callable, x_t: Batch, t: Times, s: Times, direction: Batch, *conditioning
 ) -> tuple[Batch, Batch]:
     """Return u and du/dt at fixed s, along dx_t/dt = `direction`."""
-    u = lambda x_t, t: apply(x_t, t, s, *conditioning)
-    return jax.jvp(u, (x_t, t), (direction.astype(x_t.dtype), jnp.ones_like(t)))
+    network = lambda x_t, t: apply(x_t, t, s, *conditioning)
+    tangents = direction.astype(x_t.dtype), jnp.ones_like(t)
+    u, change = jax.jvp(network, (x_t, t), tangents)
+    check_output(u, x_t)
+    return u, change
 
 
 def guided_velocity(
@@ -121,6 +125,7 @@ def improved_mean_flow_loss(
     x_t, t, s, z = draw_pairs(key, x, FLOW, pairs, noise)
     v = z - x if guided is None else guided(x_t, t, z - x)
     own = (diagonal(apply) if head is None else head)(x_t, t, *conditioning)
+    check_output(own, x_t)
     u, change = total_derivative(apply, x_t, t, s, jax.lax.stop_gradient(own), *conditioning)
     loss = distance(u + expand(t - s, x_t) * jax.lax.stop_gradient(change) - v)
     return loss if head is None else loss + distance(own - v), t
@@ -209,6 +214,7 @@ def guided_mean_flow_loss(
     velocities = lambda x_t, t: network(x_t, t, s, condition, scale, interval)
     tangents = conditional.astype(x_t.dtype), jnp.ones_like(t)
     u, change, v = jax.jvp(velocities, (x_t, t), tangents, has_aux=True)
+    check_output(u, x_t)
     average = u + expand(t - s, x_t) * jax.lax.stop_gradient(change)
     loss = distance(average - goal) + distance(v - goal)
     return loss if extra is None else loss + extra(x_t, t, u), t

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Int, Key
 
+from genjax.diffusion.losses import data_and_noise
 from genjax.diffusion.processes import Process, expand
-from genjax.diffusion.targets import Prediction, Target, combine, network_inputs
+from genjax.diffusion.targets import Prediction, Target, check_output, combine, network_inputs
 from genjax.distillation.distances import squared
 
 Batch = Float[Array, " batch *shape"]
@@ -73,13 +74,15 @@ def progressive_distillation_loss(
         The loss and the time t of each example.
     """
     time_key, noise_key = jax.random.split(key)
+    x, z = data_and_noise(noise_key, x, noise)
     place = jax.random.randint(time_key, x.shape[:1], 1, num_steps + 1)
     start, end = process.clean_end, process.domain[1]
     at = lambda place: start + (end - start) * place / num_steps
     t, middle, s = at(place), at(place - 0.5), at(place - 1)
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
     x_t = process.corrupt(x, z, t)
     goal = two_step_target(teacher, process, x_t, t, middle, s, *conditioning)
     y = jax.lax.stop_gradient(combine(process, target, goal.clean, goal.noise, t))
-    loss = squared(apply(*network_inputs(process, x_t, t), *conditioning) - y)
+    output = apply(*network_inputs(process, x_t, t), *conditioning)
+    check_output(output, x)
+    loss = squared(output - y)
     return loss if weighting is None else weighting(process, target, t) * loss, t

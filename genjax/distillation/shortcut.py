@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from genjax.diffusion.losses import data_and_noise
 from genjax.diffusion.processes import RectifiedFlow, expand
+from genjax.diffusion.targets import check_output
 from genjax.distillation.distances import squared
 from genjax.distillation.pairs import first_share
 
@@ -79,8 +81,8 @@ def shortcut_loss(
         ValueError: the share is less than one example, or `finest` is as `shortcut_times` says.
     """
     time_key, noise_key = jax.random.split(key)
+    x, z = data_and_noise(noise_key, x, noise)
     t, s = shortcut_times(time_key, len(x), finest, share)
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
     x_t = FLOW.corrupt(x, z, t)
     jumps = int(first_share(len(x), share).sum())
     if not jumps:
@@ -90,8 +92,10 @@ def shortcut_loss(
         )
     first = jax.tree.map(lambda a: a[:jumps], (x_t, t, s, *conditioning))
     goal = _goal(target_apply or apply, *first[:3], finest, largest, *first[3:])
+    output = apply(x_t, t, s, *conditioning)
+    check_output(output, x)
     y = jnp.concatenate([jax.lax.stop_gradient(goal), (z - x)[jumps:]])
-    return squared(apply(x_t, t, s, *conditioning) - y), t
+    return squared(output - y), t
 
 
 def guide_finest(apply: Callable, null: PyTree, scale: float) -> Callable[..., Batch]:

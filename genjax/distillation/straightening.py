@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.diffusion.losses import data_and_noise
 from genjax.diffusion.processes import Process, expand
 from genjax.distillation.distances import Distance, squared
 
@@ -58,6 +59,7 @@ def distilled_reflow_loss(
     at the noise end, where the teacher started too. The network is `flow_maps.flow_map`, or
     `flow_maps.ddim_map` of the flow itself.
     """
+    x, z = data_and_noise(None, x, z)
     end = jnp.full(x.shape[:1], process.domain[1])
     start = jnp.full(x.shape[:1], process.clean_end)
     noise = expand(process.sigma(end), z) * z

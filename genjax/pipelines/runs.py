@@ -2,6 +2,8 @@
 
 import difflib
 import functools
+import math
+import numbers
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,6 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -25,6 +28,7 @@ from genjax.training.sampling import add_posthoc, sample
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, frozen_runs, read_record
 
+WHOLE = {"seed": range(2**32), "batch_size": range(1, 2**31)}  # fields of `config.sampling`
 LISTED = 20  # class names at most that an error lists; of more it lists the nearest
 
 
@@ -52,6 +56,31 @@ def labels_of_classes(
             + (f", or names{', such as' * many}: {', '.join(shown)}" if shown else "")
         )
     return np.array([labels[each] for each in given])
+
+
+def check_field(name: str, value: Any, own: Any) -> None:
+    """Check a value that replaces a run's own in a field of `config.sampling`.
+
+    Raises:
+        ValueError: a field with fields of its own gets no dictionary; a field of a number gets no
+            finite number; or a seed or a batch size is no whole number of `WHOLE`.
+    """
+    if isinstance(own, dict) and not hasattr(value, "keys"):
+        instead = {"name": getattr(value, "__name__", value)}
+        raise ValueError(
+            f"{name}={value!r} has fields of its own: give a dictionary, as {name}={instead}"
+        )
+    if not isinstance(own, int | float):
+        return
+    scalar = isinstance(value, jax.Array | np.ndarray) and not value.shape
+    number = value.item() if scalar and jnp.issubdtype(value.dtype, jnp.number) else value
+    if not (isinstance(number, numbers.Real) and math.isfinite(number)):
+        raise ValueError(f"{name}={value!r} must be a finite number")
+    allowed = WHOLE.get(name)
+    if allowed and not (isinstance(number, numbers.Integral) and number in allowed):
+        raise ValueError(
+            f"{name}={value!r} must be a whole number from {allowed[0]} to {allowed[-1]}"
+        )
 
 
 class Run:
@@ -189,9 +218,9 @@ class Run:
 
         Raises:
             ValueError: both labels and prompts are given; a label is none of the run's; prompts are
-                no list of strings; `config.sampling` has no such field, or the task cannot be built
-                with its value; `weights` are other weights than those that the run is opened
-                with; or as of `check_guidance`.
+                no list of strings; `config.sampling` has no such field; `check_field` refuses the
+                value, or the task cannot be built with the value; `weights` are other weights than
+                those that the run is opened with; or as of `check_guidance`.
         """
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
@@ -206,11 +235,7 @@ class Run:
                 f"{', '.join(dict.fromkeys([*self.config.sampling, *optional]))}"
             )
         for name, value in sampling.items():
-            if isinstance(self.config.sampling.get(name), dict) and isinstance(value, str):
-                raise ValueError(
-                    f"{name}={value!r} has fields of its own: give a dictionary, as "
-                    f"{name}={ {'name': value} }"
-                )
+            check_field(name, value, self.config.sampling.get(name))
         opened = self.config.sampling.weights
         if (weights := sampling.get("weights", opened)) != opened:
             raise ValueError(

@@ -75,6 +75,10 @@ def test_top_p_keeps_the_fewest_of_equally_likely_tokens_and_top_k_all():
     assert kept(keep_top_p(logits, 0.5)) == [0, 2]
     assert kept(keep_top_p(jnp.zeros((1, 8)), 0.5)) == [0, 1, 2, 3]
     assert kept(keep_top_k(logits, 2)) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="top_k is from 1"):
+        keep_top_k(logits, 0)
+    with pytest.raises(ValueError, match="top_p is above 0"):  # would exclude every token
+        keep_top_p(logits, 0.0)
 
 
 def test_guidance_is_one_call_on_pairs():
@@ -115,12 +119,13 @@ def test_a_scale_grows_from_1_but_is_unconditional_in_every_step_at_0():
         (dict(temperature=-0.1), "temperature is at least 0, and 0 is greedy; got -0.1"),
         (dict(top_k=12), "top_k is from 1 to the vocabulary's 11 tokens; got 12"),
         (dict(top_k=0), "top_k is from 1"),
+        (dict(top_k=2.0), "top_k is from 1 to the vocabulary's 11 tokens; got 2.0"),
         (dict(top_p=1.5), "top_p is above 0 and at most 1; got 1.5"),
         (dict(min_p=0.0), "min_p is above 0"),
     ],
     ids=str,
 )
-def test_options_are_checked_before_anything_is_computed(options, message):
+def test_options_are_checked_before_anything_is_computed(options, message, unchecked_annotations):
     with pytest.raises(ValueError, match=message):
         check_sampling(VOCABULARY, **options)
     with pytest.raises(ValueError, match=message):

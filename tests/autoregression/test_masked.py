@@ -16,6 +16,7 @@ from genjax.autoregression.masked import (
     maskgit,
     random_masks,
     random_orders,
+    reveal_in_order,
 )
 from tests.chi_square import p_value
 
@@ -220,3 +221,23 @@ def test_confidence_is_that_of_float32():
     steps = counts, surest, law, True
     states = maskgit(keys(1), lambda *_: logits, masks.astype(jnp.int16), 2, *steps)
     np.testing.assert_array_equal(states[:, 0], [[0, 2], [0, 0]])
+
+
+def test_what_is_of_another_length_is_refused(unchecked_annotations):
+    """JAX would take the last column of the counts for every number of masks beyond it."""
+    predict = lambda tokens, share: jnp.zeros((*tokens.shape, 6))
+    keys, masks = jax.random.split(jax.random.key(0), 2), jnp.full((2, 9), 6)
+    counts, temperatures = masked_counts(masked.cosine, 8, 3), choice_temperatures(3, 1.0)
+    with pytest.raises(ValueError, match="counts are those of 8 tokens; examples have 9: give"):
+        maskgit(keys, predict, masks, 6, counts, temperatures)
+    with pytest.raises(ValueError, match="the order has 4 places; examples have 9"):
+        reveal_in_order(keys, predict, masks, np.arange(4), np.array([4, 9]))
+
+
+def test_keys_of_an_order_are_one_per_example(unchecked_annotations):
+    predict, order = lambda tokens, share: jnp.zeros((*tokens.shape, 6)), np.arange(9)
+    with pytest.raises(ValueError, match="keys are one per example"):
+        reveal_in_order(jax.random.key(0), predict, jnp.full((2, 9), 6), order, np.array([9]))
+    raw = jax.random.split(jax.random.PRNGKey(0), 2)
+    with pytest.raises(ValueError, match="keys are of jax.random.key; these are numbers"):
+        reveal_in_order(raw, predict, jnp.full((2, 9), 6), order, np.array([9]))

@@ -434,6 +434,19 @@ def test_an_output_of_two_parts_is_refused():
         run(jnp.zeros((2, 4, 3)), pair)
 
 
+def test_an_output_without_a_variance_is_refused():
+    """The prediction would have half the channels of x, and broadcast if x has two."""
+    choices = dict(process=VariancePreservingTable(), target=noise, times=uniform)
+    for network in (lambda x, t: x, lambda x, t: x[:, :1]):
+        with pytest.raises(ValueError, match=r"must return twice the channels of x, \(4, 2\)"):
+            hybrid_loss(jax.random.key(0), network, jnp.ones((4, 2)), **choices)
+
+
+def test_noise_that_would_broadcast_is_refused(unchecked_annotations):
+    with pytest.raises(ValueError, match=r"noise has shape \(1, 3\); it needs that of x, \(2, 3\)"):
+        run(jnp.zeros((2, 3)), noise=jnp.ones((1, 3)))
+
+
 def test_bytes_are_refused(unchecked_annotations):
     with pytest.raises(ValueError, match="data are floats; got uint8: convert them"):
         run(jnp.zeros((2, 4, 3), jnp.uint8))

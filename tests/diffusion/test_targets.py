@@ -273,3 +273,9 @@ def test_predictions_pass_through_transformations():
     doubled = jax.jit(lambda p: jax.tree.map(lambda a: 2 * a, p))(prediction)
     assert isinstance(doubled, Prediction) and doubled.fraction is None
     np.testing.assert_array_equal(doubled.clean, 2)
+
+
+def test_an_output_that_would_broadcast_is_no_prediction(unchecked_annotations):
+    network = lambda x, t: x[:, :1]
+    with pytest.raises(ValueError, match=r"returns shape \(4, 1\); .* that of x, \(4, 2\)"):
+        predict(network, RectifiedFlow(), velocity)(jnp.ones((4, 2)), jnp.full(4, 0.5))

@@ -141,6 +141,7 @@ def test_leafwise():
         {"a": {"b": 4.0, "c": 9.0}, "d": 25.0},
     )
     assert scale(2.0, 3, 1, abs) == (7.0, 2.0)
+    assert leafwise(lambda bias, x: x + (bias or 0))(None, 2.0) == 2.0
     with pytest.raises(ValueError, match="different numbers of pytree children"):
         scale(tree, {"a": 1}, 0, abs)
 

@@ -43,6 +43,7 @@ from genjax.distillation import (
     flow_maps,
     guidance,
     mean_flow,
+    pairs,
     pixel_mean_flow,
     progressive,
     regularized_consistency,
@@ -715,3 +716,57 @@ def test_distances_are_their_formulas():
     np.testing.assert_allclose(distances.adaptive(d), [25 / 25.01, 0], rtol=1e-6)
     slope = jax.grad(lambda d: distances.adaptive(d).sum())(d)
     np.testing.assert_allclose(slope[0], [6 / 25.01, 8 / 25.01], rtol=1e-5)  # no gradient below
+
+
+def losses_of(x, apply, apply_to, **options):
+    """Return a thunk for each loss of data, by name: of networks of (x, t) and of (x, t, s)."""
+    ordered = functools.partial(pairs.ordered, times=times.uniform)
+    student = flow_maps.flow_map(apply_to, FLOW, targets.velocity)
+    teacher = diffusion.predict(lambda x, t: x, FLOW, targets.velocity)
+    of_pairs = dict(process=FLOW, pairs=ordered, **options)
+    of_targets = dict(process=FLOW, target=targets.velocity, **options)
+    trigflow = dict(process=TRIG, times=times.uniform, **options)
+    flow = dict(pairs=ordered, **options)
+    return {
+        "mean flow": lambda: mean_flow.mean_flow_loss(KEY, apply_to, x, **flow),
+        "improved": lambda: mean_flow.improved_mean_flow_loss(KEY, apply_to, x, **flow),
+        "shortcut": lambda: shortcut.shortcut_loss(KEY, apply_to, x, share=0.5, **options),
+        "consistency": lambda: consistency.consistency_loss(KEY, student, x, **of_pairs),
+        "semigroup": lambda: flow_map_matching.semigroup_loss(KEY, student, x, **of_pairs),
+        "progressive": lambda: progressive.progressive_distillation_loss(
+            KEY, apply, teacher, x, num_steps=4, **of_targets
+        ),
+        "imitation": lambda: guidance.imitation_loss(
+            KEY, apply, teacher, x, times=times.uniform, **of_targets
+        ),
+        "continuous": lambda: continuous_consistency.continuous_consistency_loss(
+            KEY, apply, x, **trigflow
+        ),
+    }
+
+
+PLAIN = lambda x, t: x, lambda x, t, s: x
+NAMES = losses_of(None, *PLAIN).keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output_that_would_broadcast_is_refused(name, unchecked_annotations):
+    narrow = lambda x, t: x[:, :1], lambda x, t, s: x[:, :1]
+    with pytest.raises(ValueError, match=r"returns shape \([24], 1\); it must return that of x"):
+        losses_of(jnp.ones((4, 2)), *narrow)[name]()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_and_noise_that_would_broadcast_are_refused(name, unchecked_annotations):
+    with pytest.raises(ValueError, match="data are floats; got uint8: convert them"):
+        losses_of(jnp.ones((4, 2), jnp.uint8), *PLAIN)[name]()
+    with pytest.raises(ValueError, match=r"noise has shape \(1, 2\); .* that of x, \(4, 2\)"):
+        losses_of(jnp.ones((4, 2)), *PLAIN, noise=jnp.ones((1, 2)))[name]()
+
+
+def test_bytes_are_no_samples_of_a_reflow(unchecked_annotations):
+    student = lambda x, t, s: x
+    with pytest.raises(ValueError, match="data are floats; got uint8"):
+        straightening.distilled_reflow_loss(
+            student, jnp.ones((4, 2), jnp.uint8), jnp.ones((4, 2)), process=FLOW
+        )

@@ -5,6 +5,8 @@ import pydoc
 import re
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,6 +55,37 @@ def test_a_name_in_place_of_a_part_with_fields_is_answered_with_the_dictionary(f
     run = Run(folder, config=config, build=lambda config: task)
     with pytest.raises(ValueError, match=r"give a dictionary, as sampler=\{'name': 'heun'\}"):
         run.sample(sampler="heun")
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (dict(sampler=len), r"give a dictionary, as sampler=\{'name': 'len'\}"),
+        (dict(guidance_scale="2"), "guidance_scale='2' must be a finite number"),
+        (dict(guidance_scale=[1.0, 2.0]), "must be a finite number"),
+        (dict(guidance_scale=float("nan")), "guidance_scale=nan must be a finite number"),
+        (dict(seed=None), "seed=None must be a finite number"),
+        (dict(seed=jax.random.key(0)), "must be a finite number"),
+        (dict(seed=2**32), "seed=4294967296 must be a whole number from 0 to 4294967295"),
+        (dict(seed=-1), "whole number from 0"),
+        (dict(seed=1.0), "whole number from 0"),
+        (dict(batch_size=0), "batch_size=0 must be a whole number from 1"),
+    ],
+)
+def test_values_that_no_field_takes_are_refused(folder, monkeypatch, given, words):
+    """JAX's keys drop the higher bits of a seed, and a scale of NaN makes black images."""
+    task = SimpleNamespace(condition=SimpleNamespace(num_rows=1))
+    sampling = Config(
+        weights="ema", seed=0, batch_size=2, guidance_scale=1.5, sampler=Config(name="euler")
+    )
+    run = Run(folder, config=Config(sampling=sampling), build=lambda config: task)
+    run.state = None  # in place of a checkpoint's
+    monkeypatch.setattr(runs, "check_null_condition", lambda *_: None)
+    monkeypatch.setattr(runs, "sample", lambda *inputs, **_: np.array(inputs[-1].guidance_scale))
+    for scale in (2, np.float32(2), jnp.float32(2)):
+        assert run.sample(guidance_scale=scale, seed=np.int64(3)) == 2
+    with pytest.raises(ValueError, match=words):
+        run.sample(**given)
 
 
 def test_a_task_is_built_anew_for_a_field_that_it_is_built_with(folder, monkeypatch):

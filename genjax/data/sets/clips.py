@@ -66,10 +66,11 @@ def load_clips(
         FileNotFoundError: the folder does not exist.
         ValueError: `data_dir` is missing, the split is unknown, no clip can be read, captions are
             wrong as `load_folder` describes, clips with sound do not all last the same whole
-            number of samples, or there are no frames or no frame rate.
+            number of samples, or there are no frames, no frame rate or no size.
     """
     require_av("clips")
     check_rate(num_frames, frames_per_second)
+    _check_size(size)
     root = find_folder("clips", data_dir, "clips")
     splits, class_names = read_layout(root, "clips", SUFFIXES)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}
@@ -109,6 +110,17 @@ def check_rate(num_frames: int | None, frames_per_second: float) -> None:
         raise ValueError(f"num_frames is {num_frames}; a clip has 1 or more")
     if not frames_per_second > 0:
         raise ValueError(f"frames_per_second is {frames_per_second}; it must be above 0")
+
+
+def _check_size(size: Size) -> None:
+    """Raise ValueError unless a size is one or two positive whole numbers, or None."""
+    sides = size if isinstance(size, tuple | list) else (size, size)
+    whole = all(isinstance(side, int) and side > 0 for side in sides)
+    if size is not None and not (whole and len(sides) == 2):
+        raise ValueError(
+            f"size is {size!r}; it is the side of squares, (height, width), or None for frames as "
+            "they are stored"
+        )
 
 
 def _num_samples(num_frames: int | None, frames_per_second: float, sample_rate: int) -> int:

@@ -224,6 +224,13 @@ def test_clips_without_frames_are_refused(load, options, message, tmp_path):
         load("train", tmp_path, **options)
 
 
+@pytest.mark.parametrize("size", [0, -4, (16,), (16, 0), 16.0])
+def test_a_size_is_one_or_two_sides(size, tmp_path, unchecked_annotations):
+    """No file is at fault."""
+    with pytest.raises(ValueError, match="size is .*; it is the side of squares"):
+        load_clips("train", tmp_path, size=size)
+
+
 @pytest.mark.parametrize("start, sound_start", [(0.0, 0.0), (1.5, 1.25), (0.5, 0.75)])
 def test_sound_begins_with_the_first_frame(tmp_path, start, sound_start):
     """Sample i is written at sound_start + i/24000 s, so the clip's first is known."""
