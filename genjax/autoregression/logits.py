@@ -172,7 +172,7 @@ def check_keys(keys: Key[Array, " batch"], batch: int) -> None:
     if jnp.shape(keys) != (batch,):
         raise ValueError(
             f"keys are one per example, ({batch},); got {jnp.shape(keys)}: give "
-            f"jax.random.split(key, {batch}), where key is jax.random.key(seed), not PRNGKey"
+            f"jax.random.split(key, {batch})"
         )
 
 

@@ -72,6 +72,10 @@ def check_field(name: str, value: Any, own: Any) -> None:
         )
     if not isinstance(own, int | float):
         return
+    if hasattr(value, "keys"):  # one for each modality
+        for key in value:
+            check_field(f"{name}[{key!r}]", value[key], own)
+        return
     scalar = isinstance(value, jax.Array | np.ndarray) and not value.shape
     number = value.item() if scalar and jnp.issubdtype(value.dtype, jnp.number) else value
     if not (isinstance(number, numbers.Real) and math.isfinite(number)):

@@ -135,7 +135,7 @@ def test_options_are_checked_before_anything_is_computed(options, message, unche
 @pytest.mark.parametrize("one", [jax.random.key(0), jax.random.key(0)[None]])
 def test_one_key_is_not_the_noise_of_a_batch(one, unchecked_annotations):
     """A batch of one key would draw the same noise for every example."""
-    match = r"one per example, \(4,\); got .*: give jax.random.split\(key, 4\), where key is jax"
+    match = r"keys are one per example, \(4,\); got .*: give jax.random.split\(key, 4\)"
     with pytest.raises(ValueError, match=match):
         sample(one, jnp.zeros((4, 3)))
     with pytest.raises(ValueError, match=match):
