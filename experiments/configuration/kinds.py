@@ -170,8 +170,8 @@ class DiffusionNetwork(Protocol):
     `t` has shape `[batch]`; `condition` is what `config.condition` gives: class labels `[batch]`,
     or encoded text. Two fields are optional: `divisor`, which the height and width of `x_t` must be
     multiples of, and `num_classes`, which is then set from `config.condition`. With a learned
-    variance the network returns twice the channels. A network may have `adopted(params)`: it
-    returns the parameters of an architecture that --init_from may name by the network's own names.
+    variance the network returns twice the channels. A network may have `adopted(params)`. It
+    renames the parameters of another architecture, so that --init_from can start from that one.
     """
 
     def __call__(self, x_t, t, condition): ...

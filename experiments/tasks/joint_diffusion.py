@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.inputs.played_clips import PlayedClips
 from experiments.inputs.sound_and_video import SoundingClips, of_features
-from experiments.tasks.diffusion import Diffusion, check_no_interval, check_waits, time_grid
+from experiments.tasks.diffusion import (
+    Diffusion,
+    check_no_interval,
+    check_waits,
+    evaluation_times,
+    time_grid,
+)
 from experiments.tasks.joint_objective import JointObjective
 from experiments.tasks.shapes import first_output
 from genjax import diffusion
@@ -134,7 +139,7 @@ class JointDiffusion(Diffusion):
 
         scales = Guidance(*map(by_modality, (sampling.guidance_scale, sampling.modality_scale)))
         grid = time_grid(self.process, sampling)
-        if first := _first(sampling):
+        if first := self._first(sampling):
             grid = diffusion.sequential_grid(self.process, grid, first)
         given = [name for name in grid if name in sampling.given]
         return scales, diffusion.given_modalities_grid(self.process, grid, given)
@@ -195,13 +200,21 @@ class JointDiffusion(Diffusion):
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         own = {"modality_scale": sampling.modality_scale, "given": list(sampling.given)}
-        first = {"first": list(first)} if (first := _first(sampling)) else {}
-        return super().describe_sampling(sampling) | own | first
+        first = self._first(sampling)
+        return super().describe_sampling(sampling) | own | ({"first": list(first)} if first else {})
 
     def num_evaluations(self, sampling: Any) -> int:
-        grids = 2 if _first(sampling) else 1
-        steps = SimpleNamespace(grid=sampling.grid, num_steps=grids * sampling.num_steps)
-        return super().num_evaluations(steps)
+        if not (first := self._first(sampling)):
+            return super().num_evaluations(sampling)
+        grid = diffusion.sequential_grid(self.process, time_grid(self.process, sampling), first)
+        times = jax.eval_shape(lambda: evaluation_times(self.sampler, self.process, grid))
+        return len(jax.tree.leaves(times)[0])
+
+    def _first(self, sampling: Any) -> tuple[str, ...]:
+        """Return the modalities that are sampled before others; none if all others are given."""
+        first = set(getattr(sampling, "first", ())) - set(sampling.given)
+        others = self.process.keys() - first - set(sampling.given)
+        return tuple(sorted(first)) if others else ()
 
     def functions(self, state: Any, sampling: Any) -> dict[str, Callable]:
         return {}
@@ -216,18 +229,12 @@ def check_given(given: Sequence[str], modalities: Collection[str]) -> None:
         )
 
 
-def _first(sampling: Any) -> tuple[str, ...]:
-    """Return the modalities that are sampled before the others; none if all are sampled at once."""
-    left = set(getattr(sampling, "first", ())) - set(sampling.given)
-    return tuple(sorted(left))
-
-
 def check_first(sampling: Any, modalities: Collection[str]) -> None:
     """Raise ValueError if what is sampled first is no modality, or all of them."""
-    first = set(getattr(sampling, "first", ()))
-    if first and not first < set(modalities):
+    first = getattr(sampling, "first", ())
+    if isinstance(first, str) or (first and not set(first) < set(modalities)):
         raise ValueError(
-            f"config.sampling.first is {sorted(first)}; name some but not all of "
+            f"config.sampling.first is {first!r}; give a tuple that names some but not all of "
             f"{', '.join(sorted(modalities))}, or none to sample all at once"
         )
 

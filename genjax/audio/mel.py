@@ -113,22 +113,16 @@ def log_mel_spectrogram(
     - Whisper: `power=2, clamp=1e-10, log=jnp.log10`, before its scaling and without the last frame.
 
     Args:
-        filters: of `mel_filters`. Their number of bins sets the length of frames, 2·(bins − 1).
+        filters: of `mel_filters`; those of librosa are transposed. Their number of bins sets the
+            length of frames, 2·(bins − 1).
         hop, window, padding, pad_mode: as of `stft`.
         power: 1 for magnitudes, 2 for powers.
         clamp: the value to which smaller bands are raised before the logarithm.
         log: `jnp.log` or `jnp.log10`.
 
     Raises:
-        ValueError: there are more bands than bins, as in filters of librosa, which are transposed;
-            or as of `stft`.
+        ValueError: as of `stft`.
     """
-    bins, bands = filters.shape
-    if bins < bands:
-        raise ValueError(
-            f"filters are [bins num_mels]; got {bins} bins for {bands} bands: transpose them, or "
-            "take fewer bands"
-        )
     n_fft = 2 * (len(filters) - 1)
     spectra = stft(waveforms, n_fft, hop, window=window, padding=padding, pad_mode=pad_mode)
     bands = jnp.einsum(

@@ -167,7 +167,7 @@ def check_sampling(
 
 def check_keys(keys: Key[Array, " batch"], batch: int) -> None:
     """Raise ValueError unless there is one key per example; a single one would serve all."""
-    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+    if hasattr(keys, "dtype") and not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise ValueError("keys are of jax.random.key; these are numbers, as of jax.random.PRNGKey")
     if jnp.shape(keys) != (batch,):
         raise ValueError(

@@ -106,7 +106,8 @@ def interval(
         )
 
     def scale_at(t):
-        scale = expand(jnp.asarray(guidance_scale), jnp.asarray(t))  # one per sample, not per frame
+        t, scale = jnp.asarray(t), jnp.asarray(guidance_scale)
+        scale = expand(scale, t) if t.ndim else scale  # one per sample, not per frame
         return jnp.where((low < t) & (t <= high), scale, 1.0)
 
     return scale_at

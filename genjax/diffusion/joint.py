@@ -202,14 +202,14 @@ def given_modalities_grid(
 
 def sequential_grid(
     process: dict[str, Process], times: dict[str, Float[Array, " times"]], first: Sequence[str]
-) -> dict[str, Float[Array, " twice_the_times"]]:
+) -> dict[str, Float[Array, " longer"]]:
     """Return grids that sample the first modalities before the others: p(x, y) = p(x)·p(y | x).
 
     While the first ones are sampled, the others wait as noise. Then the first ones wait as clean
-    data. Samplers keep what waits as it is, bit by bit.
+    data. Samplers keep what waits as it is, bit by bit. n + 1 times become 2n + 1.
     """
 
-    def grid(name: str) -> Float[Array, " twice_the_times"]:
+    def grid(name: str) -> Float[Array, " longer"]:
         t = times[name]
         if name in first:
             return jnp.append(t, jnp.full_like(t[1:], process[name].clean_end))

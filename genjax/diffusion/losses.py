@@ -55,6 +55,9 @@ def data_and_noise(
 ) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *shape"]]:
     """Return the data, and the noise z, drawn from N(0, I) if None, for arrays or trees.
 
+    Args:
+        key: for each array its own, of a tree `leaf_keys(key, x)`.
+
     Raises:
         ValueError: x is not of floats, or z has not the shape of x.
     """
@@ -154,7 +157,7 @@ def simple_loss(
     Raises:
         ValueError: leaves of x share a function of `variates`, but the shapes of their times
             differ; x is not of floats; the noise has not x's shape; or the network's output has not
-        x's shape and structure.
+            x's shape and structure.
     """
 
     @leafwise

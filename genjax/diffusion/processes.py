@@ -54,10 +54,10 @@ def across_batch(
 
 
 def _check_rates(process) -> None:
-    """Raise ValueError unless 0 ≤ beta_min ≤ beta_max, and beta_max is above 0."""
-    if not 0 <= process.beta_min <= process.beta_max or process.beta_max == 0:
+    """Raise ValueError unless beta_min is at least 0, and beta_max above 0."""
+    if not (process.beta_min >= 0 and process.beta_max > 0):
         raise ValueError(
-            f"rates rise from beta_min to beta_max, neither below 0; got beta_min="
+            f"rates go from beta_min, at least 0, to beta_max, above 0; got beta_min="
             f"{process.beta_min} and beta_max={process.beta_max}"
         )
 
@@ -350,7 +350,7 @@ class VariancePreservingLinear(VariancePreserving):
     beta_max: float = 20.0
 
     def __post_init__(self):
-        """Raise ValueError unless 0 ≤ beta_min ≤ beta_max."""
+        """Raise ValueError unless beta_min is at least 0, and beta_max above 0."""
         _check_rates(self)
         super().__post_init__()
 
@@ -373,7 +373,7 @@ class VariancePreservingScaledLinear(VariancePreserving):
     beta_max: float = 12.0
 
     def __post_init__(self):
-        """Raise ValueError unless 0 ≤ beta_min ≤ beta_max."""
+        """Raise ValueError unless beta_min is at least 0, and beta_max above 0."""
         _check_rates(self)
         super().__post_init__()
 

@@ -214,7 +214,8 @@ def guided_mean_flow_loss(
     velocities = lambda x_t, t: network(x_t, t, s, condition, scale, interval)
     tangents = conditional.astype(x_t.dtype), jnp.ones_like(t)
     u, change, v = jax.jvp(velocities, (x_t, t), tangents, has_aux=True)
-    check_output(u, x_t)
+    for output in (u, v, conditional):
+        check_output(output, x_t)
     average = u + expand(t - s, x_t) * jax.lax.stop_gradient(change)
     loss = distance(average - goal) + distance(v - goal)
     return loss if extra is None else loss + extra(x_t, t, u), t

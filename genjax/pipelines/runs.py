@@ -29,6 +29,7 @@ from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, frozen_runs, read_record
 
 WHOLE = {"seed": range(2**32), "batch_size": range(1, 2**31)}  # fields of `config.sampling`
+NEEDED = (*WHOLE, "guidance_scale", "num_steps")  # None turns other numbers off
 LISTED = 20  # class names at most that an error lists; of more it lists the nearest
 
 
@@ -62,20 +63,23 @@ def check_field(name: str, value: Any, own: Any) -> None:
     """Check a value that replaces a run's own in a field of `config.sampling`.
 
     Raises:
-        ValueError: a field with fields of its own gets no dictionary; a field of a number gets no
-            finite number; or a seed or a batch size is no whole number of `WHOLE`.
+        ValueError: a part gets no dictionary; a field of a number, or of one for each modality,
+            gets no finite number; or a seed or a batch size is no whole number of `WHOLE`.
     """
-    if isinstance(own, dict) and not hasattr(value, "keys"):
-        instead = {"name": getattr(value, "__name__", value)}
-        raise ValueError(
-            f"{name}={value!r} has fields of its own: give a dictionary, as {name}={instead}"
-        )
-    if not isinstance(own, int | float):
-        return
-    if hasattr(value, "keys"):  # one for each modality
+    if isinstance(own, dict) and "name" in own:
+        if not hasattr(value, "keys"):
+            instead = {"name": getattr(value, "__name__", value)}
+            raise ValueError(
+                f"{name}={value!r} has fields of its own: give a dictionary, as {name}={instead}"
+            )
+    elif hasattr(value, "keys"):
         for key in value:
-            check_field(f"{name}[{key!r}]", value[key], own)
-        return
+            _check_number(f"{name}[{key!r}]", value[key])
+    elif isinstance(own, int | float | dict) and not (value is None and name not in NEEDED):
+        _check_number(name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
     scalar = isinstance(value, jax.Array | np.ndarray) and not value.shape
     number = value.item() if scalar and jnp.issubdtype(value.dtype, jnp.number) else value
     if not (isinstance(number, numbers.Real) and math.isfinite(number)):

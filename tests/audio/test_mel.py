@@ -60,8 +60,6 @@ def test_silence_is_the_clamp():
 def test_faults():
     with pytest.raises(ValueError, match="give 0 <= low < high <= 8000"):
         mel_filters(RATE, N_FFT, 8, high=9000)
-    with pytest.raises(ValueError, match="got 8 bins for 257 bands: transpose them"):
-        log_mel_spectrogram(np.zeros((1, 1000, 1)), mel_filters(RATE, 512, 8).T, 128)
 
 
 def test_empty_bands_are_counted():

@@ -23,6 +23,16 @@ def test_ten_times_louder_is_one_decade_in_every_mel_band():
     np.testing.assert_array_equal(distance(1e-9 * NOISE, 0 * NOISE), 0.0)
 
 
+def test_bands_may_be_more_than_the_bins():
+    """EnCodec has 64 bands at all resolutions; 10 dB are half a decade in those that are not empty.
+
+    librosa counts 37 empty filters of 64 at 32 samples and 24 kHz.
+    """
+    with pytest.warns(UserWarning, match="37 of 64 mel bands hold no frequency"):
+        distance = multi_scale_mel(10**0.5 * NOISE, NOISE, 24_000, (32,), (64,))
+    np.testing.assert_allclose(distance, 0.5 * 27 / 64, rtol=1e-4)
+
+
 def test_e_times_louder_is_one_neper_and_a_convergence_of_e_less_one():
     distance = jax.jit(multi_resolution_stft)
     expected = math.e - 1 + 1

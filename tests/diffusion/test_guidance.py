@@ -390,6 +390,7 @@ def test_an_interval_of_scales_by_sample_has_them_in_all_frames():
     np.testing.assert_array_equal(scale(jnp.array([[0.5, 0.9], [0.9, 0.5]])), [[2, 1], [1, 3]])
     np.testing.assert_array_equal(scale(jnp.array([0.5, 0.9])), [2, 1])
     assert interval(2.0, 0.2, 0.8)(0.5) == 2
+    np.testing.assert_array_equal(interval(jnp.array([2.0, 3.0]), 0.2, 0.8)(0.5), [2, 3])
 
 
 @pytest.mark.parametrize("low, high", [(0.8, 0.2), (0.5, 0.5), (0.2, np.nan)])

@@ -65,6 +65,7 @@ def test_a_name_in_place_of_a_part_with_fields_is_answered_with_the_dictionary(f
         (dict(guidance_scale=[1.0, 2.0]), "must be a finite number"),
         (dict(guidance_scale=float("nan")), "guidance_scale=nan must be a finite number"),
         (dict(guidance_scale={"video": 2, "sound": None}), r"guidance_scale\['sound'\]=None must"),
+        (dict(modality_scale="3"), "modality_scale='3' must be a finite number"),
         (dict(seed=None), "seed=None must be a finite number"),
         (dict(seed=jax.random.key(0)), "must be a finite number"),
         (dict(seed=2**32), "seed=4294967296 must be a whole number from 0 to 4294967295"),
@@ -79,11 +80,14 @@ def test_values_that_no_field_takes_are_refused(folder, monkeypatch, given, word
     sampling = Config(
         weights="ema", seed=0, batch_size=2, guidance_scale=1.5, sampler=Config(name="euler")
     )
+    sampling.update(top_k=5, modality_scale=dict(video=1.0, sound=2.0))
     run = Run(folder, config=Config(sampling=sampling), build=lambda config: task)
     run.state = None  # in place of a checkpoint's
     monkeypatch.setattr(runs, "check_null_condition", lambda *_: None)
     monkeypatch.setattr(runs, "sample", lambda *inputs, **_: np.array(inputs[-1].guidance_scale))
     run.sample(guidance_scale={"video": 2.0, "sound": 1})  # one for each modality
+    run.sample(modality_scale=3.0)  # in place of one for each
+    run.sample(top_k=None)  # which turns it off
     for scale in (2, np.float32(2), jnp.float32(2)):
         assert run.sample(guidance_scale=scale, seed=np.int64(3)) == 2
     with pytest.raises(ValueError, match=words):

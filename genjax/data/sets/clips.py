@@ -115,7 +115,7 @@ def check_rate(num_frames: int | None, frames_per_second: float) -> None:
 def _check_size(size: Size) -> None:
     """Raise ValueError unless a size is one or two positive whole numbers, or None."""
     sides = size if isinstance(size, tuple | list) else (size, size)
-    whole = all(isinstance(side, int) and side > 0 for side in sides)
+    whole = all(isinstance(side, int | np.integer) and side > 0 for side in sides)
     if size is not None and not (whole and len(sides) == 2):
         raise ValueError(
             f"size is {size!r}; it is the side of squares, (height, width), or None for frames as "

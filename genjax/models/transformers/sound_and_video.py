@@ -267,7 +267,7 @@ class SoundAndVideoDiT(nn.Module):
 
         Training can start from a network of video alone (`--init_from`).
         """
-        if set(params) & {"video", "sound"}:
+        if "blocks" not in params or set(params) & {"video", "sound"}:
             return params
         ends = {name: part for name, part in params.items() if name != "blocks"}
         return {"video": ends, "blocks": {"video": params["blocks"]}}

@@ -91,7 +91,8 @@ def test_a_network_of_video_becomes_the_videos_stream():
     )
     expected = jax.jit(network.apply)({"params": params}, X["video"], T["video"], TOLD)
     np.testing.assert_array_equal(adopted["video"], expected)
-    assert NETWORK.adopted(joint) is joint
+    for other in (joint, {"stem": {}}, {"blocks/video/attention/query/kernel": {}}):  # an adapter
+        assert NETWORK.adopted(other) is other
 
 
 def test_a_new_network_does_not_exchange():
