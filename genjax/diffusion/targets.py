@@ -36,6 +36,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from genjax.diffusion.processes import Process, expand
@@ -130,7 +131,7 @@ def _direction(process, clean, noise, t):
     )
 
 
-def check_output(y: Float[Array, "..."], x: Float[Array, "..."]) -> None:
+def check_output(y: Float[ArrayLike, "..."], x: Float[ArrayLike, "..."]) -> None:
     """Raise ValueError unless a network's output has the shape of x: the two would broadcast."""
     if jnp.shape(y) != jnp.shape(x):
         raise ValueError(
