@@ -35,9 +35,9 @@ JAX_DEFAULT_MATMUL_PRECISION=bfloat16 python -m experiments.train \
     --config.averages.ema.steps=300 --config.sampling.guidance_scale=3.0
 A third run goes on from the second in the same way, with --config.num_steps=4800 and more training
 times at high noise: --config.times.name=logit_normal --config.times.mean=2.0
---config.times.shift=1.0. A fourth run goes on from the third for 5,400 steps, with
---config.times.mean=2.2 --config.times.deviation=0.9. The run of causal goes on from the third for
-3,600 steps, with the times of its config.
+--config.times.shift=1.0. A fourth run, --workdir=runs/moving_digits_video_4, goes on from the
+third for 5,400 steps, with --config.times.mean=2.2 --config.times.deviation=0.9. The run of causal
+goes on from the third for 3,600 steps, with the times of its config.
 
 Results on 200 held-out captions, on one CPU core. The runs of frames of 32×32 pixels are of earlier
 versions of this config, with 20 tokens:
