@@ -37,7 +37,7 @@ A third run goes on from the second in the same way, with --config.num_steps=480
 times at high noise: --config.times.name=logit_normal --config.times.mean=2.0
 --config.times.shift=1.0. A fourth run, --workdir=runs/moving_digits_video_4, goes on from the
 third for 5,400 steps, with --config.times.mean=2.2 --config.times.deviation=0.9. The run of causal
-goes on from the third for 3,600 steps, with the times of its config.
+goes on from the third as the second did from the first, for 3,600 steps.
 
 Results on 200 held-out captions, on one CPU core. The runs of frames of 32×32 pixels are of earlier
 versions of this config, with 20 tokens:
@@ -47,11 +47,11 @@ text_to_video   64×64   5,200   4,360    41 %           51 %    58 %        28.
                         +5,400  5,430    53.5 %         64.5 %  71.5 %      45.5 %
                         +4,800  4,183    63 %           71.5 %  75.5 %      55 %
                         +5,400  4,801    72 %           81.5 %  83 %        59.5 %
-causal, first 17        +3,600  4,769    70.5 %         76.5 %  81.5 %      59 %
-causal, last 17 of 33                    66 %           71.5 %  80.5 %      57 %
                 32×32   9,000   2,891    46 %           52 %    54 %        42 %
                         14,500  4,660    47.5 %         54.5 %  56 %        48 %
 image_to_video  32×32   +3,000  1,101    50 %           57 %    61.5 %      64 %
+causal          64×64   +3,600  4,769    70.5 %         76.5 %  81.5 %      59 %
+  frames 17-33                           66 %           71.5 %  80.5 %      57 %
 (real clips)    64×64                    97.5 %         97.5 %  99.5 %      99 %
 
 With 64×64 pixels, captions of one digit are followed in all of 27 cases, and captions of two in
