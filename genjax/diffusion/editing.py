@@ -104,8 +104,9 @@ def repaint(
     sampler noises the state back up by as many steps. It repeats them until it has taken them
     `resamplings` times. So the filled-in part comes nearer to the known one, but not to the exact
     distribution: `inpaint` has the figures. The known part is drawn from q(x_s | x_t, x), where the
-    authors draw from q(x_s | x). Both have the same marginals. A trajectory has the state after
-    every evaluation.
+    authors draw from q(x_s | x). Both have the same marginals. The sampler goes back where
+    diffusers does, which is one step later than the paper: it goes back from the data too. A
+    trajectory has the state after every evaluation.
 
     Raises:
         ValueError: `jump_length` or `resamplings` is not positive.
