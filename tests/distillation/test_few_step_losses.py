@@ -559,8 +559,8 @@ def test_the_consistency_loss_takes_the_older_student_as_its_target():
     np.testing.assert_allclose(loss, squared(own) / (0.8 - 0.3), rtol=1e-5)
 
 
-def test_ends_and_middles_of_jumps_are_uniform():
-    """The exact map has no loss wherever jumps end or meet, so the gradients do not tell."""
+def test_ends_and_middles_of_jumps_and_guidance_scales_are_uniform():
+    """Exact students have no loss whatever is drawn, so the gradients do not tell."""
     seen = []
 
     def student(x, t, s):
@@ -577,6 +577,18 @@ def test_ends_and_middles_of_jumps_are_uniform():
     middle, *ends = seen
     np.testing.assert_array_equal(ends, np.full((2, 4000), np.float32(0.5)))
     assert stats.kstest(middle, stats.uniform(0.5, 0.3).cdf).pvalue > 1e-3
+    seen.clear()
+    guidance.guidance_loss(
+        KEY,
+        student,
+        _scaled,
+        x,
+        process=FLOW,
+        target=targets.velocity,
+        times=constant(0.7),
+        scales=(1.0, 4.0),
+    )
+    assert stats.kstest(seen[0], stats.uniform(1, 3).cdf).pvalue > 1e-3
 
 
 def test_the_tangent_of_continuous_consistency_is_its_closed_form(float64):

@@ -171,6 +171,17 @@ def test_remasking_ends_without_masks(num_steps):
     np.testing.assert_allclose(step, [1 / VOCABULARY] * VOCABULARY + [0], rtol=1e-6)
 
 
+def test_rates_of_remasking_are_the_papers():
+    """A cap on sigma_s/alpha_t = 1/2, and a share of it (Wang et al. 2025).
+
+    The marginals are the same whatever the rate.
+    """
+    t, s = jnp.asarray(0.5), jnp.asarray(0.25)
+    np.testing.assert_allclose(discrete.rescaled(MASKED, t, s, eta=0.4), 0.2, rtol=1e-6)
+    found = [discrete.capped(MASKED, t, s, cap) for cap in (0.3, 0.9)]
+    np.testing.assert_allclose(found, [0.3, 0.5], rtol=1e-6)
+
+
 def test_options_of_negative_probabilities_are_refused():
     t, s = jnp.asarray(0.5), jnp.asarray(0.25)
     for rate in (
