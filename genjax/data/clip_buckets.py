@@ -160,7 +160,8 @@ class BucketedClips(BucketedBatches):
     def _prepared(self, index: int, position: int, bucket: ClipBucket) -> Example:
         seed = 1, self.seed, position
         example = self.transform(self._examples(index), np.random.default_rng(seed))
-        video = cut_clip(example["video"], bucket, seed if self.random_crop else None)
+        # Another seed, because the transform's draws would decide the first frame, too.
+        video = cut_clip(example["video"], bucket, (*seed, 1) if self.random_crop else None)
         size = np.array(example["video"].shape[:3], np.int32)
         return {**example, "video": video, "size": size}
 

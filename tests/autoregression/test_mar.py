@@ -83,9 +83,10 @@ def test_the_loss_is_of_masked_tokens_alone():
     Then the error of a masked token is its noise z, and the loss is E[z²] = 1.
     """
     x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 8, 3)), jnp.float32)
-    times = []
+    times, masks = [], []
 
     def states(x, mask, label):
+        masks.append(mask)
         return {"mask": mask[..., None], "x": x + 0 * label[:, None, None]}
 
     def denoise(x_t, t, states):
@@ -98,3 +99,7 @@ def test_the_loss_is_of_masked_tokens_alone():
     assert len(np.unique(times[0])) > 2000  # a time of its own for each token
     # About 64·4·7·3 squares of variance 2: four deviations.
     np.testing.assert_allclose(losses.mean(), 1, atol=4 * np.sqrt(2 / (64 * 4 * 7 * 3)))
+    # The authors mask ⌈rate·length⌉ tokens: 5.6 are 6.
+    share = lambda key: jnp.float32(0.7)
+    mar_loss(jax.random.key(0), states, denoise, x, jnp.zeros(64), loss=loss, share=share)
+    np.testing.assert_array_equal(masks[1].sum(axis=1), 6)

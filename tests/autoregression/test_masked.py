@@ -182,6 +182,21 @@ def test_each_place_is_revealed_once_and_given_tokens_stay():
     np.testing.assert_array_equal(alone, whole[2:])
 
 
+def test_the_network_is_told_the_share_that_is_revealed_after_the_step():
+    """All probability is at the number of tokens that the share says."""
+    length, masks = 7, jnp.full((2, 7), 8)
+    told = lambda share: jnp.arange(8) == jnp.round(length * share)[:, None, None]
+    predict = lambda tokens, share: jnp.broadcast_to(99.0 * told(share), (2, length, 8))
+    counts = masked_counts(masked.cosine, length, 3)
+    tokens = maskgit(keys(2), predict, masks, 8, counts, np.zeros(3, np.float32))
+    known = length - counts[:, length]
+    drawn = np.repeat(known, np.diff(known, prepend=0))
+    np.testing.assert_array_equal(np.sort(tokens, axis=1), [drawn, drawn])
+    states = reveal_in_order(keys(2), predict, masks, np.arange(7), known, trajectory=True)
+    expected = np.where(np.arange(length) < known[:, None], known[:, None], 8)
+    np.testing.assert_array_equal(states, np.repeat(expected[:, None], 2, axis=1))
+
+
 def test_guidance_grows_with_the_share_of_revealed_tokens():
     """One call on pairs, and u + s·(c − u) by hand."""
     calls, table = [], np.random.default_rng(0).standard_normal((3, 4, 5)).astype("f")

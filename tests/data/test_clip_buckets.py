@@ -68,6 +68,17 @@ def test_a_cut_starts_at_any_frame_that_leaves_enough():
     assert starts == {0, 1, 2}
 
 
+def test_a_cut_does_not_follow_the_draws_of_the_transform():
+    """Both draw one of five numbers. They are equal in a fifth of 60 clips, which is 3 deviations
+    below 0.36."""
+    draw = lambda example, generator: {**example, "drawn": generator.integers(5)}
+    video = np.zeros((3, 9, 6, 6, 1), np.uint8) + np.arange(9, dtype=np.uint8)[:, None, None, None]
+    nine = Dataset("clips", "train", InMemory({"video": video}))
+    batches = BucketedClips(nine, 3, 0, buckets=[SQUARE], random_crop=True, transform=draw)
+    equal = [b["video"][:, 0, 0, 0, 0] == b["drawn"] for b in map(batches.__getitem__, range(20))]
+    assert 0 < np.mean(equal) < 0.36
+
+
 def test_clips_and_images_are_not_confused():
     images = Dataset("images", "train", InMemory({"image": np.zeros((4, 6, 6, 1), np.uint8)}))
     with pytest.raises(ValueError, match="these buckets are for clips"):

@@ -53,12 +53,13 @@ def test_splits_that_do_not_exist(split, message):
 
 def test_held_out_is_stratified_and_depends_on_names_alone():
     names, labels = (
-        [f"example {i}" for i in range(330)],
-        [i % 3 if i < 300 else 3 for i in range(330)],
+        [f"example {i}" for i in range(336)],
+        [i % 3 if i < 300 else 3 for i in range(336)],
     )
     held = held_out(names, labels, 10)
-    assert np.bincount(np.array(labels)[held]).tolist() == [10, 10, 10, 3]
-    order = np.random.default_rng(0).permutation(330)
+    # A tenth of 100, and of 36, rounded.
+    assert np.bincount(np.array(labels)[held]).tolist() == [10, 10, 10, 4]
+    order = np.random.default_rng(0).permutation(336)
     np.testing.assert_array_equal(
         held_out([names[i] for i in order], [labels[i] for i in order], 10), held[order]
     )

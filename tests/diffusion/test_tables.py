@@ -135,6 +135,9 @@ def test_tables_of_different_columns_join(starts):
         return walk(x, joined), jnp.concatenate([lms, rk4[1:], walk(rk4[-1], draws)[1:]])
 
     np.testing.assert_allclose(*both(starts), rtol=1e-12)
+    # Where only one of them knows a largest variance, the other draws its own as before.
+    learned, fixed = samplers.ddpm.table(FLOW, times[:3]), samplers.ddim.table(FLOW, times[2:], 1.0)
+    np.testing.assert_array_equal(join(learned, fixed).largest[2:], fixed.fresh)
 
 
 def test_parts_that_do_not_stand_alone():

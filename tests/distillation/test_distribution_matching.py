@@ -114,16 +114,20 @@ def test_simulated_inputs_have_the_type_of_the_noise():
 
 
 def test_simulated_inputs_are_the_students_own_at_the_samplers_times():
-    """Of a student whose data are always 2: x_t = alpha·2 + sigma·noise, and the first is noise."""
+    """Of a student whose data are 2 plus the jump's start: x_t = alpha·data + sigma·noise.
+
+    Jumps end at 0, the last time, and start at the time before t. The first input is noise.
+    """
     count = 30_000
     times = jnp.array([1.0, 0.75, 0.5, 0.0])
     noise = jax.random.normal(jax.random.key(1), (count, 1))
-    x, t = dm.simulated_inputs(KEY, lambda x, t, s: 0 * x + 2, FLOW, noise, times)
+    student = lambda x, t, s: 0 * x + (2 + t - 5 * s)[:, None]
+    x, t = dm.simulated_inputs(KEY, student, FLOW, noise, times)
     found, counts = np.unique(t, return_counts=True)
     np.testing.assert_array_equal(found, [0.5, 0.75, 1.0])
     assert stats.chisquare(counts).pvalue > 1e-3
     np.testing.assert_array_equal(x[t == 1], noise[t == 1])
-    for time in (0.5, 0.75):
-        rest = (np.asarray(x[t == time])[:, 0] - (1 - time) * 2) / time
+    for before, time in ((0.75, 0.5), (1.0, 0.75)):
+        rest = (np.asarray(x[t == time])[:, 0] - (1 - time) * (2 + before)) / time
         assert stats.kstest(rest, "norm").pvalue > 1e-3
         assert abs(np.corrcoef(rest, noise[t == time][:, 0])[0, 1]) < 0.05  # fresh

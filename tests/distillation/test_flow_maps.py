@@ -135,6 +135,9 @@ def test_noise_leads_back_to_the_grid(gamma):
     if gamma == 1:
         same = flow_maps.consistency(jump, process, X, times, keys=keys)
         np.testing.assert_allclose(same, found, atol=1e-6)
+        # One step to the last time, where no noise is added.
+        one = flow_maps.consistency(jump, process, X, jnp.array([1.0, 0.1]), keys=keys)
+        np.testing.assert_allclose(one, jump(X, jnp.ones(4), jnp.full(4, 0.1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", [flow_maps.jump, flow_maps.consistency])

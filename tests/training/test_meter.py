@@ -1,8 +1,10 @@
 """What the log says of steps that become slow."""
 
 import warnings
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,3 +55,19 @@ def test_short_windows_are_not_told():
             log.seconds += seconds
             meter.add(step, Metrics(np.ones((1, 2), np.float32), ("loss",)))
             meter.read()
+
+
+def test_the_share_of_the_peak_is_that_of_all_devices(monkeypatch, unchecked_annotations):
+    """60 operations in each of 2 seconds, by four devices that can do 100 in a second."""
+    device = SimpleNamespace(device_kind="", memory_stats=lambda: None)
+    mesh = SimpleNamespace(devices=np.array([device]), size=4, local_devices=[device])
+    monkeypatch.setattr("genjax.training.meter.peak_operations", lambda kind: 100.0)
+    log, rows = Clock(), []
+    log.write = lambda step, row: rows.append(row)
+    meter = Meter(log, None, 2, 2, mesh, 0)
+    meter.compile(jax.jit(jnp.dot), jnp.ones((5, 2)), jnp.ones((2, 3)))
+    for step in (1, 2):
+        log.seconds += 1
+        meter.add(step, Metrics(np.ones((1, 2), np.float32), ("loss",)))
+    meter.read()
+    assert rows[0]["operations_per_second"] == 60 and rows[0]["peak_share"] == 0.15

@@ -307,11 +307,19 @@ def test_hybrid_loss_is_the_bound_plus_cross_entropy(kind, domain):
     process = kind(vocabulary_size=VOCABULARY, domain=domain)
     x = jnp.tile(OUTCOMES, (64, 1))
     args = jax.random.key(11), x, process, discrete.leave_one_out, discrete.hybrid_loss
-    plain, error, _ = mean_loss(*args, (("num_steps", 64), ("cross_entropy_weight", 0.0)))
+    plain, error, t = mean_loss(*args, (("num_steps", 64), ("cross_entropy_weight", 0.0)))
     heavier, _, _ = mean_loss(*args, (("num_steps", 64), ("cross_entropy_weight", 1.0)))
     bound, bound_error, _ = mean_loss(*args[:4], discrete.bound_loss)
     # 64 steps are looser than the continuous bound by a few per cent of a nat.
     assert -4 * math.hypot(error, bound_error) < plain - bound < 0.1
+    grid = domain[1] * np.arange(1, 65) / 64  # the noisier end of each step
+    np.testing.assert_allclose(np.unique(t), grid, rtol=1e-6)
+    if kind is discrete.Uniform:  # the entropy of a token given x_t, four of whose are alike
+        other = grid / VOCABULARY
+        own = 1 - 4 * other
+        entropy = -np.mean(own * np.log(own) + 4 * other * np.log(other))
+        # Four deviations: those of −log p are below 1.5, and there are 24,000 tokens.
+        assert abs(heavier - plain - entropy) < 4 * 1.5 / 24_000**0.5
     assert heavier - plain > 0.1
 
 

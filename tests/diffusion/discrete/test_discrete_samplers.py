@@ -15,6 +15,7 @@ from chain import LAW, LENGTH, SEQUENCES, VOCABULARY, chi_square, exact_by_state
 
 from genjax import diffusion
 from genjax.diffusion import discrete
+from genjax.diffusion.discrete.samplers.decoding import nearly_independent
 from genjax.diffusion.discrete.samplers.steps import draw
 
 BATCH = 2000
@@ -170,6 +171,17 @@ def test_remasking_ends_without_masks(num_steps):
     np.testing.assert_allclose(step, [1 / VOCABULARY] * VOCABULARY + [0], rtol=1e-6)
 
 
+def test_rates_of_remasking_are_the_papers():
+    """A cap on sigma_s/alpha_t = 1/2, and a share of it (Wang et al. 2025).
+
+    The marginals are the same whatever the rate.
+    """
+    t, s = jnp.asarray(0.5), jnp.asarray(0.25)
+    np.testing.assert_allclose(discrete.rescaled(MASKED, t, s, eta=0.4), 0.2, rtol=1e-6)
+    found = [discrete.capped(MASKED, t, s, cap) for cap in (0.3, 0.9)]
+    np.testing.assert_allclose(found, [0.3, 0.5], rtol=1e-6)
+
+
 def test_options_of_negative_probabilities_are_refused():
     t, s = jnp.asarray(0.5), jnp.asarray(0.25)
     for rate in (
@@ -296,25 +308,32 @@ def logits_of(seed, length=16, vocabulary=11):
     return 3 * jax.random.normal(jax.random.key(seed), (length, vocabulary))
 
 
-def test_confident_accepts_the_quota_of_the_schedule():
-    """Cosine: few tokens first. Each place is accepted exactly once."""
+def test_confident_accepts_the_quota_of_the_schedule_and_what_is_sure():
+    """Cosine: few tokens first. Each place is accepted exactly once.
+
+    The temperature of 0 takes the most likely tokens. Their probabilities are those without it.
+    """
     process = discrete.Masked(vocabulary_size=11, schedule=discrete.Cosine())
     logits = logits_of(0)
     denoiser = discrete.predict(
         lambda x_t, t: logits + 0 * t[:, None, None], process, discrete.clean
     )
     times = diffusion.uniform_grid(process, 5)
-    options = dict(keys=KEYS[:4], threshold=1.0, trajectory=True)
+    options = dict(keys=KEYS[:4], threshold=0.9, temperature=0.0, trajectory=True)
     states = jax.jit(
         lambda: discrete.confident(
             denoiser, process, process.prior(KEYS[:4], (16,)), times, **options
         )
     )()
-    expected = 16 - np.ceil(16 * np.asarray(process.alpha(times)) - 1e-3)
-    found = (states == process.mask).sum(-1)
-    np.testing.assert_array_equal(found, np.repeat(expected[:, None], 4, 1))
-    settled = states[:-1] != process.mask
-    np.testing.assert_array_equal(states[1:][settled], states[:-1][settled])
+    p = np.asarray(jax.nn.softmax(logits))
+    accepted, expected = np.zeros(16, bool), [np.full(16, process.mask)]
+    for quota in np.diff(np.ceil(16 * np.asarray(process.alpha(times)) - 1e-3).astype(int)):
+        waiting = np.flatnonzero(~accepted)
+        accepted[waiting[np.argsort(-p.max(1)[waiting])][:quota]] = True
+        accepted |= p.max(1) > 0.9
+        expected.append(np.where(accepted, p.argmax(1), process.mask))
+    assert 1 < (p.max(1) > 0.9).sum() < 8
+    np.testing.assert_array_equal(states, np.repeat(np.stack(expected)[:, None], 4, axis=1))
 
 
 def test_maskgit_counts_of_256_tokens():
@@ -327,6 +346,16 @@ def test_maskgit_counts_of_256_tokens():
         times = diffusion.uniform_grid(process, steps)[1:]
         target = [discrete.in_total(process, 256, jnp.asarray(0), times[0], t) for t in times]
         np.testing.assert_array_equal(256 - np.array(target), expected)
+        # Of 9 tokens that were accepted, `in_total` counts each, and `per_step` none.
+        rest = discrete.in_total(process, 256, jnp.asarray(9), times[0], times[1])
+        more = discrete.per_step(process, 256, jnp.asarray(9), times[0], times[1])
+        assert rest == 256 - expected[1] - 9 and more == expected[0] - expected[1]
+
+
+def test_the_entropies_before_an_accepted_place_sum_to_the_bound_at_most():
+    entropy = jnp.array([[[0.3, 0.05], [0.1, 0.02]], [[0.9, 0.8], [0.7, 0.6]]])
+    expected = [[[False, True], [True, True]], [[False, False], [False, True]]]
+    np.testing.assert_array_equal(nearly_independent(entropy, 0.1), expected)
 
 
 def test_confident_stops_evaluating_when_all_is_accepted():

@@ -97,10 +97,14 @@ def test_following_a_caption():
 def test_directions_that_pixels_admit():
     toward = lambda degrees: tuple(float(f(np.radians(degrees))) * 2 for f in (np.sin, np.cos))
     assert found(1, toward(10.0)).directions == {"right"}
-    assert found(1, toward(21.0)).directions == {"right", "down right"}  # the border is at 22.5°
+    for degrees in (21.0, 24.0):  # the border is at 22.5°
+        assert found(1, toward(degrees)).directions == {"right", "down right"}
     at_a_wall = found(1, toward(45.0), start=(8.0, 0.3))
     assert at_a_wall.directions == {"down right", "down left"}
-    assert found(1, toward(45.0), start=(8.0, 0.7)).directions == {"down right"}
+    at_the_far_wall = found(1, toward(45.0), start=(15.7, 8.0))
+    assert at_the_far_wall.directions == {"down right", "up right"}
+    for place in (0.7, 15.3):
+        assert found(1, toward(45.0), start=(8.0, place)).directions == {"down right"}
 
 
 def test_clips_are_rendered_again_from_what_is_found(clips, tracks):

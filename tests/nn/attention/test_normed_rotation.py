@@ -6,11 +6,14 @@ import numpy as np
 from genjax.nn.attention.normed_rotation import normed_rotation
 from genjax.nn.rotary import rotary_positions, rotate
 
-BATCH, LENGTH, HEADS, FEATURES = 2, 12, 3, 128
+BATCH, LENGTH, HEADS, FEATURES = 2, 12, 6, 128
 
 
 def test_values_and_gradients_of_a_norm_and_a_rotation():
-    """Gradients by the scale sum over three blocks of four tokens, two examples, three heads."""
+    """Gradients by the scale sum over three blocks of four tokens, two examples, and six heads.
+
+    A kernel takes two heads at once.
+    """
     random = np.random.default_rng(0)
     array = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
     x, gradient = array(BATCH, LENGTH, HEADS, FEATURES), array(BATCH, LENGTH, HEADS, FEATURES)

@@ -14,6 +14,7 @@ from genjax.nn.attention.short import query_block, short_attention
         (4, 64, 8, 8, 8),  # two heads in a register, two groups of them
         (2, 128, 24, 8, 8),  # three blocks of queries, whose gradients by keys are summed
         (3, 16, 8, 5, 4),  # all heads in less than a register
+        (1, 128, 256, 8, 256),  # a block whose queries are taken 128 at a time
     ],
 )
 def test_values_and_gradients_of_plain_attention(heads, features, queries, keys, block):
