@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.evaluation.bounds import noisy_process
+from experiments.evaluation.images import draw
 from experiments.inputs.datasets import Data, labels_of
 from genjax import diffusion
 from genjax.data import to_float
@@ -22,8 +23,7 @@ BATCH = 20
 def _held_out(config: Any, count: int, levels: Array) -> tuple[Array, Array]:
     """Return at most `count` held-out images, each pixel its nearest level, and their labels."""
     source = Data.from_config(config).held_out().source
-    count = min(count, len(source))
-    chosen = source[np.random.default_rng(0).permutation(len(source))[:count]]
+    chosen = source[draw(len(source), count)]
     width = 2 / (len(levels) - 1)
     nearest = jnp.round((to_float(chosen["image"]) + 1) / width)  # bytes round some levels
     return levels[nearest.astype(int)], jnp.asarray(labels_of(chosen))

@@ -104,11 +104,10 @@ class Reference:
             self.classifier = SVC(C=10.0).fit(self.real[fitted], self.train_labels[fitted])
             self.classifier_accuracy = float(self.classifier.score(self.unseen, held_out_labels))
 
+    floats = staticmethod(to_float)
+
     def features(self, images: np.ndarray) -> np.ndarray:
         return pixel_features(images)
-
-    def floats(self, images: np.ndarray) -> np.ndarray:
-        return to_float(images)
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float | int]:
         """Return the share of images that the classifier puts into their class, and facts of it."""
@@ -122,11 +121,9 @@ class Reference:
 
     def modes(self, features: np.ndarray) -> np.ndarray:
         """Return the class of each example, by the classifier."""
-        return (
-            np.zeros(len(features), int)
-            if self.classifier is None
-            else self.classifier.predict(features)
-        )
+        if self.classifier is None:
+            return np.zeros(len(features), int)
+        return self.classifier.predict(features)
 
 
 image_reference = functools.lru_cache(maxsize=2)(Reference)  # computed once for each data set

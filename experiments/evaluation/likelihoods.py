@@ -37,8 +37,7 @@ class ExactBits:
         bits, shown = [], None
         for start in range(0, len(rows), 1000):  # at once they could be larger than the memory
             part = source[rows[start : start + 1000]]
-            images = part[self.context.data.feature]
-            labels = labels_of(part)
+            images, labels = part[self.context.data.feature], labels_of(part)
             shown = (images[:SHOWN], labels[:SHOWN]) if shown is None else shown
             nats = in_batches(model.functions["log_probabilities"], images, labels, size=100)
             bits.append(-nats / np.log(2))
