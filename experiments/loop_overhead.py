@@ -123,15 +123,10 @@ def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
     sampling_inputs = task.sampling_inputs(config.sampling)
     generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
     network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
-    inputs = (
-        jnp.zeros((2 * batch_size, *task.space.shape)),
-        jnp.zeros(2 * batch_size),
-        np.repeat(labels, 2),
-    )
+    x, t = jnp.zeros((2 * batch_size, *task.space.shape)), jnp.zeros(2 * batch_size)
+    inputs, guided = (x, t, np.repeat(labels, 2)), (labels, indices, *sampling_inputs)
     calls = {
-        f"{config.sampling.num_steps} guided steps": lambda: generate(
-            labels, indices, *sampling_inputs
-        ),
+        f"{config.sampling.num_steps} guided steps": lambda: generate(*guided),
         "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
     }
 

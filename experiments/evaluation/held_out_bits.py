@@ -1,6 +1,7 @@
 """Bits per dimension of held-out images under a diffusion model, by its ODE and by the bound."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -54,10 +55,9 @@ def held_out_bits(
 
     @jax.jit
     def bits(params, key, images, condition):
-        apply = lambda *inputs: task.network.apply({"params": params}, *inputs)
-        target, learned = task.objective.target, task.objective.learned_variance
-        predict = functools.partial(diffusion.predict, apply, learned_variance=learned)
-        denoiser = lambda process: lambda x, t: predict(process, target)(x, t, condition)
+        apply = functools.partial(task.network.apply, {"params": params})
+        objective = lambda process: replace(task.objective, process=process)
+        denoiser = lambda process: lambda x, t: objective(process).denoiser(apply)(x, t, condition)
         dequantize_key, probe_key, bound_key = jax.random.split(key, 3)
         continuous = likelihood.dequantize(dequantize_key, images, width)
         keys = diffusion.sample_keys(probe_key, jnp.arange(len(images))) if num_probes else None

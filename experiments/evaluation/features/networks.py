@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from genjax import pretrained
 from genjax.data import to_float
 from genjax.data.tokenizers import Tokenizer
-from genjax.devices.mesh import batch_sharding, replicated
+from genjax.devices.mesh import batch_sharding, make_mesh, replicated
 from genjax.models.encoders.clip import CLIP
 from genjax.models.encoders.dinov2 import dinov2_features
 from genjax.models.encoders.inception import (
@@ -163,9 +163,9 @@ def in_batches(
             devices compute the current one.
     """
     devices = jax.local_devices()
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    program, variables = _program(apply, mesh), jax.device_put(variables, replicated(mesh))
     size = min(BATCH * len(devices), count + -count % len(devices))
+    mesh = make_mesh({"data": -1}, size, devices)
+    program, variables = _program(apply, mesh), jax.device_put(variables, replicated(mesh))
     fetch = lambda outputs, length: jax.tree.map(lambda a: np.asarray(a)[:length], outputs)
     ahead = None
     with ProgressBar("evaluating", 0, count, "images") as progress:
