@@ -114,10 +114,8 @@ class Gemma3Text(nn.Module):
         global_stretch: positions are divided by this number in `global_layers`.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
-            keep every activation.
-        dtype: type of the matrix products. Norms, softmax and the residual stream are always
-            float32.
+        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        dtype: of matrix products; norms, softmax and the residual stream are always float32.
     """
 
     vocabulary_size: int
