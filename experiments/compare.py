@@ -125,11 +125,9 @@ def _differences(caption: str, entries: Mapping[str, Mapping[str, Any]]) -> Html
         for field, *values in rows
         if any(value != values[0] for value in values)
     ]
-    return (
-        table(caption, ("", *entries), rows)
-        if rows
-        else element("p", f"{caption} nothing differs.")
-    )
+    if not rows:
+        return element("p", f"{caption} nothing differs.")
+    return table(caption, ("", *entries), rows)
 
 
 def _all_differences(runs: Mapping[str, RunRecord]) -> Html:

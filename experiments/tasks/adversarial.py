@@ -85,10 +85,8 @@ class Schedule:
     def from_config(cls, config: Any) -> "Schedule":
         """Return the updates of a config; raise ValueError if they do not divide its batch."""
         updates = cls(**config.updates)
-        if (
-            min(updates.discriminator, updates.generator) < 1
-            or config.batch_size % updates.discriminator
-        ):
+        fewest = min(updates.discriminator, updates.generator)
+        if fewest < 1 or config.batch_size % updates.discriminator:
             raise ValueError(
                 f"config.updates must be positive, and config.batch_size {config.batch_size} "
                 f"divide into config.updates.discriminator {updates.discriminator} parts"

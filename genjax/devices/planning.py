@@ -131,10 +131,8 @@ def traced_layers(function: Callable, *args: Any) -> list[Layer]:
         outputs = method(*inputs, **options)
         if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
             name, path = running[0], "/".join(context.module.path)
-            shape, dtype = (
-                (*inputs[0].shape[:-1], context.module.features),
-                jax.tree.leaves(outputs)[0].dtype,
-            )
+            shape = (*inputs[0].shape[:-1], context.module.features)
+            dtype = jax.tree.leaves(outputs)[0].dtype
             layers[name, path] = Layer(name, path, inputs[0].shape, shape, dtype, id(inputs[0]))
             kept.append(inputs[0])  # so that no other array gets its id
         running.pop()

@@ -112,10 +112,8 @@ class Dinov2(nn.Module):
             ValueError: `patch_size` does not divide a side.
         """
         batch, height, width, _ = images.shape
-        grid, side = (
-            (height // self.patch_size, width // self.patch_size),
-            self.image_size // self.patch_size,
-        )
+        grid = height // self.patch_size, width // self.patch_size
+        side = self.image_size // self.patch_size
         parameter = lambda name, *shape: self.param(
             name, small, (*shape, self.width), self.param_dtype
         )
