@@ -145,13 +145,9 @@ def main() -> None:
         mesh = make_mesh(mesh_axes(config), config.batch_size)
         task = build(config)
         data = config.data.name, config.data.train_split, config.data.directory
+        sizes, shape = (config.batch_size, config.seed), dict(image_shape=task.space.shape)
         batches, stored = (
-            Batches(
-                load_dataset(*data, **options),
-                config.batch_size,
-                config.seed,
-                image_shape=task.space.shape,
-            )
+            Batches(load_dataset(*data, **options), *sizes, **shape)
             for options in ({}, {"preload_bytes": 0})
         )
 

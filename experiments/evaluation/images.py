@@ -34,18 +34,14 @@ def compare(features: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
         precision, recall = metrics.precision_recall(group, unseen)
         density, coverage = metrics.density_coverage(group, unseen)
         rows.append(
-            dict(
-                frechet_distance=metrics.frechet_distance(group, unseen),
-                kernel_distance=metrics.kernel_distance(group, unseen),
-                precision=precision,
-                recall=recall,
-                density=density,
-                coverage=coverage,
-            )
+            {
+                "frechet_distance": metrics.frechet_distance(group, unseen),
+                "kernel_distance": metrics.kernel_distance(group, unseen),
+                **dict(precision=precision, recall=recall, density=density, coverage=coverage),
+            }
         )
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {
-        "groups": len(rows)
-    }
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return means | {"groups": len(rows)}
 
 
 def compare_with_training(

@@ -21,6 +21,7 @@ from experiments.evaluation.images import draw
 from experiments.inputs.datasets import Data, labels_of
 from genjax import adversarial
 from genjax.data import to_float, to_uint8
+from genjax.devices.mesh import variable_path
 from genjax.diffusion import slerp
 from genjax.metrics import LPIPS
 from genjax.pretrained.lpips import load_lpips
@@ -109,12 +110,9 @@ def closed_form(
         kernel = variables["params"][generator.first_layer]["kernel"][: generator.latent_size]
         rest = generator.latent_size - len(kernel)  # of z, which BigGAN gives to later layers
         return adversarial.closed_form_directions([jnp.pad(kernel, ((0, rest), (0, 0)))])
+    leaves = jax.tree.leaves_with_path(variables["params"])
     return adversarial.closed_form_directions(
-        [
-            leaf
-            for path, leaf in jax.tree.leaves_with_path(variables["params"])
-            if jax.tree_util.keystr(path).endswith("['affine']['kernel']")
-        ]
+        [leaf for path, leaf in leaves if variable_path(path).endswith("/affine/kernel")]
     )
 
 
@@ -268,11 +266,11 @@ def _draw_directions(
     folder: Path,
 ) -> dict[str, Any]:
     """Save pictures of SeFa's and GANSpace's directions; return eigenvalues and variances."""
+    find_closed_form = jax.jit(functools.partial(closed_form, task.generator))
+    find_principal = jax.jit(functools.partial(principal, space, task.generator))
     found = {
-        "directions": jax.jit(functools.partial(closed_form, task.generator))(variables),
-        "principal_directions": jax.jit(functools.partial(principal, space, task.generator))(
-            variables, key, labels[:1]
-        ),
+        "directions": find_closed_form(variables),
+        "principal_directions": find_principal(variables, key, labels[:1]),
     }
     draw = jax.jit(functools.partial(along_directions, space))
     for name, (directions, _) in found.items():

@@ -188,16 +188,15 @@ class PromptMatch:
         report, drawn = self._accuracies(model, reference)
         clips = self.context.data.feature == "video"
         middle = lambda images: frames_of(images[:50])[:, FRAMES // 2 if clips else 0]
+        rows = {
+            "original": middle(reference.images[reference.held_out]),
+            "sample": middle(drawn["held_out"][0]),
+        }
         return report | {
             "candidates": CANDIDATES,
             **({} if clips else self._distances(reference, *drawn["training"])),
             "num_samples": len(drawn["training"][0]),
-            "held_out_prompts": paired_grid(
-                {
-                    "original": middle(reference.images[reference.held_out]),
-                    "sample": middle(drawn["held_out"][0]),
-                }
-            ),
+            "held_out_prompts": paired_grid(rows),
             **model.how,
         }
 

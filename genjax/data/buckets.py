@@ -334,12 +334,8 @@ class BucketedBatches(Batches):
             for epoch, offset in zip(epochs.tolist(), offsets.tolist(), strict=True)
         ]
         positions = (step * self.batch_size + self.rows).tolist()
-        return stack(
-            [
-                self._prepared(*each, self.buckets[number])
-                for each in zip(indices, positions, strict=True)
-            ]
-        )
+        places, bucket = zip(indices, positions, strict=True), self.buckets[number]
+        return stack([self._prepared(*each, bucket) for each in places])
 
     def _locate(self, step: int) -> tuple[int, int]:
         """Return the index of this step's bucket, and which of its batches the step takes."""

@@ -92,12 +92,8 @@ class Batches:
         indices = self._indices(positions)
         if self.transform is None:
             return self._examples(indices)
-        return stack(
-            [
-                self._transformed(*each)
-                for each in zip(indices.tolist(), positions.tolist(), strict=True)
-            ]
-        )
+        places = zip(indices.tolist(), positions.tolist(), strict=True)
+        return stack([self._transformed(*each) for each in places])
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Yield `self[start]`, `self[start + 1]`, … up to `stop`, or without end.

@@ -221,13 +221,8 @@ def check_axes(
             "same; take a divisor, or data or fsdp in its place"
         )
     # Without scanned layers, attention is a small part among convolutions, which are not split.
-    lengths = sorted(
-        {
-            layer.inputs[1]
-            for layer in layers
-            if SCANNED.search(layer.path) and len(layer.inputs) > 2
-        }
-    )
+    in_blocks = (layer.inputs for layer in layers if SCANNED.search(layer.path))
+    lengths = sorted({shape[1] for shape in in_blocks if len(shape) > 2})
     size = mesh.shape.get(CONTEXT, 1)
     if size > 1 and (not lengths or lengths[-1] % size):
         raise ValueError(

@@ -201,13 +201,11 @@ def _captions(root: Path, codes: Sequence[str]) -> list[tuple[str, ...]]:
     """Return each code's captions, or its characters' names if the package of names has none."""
     listing = root / TAGS / "en/data.json"
     described = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
-    captions = {
-        variant["hexcode"].replace("-FE0F", ""): tuple(
-            dict.fromkeys([variant["label"], *item.get("tags", ())])
-        )
-        for item in described
-        for variant in [item, *item.get("skins", ())]
-    }
+    captions = {}
+    for item in described:
+        for variant in [item, *item.get("skins", ())]:
+            texts = dict.fromkeys([variant["label"], *item.get("tags", ())])
+            captions[variant["hexcode"].replace("-FE0F", "")] = tuple(texts)
     return [captions.get(code) or _unicode_name(code) for code in codes]
 
 

@@ -68,15 +68,12 @@ class Block(nn.Module):
         dense = functools.partial(Dense, use_bias=False, kernel_init=normal, **types)
         norm = functools.partial(Norm, self.epsilon, self.param_dtype)
         h = norm(name="norm_attention")(x)
+        layers = dict(query=self.num_heads, key=self.num_kv_heads, value=self.num_kv_heads)
         query, key, value = (
             dense(heads * self.head_features, name=name)(h).reshape(
                 *h.shape[:2], heads, self.head_features
             )
-            for name, heads in (
-                ("query", self.num_heads),
-                ("key", self.num_kv_heads),
-                ("value", self.num_kv_heads),
-            )
+            for name, heads in layers.items()
         )
         query, key = norm(name="query_norm")(query), norm(name="key_norm")(key)
         # A pair is feature i of either half. Products do not depend on the order of the features.
