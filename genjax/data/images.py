@@ -287,10 +287,8 @@ def _inspect(
                     "%s: %d of %d files checked", title, len(found), len(entries)
                 )
     if many and new:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        part = unfinished(store)
-        part.write_text(json.dumps(known | new))
-        part.replace(store)
+        with unfinished(store) as part:
+            part.write_text(json.dumps(known | new))
     return found
 
 
