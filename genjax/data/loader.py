@@ -106,9 +106,8 @@ class Batches:
             ImportError: grain is needed and not installed (`self[step]` works without grain).
         """
         if isinstance(self.dataset.source, InMemory) and self.transform is None:
-            return map(
-                self.__getitem__, itertools.count(start) if stop is None else range(start, stop)
-            )
+            steps = itertools.count(start) if stop is None else range(start, stop)
+            return map(self.__getitem__, steps)
         try:
             import grain
         except ImportError as error:
