@@ -21,14 +21,9 @@ def commands() -> dict[str, str]:
         for module in pkgutil.iter_modules(experiments.__path__)
         if not module.ispkg and module.name != "__main__"
     ]
-    return {name: _first_line(name) for name in names}
-
-
-def _first_line(name: str) -> str:
-    source = Path(importlib.util.find_spec(f"experiments.{name}").origin).read_text(
-        encoding="utf-8"
-    )
-    return source.removeprefix('"""').partition("\n")[0]
+    sources = {name: Path(importlib.util.find_spec(f"experiments.{name}").origin) for name in names}
+    first_line = lambda source: source.read_text(encoding="utf-8").partition("\n")[0]
+    return {name: first_line(source).removeprefix('"""') for name, source in sources.items()}
 
 
 def main() -> None:

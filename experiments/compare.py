@@ -125,11 +125,9 @@ def _differences(caption: str, entries: Mapping[str, Mapping[str, Any]]) -> Html
         for field, *values in rows
         if any(value != values[0] for value in values)
     ]
-    return (
-        table(caption, ("", *entries), rows)
-        if rows
-        else element("p", f"{caption} nothing differs.")
-    )
+    if not rows:
+        return element("p", f"{caption} nothing differs.")
+    return table(caption, ("", *entries), rows)
 
 
 def _all_differences(runs: Mapping[str, RunRecord]) -> Html:
@@ -182,13 +180,9 @@ def comparison(folders: Sequence[str | Path]) -> str:
     title = f"{len(runs)} runs compared"
     experiments = ", ".join(dict.fromkeys(run.config["experiment"] for run in runs.values()))
     header = [element("h1", title), element("p", breakable(experiments), class_="lead")]
-    notes = [
-        element(
-            "p", f"{name} is not evaluated yet: it has logged {run.progress} steps.", class_="note"
-        )
-        for name, run in runs.items()
-        if not run.report
-    ]
+    says = "{} is not evaluated yet: it has logged {} steps."
+    texts = [says.format(name, run.progress) for name, run in runs.items() if not run.report]
+    notes = [element("p", text, class_="note") for text in texts]
     figures = (_figures("Quality", list(QUALITY), runs), _figures("Speed", list(SPEED), runs))
     body = [
         *notes,

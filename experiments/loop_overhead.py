@@ -123,15 +123,10 @@ def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
     sampling_inputs = task.sampling_inputs(config.sampling)
     generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
     network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
-    inputs = (
-        jnp.zeros((2 * batch_size, *task.space.shape)),
-        jnp.zeros(2 * batch_size),
-        np.repeat(labels, 2),
-    )
+    x, t = jnp.zeros((2 * batch_size, *task.space.shape)), jnp.zeros(2 * batch_size)
+    inputs, guided = (x, t, np.repeat(labels, 2)), (labels, indices, *sampling_inputs)
     calls = {
-        f"{config.sampling.num_steps} guided steps": lambda: generate(
-            labels, indices, *sampling_inputs
-        ),
+        f"{config.sampling.num_steps} guided steps": lambda: generate(*guided),
         "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
     }
 
@@ -150,13 +145,9 @@ def main() -> None:
         mesh = make_mesh(mesh_axes(config), config.batch_size)
         task = build(config)
         data = config.data.name, config.data.train_split, config.data.directory
+        sizes, shape = (config.batch_size, config.seed), dict(image_shape=task.space.shape)
         batches, stored = (
-            Batches(
-                load_dataset(*data, **options),
-                config.batch_size,
-                config.seed,
-                image_shape=task.space.shape,
-            )
+            Batches(load_dataset(*data, **options), *sizes, **shape)
             for options in ({}, {"preload_bytes": 0})
         )
 

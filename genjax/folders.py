@@ -34,13 +34,9 @@ def located(fields: Fields, folder: str | os.PathLike) -> Fields:
                 return name if os.path.isdir(name) and path.samefile(name) else str(path)
         return name
 
-    return type(fields)(
-        {
-            name: located(value, folder)
-            if isinstance(value, Mapping)
-            else find(value)
-            if name in NAMES and value and isinstance(value, str)
-            else value
-            for name, value in fields.items()
-        }
-    )
+    def found(name, value):
+        if isinstance(value, Mapping):
+            return located(value, folder)
+        return find(value) if name in NAMES and value and isinstance(value, str) else value
+
+    return type(fields)({name: found(name, value) for name, value in fields.items()})

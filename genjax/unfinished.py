@@ -1,12 +1,19 @@
-"""Names of files that are being written."""
+"""Files that other processes see whole or not at all."""
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def unfinished(path: Path) -> Path:
-    """Return a name beside a file, to write to before one rename gives the file its own name.
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Yield a name beside a file, to write to; at the end one rename gives the file its own name.
 
     The name is drawn. Processes in containers often have the same number, and may share the folder.
+    The folder is made if it is absent.
     """
-    return path.with_suffix(f".{secrets.token_hex(8)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{secrets.token_hex(8)}")
+    yield part
+    part.replace(path)

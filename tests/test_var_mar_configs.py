@@ -67,7 +67,8 @@ def test_var_and_mar_have_their_papers_numbers(choice, stand_ins):
         )
         assert (task.network.channels, task.network.grid) == (16, (16, 16))
         # Steps 0, 10, …, 999 of 1000, as the authors' respacing
-        steps = np.asarray(task._token_grid(config.sampling)) * 1000
+        *_, grid = task.abstract_sampling_inputs(config.sampling, {}, ())
+        steps = np.asarray(grid) * 1000
         expected = np.append(np.round(np.linspace(999, 0, 100)) + 1, 0)
         np.testing.assert_allclose(steps, expected, atol=1e-3)
         alpha = task.process.alpha(jnp.float32(0.5))  # a cosine with an offset

@@ -114,9 +114,8 @@ def _before_spaces(config: Config) -> Config:
     if autoencoder.get("run") or autoencoder.get("published"):
         new["space"] = _latents(new, autoencoder)
     _model(new, old_task)
-    for optimizer in (
-        [new["optimizer"]] if "name" in new["optimizer"] else new["optimizer"].values()
-    ):
+    optimizers = new["optimizer"]
+    for optimizer in [optimizers] if "name" in optimizers else optimizers.values():
         for name in ("warmup", "decay"):
             if f"{name}_steps" in optimizer:
                 optimizer[name] = optimizer.pop(f"{name}_steps")
@@ -155,11 +154,7 @@ def _method_as_read(config: Config) -> Config:
 
 
 def _plain(config: Any) -> Any:
-    return (
-        {name: _plain(value) for name, value in config.items()}
-        if isinstance(config, dict)
-        else config
-    )
+    return {n: _plain(v) for n, v in config.items()} if isinstance(config, dict) else config
 
 
 def _config(value: Any) -> Any:
@@ -170,8 +165,7 @@ def _condition(new: dict, task: str, num_classes: int) -> dict[str, Any]:
     """Return the condition: of text, of classes, or none."""
     if text := new.pop("text", None):
         return {"name": "Prompts", **text, "prompts": new["sampling"].pop("prompts")}
-    conditional = new.pop("conditional", task == "ImageDiffusion")
-    if conditional:
+    if new.pop("conditional", task == "ImageDiffusion"):
         return {"name": "Classes", "num_classes": num_classes}
     return {"name": "Unconditional", "num_rows": num_classes}
 
@@ -217,16 +211,12 @@ def _evaluation(new: dict, task: str) -> dict[str, Any]:
     if task in ("ImageGAN", "PlaneGAN"):
         measures["discriminator"] = {"name": "Discriminator"}
     if task == "VariationalAutoencoder":
-        measures["bounds"] = {
-            "name": "Bounds",
-            "num_importance_samples": old["num_importance_samples"],
-        }
+        count = old["num_importance_samples"]
+        measures["bounds"] = {"name": "Bounds", "num_importance_samples": count}
     if old.get("vgg16") and new["condition"]["name"] != "Prompts":
         measures["vgg16"] = {"name": "VGG16Distance"}
     if weights := {name: path for name, path in (old.get("features") or {}).items() if path}:
         measures["features"] = {"name": "PretrainedFeatures", **weights}
-        if reference := {
-            name: value for name, value in (old.get("reference") or {}).items() if value
-        }:
+        if reference := {name: path for name, path in (old.get("reference") or {}).items() if path}:
             measures["features"]["reference"] = reference
     return {"every": 0, "labels": "balanced", **kept, "measures": measures}

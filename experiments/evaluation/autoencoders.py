@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation.context import Context, Model, in_batches
-from experiments.evaluation.images import image_reference
+from experiments.evaluation.images import draw, image_reference
 from experiments.evaluation.protocol import FeatureProtocol
 from experiments.inputs.datasets import Data
 from genjax import metrics
@@ -46,10 +46,8 @@ class Bounds:
 
     def __call__(self, model: Model) -> dict[str, Any]:
         images = image_reference(self.context.data, self.context.num_samples).examples[1][0]
-        keys, bounds = (
-            iter(jax.random.split(jax.random.key(0), len(images))),
-            model.functions["bounds"],
-        )
+        keys = iter(jax.random.split(jax.random.key(0), len(images)))
+        bounds = model.functions["bounds"]
         elbos, tighter, means, decoded = in_batches(
             lambda x: bounds(x, next(keys), self.num_importance_samples), images
         )
@@ -95,9 +93,8 @@ class Originals:
     def __init__(self, data: Data, count: int):
         held_out, train = data.held_out(), data.train()
         count = min(count, len(held_out.source), len(train.source))
-        rows = np.random.default_rng(0).permutation
-        self.examples = held_out.source[rows(len(held_out.source))[:count]][data.feature]
-        others = train.source[rows(len(train.source))[:count]][data.feature]
+        self.examples = held_out.source[draw(len(held_out.source), count)][data.feature]
+        others = train.source[draw(len(train.source), count)][data.feature]
         self.lpips = load_lpips()[1]
         self.features = self.features_of(self.examples)
         self.floor = self.distance(others)

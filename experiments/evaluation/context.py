@@ -1,5 +1,6 @@
 """The inputs of evaluators: facts known before training, and functions of a trained state."""
 
+import collections
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,14 @@ class Context:
                 "and this network takes prompts: take PromptMatch, or PretrainedFeatures"
             )
 
+    def check_feature(self, measure: str, feature: str, kind: str) -> None:
+        """Raise ValueError if `config.data.feature` is not what a measure reads."""
+        if self.data.feature != feature:
+            raise ValueError(
+                f"config.evaluation.measures has {measure}, which measures {kind}; "
+                f"config.data.feature is {self.data.feature!r}: leave it out"
+            )
+
     def draw_labels(self, training: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the classes of the samples, `[num_samples]`.
 
@@ -72,12 +81,11 @@ class Context:
 
 def described_files(datasets: Sequence[Dataset]) -> dict[str, Any]:
     """Return which files of data sets were skipped and how many were converted."""
-    conversions: dict[str, int] = {}
+    conversions = collections.Counter()
     for dataset in datasets:
-        for kind, count in dataset.conversions.items():
-            conversions[kind] = conversions.get(kind, 0) + count
+        conversions.update(dataset.conversions)
     skipped = {path: why for dataset in datasets for path, why in dataset.skipped.items()}
-    return {"skipped_files": skipped, "converted_files": conversions}
+    return {"skipped_files": skipped, "converted_files": dict(conversions)}
 
 
 class Model:
@@ -94,11 +102,8 @@ class Model:
     def __init__(self, task: GenerativeTask, state: Any, sampling: Config):
         self._task, self._state, self.sampling = task, state, sampling
         self.functions = task.functions(state, sampling)
-        self.how = {
-            **task.describe_sampling(sampling),
-            "weights": sampling.weights,
-            "seed": sampling.seed,
-        }
+        how = {"weights": sampling.weights, "seed": sampling.seed}
+        self.how = {**task.describe_sampling(sampling), **how}
         self.average = _average(task, sampling.weights)
         self._samples: dict[Any, np.ndarray] = {}
 

@@ -55,10 +55,7 @@ class GivenFrames:
         error = lambda made: float(
             np.sqrt(np.mean((made[:, shown].astype(float) - clips[:, shown]) ** 2))
         )
-        report = {
-            "given_frames": shown.tolist(),
-            "given_frames_error": error(samples),
-        }
+        report = {"given_frames": shown.tolist(), "given_frames_error": error(samples)}
         if reconstruct := model.functions.get("reconstruct"):
             reconstructions = in_batches(reconstruct, clips)
             report["given_frames_error_reconstruction"] = error(reconstructions)

@@ -1,6 +1,7 @@
 """Bits per dimension of held-out images under a diffusion model, by its ODE and by the bound."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.evaluation.bounds import noisy_process
+from experiments.evaluation.images import draw
 from experiments.inputs.datasets import Data, labels_of
 from genjax import diffusion
 from genjax.data import to_float
@@ -22,8 +24,7 @@ BATCH = 20
 def _held_out(config: Any, count: int, levels: Array) -> tuple[Array, Array]:
     """Return at most `count` held-out images, each pixel its nearest level, and their labels."""
     source = Data.from_config(config).held_out().source
-    count = min(count, len(source))
-    chosen = source[np.random.default_rng(0).permutation(len(source))[:count]]
+    chosen = source[draw(len(source), count)]
     width = 2 / (len(levels) - 1)
     nearest = jnp.round((to_float(chosen["image"]) + 1) / width)  # bytes round some levels
     return levels[nearest.astype(int)], jnp.asarray(labels_of(chosen))
@@ -54,10 +55,9 @@ def held_out_bits(
 
     @jax.jit
     def bits(params, key, images, condition):
-        apply = lambda *inputs: task.network.apply({"params": params}, *inputs)
-        target, learned = task.objective.target, task.objective.learned_variance
-        predict = functools.partial(diffusion.predict, apply, learned_variance=learned)
-        denoiser = lambda process: lambda x, t: predict(process, target)(x, t, condition)
+        apply = functools.partial(task.network.apply, {"params": params})
+        objective = lambda process: replace(task.objective, process=process)
+        denoiser = lambda process: lambda x, t: objective(process).denoiser(apply)(x, t, condition)
         dequantize_key, probe_key, bound_key = jax.random.split(key, 3)
         continuous = likelihood.dequantize(dequantize_key, images, width)
         keys = diffusion.sample_keys(probe_key, jnp.arange(len(images))) if num_probes else None

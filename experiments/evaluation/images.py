@@ -34,18 +34,14 @@ def compare(features: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
         precision, recall = metrics.precision_recall(group, unseen)
         density, coverage = metrics.density_coverage(group, unseen)
         rows.append(
-            dict(
-                frechet_distance=metrics.frechet_distance(group, unseen),
-                kernel_distance=metrics.kernel_distance(group, unseen),
-                precision=precision,
-                recall=recall,
-                density=density,
-                coverage=coverage,
-            )
+            {
+                "frechet_distance": metrics.frechet_distance(group, unseen),
+                "kernel_distance": metrics.kernel_distance(group, unseen),
+                **dict(precision=precision, recall=recall, density=density, coverage=coverage),
+            }
         )
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {
-        "groups": len(rows)
-    }
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return means | {"groups": len(rows)}
 
 
 def compare_with_training(
@@ -104,11 +100,10 @@ class Reference:
             self.classifier = SVC(C=10.0).fit(self.real[fitted], self.train_labels[fitted])
             self.classifier_accuracy = float(self.classifier.score(self.unseen, held_out_labels))
 
+    floats = staticmethod(to_float)
+
     def features(self, images: np.ndarray) -> np.ndarray:
         return pixel_features(images)
-
-    def floats(self, images: np.ndarray) -> np.ndarray:
-        return to_float(images)
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float | int]:
         """Return the share of images that the classifier puts into their class, and facts of it."""
@@ -122,11 +117,9 @@ class Reference:
 
     def modes(self, features: np.ndarray) -> np.ndarray:
         """Return the class of each example, by the classifier."""
-        return (
-            np.zeros(len(features), int)
-            if self.classifier is None
-            else self.classifier.predict(features)
-        )
+        if self.classifier is None:
+            return np.zeros(len(features), int)
+        return self.classifier.predict(features)
 
 
 image_reference = functools.lru_cache(maxsize=2)(Reference)  # computed once for each data set

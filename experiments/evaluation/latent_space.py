@@ -17,9 +17,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 from PIL import Image
 
+from experiments.evaluation.images import draw
 from experiments.inputs.datasets import Data, labels_of
 from genjax import adversarial
 from genjax.data import to_float, to_uint8
+from genjax.devices.mesh import variable_path
 from genjax.diffusion import slerp
 from genjax.metrics import LPIPS
 from genjax.pretrained.lpips import load_lpips
@@ -108,12 +110,9 @@ def closed_form(
         kernel = variables["params"][generator.first_layer]["kernel"][: generator.latent_size]
         rest = generator.latent_size - len(kernel)  # of z, which BigGAN gives to later layers
         return adversarial.closed_form_directions([jnp.pad(kernel, ((0, rest), (0, 0)))])
+    leaves = jax.tree.leaves_with_path(variables["params"])
     return adversarial.closed_form_directions(
-        [
-            leaf
-            for path, leaf in jax.tree.leaves_with_path(variables["params"])
-            if jax.tree_util.keystr(path).endswith("['affine']['kernel']")
-        ]
+        [leaf for path, leaf in leaves if variable_path(path).endswith("/affine/kernel")]
     )
 
 
@@ -227,6 +226,11 @@ def _tell(what: Any) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
+def _save(path: Path, picture: Image.Image) -> None:
+    save_picture(path, picture)
+    _tell(path)
+
+
 def _picture(task: Any, images: Array, columns: int, rows: Sequence[str] = ()) -> Image.Image:
     """Draw images of any leading axes, so many in a row, with the names of the rows."""
     flat = np.asarray(to_uint8(images)).reshape(-1, *task.space.shape)
@@ -250,8 +254,7 @@ def _draw_mixing(
     count = len(labels)
     mixed = jax.jit(functools.partial(mixing, space))(key, labels)
     names = ["the images", *(f"coarse styles of {number}" for number in range(1, count + 1))]
-    save_picture(folder / "mixing.png", _picture(task, mixed, count, names))
-    _tell(folder / "mixing.png")
+    _save(folder / "mixing.png", _picture(task, mixed, count, names))
 
 
 def _draw_directions(
@@ -263,18 +266,17 @@ def _draw_directions(
     folder: Path,
 ) -> dict[str, Any]:
     """Save pictures of SeFa's and GANSpace's directions; return eigenvalues and variances."""
+    find_closed_form = jax.jit(functools.partial(closed_form, task.generator))
+    find_principal = jax.jit(functools.partial(principal, space, task.generator))
     found = {
-        "directions": jax.jit(functools.partial(closed_form, task.generator))(variables),
-        "principal_directions": jax.jit(functools.partial(principal, space, task.generator))(
-            variables, key, labels[:1]
-        ),
+        "directions": find_closed_form(variables),
+        "principal_directions": find_principal(variables, key, labels[:1]),
     }
     draw = jax.jit(functools.partial(along_directions, space))
     for name, (directions, _) in found.items():
         along = draw(directions[: len(labels)], key, labels[:1])
         rows = [f"direction {number}" for number in range(1, len(along) + 1)]
-        save_picture(folder / f"{name}.png", _picture(task, along, len(REACH), rows))
-        _tell(folder / f"{name}.png")
+        _save(folder / f"{name}.png", _picture(task, along, len(REACH), rows))
     keys = "direction_eigenvalues", "direction_variances"
     values = (np.asarray(each).tolist() for _, each in found.values())
     return dict(zip(keys, values, strict=True))
@@ -305,8 +307,7 @@ def _draw_inversions(
         _tell(f"{num_steps} steps of inversion in {space.name}")
     names = [f"found in {space.name.replace('_plus', '+').upper()}" for space in there]
     sheet = _picture(task, jnp.stack(rows), len(images), ["held out", *names])
-    save_picture(folder / "inversion.png", sheet)
-    _tell(folder / "inversion.png")
+    _save(folder / "inversion.png", sheet)
     return report | {
         "held_out_images": len(images),
         "inversion_distance": "pixels" if perceptual is None else "pixels and LPIPS",
@@ -334,7 +335,7 @@ def explore(
     if len(there) > 1 or hasattr(task.generator, "first_layer"):
         report |= _draw_directions(task, there[:2][-1], variables, key, labels, folder)
     source = Data.from_config(config).held_out().source
-    chosen = source[np.random.default_rng(0).permutation(len(source))[:count]]
+    chosen = source[draw(len(source), count)]
     report |= _draw_inversions(task, there, key, chosen, num_steps, folder)
     return report | {
         "pairs": num_pairs,

@@ -37,8 +37,7 @@ class ExactBits:
         bits, shown = [], None
         for start in range(0, len(rows), 1000):  # at once they could be larger than the memory
             part = source[rows[start : start + 1000]]
-            images = part[self.context.data.feature]
-            labels = labels_of(part)
+            images, labels = part[self.context.data.feature], labels_of(part)
             shown = (images[:SHOWN], labels[:SHOWN]) if shown is None else shown
             nats = in_batches(model.functions["log_probabilities"], images, labels, size=100)
             bits.append(-nats / np.log(2))
@@ -47,15 +46,14 @@ class ExactBits:
         keys = jax.random.split(jax.random.key(0), len(shown[0]))
         completed = model.functions["completions"](*shown, keys, shown[0].shape[1] // 2)
         surprise = bits[: len(shown[0])]
+        rows = {
+            "original": shown[0],
+            "bits": (surprise * (255 / surprise.max())).astype(np.uint8),
+            "completed": np.asarray(completed),
+        }
         return {
             "bits_per_dimension": float(each.mean()),
             "bits_per_dimension_error": float(each.std() / np.sqrt(len(each))),
             "likelihood_images": len(each),
-            "completions": paired_grid(
-                {
-                    "original": shown[0],
-                    "bits": (surprise * (255 / surprise.max())).astype(np.uint8),
-                    "completed": np.asarray(completed),
-                }
-            ),
+            "completions": paired_grid(rows),
         }

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from experiments.evaluation.context import Context, Model
+from experiments.evaluation.synchrony import MODES
 from experiments.inputs.played_clips import PlayedClips
 from experiments.inputs.sound_and_video import Clips
 from genjax.data.sets.atari import GAME_RATE
@@ -28,7 +29,6 @@ HIDDEN = 2  # frames in which a paddle may hide a ball that is in play
 TOLERANCE = 2  # frames
 GAME = "pong"  # where the data set does not say it, as of `load_atari`
 FRAME_SKIP = 4  # game frames of a frame, where the data set does not say it
-MODES = {"": (), "_sound_given_video": ("video",), "_video_given_sound": ("sound",)}
 
 Videos = UInt8[np.ndarray, "clips frames size size 1"]
 Places = Float[np.ndarray, "clips frames"]
@@ -137,10 +137,8 @@ def _sounds_and_events(
     inner = lambda times: [each[(low < each) & (each < high)] for each in times]
     found, tolerance = {}, TOLERANCE / frame_rate
     for suffix, measure in {"": synchrony, "_unpaired": chance_synchrony}.items():
-        of_seen, of_heard = (
-            measure(inner(seen), heard, tolerance),
-            measure(seen, inner(heard), tolerance),
-        )
+        of_seen = measure(inner(seen), heard, tolerance)
+        of_heard = measure(seen, inner(heard), tolerance)
         rates = of_seen._asdict() | {"false_rate": of_heard.false_rate}
         found |= {f"{name}{suffix}": value for name, value in rates.items()}
     return {name: float(value) for name, value in found.items() if not np.isnan(value)}

@@ -14,7 +14,7 @@ from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.images import compare_with_training, pixel_features, pixel_protocol
 from experiments.evaluation.protocol import FeatureProtocol
 from experiments.inputs.conditions import Prompts
-from experiments.inputs.datasets import Data
+from experiments.inputs.datasets import Data, labels_of
 from genjax import metrics
 from genjax.data import Dataset, to_float
 from genjax.models.encoders.vgg16 import VGG16
@@ -79,8 +79,7 @@ class Pairs:
             rows = np.random.default_rng(0).permutation(len(dataset.source))
             self.names[split] = tuple(dataset.captions[i][0] for i in rows)
             examples = dataset.source[rows]
-            self.images[split] = examples[data.feature]
-            self.labels[split] = examples.get("label", np.zeros(len(rows), np.int32))
+            self.images[split], self.labels[split] = examples[data.feature], labels_of(examples)
             self.features[split] = self.features_of(self.images[split])
         self.train, self.held_out = self.names
         embeddings = condition.embeddings(self.names[self.train])
@@ -189,16 +188,15 @@ class PromptMatch:
         report, drawn = self._accuracies(model, reference)
         clips = self.context.data.feature == "video"
         middle = lambda images: frames_of(images[:50])[:, FRAMES // 2 if clips else 0]
+        rows = {
+            "original": middle(reference.images[reference.held_out]),
+            "sample": middle(drawn["held_out"][0]),
+        }
         return report | {
             "candidates": CANDIDATES,
             **({} if clips else self._distances(reference, *drawn["training"])),
             "num_samples": len(drawn["training"][0]),
-            "held_out_prompts": paired_grid(
-                {
-                    "original": middle(reference.images[reference.held_out]),
-                    "sample": middle(drawn["held_out"][0]),
-                }
-            ),
+            "held_out_prompts": paired_grid(rows),
             **model.how,
         }
 

@@ -15,7 +15,6 @@ from experiments.evaluation.autoencoders import latent_moments
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.protocol import FeatureProtocol
 from experiments.evaluation.videos import frechet_distances, real_videos, sample_videos
-from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import sound_to_float
 from genjax.data.lossy_codecs import compress
@@ -27,17 +26,9 @@ Sounds = Int16[np.ndarray, "sounds samples channels"]
 BATCH = 8  # sounds that are measured at once
 
 
-def check_sounds(name: str, data: Data) -> None:
-    if data.feature != "audio":
-        raise ValueError(
-            f"config.evaluation.measures has {name}, which measures sound; config.data.feature is "
-            f"{data.feature!r}: leave it out"
-        )
-
-
 def check_prompted_sounds(name: str, context: Context) -> None:
     """Raise ValueError if the data are no sounds, or the network takes no prompts."""
-    check_sounds(name, context.data)
+    context.check_feature(name, "audio", "sound")
     if not hasattr(context.condition, "prompts"):
         raise ValueError(
             f"config.evaluation.measures has {name}, which needs a network of prompts: set "
@@ -103,7 +94,7 @@ class SoundDistance:
         Raises:
             ValueError, FileNotFoundError: the data are no sounds, or as of `vggish.load`.
         """
-        check_sounds("SoundDistance", self.context.data)
+        self.context.check_feature("SoundDistance", "audio", "sound")
         if self.vggish:
             vggish.load(self.vggish)
 
@@ -186,7 +177,7 @@ class SoundReconstruction:
         Raises:
             ValueError, ImportError: the data are no sounds, or as of `compress`.
         """
-        check_sounds("SoundReconstruction", self.context.data)
+        self.context.check_feature("SoundReconstruction", "audio", "sound")
         for codec in self.codecs:
             compress(np.zeros((1, 1), np.int16), 8000, codec, self.bitrates[0])
 

@@ -17,17 +17,16 @@ EXTRAPOLATION = "FD∞: a line over 1/N through distances of N samples"
 def check_resamples(
     measure: str, resamples: int, context: Context, width: int, *, takes_held_out: bool
 ) -> None:
-    """Check before any training that there will be an interval, if one is wanted.
+    """Check before any training that there will be an interval.
 
     Args:
+        resamples: of the interval, for the error.
         width: number of features.
         takes_held_out: whether the measure compares held-out examples with as many samples.
 
     Raises:
         ValueError: there are too few samples or held-out examples for this number of features.
     """
-    if not resamples:
-        return
     least = PER_FEATURE * width
     wanted = f"{measure} has resamples={resamples}, and an interval of {width} features needs"
     if context.num_samples < least:

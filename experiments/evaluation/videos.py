@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from experiments.evaluation.autoencoders import vgg16_protocol
 from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.images import draw
 from experiments.evaluation.protocol import FeatureProtocol
 from experiments.evaluation.tracking import Track, check_clips, follows, track
 from experiments.inputs.datasets import Data, labels_of
@@ -40,10 +41,7 @@ class RealVideos:
     def __init__(self, data: Data, count: int):
         held_out, train = data.held_out(), data.train()
         count = min(count, len(held_out.source), len(train.source))
-        rows, others = (
-            np.random.default_rng(0).permutation(len(dataset.source))[:count]
-            for dataset in (held_out, train)
-        )
+        rows, others = (draw(len(dataset.source), count) for dataset in (held_out, train))
         self.held_out = held_out.source[rows][data.feature]
         self.train = train.source[others][data.feature]
         self.captions = held_out.captions and tuple(held_out.captions[i][0] for i in rows)
@@ -109,14 +107,6 @@ def drawn_classes(context: Context) -> dict[str, str]:
     return {} if hasattr(context.condition, "prompts") else {"labels": context.labels}
 
 
-def _check_videos(name: str, data: Data) -> None:
-    if data.feature != "video":
-        raise ValueError(
-            f"config.evaluation.measures has {name}, which measures videos; config.data.feature is "
-            f"{data.feature!r}: leave it out"
-        )
-
-
 @jax.jit
 def _frame_features(
     variables: Any, videos: UInt8[Array, "batch time height width channels"]
@@ -164,7 +154,7 @@ class VideoDistance:
                 too short for it; or as of `i3d.load`.
             ImportError: as of `require_lpips`.
         """
-        _check_videos("VideoDistance", self.context.data)
+        self.context.check_feature("VideoDistance", "video", "videos")
         require_lpips()
         if self.i3d:
             i3d.load(self.i3d)
@@ -220,7 +210,7 @@ class Motion:
     least_held_out: ClassVar[int] = 2
 
     def __post_init__(self):
-        _check_videos("Motion", self.context.data)
+        self.context.check_feature("Motion", "video", "videos")
 
     def __call__(self, model: Model) -> dict[str, Any]:
         real = real_videos(self.context.data, self.context.num_samples).held_out
@@ -270,7 +260,7 @@ class MovingDigits:
     least_held_out: ClassVar[int] = 2
 
     def __post_init__(self):
-        _check_videos("MovingDigits", self.context.data)
+        self.context.check_feature("MovingDigits", "video", "videos")
         check_clips(self.context.data.image_shape, "MovingDigits")
 
     def __call__(self, model: Model) -> dict[str, Any]:

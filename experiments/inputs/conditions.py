@@ -350,11 +350,9 @@ class Prompts:
                 f"{dataset.name} has no captions to condition on; take "
                 "config.condition.name=Classes or Unconditional"
             )
-        captions = (
-            dataset.captions
-            if self.first_caption < 1
-            else [texts[:1] for texts in dataset.captions]
-        )
+        captions = dataset.captions
+        if self.first_caption >= 1:
+            captions = [texts[:1] for texts in captions]
         cache = self.cached([prompt for texts in captions for prompt in texts])
         return with_prompts(cache, captions, self.length, self.first_caption)
 
@@ -386,10 +384,8 @@ class Prompts:
         text = jax.device_get(_text_encoder(self.encoder, self.length)(filled))
         masks = np.ones(text.tokens.shape[:2], bool) if text.mask is None else text.mask
         pooled = np.zeros((len(filled), 0), np.float32) if text.pooled is None else text.pooled
-        given, expected = (
-            (text.tokens.shape[-1], pooled.shape[-1]),
-            (self.features, self.pooled_features),
-        )
+        given = text.tokens.shape[-1], pooled.shape[-1]
+        expected = self.features, self.pooled_features
         if given != expected:
             raise ValueError(
                 f"{self.encoder} encodes features and pooled_features of {given}, and "
@@ -403,7 +399,5 @@ class Prompts:
     def _stacked(self, prompts: Sequence[str]) -> Text:
         cache = self.cached(prompts)
         rows = [padded(cache[prompt], self.length) for prompt in prompts]
-        tokens, pooled, mask = (
-            np.stack([row[key] for row in rows]) for key in ("tokens", "pooled", "mask")
-        )
-        return Text(tokens, pooled, mask)
+        stacked = lambda name: np.stack([row[name] for row in rows])
+        return Text(stacked("tokens"), stacked("pooled"), stacked("mask"))

@@ -330,18 +330,11 @@ class Tokens:
     ) -> "Tokens":
         """Return the tokens of a run's autoencoder or of a published one.
 
-        Args:
-            data: the record of the data set that is encoded.
-            run: folder of a training run of an autoencoder.
-            weights: of the run: "params" or one of its averages.
-            published: folder of published weights.
-            directory: folder of codes that `experiments.encode` writes and training reads.
-            batch_size: examples that `experiments.encode` encodes at once.
+        Args are those of `Latents.from_data`, with codes in place of latents.
 
         Raises:
-            FileNotFoundError: there is no such run.
-            ValueError: neither or both of `run` and `published` are given, or the autoencoder has
-                no codes.
+            FileNotFoundError, ValueError: as of `Latents.from_data`; or the autoencoder has no
+                codes.
         """
         del batch_size
         space = (Waveforms if data.feature == "audio" else Pixels).from_data(data)

@@ -29,9 +29,8 @@ def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
     holder = config_flags.DEFINE_config_file("config", None, help_string, **options)
     values = options.get("flag_values", flags.FLAGS)
     flags.mark_flag_as_required("config", values)
-    values.register_key_flag_for_module(
-        sys.argv[0], values["config"]
-    )  # the program's --help shows it
+    # So that the program's --help shows it.
+    values.register_key_flag_for_module(sys.argv[0], values["config"])
     return holder
 
 
@@ -124,9 +123,9 @@ def _fields(config: ConfigDict) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def field_called(name: str, values: flags.FlagValues = flags.FLAGS) -> str | None:
+def field_called(name: str) -> str | None:
     """Return the path of the field that has a name, if any: of several, that of fewest parts."""
-    config = values["config"].value if "config" in values else None
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
     there = _fields(config) if config is not None else []
     named = [each for each in there if each.rpartition(".")[2] == name]
     return min(named, key=lambda path: path.count("."), default=None)

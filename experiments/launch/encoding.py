@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
@@ -30,7 +29,7 @@ from genjax.data.sets.latents import (
     write_origin,
     write_summary,
 )
-from genjax.devices.mesh import batch_sharding, replicated
+from genjax.devices.mesh import batch_sharding, make_mesh, replicated
 from genjax.metrics import channel_statistics
 from genjax.pretrained.variables import parameters_digest
 from genjax.training.progress import ProgressBar
@@ -176,10 +175,8 @@ class Encoder:
 
     def __init__(self, encode: Callable, variables: PyTree, batch_size: int):
         devices = jax.local_devices()
-        mesh = jax.make_mesh(
-            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
-        )
         self.size = batch_size + -batch_size % len(devices)
+        mesh = make_mesh({"data": -1}, self.size, devices)
         self.variables = jax.device_put(variables, replicated(mesh))
         self.step = jax.jit(
             lambda variables, x: encode(variables, as_floats(x)),

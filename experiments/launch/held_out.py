@@ -32,7 +32,8 @@ def check_held_out(experiment: Experiment) -> bool:
     title = f"{data.name} ({data.held_out_split})"
     for measure, least in needs:
         count = measure.evaluator.context.num_samples
-        there = getattr(measure.evaluator, "count_held_out", _count)(dataset)
+        count_held_out = getattr(measure.evaluator, "count_held_out", lambda data: len(data.source))
+        there = count_held_out(dataset)
         if there < least:
             raise ValueError(
                 f"{title} has {there} different examples, and config.evaluation.measures."
@@ -50,10 +51,6 @@ def check_held_out(experiment: Experiment) -> bool:
     if compared < FEW and jax.process_index() == 0:
         print(f"warning: {describe_few(title, compared)}", file=sys.stderr, flush=True)
     return compared < FEW
-
-
-def _count(dataset: Dataset) -> int:
-    return len(dataset.source)
 
 
 def _open(data: Data) -> Dataset:

@@ -101,25 +101,16 @@ def _joining_in_time() -> Iterator[None]:
 
     JAX has such a limit too, and aborts with the stack of its threads.
     """
-    who = (
-        ""
-        if PROCESS_ID.value is None
-        else f"this is process {PROCESS_ID.value} of {NUM_PROCESSES.value}, and "
-    )
+    number = PROCESS_ID.value
+    who = "" if number is None else f"this is process {number} of {NUM_PROCESSES.value}, and "
     where = "" if COORDINATOR.value == "auto" else f" at {COORDINATOR.value}"
 
-    def end() -> None:
-        print(
-            f"error: not all processes have met within {JOIN_SECONDS.value} seconds: {who}process "
-            "0 is "
-            f"expected{where}\nStart all of them at about the same time, or allow more by "
-            "--join_seconds.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
-
-    limit = threading.Timer(JOIN_SECONDS.value, end)
+    text = (
+        f"error: not all processes have met within {JOIN_SECONDS.value} seconds: {who}process 0 is "
+        f"expected{where}\nStart all of them at about the same time, or allow more by "
+        "--join_seconds."
+    )
+    limit = threading.Timer(JOIN_SECONDS.value, _end_now, [text])
     limit.daemon = True
     limit.start()
     try:
@@ -227,16 +218,18 @@ def run_program(main: Callable[..., None]) -> None:
     app.run(start, flags_parser=parse)
 
 
-def _end_alone(reason: str) -> NoReturn:
-    """End this process because another one is gone. An orderly exit would wait for it."""
-    print(
-        f"error: this process ends, because another one does not answer: {reason}\nStart the same "
-        "command again, "
-        "on as many processes as there are, to go on from the last good checkpoint.",
-        file=sys.stderr,
-        flush=True,
-    )
+def _end_now(text: str) -> NoReturn:
+    """End this process with a message. An orderly exit would wait for other processes."""
+    print(text, file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def _end_alone(reason: str) -> NoReturn:
+    """End this process because another one is gone."""
+    _end_now(
+        f"error: this process ends, because another one does not answer: {reason}\nStart the same "
+        "command again, on as many processes as there are, to go on from the last good checkpoint."
+    )
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -282,8 +275,7 @@ def memory_errors() -> Iterator[None]:
         )
         if jax.process_count() == 1:
             sys.exit(text)
-        print(text, file=sys.stderr, flush=True)
-        os._exit(1)  # an orderly exit would wait for the other processes, which wait for this one
+        _end_now(text)
 
 
 def check_out(path: str | Path | None) -> None:

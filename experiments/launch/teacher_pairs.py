@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from experiments.configuration.runs import build
 from experiments.inputs.pairs import Pairs
@@ -51,7 +51,9 @@ class TeacherPairs:
         devices = jax.local_devices()
         self._size = config.pairs.batch_size + -config.pairs.batch_size % len(devices)
         self._mesh = make_mesh({"data": -1}, self._size, devices)
-        self._inputs = self._load(params)
+        # All processes take part in this transfer, also those that have no pairs to make.
+        inputs = params, *self._run.task.sampling_inputs(self._run.config.sampling)
+        self._inputs = jax.device_put(inputs, replicated(self._mesh))
 
     def __call__(self, split: str, rows: range) -> tuple[np.ndarray, np.ndarray]:
         """Return the pairs with these numbers and their labels."""
@@ -60,15 +62,6 @@ class TeacherPairs:
             for start in range(rows.start, rows.stop, self._size)
         ]
         return np.concatenate(pairs), np.asarray(rows) % max(self.num_classes, 1)
-
-    def _load(self, params: PyTree) -> tuple:
-        """Return the teacher's parameters, and what else `Diffusion.solve` reads, on the devices.
-
-        All processes take part, also those that have no pairs to make.
-        """
-        sampling = self._run.config.sampling
-        inputs = params, *self._run.task.sampling_inputs(sampling)
-        return jax.device_put(inputs, replicated(self._mesh))
 
     @functools.cached_property
     def _solve(self) -> Callable[[np.ndarray], Array]:

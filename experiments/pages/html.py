@@ -110,11 +110,8 @@ def element(name: str, /, *children: Any, **attributes: Any) -> Html:
         for key, value in attributes.items()
     )
     inner = "".join(child if isinstance(child, Html) else escape(show(child)) for child in children)
-    return Html(
-        f"<{name}{given}>"
-        if name in ("img", "meta", "link")
-        else f"<{name}{given}>{inner}</{name}>"
-    )
+    is_void = name in ("img", "meta", "link")
+    return Html(f"<{name}{given}>" if is_void else f"<{name}{given}>{inner}</{name}>")
 
 
 def show(value: Any) -> str:
@@ -160,11 +157,8 @@ def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
         element("style", Html(STYLE)),
     )
     content = element("header", *header) + element("main", *body)
-    return (
-        "<!DOCTYPE html>\n"
-        + element("html", head, element("body", Html(content)), lang="en")
-        + "\n"
-    )
+    document = element("html", head, element("body", Html(content)), lang="en")
+    return f"<!DOCTYPE html>\n{document}\n"
 
 
 def section(title: str, *children: Html) -> Html:
@@ -184,14 +178,8 @@ def fold(summary: str, *children: Html) -> Html:
 
 def facts(pairs: Mapping[str, Any]) -> Html:
     """Return a few values with their names above them."""
-    return element(
-        "dl",
-        *(
-            element("div", element("dt", name), element("dd", value))
-            for name, value in pairs.items()
-        ),
-        class_="facts",
-    )
+    pair = lambda name, value: element("div", element("dt", name), element("dd", value))
+    return element("dl", *(pair(*each) for each in pairs.items()), class_="facts")
 
 
 def table(
@@ -426,11 +414,6 @@ def legend(names: Iterable[str], class_: str = "legend") -> Html:
     items = []
     for index, name in enumerate(names):
         line = element("path", d="M0 5H32", **_look(index))
-        items.append(
-            element(
-                "li",
-                element("svg", line, viewBox="0 0 32 10", aria_hidden="true"),
-                element("span", name),
-            )
-        )
+        drawing = element("svg", line, viewBox="0 0 32 10", aria_hidden="true")
+        items.append(element("li", drawing, element("span", name)))
     return element("ul", *items, class_=class_)

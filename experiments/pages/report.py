@@ -146,9 +146,9 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return (
-        f"{hours} h {minutes} min" if hours else f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    )
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
 def heading(name: str) -> Html:
@@ -198,21 +198,14 @@ def write_report(workdir: str | Path) -> Path:
     """
     run = read_run(workdir)
     name = run.folder.name
+    where = dict(device=run.environment["device"], seed=run.config["seed"])
     header = [
         element("h1", breakable(name)),
         element("p", breakable(_origin(run)), class_="lead"),
-        facts(
-            {
-                "steps": run.progress,
-                "time": duration(run.seconds),
-                "device": run.environment["device"],
-                "seed": run.config["seed"],
-            }
-        ),
+        facts(dict(steps=run.progress, time=duration(run.seconds), **where)),
     ]
     body = [*_state(run), _samples(run)]
-    shown = ("few_steps", "reconstructions", "inversions", "completions", "held_out_prompts")
-    body += [_measured_picture(run, name) for name in shown]
+    body += [_measured_picture(run, name) for name in MEASURED_PICTURES if name != "logits"]
     figures = few_examples(run), _figures(run)
     body += [section("Figures", *figures), _measured_picture(run, "logits")]
     body += [_curves(run), _samples_over_time(run)]
@@ -294,19 +287,9 @@ def few_examples(run: RunRecord) -> Html:
 def _figures(run: RunRecord) -> Html:
     """Return tables of the figures, of how they were measured, and of the report's dictionaries."""
     report = run.report
-    others = {
-        "class_accuracy": "classifier_accuracy",
-        **{
-            name: f"{name}_real"
-            for name in (
-                "training_accuracy",
-                "held_out_accuracy",
-                "memorized_share",
-                "hit_rate",
-                "false_rate",
-            )
-        },
-    }
+    accuracies = "training_accuracy", "held_out_accuracy"
+    of_real = (*accuracies, "memorized_share", "hit_rate", "false_rate")
+    others = {name: f"{name}_real" for name in of_real} | {"class_accuracy": "classifier_accuracy"}
     references = {name: others.get(name, f"{name}_train") for name in QUALITY}
     measured = [name for name in QUALITY if name in report]
     compared = any(references[name] in report for name in measured)
@@ -321,19 +304,14 @@ def _figures(run: RunRecord) -> Html:
     protocols = {name: value for name, value in report.items() if name.startswith(PROTOCOL)}
     rest = {name: report[name] for name in report if name not in shown | protocols.keys()}
     nested = {name: value for name, value in rest.items() if isinstance(value, dict)}
+    protocol = lambda name: table(words(name.removeprefix(PROTOCOL)), (), flatten(report[name]))
     return box(
         "tables",
         table("Quality", header, figures, class_="figures"),
         table("Speed", (), speed, class_="figures"),
         table("How", (), [(words(name), rest[name]) for name in rest if name not in nested]),
         *(_nested_table(words(name).capitalize(), value) for name, value in nested.items()),
-        fold(
-            "Protocol of each measure",
-            *(
-                table(words(name.removeprefix(PROTOCOL)), (), flatten(value))
-                for name, value in protocols.items()
-            ),
-        ),
+        fold("Protocol of each measure", *map(protocol, protocols)),
     )
 
 

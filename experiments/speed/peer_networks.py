@@ -39,11 +39,9 @@ class Case(NamedTuple):
     num_steps: int = 50
 
     def genjax_side(self, folder: str) -> "Side":
-        """Return `genjax_side` of this case."""
         return genjax_side(self, folder)
 
     def torch_side(self, folder: str, channels_last: bool) -> "Side":
-        """Return `torch_side` of this case."""
         return torch_side(self, folder, channels_last)
 
 
@@ -191,10 +189,8 @@ def _genjax_work(
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, variables)
         return (optax.apply_updates(variables, updates), optimizer_state), loss
 
-    state, program = (
-        (variables, jax.jit(optimizer.init)(variables)),
-        jax.jit(train, donate_argnums=0),
-    )
+    state = variables, jax.jit(optimizer.init)(variables)
+    program = jax.jit(train, donate_argnums=0)
     counted = train, state, target, *args
 
     def call():

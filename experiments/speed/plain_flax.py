@@ -51,10 +51,8 @@ class PlainDiT(nn.Module):
 
 def main() -> None:
     steps, batch_size, *size = map(int, sys.argv[1:])
-    network, optimizer = (
-        PlainDiT(*size),
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
-    )
+    network = PlainDiT(*size)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     images = np.random.default_rng(0).uniform(-1, 1, (batch_size, 8, 8, 1)).astype(np.float32)
     labels = np.zeros(batch_size, np.int32)
     params = network.init(jax.random.key(0), images, jnp.ones(batch_size), labels)

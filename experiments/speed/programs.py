@@ -199,12 +199,10 @@ class Cost(NamedTuple):
 def cost_of(program: Program, mesh: Mesh | AbstractMesh) -> Cost:
     """Count a program's costs without compiling or running it."""
     with use_abstract_mesh(alone(mesh)):
-        operations = (
-            2 * multiply_adds(program.function, *program.local) * _devices(mesh, *BATCH_AXES)
-        )
+        of_device = 2 * multiply_adds(program.function, *program.local)
+        operations = of_device * _devices(mesh, *BATCH_AXES)
         with as_written(True):  # chunks read arrays again that a kernel keeps on the chip
             useful = 2 * multiply_adds(program.useful, *_in_shapes(program.args))
-            moved = product_bytes(program.function, *program.local) // _devices(
-                mesh, TENSOR, CONTEXT
-            )
+            moved = product_bytes(program.function, *program.local)
+    moved //= _devices(mesh, TENSOR, CONTEXT)
     return Cost(operations, useful, moved + program.updated)

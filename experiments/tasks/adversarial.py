@@ -85,10 +85,8 @@ class Schedule:
     def from_config(cls, config: Any) -> "Schedule":
         """Return the updates of a config; raise ValueError if they do not divide its batch."""
         updates = cls(**config.updates)
-        if (
-            min(updates.discriminator, updates.generator) < 1
-            or config.batch_size % updates.discriminator
-        ):
+        fewest = min(updates.discriminator, updates.generator)
+        if fewest < 1 or config.batch_size % updates.discriminator:
             raise ValueError(
                 f"config.updates must be positive, and config.batch_size {config.batch_size} "
                 f"divide into config.updates.discriminator {updates.discriminator} parts"
@@ -158,17 +156,11 @@ class GAN:
         optimization.check_players(config, "a GAN, whose networks see")
         players = ("generator", "discriminator")
         steps = {player: config.num_steps * config.updates[player] for player in players}
-        optimizers, schedules = zip(
-            *(
-                make_optimizer(
-                    **config.optimizer[player],
-                    num_steps=steps[player],
-                    field=f"config.optimizer.{player}",
-                )
-                for player in players
-            ),
-            strict=True,
-        )
+        made = []
+        for player in players:
+            options = dict(num_steps=steps[player], field=f"config.optimizer.{player}")
+            made.append(make_optimizer(**config.optimizer[player], **options))
+        optimizers, schedules = zip(*made, strict=True)
         return dict(
             generator=generator,
             discriminator=cls.discriminator_kind.bind(
@@ -324,13 +316,10 @@ class GAN:
             metrics["augmentation/probability"] = state.adaptation.probability
         if self.blur:
             metrics["augmentation/blur"] = self.blur.sigma_at(self._seen(state))
-        return after, {
-            **metrics,
-            "learning_rate/generator": self.schedules[0](state.step * self.updates.generator),
-            "learning_rate/discriminator": self.schedules[1](
-                state.step * self.updates.discriminator
-            ),
-        }
+        step, updates = state.step, self.updates
+        metrics["learning_rate/generator"] = self.schedules[0](step * updates.generator)
+        metrics["learning_rate/discriminator"] = self.schedules[1](step * updates.discriminator)
+        return after, metrics
 
     def _update_discriminator(self, state, images, labels, key):
         player, anchors, step = state.discriminator, state.anchors, state.step
@@ -360,16 +349,14 @@ class GAN:
 
         def penalties_of(params):
             critic = lambda key: lambda x: judge(key, x)(params, player.kept)[0]
-            added = self.penalties.added(
-                step,
-                {
-                    "r1": lambda: adversarial.gradient_penalty(critic(keys[0]), images),
-                    "r2": lambda: adversarial.gradient_penalty(critic(keys[1]), fakes),
-                    "interpolated": lambda: adversarial.interpolated_gradient_penalty(
-                        penalty_key, critic(keys[0]), images, fakes
-                    ),
-                },
-            )
+            penalties = {
+                "r1": lambda: adversarial.gradient_penalty(critic(keys[0]), images),
+                "r2": lambda: adversarial.gradient_penalty(critic(keys[1]), fakes),
+                "interpolated": lambda: adversarial.interpolated_gradient_penalty(
+                    penalty_key, critic(keys[0]), images, fakes
+                ),
+            }
+            added = self.penalties.added(step, penalties)
             return sum((term for term, _ in added.values()), jnp.zeros(())), added
 
         of_logits, (loss, added) = jax.grad(loss_of, (0, 1), has_aux=True)(real, fake)
@@ -591,14 +578,9 @@ class GAN:
             whole = max(len(examples) // size, 1) * size
             batches = (np.arange(whole) % len(examples)).reshape(-1, size)
             judge = on_mesh(mesh, nn.Module.apply, self.discriminator)
-            judged = [
-                judge(
-                    state.discriminator.variables,
-                    examples[each],
-                    labels[each] if self.conditional else None,
-                )
-                for each in batches
-            ]
+            variables = state.discriminator.variables
+            given = lambda rows: labels[rows] if self.conditional else None
+            judged = [judge(variables, examples[rows], given(rows)) for rows in batches]
             return np.concatenate(judged)[: len(examples)]
 
         functions = {"logits": logits, "objective": self.objective}

@@ -64,17 +64,11 @@ class BidirectionalGAN(GAN):
         x = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.float32)
         given = f"config.data.image_shape {list(self.space.shape)}"
         inputs = {"generator": (z, labels), "encoder": (x, labels), "discriminator": (x, z, labels)}
-        made = {
-            name: traced_shape(
-                getattr(self, name),
-                f"model.{name}",
-                given,
-                first_output(getattr(self, name)),
-                keys,
-                *arguments,
-            )
-            for name, arguments in inputs.items()
-        }
+        made = {}
+        for name, arguments in inputs.items():
+            network, called_with = getattr(self, name), (keys, *arguments)
+            apply = first_output(network)
+            made[name] = traced_shape(network, f"model.{name}", given, apply, *called_with)
         if made["generator"] != x.shape:
             raise ValueError(
                 f"config.model.generator makes {list(made['generator'][1:])}, and {given}: set the "
@@ -116,13 +110,11 @@ class BidirectionalGAN(GAN):
                 total = lambda pairs: score(player.kept, key, pairs, labels)[0].sum(axis=1)
                 return adversarial.gradient_penalty(total, pairs)
 
-            added = self.penalties.added(
-                state.step,
-                {
-                    "r1": lambda: penalty(keys[0], real_pairs),
-                    "r2": lambda: penalty(keys[1], fake_pairs),
-                },
-            )
+            penalties = {
+                "r1": lambda: penalty(keys[0], real_pairs),
+                "r2": lambda: penalty(keys[1], fake_pairs),
+            }
+            added = self.penalties.added(state.step, penalties)
             scores = real.ravel(), fake.ravel()  # the objective's boundary is of each, not of sums
             return loss + sum(term for term, _ in added.values()), (loss, scores, kept, added)
 
@@ -207,16 +199,10 @@ class BidirectionalGAN(GAN):
         if self.space.autoencoder:
             return {}
         generator = LatentGenerator(self.generator)
-        return {
-            "inverses": Inverses(
-                generator,
-                self.conditional,
-                {"joint training": functools.partial(self.encode_jointly, generator)},
-                lambda: on_host(
-                    dict(zip(NETWORKS, self._both(state, sampling.weights), strict=True))
-                ),
-            )
-        }
+        encoders = {"joint training": functools.partial(self.encode_jointly, generator)}
+        both = lambda: dict(zip(NETWORKS, self._both(state, sampling.weights), strict=True))
+        load = lambda: on_host(both())
+        return {"inverses": Inverses(generator, self.conditional, encoders, load)}
 
     def encode_jointly(self, generator, variables, images, labels):
         """Return the latents that the encoder gives, with variables of generator and encoder."""

@@ -117,12 +117,7 @@ class CausalVideo(Diffusion):
     ) -> tuple[Rolled, PyTree]:
         """Return the guided network, and its empty cache for clips of this shape."""
         extend = functools.partial(self._apply(params, frozen), method="extend")
-        denoiser = diffusion.predict(
-            lambda *inputs: extend(*inputs)[0],
-            self.process,
-            self.objective.target,
-            learned_variance=self.objective.learned_variance,
-        )
+        denoiser = self.objective.denoiser(lambda *inputs: extend(*inputs)[0])
 
         def remember(frames, t, condition, cache):
             inputs = network_inputs(self.process, frames, t)

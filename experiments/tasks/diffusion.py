@@ -159,6 +159,12 @@ class Objective:
     def learned_variance(self) -> bool:
         return self.loss.func is losses.hybrid_loss
 
+    def denoiser(self, apply: Callable) -> Callable:
+        """Return `denoiser(x_t, t, condition)` of a network `apply(x, t, condition)`."""
+        return diffusion.predict(
+            apply, self.process, self.target, learned_variance=self.learned_variance
+        )
+
     def __call__(
         self, key: Key[Array, ""], apply: Callable, x: PyTree, condition: PyTree, null: PyTree
     ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
@@ -274,14 +280,11 @@ class Diffusion(OneNetwork):
                 "config.model.patch_size"
             )
         channels = shape[-1] * (2 if self.objective.learned_variance else 1)
-        if (
-            channels != getattr(self.network, "out_channels", None)
-            and self.objective.learned_variance
-        ):
+        made = getattr(self.network, "out_channels", None)
+        if self.objective.learned_variance and made != channels:
             raise ValueError(
                 "config.loss.name is 'hybrid_loss', which learns a variance: "
-                f"config.model.out_channels is {self.network.out_channels} and has to be "
-                f"{channels}, twice the channels"
+                f"config.model.out_channels is {made} and has to be {channels}, twice the channels"
             )
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         condition = jax.eval_shape(self.condition.example)
@@ -314,9 +317,8 @@ class Diffusion(OneNetwork):
 
     def abstract_frozen(self) -> tuple:
         """Return what `frozen` would load, in shapes."""
-        base = {}
-        if self.adapters:
-            base["base"] = jax.eval_shape(self._init_network, jax.random.key(0))
+        shapes = lambda: jax.eval_shape(self._init_network, jax.random.key(0))
+        base = {"base": shapes()} if self.adapters else {}
         frozen = self.condition.abstract_frozen() | self.space.abstract_frozen() | base
         return (frozen,) if frozen else ()
 
@@ -400,22 +402,12 @@ class Diffusion(OneNetwork):
             frozen: what `frozen` loads, if anything.
             trajectory: return the states at all times.
         """
-        _, samples = self.solve(
-            state.weights(weights),
-            key,
-            labels,
-            indices,
-            guidance_scale,
-            time_grid,
-            frozen,
-            trajectory=trajectory,
-        )
+        inputs = state.weights(weights), key, labels, indices, guidance_scale, time_grid, frozen
+        _, samples = self.solve(*inputs, trajectory=trajectory)
         decode = functools.partial(self.space.decode, frozen=frozen)
-        return (
-            jax.lax.map(decode, samples)
-            if trajectory and self.space.autoencoder
-            else decode(samples)
-        )
+        if trajectory and self.space.autoencoder:
+            return jax.lax.map(decode, samples)
+        return decode(samples)
 
     def solve(
         self,
@@ -459,12 +451,7 @@ class Diffusion(OneNetwork):
 
     def denoiser(self, params: PyTree, frozen: PyTree = None) -> Callable:
         """Return `denoiser(x_t, t, condition)` of these parameters."""
-        return diffusion.predict(
-            self._apply(params, frozen),
-            self.process,
-            self.objective.target,
-            learned_variance=self.objective.learned_variance,
-        )
+        return self.objective.denoiser(self._apply(params, frozen))
 
     def with_prompts(self, prompts: Sequence[str]) -> "Diffusion":
         """Return the task whose labels stand for these prompts.
@@ -480,9 +467,9 @@ class Diffusion(OneNetwork):
 
     def variables(self, state: State, weights: str) -> dict[str, PyTree]:
         params = state.weights(weights)
-        return {
-            "params": self.adapters.apply(self.adapters.load(), params) if self.adapters else params
-        }
+        if self.adapters:
+            params = self.adapters.apply(self.adapters.load(), params)
+        return {"params": params}
 
     def sampling_inputs(self, sampling: Any) -> tuple:
         return self.abstract_sampling_inputs(sampling, {}, self.frozen())

@@ -25,6 +25,7 @@ class JointObjective:
     loss: Callable
     dropout_rate: float
     learned_variance = False
+    denoiser = Objective.denoiser
 
     @classmethod
     def from_config(cls, config: Any) -> "JointObjective":

@@ -39,8 +39,8 @@ class Objective(continuous.Objective):
 
     def __call__(
         self, key: Key[Array, ""], apply: Callable, x: Tokens, condition: PyTree, null: PyTree
-    ) -> Float[Array, ""]:
-        """Return the mean loss of the masked tokens."""
+    ) -> tuple[Float[Array, ""], tuple]:
+        """Return the mean loss of the masked tokens, and no parts of it."""
         dropout_key, loss_key = jax.random.split(key)
         losses = autoregression.mar_loss(
             loss_key,
@@ -51,7 +51,7 @@ class Objective(continuous.Objective):
             loss=self.losses,
             repeats=self.repeats,
         )
-        return losses.mean()
+        return losses.mean(), ()
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,6 @@ class MaskedAutoregression(Diffusion):
         state, _, metrics = self.optimization.step(state, loss, batch, key)
         return state, metrics
 
-    def _loss(
-        self, params: PyTree, batch: dict, key: Key[Array, ""], state: State, frozen: PyTree
-    ) -> tuple[Float[Array, ""], tuple]:
-        return super()._loss(params, batch, key, state, frozen), ()
-
     def _examples(self, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree) -> Tokens:
         return patchify(super()._examples(batch, key, frozen), self.patch_size)
 
@@ -234,26 +229,17 @@ class MaskedAutoregression(Diffusion):
     def _draw(self, apply, guidance_scale, temperature, token_grid, keys, states, share) -> Tokens:
         """Return the tokens of some places, drawn by the guided diffusion of each."""
         scale = autoregression.linear_guidance_scale(guidance_scale, share)
-        denoiser = diffusion.guide(self._token_denoiser(apply), *states, scale)
+        denoiser = self.objective.denoiser(functools.partial(apply, method="denoise"))
+        guided = diffusion.guide(denoiser, *states, scale)
         table = self.sampler.func.table(self.process, token_grid, **self.sampler.keywords)
         noise = self.process.prior(keys, (states[0].shape[1], self._channels), token_grid[0])
-        return diffusion.run(denoiser, noise, diffusion.scale_noise(table, temperature), keys)
-
-    def _token_denoiser(self, apply: Callable) -> Callable:
-        return diffusion.predict(
-            functools.partial(apply, method="denoise"),
-            self.process,
-            self.objective.target,
-            learned_variance=self.objective.learned_variance,
-        )
-
-    def _token_grid(self, sampling: Any) -> Float[Array, " times"]:
-        return kinds.GRID.bind(sampling.grid, "sampling.grid")(self.process, sampling.token_steps)
+        return diffusion.run(guided, noise, diffusion.scale_noise(table, temperature), keys)
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         autoregression.check_sampling(1, sampling.temperature)
         numbers = jnp.float32(sampling.guidance_scale), jnp.float32(sampling.temperature)
-        return *numbers, self._token_grid(sampling), *frozen
+        grid = kinds.GRID.bind(sampling.grid, "sampling.grid")
+        return *numbers, grid(self.process, sampling.token_steps), *frozen
 
     def num_evaluations(self, sampling: Any) -> int:
         """Return how often sampling evaluates the network of all tokens, not the denoiser."""

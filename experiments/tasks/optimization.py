@@ -199,10 +199,8 @@ class Optimization:
                 "themselves"
             )
         averages = make_averages(config)
-        if (
-            config.optimizer.name.startswith("schedule_free")
-            and config.sampling.weights != "params"
-        ):
+        is_free = config.optimizer.name.startswith("schedule_free")
+        if is_free and config.sampling.weights != "params":
             raise ValueError(
                 f"config.optimizer.name is {config.optimizer.name!r}, which averages by itself: "
                 "set config.sampling.weights to 'params', which are that average"
@@ -228,9 +226,8 @@ class Optimization:
         Args:
             loss: `loss(params, *args) -> (loss, measured)`.
         """
-        gradient_of = value_and_gradient(
-            at_rounded(loss, self.params_dtype), self.accumulation_steps
-        )
+        rounded = at_rounded(loss, self.params_dtype)
+        gradient_of = value_and_gradient(rounded, self.accumulation_steps)
         (value, measured), gradients = gradient_of(state.params, *args)
         updates, optimizer_state = self.optimizer.update(
             gradients, state.optimizer_state, state.params

@@ -101,13 +101,7 @@ class Teacher:
                 answer at the same noise level, which is exact.
         """
         task = self.run.task
-        objective = task.objective
-        denoiser = diffusion.predict(
-            self.network(params),
-            task.process,
-            objective.target,
-            learned_variance=objective.learned_variance,
-        )
+        denoiser = task.objective.denoiser(self.network(params))
         if process in (None, task.process):
             return denoiser
         return diffusion.at_same_level(denoiser, task.process, process)

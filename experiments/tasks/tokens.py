@@ -49,9 +49,8 @@ class TokenSampler:
         self, keys: Key[Array, " batch"], logits: Float[Array, " batch *shape vocabulary"]
     ) -> Int[Array, " batch *shape"]:
         """Draw tokens from guided logits."""
-        return autoregression.sample(
-            keys, logits, self.temperature, self.top_k, self.top_p, self.min_p
-        )
+        filters = self.top_k, self.top_p, self.min_p
+        return autoregression.sample(keys, logits, self.temperature, *filters)
 
 
 @dataclass(frozen=True)
@@ -162,12 +161,8 @@ class TokenTask(OneNetwork):
         dropout_key, loss_key = jax.random.split(key)
         batch = self._mirrored(batch, key)
         codes = self.space.encode(batch[self.space.feature], frozen)
-        condition = diffusion.drop_conditioning(
-            dropout_key,
-            self.condition.of_batch(batch),
-            self.condition.null(frozen),
-            self.dropout_rate,
-        )
+        condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
+        condition = diffusion.drop_conditioning(dropout_key, condition, null, self.dropout_rate)
         tokens = self.space.layout.sequence(codes)
         return self.losses(params, loss_key, tokens, condition, frozen).mean(), ()
 

@@ -67,10 +67,7 @@ def masked_counts(
     Raises:
         ValueError: there are no steps, or more than tokens.
     """
-    if not 1 <= num_steps <= length:
-        raise ValueError(
-            f"{length} tokens are revealed in 1 to {length} steps; got num_steps={num_steps}"
-        )
+    _check_steps(length, num_steps)
     before = np.arange(length + 1)
     rows = []
     for k in range(1, num_steps + 1):
@@ -242,6 +239,13 @@ def maskgit(
     return states if trajectory else tokens
 
 
+def _check_steps(length: int, num_steps: int) -> None:
+    if not 1 <= num_steps <= length:
+        raise ValueError(
+            f"{length} tokens are revealed in 1 to {length} steps; got num_steps={num_steps}"
+        )
+
+
 def arccos_counts(length: int, num_steps: int) -> Int[np.ndarray, " num_steps"]:
     """Return how many tokens are known after each step: ⌊(1 − arccos(k/N)·2/π)·length⌋.
 
@@ -251,10 +255,7 @@ def arccos_counts(length: int, num_steps: int) -> Int[np.ndarray, " num_steps"]:
     Raises:
         ValueError: there are no steps, or more than tokens.
     """
-    if not 1 <= num_steps <= length:
-        raise ValueError(
-            f"{length} tokens are revealed in 1 to {length} steps; got num_steps={num_steps}"
-        )
+    _check_steps(length, num_steps)
     steps = np.arange(1, num_steps + 1)
     share = 1 - np.arccos(steps / num_steps) / (np.pi / 2)
     counts = np.floor(share * length + 1e-9)  # 1/3 of 576 is 192, not 191.99…

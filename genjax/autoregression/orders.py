@@ -49,14 +49,8 @@ def halton(shape: tuple[int, int, int]) -> Order:
     height, width, channels = shape
     reached = {}  # a dict keeps the order of its keys
     for index in itertools.count(1):
-        row, column = (
-            numerator * side // denominator
-            for (numerator, denominator), side in zip(
-                (_radical_inverse(index, 2), _radical_inverse(index, 3)),
-                (height, width),
-                strict=True,
-            )
-        )
+        (row, rows), (column, columns) = (_radical_inverse(index, base) for base in (2, 3))
+        row, column = row * height // rows, column * width // columns
         reached[row * width + column] = None
         if len(reached) == height * width:
             break

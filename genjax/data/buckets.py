@@ -10,10 +10,9 @@ or extend them (FLUX).
 import bisect
 import dataclasses
 import functools
-import logging
+import itertools
 import math
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,7 +20,7 @@ import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
 from genjax.data.dataset import Dataset, InMemory, OnDisk, num_threads, stack
-from genjax.data.images import PROGRESS_SECONDS
+from genjax.data.images import with_messages
 from genjax.data.loader import Batches
 from genjax.data.transforms import Example, Transform, center_crop, compose, resize
 
@@ -115,20 +114,11 @@ def image_sizes(dataset: Dataset) -> Int32[np.ndarray, "examples 2"]:
             return [dataset.source[row]["image"].shape[:2] for row in rows]
         return [stored_size(entries[row].path) for row in rows]
 
-    sizes, last_message = [], time.monotonic()
     with ThreadPoolExecutor(num_threads()) as pool:
-        for chunk in pool.map(sizes_from, range(0, count, CHUNK)):
-            sizes += chunk
-            if time.monotonic() - last_message > PROGRESS_SECONDS:
-                last_message = time.monotonic()
-                logging.getLogger(__name__).warning(
-                    "%s (%s): sizes of %d of %d images found",
-                    dataset.name,
-                    dataset.split,
-                    len(sizes),
-                    count,
-                )
-    return np.array(sizes, np.int32)
+        sizes = itertools.chain.from_iterable(pool.map(sizes_from, range(0, count, CHUNK)))
+        title = f"{dataset.name} ({dataset.split})"
+        found = list(with_messages(sizes, count, title, "sizes of images found"))
+    return np.array(found, np.int32)
 
 
 def stored_size(path: str | os.PathLike) -> Bucket:
@@ -300,11 +290,8 @@ class BucketedBatches(Batches):
         nearest = self._nearest(sizes, buckets)
         self._members = [np.flatnonzero(nearest == number) for number in range(len(buckets))]
         self._counts = np.array([len(members) for members in self._members])
-        if few := {
-            bucket: int(count)
-            for bucket, count in zip(self.buckets, self._counts, strict=True)
-            if 0 < count < batch_size
-        }:
+        counts = zip(self.buckets, self._counts.tolist(), strict=True)
+        if few := {bucket: count for bucket, count in counts if 0 < count < batch_size}:
             raise ValueError(
                 f"batch size {batch_size} exceeds the examples of buckets {few}: leave these out "
                 "of the list, and their examples go to the nearest other bucket, or take batches "
@@ -334,20 +321,14 @@ class BucketedBatches(Batches):
             for epoch, offset in zip(epochs.tolist(), offsets.tolist(), strict=True)
         ]
         positions = (step * self.batch_size + self.rows).tolist()
-        return stack(
-            [
-                self._prepared(*each, self.buckets[number])
-                for each in zip(indices, positions, strict=True)
-            ]
-        )
+        places, bucket = zip(indices, positions, strict=True), self.buckets[number]
+        return stack([self._prepared(*each, bucket) for each in places])
 
     def _locate(self, step: int) -> tuple[int, int]:
         """Return the index of this step's bucket, and which of its batches the step takes."""
         # Every epoch has at least one batch, so the step lies in one of the first step + 1 epochs.
-        epoch = (
-            bisect.bisect_right(range(step + 2), step, key=lambda e: int(self._finished(e).sum()))
-            - 1
-        )
+        before = lambda epoch: int(self._finished(epoch).sum())
+        epoch = bisect.bisect_right(range(step + 2), step, key=before) - 1
         finished, order = self._finished(epoch), self._order(epoch)
         offset = step - int(finished.sum())
         number = int(order[offset])
@@ -359,22 +340,19 @@ class BucketedBatches(Batches):
 
     def _order(self, epoch: int) -> Int[np.ndarray, " batches"]:
         """Return the bucket indices of an epoch's batches, in order."""
-        numbers = np.repeat(
-            np.arange(len(self.buckets)), self._finished(epoch + 1) - self._finished(epoch)
-        )
+        counts = self._finished(epoch + 1) - self._finished(epoch)
+        numbers = np.repeat(np.arange(len(self.buckets)), counts)
         return np.random.default_rng((2, self.seed, epoch)).permutation(numbers)
 
     def _permutation(self, number: int, epoch: int) -> Int[np.ndarray, " examples"]:
-        return np.random.default_rng((3, self.seed, number, epoch)).permutation(
-            self._counts[number]
-        )
+        generator = np.random.default_rng((3, self.seed, number, epoch))
+        return generator.permutation(self._counts[number])
 
     def _prepared(self, index: int, position: int, bucket: Bucket) -> Example:
         generator = np.random.default_rng((1, self.seed, position))
         example = self.transform(self._examples(index), generator)
-        image, crop = resize_and_crop(
-            example["image"], bucket, generator if self.random_crop else None
-        )
+        cropping = generator if self.random_crop else None
+        image, crop = resize_and_crop(example["image"], bucket, cropping)
         return {
             **example,
             "image": image,

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -277,21 +277,23 @@ def _inspect(
                 raise  # the disk fails, so another process may still see the file
             return getattr(error, "strerror", None) or reason(error, entry.path)
 
-    found, last_message = [], time.monotonic()
     with ThreadPoolExecutor(num_threads()) as pool:
-        for result in pool.map(inspect, entries):
-            found.append(result)
-            if time.monotonic() - last_message > PROGRESS_SECONDS:
-                last_message = time.monotonic()
-                logging.getLogger(__name__).warning(
-                    "%s: %d of %d files checked", title, len(found), len(entries)
-                )
+        results = pool.map(inspect, entries)
+        found = list(with_messages(results, len(entries), title, "files checked"))
     if many and new:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        part = unfinished(store)
-        part.write_text(json.dumps(known | new))
-        part.replace(store)
+        with unfinished(store) as part:
+            part.write_text(json.dumps(known | new))
     return found
+
+
+def with_messages(results: Iterable[Any], count: int, title: str, what: str) -> Iterator[Any]:
+    """Yield results, and warn every `PROGRESS_SECONDS` how many of `count` there are by then."""
+    last_message = time.monotonic()
+    for done, result in enumerate(results, 1):
+        yield result
+        if time.monotonic() - last_message > PROGRESS_SECONDS:
+            last_message = time.monotonic()
+            logging.getLogger(__name__).warning("%s: %d of %d %s", title, done, count, what)
 
 
 def is_absent(error: OSError) -> bool:

@@ -92,12 +92,8 @@ class Batches:
         indices = self._indices(positions)
         if self.transform is None:
             return self._examples(indices)
-        return stack(
-            [
-                self._transformed(*each)
-                for each in zip(indices.tolist(), positions.tolist(), strict=True)
-            ]
-        )
+        places = zip(indices.tolist(), positions.tolist(), strict=True)
+        return stack([self._transformed(*each) for each in places])
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Yield `self[start]`, `self[start + 1]`, … up to `stop`, or without end.
@@ -110,9 +106,8 @@ class Batches:
             ImportError: grain is needed and not installed (`self[step]` works without grain).
         """
         if isinstance(self.dataset.source, InMemory) and self.transform is None:
-            return map(
-                self.__getitem__, itertools.count(start) if stop is None else range(start, stop)
-            )
+            steps = itertools.count(start) if stop is None else range(start, stop)
+            return map(self.__getitem__, steps)
         try:
             import grain
         except ImportError as error:

@@ -45,10 +45,8 @@ def made_once(
     path = cache_folder() / f"{name}-{digest[:16]}.npz"
     if not path.exists():
         made = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = unfinished(path)
-        with open(part, "wb") as file:  # given a path, NumPy would add a suffix
+        # Given a path, NumPy would add a suffix.
+        with unfinished(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, **made)
-        part.replace(path)
     with np.load(path) as arrays:
         return dict(arrays)

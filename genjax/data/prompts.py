@@ -48,10 +48,8 @@ class PromptCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / ORIGIN
         if not path.exists():
-            # Other processes may read it at the same time, so they see it whole.
-            whole = unfinished(path)
-            whole.write_text(json.dumps(origin, indent=2) + "\n")
-            whole.replace(path)
+            with unfinished(path) as part:
+                part.write_text(json.dumps(origin, indent=2) + "\n")
         elif not same(there := json.loads(path.read_text()), json.loads(json.dumps(origin))):
             raise ValueError(
                 f"{self.folder} holds prompts encoded by {there}, not by {origin}: "
@@ -93,18 +91,15 @@ class PromptCache:
             part = missing[start : start + PART]
             name = hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16]
             listing = self.folder / f"{name}.json"
-            records, texts = unfinished(listing), unfinished(listing)
-            writer = ArrayRecordWriter(str(records), "group_size:1")
-            for i in range(0, len(part), batch_size):
-                for encoded in encode(part[i : i + batch_size]):
-                    writer.write(
-                        save({key: np.ascontiguousarray(array) for key, array in encoded.items()})
-                    )
-                yield start + min(i + batch_size, len(part))
-            writer.close()
-            records.replace(listing.with_suffix(".array_record"))
-            texts.write_text(json.dumps(part))
-            texts.replace(listing)  # last, so that every listed part is complete
+            with unfinished(listing.with_suffix(".array_record")) as records:
+                writer = ArrayRecordWriter(str(records), "group_size:1")
+                for i in range(0, len(part), batch_size):
+                    for encoded in encode(part[i : i + batch_size]):
+                        writer.write(save({n: np.ascontiguousarray(a) for n, a in encoded.items()}))
+                    yield start + min(i + batch_size, len(part))
+                writer.close()
+            with unfinished(listing) as texts:  # last, so that every listed part is complete
+                texts.write_text(json.dumps(part))
             self._open(listing)
 
     def _open(self, listing: Path) -> None:

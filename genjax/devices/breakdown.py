@@ -156,15 +156,12 @@ def _moved(program: Program, computation: Computation, operation: Operation) -> 
 
     An array that is sliced or updated counts in part only.
     """
-    if operation.opcode.endswith(
-        "-start"
-    ):  # its results are what it reads, what it writes, and counters
+    if operation.opcode.endswith("-start"):
+        # Its results are what it reads, what it writes, and counters.
         arrays = [array for array in operation.results if array.shape]
-        copied = (
-            min(array.size for array in arrays)
-            if _category(program, operation) != "collectives"
-            else math.inf
-        )
+        copied = math.inf
+        if _category(program, operation) != "collectives":
+            copied = min(array.size for array in arrays)
         return sum(_part(array, copied) for array in arrays)
     read_from = [computation[name].results for name in operation.operands]
     unwritten, passed_on = _passed_on(operation)

@@ -99,9 +99,8 @@ def _multiply_adds(equation: Any) -> int:
         return equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
     kernel = equation.invars[1].aval
     per_output = kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-    zeros_between = math.prod(
-        params["lhs_dilation"]
-    )  # of a transposed convolution; they cost nothing
+    # The zeros between the inputs of a transposed convolution cost nothing.
+    zeros_between = math.prod(params["lhs_dilation"])
     return equation.outvars[0].aval.size * per_output // zeros_between
 
 
@@ -205,9 +204,8 @@ def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
         params = equation.params
         made = {id(var): size(var) for var in equation.outvars if id(var) not in never_made}
         inside = max((_working(inner, size) for inner in inner_jaxprs(params)), default=0)
-        if (
-            equation.primitive.name == "scan"
-        ):  # beside its body, a slice of the arrays it scans, and the results it stacks
+        if equation.primitive.name == "scan":
+            # Beside its body, a slice of the arrays it scans, and the results it stacks.
             through = equation.invars[params["num_consts"] + params["num_carry"] :]
             inside += sum(made.values()) + sum(map(size, through)) // max(params["length"], 1)
         peak = max(peak, sum(live.values()) + max(sum(made.values()), inside))

@@ -131,10 +131,8 @@ def traced_layers(function: Callable, *args: Any) -> list[Layer]:
         outputs = method(*inputs, **options)
         if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
             name, path = running[0], "/".join(context.module.path)
-            shape, dtype = (
-                (*inputs[0].shape[:-1], context.module.features),
-                jax.tree.leaves(outputs)[0].dtype,
-            )
+            shape = (*inputs[0].shape[:-1], context.module.features)
+            dtype = jax.tree.leaves(outputs)[0].dtype
             layers[name, path] = Layer(name, path, inputs[0].shape, shape, dtype, id(inputs[0]))
             kept.append(inputs[0])  # so that no other array gets its id
         running.pop()
@@ -223,13 +221,8 @@ def check_axes(
             "same; take a divisor, or data or fsdp in its place"
         )
     # Without scanned layers, attention is a small part among convolutions, which are not split.
-    lengths = sorted(
-        {
-            layer.inputs[1]
-            for layer in layers
-            if SCANNED.search(layer.path) and len(layer.inputs) > 2
-        }
-    )
+    in_blocks = (layer.inputs for layer in layers if SCANNED.search(layer.path))
+    lengths = sorted({shape[1] for shape in in_blocks if len(shape) > 2})
     size = mesh.shape.get(CONTEXT, 1)
     if size > 1 and (not lengths or lengths[-1] % size):
         raise ValueError(

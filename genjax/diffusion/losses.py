@@ -224,9 +224,8 @@ def step_divergence(
     least, largest = step_variances(process, t, s)
     snr = jnp.exp(process.log_snr(s))
     gained = -jnp.expm1(process.log_snr(t) - process.log_snr(s)) * snr  # SNR_s − SNR_t
-    larger = fraction * expand(
-        jnp.log(largest / least), error
-    )  # log of the ratio of p's variance to q's
+    # The log of the ratio of p's variance to q's.
+    larger = fraction * expand(jnp.log(largest / least), error)
     return (
         larger + jnp.expm1(-larger) + jnp.exp(-larger) * expand(gained, error) * jnp.square(error)
     ) / 2

@@ -488,11 +488,9 @@ class VariancePreservingTable(VariancePreserving):
 
     def _last(self, t: Time) -> Time:
         """Return the completed part of a last step to alpha = 0."""
-        return (
-            jnp.maximum(len(self.betas) * t - (len(self.betas) - 1), 0)
-            if self.betas[-1] == 1
-            else 0 * t
-        )
+        if self.betas[-1] != 1:
+            return 0 * t
+        return jnp.maximum(len(self.betas) * t - (len(self.betas) - 1), 0)
 
     def _decay(self, t: Time) -> Time:
         """Return the decay of the table, without a last step to alpha = 0."""

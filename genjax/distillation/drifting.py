@@ -78,13 +78,9 @@ def drift(
     for temperature in temperatures:
         a = affinities(relative, temperature) * weights[..., None, :]
         repulsion, attraction = a[..., :count], a[..., count:]
-        coefficients = jnp.concatenate(
-            [
-                -repulsion * jnp.sum(attraction, -1, keepdims=True),
-                attraction * jnp.sum(repulsion, -1, keepdims=True),
-            ],
-            axis=-1,
-        )
+        away = -repulsion * jnp.sum(attraction, -1, keepdims=True)
+        towards = attraction * jnp.sum(repulsion, -1, keepdims=True)
+        coefficients = jnp.concatenate([away, towards], axis=-1)
         moved = product(coefficients, others) - jnp.sum(coefficients, -1, keepdims=True) * x
         field = moved / scale
         total += field / jnp.sqrt(jnp.maximum(jnp.mean(field**2), 1e-8))

@@ -67,13 +67,9 @@ def synchrony(
     pairs = [
         match_events(*both, tolerance) for both in zip(video_events, audio_events, strict=True)
     ]
-    lags = np.concatenate(
-        [
-            h[found[:, 1]] - s[found[:, 0]]
-            for s, h, found in zip(video_events, audio_events, pairs, strict=True)
-        ]
-        or [np.zeros(0)]
-    )
+    clips = zip(video_events, audio_events, pairs, strict=True)
+    lags = [heard[found[:, 1]] - seen[found[:, 0]] for seen, heard, found in clips]
+    lags = np.concatenate(lags or [np.zeros(0)])
     num_seen, num_heard = (sum(map(len, events)) for events in (video_events, audio_events))
     return Synchrony(
         hit_rate=len(lags) / num_seen if num_seen else np.nan,

@@ -75,11 +75,8 @@ def _by_strips(
 ) -> Array:
     """Convolve in a form whose transpose with respect to the kernel is fast on CPUs."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    batch, height, width = (
-        len(x),
-        x.shape[1] - kernel.shape[0] + 1,
-        x.shape[2] - kernel.shape[1] + 1,
-    )
+    batch = len(x)
+    height, width = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
     rows = max(
         n
         for n in range(1, height + 1)

@@ -94,10 +94,8 @@ class Pipeline:
         self.distilled = self.takes_guidance if distilled is None else distilled
         self.takes_size = getattr(network, "size_conditioning", False)
         self.channels = autoencoder.latent_channels
-        self.mean, self.deviation = (
-            np.asarray(moment, np.float32)
-            for moment in (autoencoder.latent_mean, autoencoder.latent_deviation)
-        )
+        self.mean = np.asarray(autoencoder.latent_mean, np.float32)
+        self.deviation = np.asarray(autoencoder.latent_deviation, np.float32)
         self._draw = jax.jit(self._noise_of, static_argnums=2)
         self._denoise = jax.jit(self._denoised)
         self._encode, self._decode = jax.jit(self._encoded), jax.jit(self._decoded)
@@ -260,9 +258,8 @@ class Pipeline:
         """Return whether all pixels of each latent are known, `[batch rows columns 1]`."""
         batch, height, width = known.shape
         side = self.autoencoder.factor
-        return known.reshape(batch, height // side, side, width // side, side).all((2, 4))[
-            ..., None
-        ]
+        known = known.reshape(batch, height // side, side, width // side, side)
+        return known.all((2, 4))[..., None]
 
     def _denoised(
         self, variables, keys, noise, conditioning, negative, scale, times, latents, known, given
@@ -276,12 +273,8 @@ class Pipeline:
                 named = named | tokens
             return self.network.apply(variables, x, t, condition, **named)
 
-        denoiser = diffusion.predict(
-            apply,
-            self.process,
-            self.target,
-            learned_variance=self.network.out_channels == 2 * self.channels,
-        )
+        learned = self.network.out_channels == 2 * self.channels
+        denoiser = diffusion.predict(apply, self.process, self.target, learned_variance=learned)
         if negative is None:
             guided = lambda x_t, t: denoiser(x_t, t, (conditioning, given))
         else:

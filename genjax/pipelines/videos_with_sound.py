@@ -135,13 +135,9 @@ class VideoSoundPipeline(Pipeline):
         super().__init__(network, autoencoder, variables, **options)
         self.frame_rate, self.scales = frame_rate, scales
         self.perturbed_blocks = perturbed_blocks
-        self.audio_mean, self.audio_deviation = (
-            np.asarray(moment, np.float32)
-            for moment in (
-                self.audio_autoencoder.latent_mean,
-                self.audio_autoencoder.latent_deviation,
-            )
-        )
+        audio = self.audio_autoencoder
+        self.audio_mean = np.asarray(audio.latent_mean, np.float32)
+        self.audio_deviation = np.asarray(audio.latent_deviation, np.float32)
         self._decode_sound = jax.jit(self._decoded_sound)
 
     def __call__(self, prompts: Sequence[str], **options: Any) -> VideoWithSound:

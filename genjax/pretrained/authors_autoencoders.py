@@ -19,12 +19,11 @@ from genjax.nn.multiscale import MultiScaleQuantizer
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.pretrained.autoencoder_kl import convert, level_names
 from genjax.pretrained.configuration import Field, expect
-from genjax.pretrained.layouts import to_torch
+from genjax.pretrained.layouts import STACKED, part_of_stack, to_torch
 from genjax.pretrained.published import Config, Library, Published, example
 from genjax.pretrained.safetensors_io import NAMES
 
 AUTHORS = Library(None, NAMES[1], lambda name, dtype: dict(_class_name=name))
-_QKV = ("query", "key", "value")
 _KINDS = {
     **dict(block="block", attention="attn"),
     **dict(downsample="downsample.conv", upsample="upsample.conv"),
@@ -35,7 +34,7 @@ _LLAMAGEN_KINDS = _KINDS | dict(block="res")
 _LLAMAGEN_WORDS = _WORDS | dict(quantizer="quantize.embedding")
 _LLAMAGEN_WORDS |= dict(mid_block_0="mid.0", mid_attention="mid.1", mid_block_1="mid.2")
 _MAR_WORDS = _WORDS | _MIDDLE
-_VAR_WORDS = _WORDS | _MIDDLE | dict.fromkeys(_QKV, "qkv")
+_VAR_WORDS = _WORDS | _MIDDLE | dict.fromkeys(STACKED, "qkv")
 _VAR_WORDS |= dict(quantizer="quantize", codes="embedding.weight")
 
 
@@ -146,10 +145,7 @@ def _names_var(module: VQModel) -> Callable[[str], str]:
 
 def _convert_var(module: VQModel, variable: str, tensor: np.ndarray) -> np.ndarray:
     """Take one of the three layers of an attention block, which a tensor stacks."""
-    layer = variable.split("/")[-2]
-    if layer in _QKV:
-        tensor = np.split(tensor, 3)[_QKV.index(layer)]
-    return convert(module, variable, tensor)
+    return convert(module, variable, part_of_stack(variable, tensor))
 
 
 def _pack_var(module: VQModel, variables: PyTree) -> PyTree:
@@ -164,8 +160,8 @@ def _stacked(params: PyTree) -> PyTree:
     if not isinstance(params, Mapping):
         return params
     if "query" in params:
-        layers = [params[name] for name in _QKV]
-        others = {name: params[name] for name in params if name not in _QKV}
+        layers = [params[name] for name in STACKED]
+        others = {name: params[name] for name in params if name not in STACKED}
         stack = lambda leaf: np.concatenate([layer[leaf] for layer in layers], axis=-1)
         return others | dict(qkv={leaf: stack(leaf) for leaf in layers[0]})
     return {name: _stacked(part) for name, part in params.items()}

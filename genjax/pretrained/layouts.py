@@ -33,6 +33,15 @@ def to_torch(variable: str, array: np.ndarray, patch_size: int | None = None) ->
     return np.moveaxis(array, (-2, -1), (1, 0)) if variable.endswith("kernel") else array
 
 
+STACKED = ("query", "key", "value")
+
+
+def part_of_stack(variable: str, tensor: np.ndarray) -> np.ndarray:
+    """Return the third of a tensor that is a query's, key's or value's; other tensors unchanged."""
+    layer = variable.split("/")[-2]
+    return np.split(tensor, 3)[STACKED.index(layer)] if layer in STACKED else tensor
+
+
 def only_copy(tensor: np.ndarray, *copies: np.ndarray) -> np.ndarray:
     """Return a tensor that a file holds under several names.
 

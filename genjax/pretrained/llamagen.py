@@ -15,13 +15,13 @@ from jaxtyping import Float
 from genjax.models.autoregressive.llamagen import LlamaGen
 from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn import Text
-from genjax.pretrained.layouts import from_torch, layer_names, prefixed
+from genjax.pretrained.layouts import STACKED, from_torch, layer_names, part_of_stack, prefixed
 from genjax.pretrained.published import example
 from genjax.pretrained.safetensors_io import open_tensors
 from genjax.pretrained.variables import load_variables
 
 _BLOCK = {
-    **dict(query="attention.wqkv", key="attention.wqkv", value="attention.wqkv"),
+    **dict.fromkeys(STACKED, "attention.wqkv"),
     **dict(projection="attention.wo", attention_norm="attention_norm", mlp_norm="ffn_norm"),
     **dict(mlp_gate="feed_forward.w1", mlp_in="feed_forward.w3", mlp_out="feed_forward.w2"),
 }
@@ -70,8 +70,4 @@ def null_text(path: str | os.PathLike) -> Float[np.ndarray, "length text_feature
 
 
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Take one of the three layers that a tensor stacks, if it does."""
-    layer = variable.split("/")[-2]
-    if layer in ("query", "key", "value"):
-        tensor = np.split(tensor, 3)[("query", "key", "value").index(layer)]
-    return from_torch(variable, tensor)
+    return from_torch(variable, part_of_stack(variable, tensor))

@@ -99,10 +99,8 @@ def _convert(source: Path, path: Path) -> None:
     for i in range(len(DEPTHS)):
         kernel = published[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
         tensors[f"params/linear{i + 1}"] = kernel.reshape(-1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = unfinished(path)
-    save_file(tensors, part)
-    part.replace(path)
+    with unfinished(path) as part:
+        save_file(tensors, part)
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.autoregressive.mar import MAR
-from genjax.pretrained.layouts import from_torch, layer_names, prefixed
+from genjax.pretrained.layouts import from_torch, layer_names, part_of_stack, prefixed
 from genjax.pretrained.published import example
 from genjax.pretrained.variables import load_variables
 
@@ -74,6 +74,4 @@ def _convert(variable: str, tensor: np.ndarray, *others: np.ndarray) -> np.ndarr
         return np.concatenate([tensor, *others])
     if leaf == "mask_token" or leaf.endswith("_positions"):
         return tensor.reshape(tensor.shape[-2:] if leaf.endswith("_positions") else -1)
-    if layer in ("query", "key", "value"):
-        tensor = np.split(tensor, 3)[("query", "key", "value").index(layer)]
-    return from_torch(variable, tensor)
+    return from_torch(variable, part_of_stack(variable, tensor))

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.autoregressive.var import VAR
-from genjax.pretrained.layouts import from_torch, layer_names, prefixed
+from genjax.pretrained.layouts import STACKED, from_torch, layer_names, part_of_stack, prefixed
 from genjax.pretrained.published import example
 from genjax.pretrained.variables import load_variables
 
-_QKV = ("query", "key", "value")
 _BLOCK = {
-    **{f"{part}/kernel": "attn.mat_qkv.weight" for part in _QKV},
+    **{f"{part}/kernel": "attn.mat_qkv.weight" for part in STACKED},
     **{"query/bias": "attn.q_bias", "value/bias": "attn.v_bias"},
     **dict(log_scale="attn.scale_mul_1H11", own_modulation="ada_gss"),
     **{"projection": "attn.proj", "modulation/dense": "ada_lin.1"},
@@ -68,9 +67,9 @@ def _is_constant(module: VAR, name: str, tensor: np.ndarray) -> bool:
 
 def _convert(module: VAR, variable: str, tensor: np.ndarray) -> np.ndarray:
     """Take one of the three layers that a tensor stacks, and leave out axes of length 1."""
-    layer, leaf = variable.split("/")[-2:]
-    if layer in _QKV and leaf == "kernel":
-        tensor = np.split(tensor, 3)[_QKV.index(layer)]
+    leaf = variable.split("/")[-1]
+    if leaf == "kernel":
+        tensor = part_of_stack(variable, tensor)
     if leaf in ("start_positions", "positions"):
         return tensor[0]
     if leaf in ("log_scale", "own_modulation"):

@@ -118,11 +118,9 @@ def damage(checkpoint: Path, process: int = 0, count: int = 1) -> str | None:
 
 def _of_first_process(number: int) -> int:
     """Return what the first process passes, in all of them."""
-    return (
-        number
-        if jax.process_count() == 1
-        else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-    )
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def _damage_seen_by_all(checkpoint: Path) -> str | None:
@@ -132,11 +130,8 @@ def _damage_seen_by_all(checkpoint: Path) -> str | None:
     if count == 1:
         return problem
     text = np.frombuffer((problem or "").encode()[:300].ljust(300, b"\0"), np.uint8)
-    texts = [
-        bytes(row).rstrip(b"\0").decode(errors="replace")
-        for row in multihost_utils.process_allgather(text)
-    ]
-    return next(filter(None, texts), None)
+    rows = map(bytes, multihost_utils.process_allgather(text))
+    return next((row.rstrip(b"\0").decode(errors="replace") for row in rows if any(row)), None)
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -354,31 +349,26 @@ class Checkpoints:
             )
             return
         for old in dispensable:
-            with contextlib.suppress(
-                OSError
-            ):  # a checkpoint that is half deleted is named as a leftover
+            # The new name makes a checkpoint that is half deleted a leftover.
+            with contextlib.suppress(OSError):
                 _remove(self.path(old).rename(self.path(old).with_suffix(".unsealed")))
 
     def _make_room(self, path: Path) -> None:
         """Delete a damaged checkpoint; move aside what is not one, or cannot be read now."""
         readable = not (damage(path) or "").startswith(UNREADABLE)
-        if readable and os.path.exists(
-            path / MANIFEST
-        ):  # damaged, or this run would have gone on from it
+        # It is damaged, or this run would have gone on from it.
+        if readable and os.path.exists(path / MANIFEST):
             _remove(path)
         if os.path.lexists(path):
-            names = (
-                path.with_suffix(f".aside{number}")
-                for number in itertools.chain([""], itertools.count(2))
-            )
+            numbers = itertools.chain([""], itertools.count(2))
+            names = (path.with_suffix(f".aside{number}") for number in numbers)
             path.rename(next(name for name in names if not os.path.lexists(name)))
 
     def best(self) -> int | None:
         """Return the step of the best whole checkpoint, None if no score is known."""
         scores = self._scores()
-        steps = sorted(
-            scores.keys() & self.steps(), key=lambda step: (scores[step], step), reverse=True
-        )
+        rank = lambda step: (scores[step], step)
+        steps = sorted(scores.keys() & self.steps(), key=rank, reverse=True)
         return next(filter(self._is_whole, steps), None)
 
     def _dispensable(self) -> list[int]:

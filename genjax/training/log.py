@@ -43,9 +43,7 @@ class Metrics:
         Raises:
             ValueError: a metric is not a scalar.
         """
-        pairs = [
-            metric if isinstance(metric, Mean) else (metric, 1.0) for metric in metrics.values()
-        ]
+        pairs = [each if isinstance(each, Mean) else (each, 1.0) for each in metrics.values()]
         for name, pair in zip(metrics, pairs, strict=True):
             if any(map(np.shape, pair)):
                 shape = next(filter(None, map(np.shape, pair)))
@@ -83,9 +81,8 @@ class MetricsLog:
         temporary.rename(self.path)
         self._file = open(self.path, "a", buffering=1)
         self._writers = writers
-        self._start = time.perf_counter() - max(
-            (row.get("seconds", 0.0) for row in rows), default=0.0
-        )
+        before = max((row.get("seconds", 0.0) for row in rows), default=0.0)
+        self._start = time.perf_counter() - before
 
     @property
     def seconds(self) -> float:
@@ -97,13 +94,10 @@ class MetricsLog:
         self._start -= max(seconds - self.seconds, 0.0)
 
     def write(self, step: int, metrics: dict[str, float | Image.Image]) -> None:
-        numbers = {
-            name: value for name, value in metrics.items() if not isinstance(value, Image.Image)
-        }
+        numbers = {n: value for n, value in metrics.items() if not isinstance(value, Image.Image)}
         if numbers:
-            self._file.write(
-                json.dumps({"step": step, "seconds": round(self.seconds, 3), **numbers}) + "\n"
-            )
+            row = {"step": step, "seconds": round(self.seconds, 3), **numbers}
+            self._file.write(json.dumps(row) + "\n")
         for writer in self._writers:
             writer.write(step, metrics)
 

@@ -237,9 +237,7 @@ class _Breaks:
             NonFiniteError, Interrupted: as in `train`.
         """
         stopping, saving = self._stopping.after_step(), self._is_due(self._checkpoint_every, step)
-        due = [
-            index for index, plugin in enumerate(self._plugins) if self._is_due(plugin.every, step)
-        ]
+        due = [i for i, plugin in enumerate(self._plugins) if self._is_due(plugin.every, step)]
         if not (stopping or saving or due):
             return
         self._meter.read()
@@ -280,9 +278,8 @@ class _Breaks:
 
     def _stop(self, step: int, state: Any, saved: bool) -> NoReturn:
         number = self._stopping.signal()
-        how = (
-            "Ctrl-C" if number == signal.SIGINT else "Ctrl-C twice"
-        )  # the first of both only asks to stop
+        # The first Ctrl-C of two only asks to stop.
+        how = "Ctrl-C" if number == signal.SIGINT else "Ctrl-C twice"
         say(f"\n{number.name}: saving after step {step} ({how} stops without)")
         if not saved:
             self._save(step, state)

@@ -98,10 +98,8 @@ class Meter:
         self.log.go_on(seconds)
         self._began, self._skipped = self.log.seconds, skipped
         count = min(step % self._log_every, len(tables)) if self._log_every else 0
-        self._window = [
-            Metrics(np.array(table, np.float32), tuple(names))
-            for table in tables[len(tables) - count :]
-        ]
+        kept = tables[len(tables) - count :]
+        self._window = [Metrics(np.array(table, np.float32), tuple(names)) for table in kept]
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -134,10 +132,9 @@ class Meter:
         metrics = jax.device_get(metrics)
         if SKIPPED in metrics.names:
             self._count_skipped(step, int(metrics[SKIPPED]))
-        for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
-            raise NonFiniteError(
-                f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}"
-            )
+        for name, total in zip(metrics.names, metrics.table[:, 0], strict=True):
+            if not np.isfinite(total):
+                raise NonFiniteError(f"{name} is {total} at step {step}")
         if not self._log_every or self._window and self._window[0].names != metrics.names:
             self._window = []  # of the last step alone, or of one version of the task
         self._window.append(metrics)
@@ -147,11 +144,10 @@ class Meter:
         window_ends = self._log_every and step % self._log_every == 0
         if window_ends or step == self._num_steps:
             means = window_means(self._window)
-            skipped = (
-                {"skipped_steps": self._skipped} if means.pop(SKIPPED, None) is not None else {}
-            )
+            if means.pop(SKIPPED, None) is not None:
+                means["skipped_steps"] = self._skipped
             speed = self._speed()
-            self.log.write(step, means | skipped | speed)
+            self.log.write(step, means | speed)
             self._warn_if_slow(step, speed["input_wait"])
             self._began, self._waited, self._steps = self.log.seconds, 0.0, 0
         if window_ends:
@@ -169,11 +165,8 @@ class Meter:
         """Warn if the steps of a window took twice as long as is usual in this run."""
         seconds = self.log.seconds - self._began
         rate = self._steps / seconds
-        if (
-            len(self._rates) > 2
-            and seconds > SLOW_SECONDS
-            and 2 * rate < (usual := median(self._rates))
-        ):
+        usual = median(self._rates) if len(self._rates) > 2 else 0.0
+        if seconds > SLOW_SECONDS and 2 * rate < usual:
             warnings.warn(
                 f"the {self._steps} steps until step {step} were {usual / rate:.1f} times slower "
                 f"than usual: {rate:.3g} a second, {input_wait:.0%} of the time waiting for "

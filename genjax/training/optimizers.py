@@ -66,22 +66,17 @@ def muon(
     equation 4).
 
     Args:
-        beta: decay of Muon's momentum, which is Nesterov's.
+        beta: decay of Muon's momentum. It is Nesterov's, corrected for its start at 0 as in Nadam
+            (Dozat 2016).
         b1, b2, eps: of AdamW.
     """
-    matrices = lambda updates: jax.tree.map(
-        lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates
-    )
+    last_two = optax.contrib.MuonDimensionNumbers(-2, -1)
+    matrices = lambda updates: jax.tree.map(lambda _: last_two, updates)
     rms_of_adam = optax.stateless_with_tree_map(lambda u, _: 0.2 * max(u.shape[-2:]) ** 0.5 * u)
     orthogonalize = optax.contrib.scale_by_muon(beta=beta, weight_dimension_numbers=matrices)
+    hidden, others = optax.chain(orthogonalize, rms_of_adam), optax.scale_by_adam(b1, b2, eps)
     return optax.chain(
-        optax.partition(
-            {
-                True: optax.chain(orthogonalize, rms_of_adam),
-                False: optax.scale_by_adam(b1, b2, eps),
-            },
-            hidden_matrices,
-        ),
+        optax.partition({True: hidden, False: others}, hidden_matrices),
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -127,9 +122,8 @@ def evaluation_params(optimizer_state: PyTree, params: PyTree) -> PyTree:
 
 def rules() -> dict[str, Callable]:
     """Return the optimizers by name: this module's, and optax's with a masked weight decay."""
-    takes = lambda f: (
-        {"learning_rate", "weight_decay", "mask"} <= inspect.signature(f).parameters.keys()
-    )
+    given = {"learning_rate", "weight_decay", "mask"}
+    takes = lambda f: given <= inspect.signature(f).parameters.keys()
     of_optax = {name: f for name, f in vars(optax).items() if inspect.isfunction(f) and takes(f)}
     return {**of_optax, "muon": muon, "schedule_free_adamw": schedule_free_adamw}
 
@@ -241,9 +235,8 @@ def make_optimizer(
     Args:
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.
         num_steps: of the run.
-        warmup: in steps, or below 1 as a fraction of the run.
-        hold: in steps, or below 1 as a fraction of the run.
-        decay: in steps, or below 1 as a fraction of the run; the whole run if None.
+        warmup, hold, decay: in steps, or below 1 as a fraction of the run. A decay of None is the
+            whole run.
         field: what errors call this part of the config.
 
     Raises:

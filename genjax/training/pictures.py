@@ -28,11 +28,8 @@ def image_grid(images: np.ndarray, columns: int, padding: int = 1) -> Image.Imag
     """
     zoom = max(1, -(-64 // min(images.shape[1:3])))
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    images = np.pad(
-        images,
-        ((0, -len(images) % columns), *[(padding, padding)] * 2, (0, 0)),
-        constant_values=128,
-    )
+    ends = ((0, -len(images) % columns), *[(padding, padding)] * 2, (0, 0))
+    images = np.pad(images, ends, constant_values=128)
     grid = rearrange(images, "(r c) h w k -> (r h) (c w) k", c=columns)
     return Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
 

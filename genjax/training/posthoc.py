@@ -76,10 +76,8 @@ class Snapshots:
     def begin(self, step: int) -> None:
         """Delete what a run that goes on from `step` left beyond it, and what a kill cut short."""
         if jax.process_index() == 0:
-            for path in [
-                *self.directory.glob("*.tmp"),
-                *(p for s, _, p in self.stored() if s > step),
-            ]:
+            beyond = [path for taken, _, path in self.stored() if taken > step]
+            for path in [*self.directory.glob("*.tmp"), *beyond]:
                 path.unlink()
 
     def go_on(self, step: int, every: int, averages: dict[float, PyTree]) -> None:
@@ -90,9 +88,8 @@ class Snapshots:
         """
         self.begin(step)
         widths = {width for taken, width, _ in self.stored() if taken == step}
-        if (
-            step and step % every == 0 and not averages.keys() <= widths
-        ):  # a kill may leave some widths
+        # A kill may leave some of the widths.
+        if step and step % every == 0 and not averages.keys() <= widths:
             self.save(step, averages)
 
     def save(self, step: int, averages: dict[float, PyTree]) -> None:

@@ -73,16 +73,9 @@ def sample(
     generate = sampling_program(task, sampling.weights, trajectory, mesh)
     starts, batches = range(0, len(padded), batch_size), []
     with jax.set_mesh(mesh), ProgressBar("sampling", 0, len(padded), "samples") as progress:
-        made = (
-            generate(
-                state,
-                jax.random.key(sampling.seed),
-                padded[start : start + batch_size],
-                np.arange(start, start + batch_size),
-                *inputs,
-            )
-            for start in starts
-        )
+        rows = [np.arange(start, start + batch_size) for start in starts]
+        key = jax.random.key(sampling.seed)
+        made = (generate(state, key, padded[part], part, *inputs) for part in rows)
         for done, batch in zip(starts, one_ahead(made), strict=True):
             batches.append(jax.tree.map(np.asarray, batch))
             progress.update(done + batch_size)

@@ -46,9 +46,8 @@ class StopSignals:
         for each in SIGNALS:
             if not (each.name == "SIGHUP" and signal.getsignal(each) is signal.SIG_IGN):
                 self._previous[each] = signal.getsignal(each) or signal.SIG_DFL
-                signal.signal(
-                    each, self._handle
-                )  # only now, since the handler reads the former one
+                # Only now, since the handler reads the former one.
+                signal.signal(each, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from genjax import pretrained
 from genjax.data import to_float
 from genjax.data.tokenizers import Tokenizer
-from genjax.devices.mesh import batch_sharding, replicated
+from genjax.devices.mesh import batch_sharding, make_mesh, replicated
 from genjax.models.encoders.clip import CLIP
 from genjax.models.encoders.dinov2 import dinov2_features
 from genjax.models.encoders.inception import (
@@ -81,25 +81,11 @@ def _inception(path: str) -> FeatureNetwork:
     )
 
 
-def _clean_inception(path: str) -> FeatureNetwork:
-    return _inception(path)._replace(
-        resizing="to 299×299 by Pillow's antialiased bicubic interpolation, not rounded after",
-        apply=lambda variables, images: (
-            inception_features(variables, to_float(images), preprocess_clean)[0],
-            None,
-        ),
-        antialiasing=True,
-    )
-
-
-def _pytorch_inception(path: str) -> FeatureNetwork:
-    return _inception(path)._replace(
-        resizing="to 299×299 by PyTorch's bilinear interpolation, without antialiasing",
-        apply=lambda variables, images: (
-            inception_features(variables, to_float(images), preprocess_pytorch)[0],
-            None,
-        ),
-    )
+def _resized_inception(path: str, preprocess: Callable, **described: Any) -> FeatureNetwork:
+    """Return the Inception of FID without logits, after another library's resizing."""
+    features = functools.partial(inception_features, preprocess=preprocess)
+    apply = lambda variables, images: (features(variables, to_float(images))[0], None)
+    return _inception(path)._replace(apply=apply, **described)
 
 
 def _dinov2(path: str) -> FeatureNetwork:
@@ -126,8 +112,17 @@ def _clip(path: str) -> tuple[CLIP, Any, Tokenizer, str]:
 
 LOADERS = {
     "inception": _inception,
-    "clean_inception": _clean_inception,
-    "pytorch_inception": _pytorch_inception,
+    "clean_inception": functools.partial(
+        _resized_inception,
+        preprocess=preprocess_clean,
+        resizing="to 299×299 by Pillow's antialiased bicubic interpolation, not rounded after",
+        antialiasing=True,
+    ),
+    "pytorch_inception": functools.partial(
+        _resized_inception,
+        preprocess=preprocess_pytorch,
+        resizing="to 299×299 by PyTorch's bilinear interpolation, without antialiasing",
+    ),
     "dinov2": _dinov2,
     "clip": _clip,
 }
@@ -168,9 +163,9 @@ def in_batches(
             devices compute the current one.
     """
     devices = jax.local_devices()
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    program, variables = _program(apply, mesh), jax.device_put(variables, replicated(mesh))
     size = min(BATCH * len(devices), count + -count % len(devices))
+    mesh = make_mesh({"data": -1}, size, devices)
+    program, variables = _program(apply, mesh), jax.device_put(variables, replicated(mesh))
     fetch = lambda outputs, length: jax.tree.map(lambda a: np.asarray(a)[:length], outputs)
     ahead = None
     with ProgressBar("evaluating", 0, count, "images") as progress:

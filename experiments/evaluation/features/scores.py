@@ -32,7 +32,7 @@ from experiments.evaluation.features.networks import (
     load_network,
 )
 from experiments.evaluation.features.statistics import Statistics, reference_statistics
-from experiments.evaluation.images import image_reference
+from experiments.evaluation.images import draw, image_reference
 from experiments.evaluation.protocol import FeatureProtocol
 from experiments.evaluation.uncertainty import check_resamples, uncertainty
 from experiments.inputs.datasets import Data
@@ -188,11 +188,9 @@ class PretrainedFeatures:
             if name == "clip":
                 report |= clip_score(path, images, prompts)
             else:
-                chosen = self.reference.get("split") or split or self.context.data.train_split
-                file = self.reference.get(name)
-                statistics = _reference(
-                    name, path, file, self.context.data, chosen, images.shape[1:]
-                )
+                data, file = self.context.data, self.reference.get(name)
+                chosen = self.reference.get("split") or split or data.train_split
+                statistics = _reference(name, path, file, data, chosen, images.shape[1:])
                 network = load_network(name, path)
                 report |= measures(name, network, images, statistics, self.resamples)
         return report
@@ -208,11 +206,10 @@ class ReconstructionFeatures(PretrainedFeatures):
     def __call__(self, model: Model) -> dict[str, Any]:
         data = self.context.data
         source = data.held_out().source
-        count = min(self.context.num_samples, len(source))
-        rows = np.random.default_rng(0).permutation(len(source))[:count]
+        rows = draw(len(source), self.context.num_samples)
         decoded = in_small_batches(model.functions["reconstruct"], source[rows][data.feature])
         report = self.measure(as_frames(decoded), split=data.held_out_split)
-        return report | {"num_samples": count}
+        return report | {"num_samples": len(rows)}
 
 
 @functools.cache

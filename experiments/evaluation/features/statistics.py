@@ -118,18 +118,10 @@ def _cache(protocol: Mapping[str, Any]) -> Path:
 
 
 def _write_statistics(statistics: Statistics) -> None:
-    path = statistics.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = unfinished(path)
-    with open(part, "wb") as file:
-        np.savez(
-            file,
-            mu=statistics.mean,
-            sigma=statistics.covariance,
-            features=statistics.features,
-            protocol=json.dumps(statistics.protocol),
-        )
-    part.replace(path)
+    moments = dict(mu=statistics.mean, sigma=statistics.covariance)
+    protocol = json.dumps(statistics.protocol)
+    with unfinished(statistics.path) as part, open(part, "wb") as file:
+        np.savez(file, **moments, features=statistics.features, protocol=protocol)
 
 
 def _read_statistics(

@@ -76,15 +76,13 @@ class ProgressiveDistillation(Method):
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
         guided = student.guided_teacher(self.guidance_scale)
         previous = diffusion.predict(student.previous, student.process, student.target)
+        first = lambda x_t, t, _: guided(x_t, t)
         halve = functools.partial(_halve, key, student, x, student.network)
+        condition, num_steps = student.condition_with_dropout, self.num_steps
         return jax.lax.cond(
             student.stage == 0,
-            lambda: halve(
-                lambda x_t, t, _: guided(x_t, t), student.condition_with_dropout, self.num_steps
-            ),
-            lambda: halve(
-                previous, student.condition_with_dropout, self.num_steps // 2**student.stage
-            ),
+            lambda: halve(first, condition, num_steps),
+            lambda: halve(previous, condition, num_steps // 2**student.stage),
         )
 
 

@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import os
-import time
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
-from genjax.data.images import PROGRESS_SECONDS, is_absent, reason
+from genjax.data.images import is_absent, reason, with_messages
 from genjax.data.made import made_once
 from genjax.data.sets.clips import check_rate
 from genjax.data.sets.emoji import TAGS, TONES
@@ -172,17 +171,16 @@ def _decode_all(root: Path, paths: Sequence[Path], form: tuple) -> dict[str, np.
                 raise  # the disk fails, so another process may still see the file
             return reason(error, path)
 
-    indices, videos, skipped, last_message = [], [], {}, time.monotonic()
+    indices, videos, skipped = [], [], {}
     with ThreadPoolExecutor(num_threads()) as pool:
-        for index, result in enumerate(pool.map(decode, paths)):
+        results = pool.map(decode, paths)
+        decoded = with_messages(results, len(paths), "animated_emoji", "files decoded")
+        for index, result in enumerate(decoded):
             if isinstance(result, str):
                 skipped[paths[index].relative_to(root).as_posix()] = result
             else:
                 indices.append(index)
                 videos.append(result)
-            if time.monotonic() - last_message > PROGRESS_SECONDS:
-                last_message = time.monotonic()
-                logger.warning("animated_emoji: %d of %d files decoded", index + 1, len(paths))
     examples = [f"{path} ({reason})" for path, reason in list(skipped.items())[:3]]
     if skipped:
         logger.warning(
@@ -201,13 +199,11 @@ def _captions(root: Path, codes: Sequence[str]) -> list[tuple[str, ...]]:
     """Return each code's captions, or its characters' names if the package of names has none."""
     listing = root / TAGS / "en/data.json"
     described = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
-    captions = {
-        variant["hexcode"].replace("-FE0F", ""): tuple(
-            dict.fromkeys([variant["label"], *item.get("tags", ())])
-        )
-        for item in described
-        for variant in [item, *item.get("skins", ())]
-    }
+    captions = {}
+    for item in described:
+        for variant in [item, *item.get("skins", ())]:
+            texts = dict.fromkeys([variant["label"], *item.get("tags", ())])
+            captions[variant["hexcode"].replace("-FE0F", "")] = tuple(texts)
     return [captions.get(code) or _unicode_name(code) for code in codes]
 
 

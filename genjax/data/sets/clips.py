@@ -156,10 +156,8 @@ def decode(
     import av
 
     resized = _resizer(size)
-    middle, places = (
-        lambda place: (place + 0.5) / frames_per_second,
-        range(num_frames or sys.maxsize),
-    )
+    middle = lambda place: (place + 0.5) / frames_per_second
+    places = range(num_frames or sys.maxsize)
     clip, end = [], 0.0
     with av.open(str(path)) as container:
         if not container.streams.video:

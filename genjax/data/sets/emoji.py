@@ -118,12 +118,8 @@ def build_embedded(source: str | os.PathLike, out: str | os.PathLike = EMBEDDED)
     )
     out.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(out / "emoji.png", optimize=True)
-    lines = [
-        json.dumps(
-            {"names": item.names, "category": item.category, "test": item.test}, ensure_ascii=False
-        )
-        for item in emoji
-    ]
+    rows = [dict(names=item.names, category=item.category, test=item.test) for item in emoji]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     (out / "emoji.json").write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     versions = {
         package: f"{package} "
@@ -182,13 +178,10 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
         images = {"": item} | item.get("skin_variations", {})
         for tones, image in images.items():
             texts = [TONES[tone] for tone in dict.fromkeys(tones.split("-")) if tone]
+            whole = f"{name}: {', '.join(texts)}" if texts else name
             yield _Emoji(
                 path=folder / image["image"],
-                names=tuple(
-                    dict.fromkeys(
-                        [f"{name}: {', '.join(texts)}" if texts else name, *synonyms, *texts]
-                    )
-                ),
+                names=tuple(dict.fromkeys([whole, *synonyms, *texts])),
                 category=item["category"],
                 tones=tones,
                 test=tested[groups[item["unified"]]],

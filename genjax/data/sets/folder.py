@@ -140,9 +140,8 @@ def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str
     """Return the split of each entry, by its folder or by the hash of its path."""
     if has_splits:
         return {path: path.parts[0] if len(path.parts) > 1 else "train" for path in entries}
-    test = held_out(
-        list(map(Path.as_posix, entries)), [e.label for e in entries.values()], one_in=10
-    )
+    names, labels = list(map(Path.as_posix, entries)), [e.label for e in entries.values()]
+    test = held_out(names, labels, one_in=10)
     return {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
 
 

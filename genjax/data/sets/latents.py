@@ -196,9 +196,8 @@ def write_summary(folder: str | os.PathLike, summary: Mapping[str, Any]) -> None
 
 def _write_whole(path: Path, text: str) -> None:
     """Write a file that other processes see whole or not at all."""
-    part = unfinished(path)
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with unfinished(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _captions_path(folder: str | os.PathLike, split: str) -> Path:

@@ -91,10 +91,8 @@ class Tower(nn.Module):
         quick_gelu: whether to use x·σ(1.702x), as OpenAI's networks do, instead of the exact GELU.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
-            keep every activation.
-        dtype: type of the matrix products. Norms, softmax and the residual stream are always
-            float32.
+        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        dtype: of matrix products; norms, softmax and the residual stream are always float32.
     """
 
     width: int

@@ -77,10 +77,8 @@ class Dinov2(nn.Module):
             with the side's number of patches. 0.1 in the authors' code, 0 in transformers.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
-            keep every activation.
-        dtype: type of the matrix products. Norms, softmax and the residual stream are always
-            float32.
+        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        dtype: of matrix products; norms, softmax and the residual stream are always float32.
     """
 
     width: int
@@ -114,10 +112,8 @@ class Dinov2(nn.Module):
             ValueError: `patch_size` does not divide a side.
         """
         batch, height, width, _ = images.shape
-        grid, side = (
-            (height // self.patch_size, width // self.patch_size),
-            self.image_size // self.patch_size,
-        )
+        grid = height // self.patch_size, width // self.patch_size
+        side = self.image_size // self.patch_size
         parameter = lambda name, *shape: self.param(
             name, small, (*shape, self.width), self.param_dtype
         )

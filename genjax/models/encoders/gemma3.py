@@ -68,15 +68,12 @@ class Block(nn.Module):
         dense = functools.partial(Dense, use_bias=False, kernel_init=normal, **types)
         norm = functools.partial(Norm, self.epsilon, self.param_dtype)
         h = norm(name="norm_attention")(x)
+        layers = dict(query=self.num_heads, key=self.num_kv_heads, value=self.num_kv_heads)
         query, key, value = (
             dense(heads * self.head_features, name=name)(h).reshape(
                 *h.shape[:2], heads, self.head_features
             )
-            for name, heads in (
-                ("query", self.num_heads),
-                ("key", self.num_kv_heads),
-                ("value", self.num_kv_heads),
-            )
+            for name, heads in layers.items()
         )
         query, key = norm(name="query_norm")(query), norm(name="key_norm")(key)
         # A pair is feature i of either half. Products do not depend on the order of the features.
@@ -114,10 +111,8 @@ class Gemma3Text(nn.Module):
         global_stretch: positions are divided by this number in `global_layers`.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
-            keep every activation.
-        dtype: type of the matrix products. Norms, softmax and the residual stream are always
-            float32.
+        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        dtype: of matrix products; norms, softmax and the residual stream are always float32.
     """
 
     vocabulary_size: int

@@ -48,10 +48,8 @@ class DriftingDiT(OverPatches, nn.Module):
         num_codes: random codes of an image, a second source of variety beside the noise.
         code_classes: values of a code.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
-            keep every activation.
-        dtype: type of the matrix products; modulation, norms, rotations and softmax are float32
-            always.
+        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        dtype: of matrix products; modulation, norms, rotations and softmax are always float32.
     """
 
     patch_size: int

@@ -204,9 +204,8 @@ def current_platform() -> str:
         return platform
     if jax.default_backend() != "gpu":
         return "cuda"
-    generation = jax.devices(platform)[0].compute_capability.partition(".")[
-        0
-    ]  # AMD's are gfx90a and such
+    # AMD's capabilities are gfx90a and such.
+    generation, _, _ = jax.devices(platform)[0].compute_capability.partition(".")
     return "cuda" if generation.isdecimal() and int(generation) >= 8 else "gpu"
 
 
@@ -269,9 +268,8 @@ def attention(
     choice = _choose_on_mesh(query, key, value, mask, bias, mesh)
     _record.value(choice)
     chunked = functools.partial(chunked_attention, forward_mode=forward_mode.value)
-    in_blocks = functools.partial(
-        chunked, chunk=LEAST_CHUNK
-    )  # as kernels, which hold little: plans trace it for them
+    # Kernels hold little, and plans trace this form in their place.
+    in_blocks = functools.partial(chunked, chunk=LEAST_CHUNK)
     forms = dict(
         plain=plain_attention,
         chunked=functools.partial(chunked, chunk=chunk_length(choice.query, key.shape[1])),

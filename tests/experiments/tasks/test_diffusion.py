@@ -146,6 +146,11 @@ def test_an_argument_that_a_function_does_not_take_is_named():
         build(small_config(process=dict(name="RectifiedFlow", beta=2.0)))
 
 
+def test_a_network_without_channels_for_a_variance_is_refused():
+    with pytest.raises(ValueError, match="config.model.out_channels is None and has to be 2"):
+        build(small_config(loss=dict(name="hybrid_loss")))
+
+
 @pytest.mark.parametrize(
     "process", ["rectified_flow", "variance_preserving", "variance_exploding", "edm"]
 )
