@@ -335,8 +335,8 @@ def _check_rows(table, rows, times):
     Raises:
         ValueError: the rows draw noise on a grid that rises, or some coefficients are infinite.
     """
-    rises = not isinstance(times, jax.core.Tracer) and np.any(np.diff(times, axis=0) > 0)
-    if rises and _draws(rows):
+    concrete = not isinstance(times, jax.core.Tracer)
+    if _draws(rows) and concrete and np.any(np.diff(times, axis=0) > 0):
         raise ValueError(
             f"{table.__name__} draws noise, so its grid falls from noise to data; got a grid that "
             "rises. Invert with a sampler that draws none (ddim with eta=0, heun, …)"
