@@ -13,6 +13,7 @@ from genjax.audio.mel import mel_filters as mel_filters
 from genjax.audio.phases import from_mel_bands as from_mel_bands
 from genjax.audio.phases import griffin_lim as griffin_lim
 from genjax.audio.resampling import resample as resample
+from genjax.audio.spectra import as_waveforms as as_waveforms
 from genjax.audio.spectra import hann_window as hann_window
 from genjax.audio.spectra import istft as istft
 from genjax.audio.spectra import stft as stft

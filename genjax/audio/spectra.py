@@ -16,14 +16,28 @@ PadMode = Literal["reflect", "constant"]
 LEAST_OVERLAP = 1e-10  # the least sum of squared windows that the inverse divides by
 
 
-def as_waveforms(waveforms: ArrayLike) -> Float[Array, "batch samples channels"]:
-    """Return waveforms in float32; raise ValueError unless they are floats with three axes."""
+def as_waveforms(
+    waveforms: ArrayLike, channels: int | None = None
+) -> Float[Array, "batch samples channels"]:
+    """Return waveforms in float32.
+
+    Args:
+        channels: the number of channels that a network takes; None for any.
+
+    Raises:
+        ValueError: waveforms are not floats with three axes, or have other channels.
+    """
     waveforms = jnp.asarray(waveforms)
     if waveforms.ndim != 3 or not jnp.issubdtype(waveforms.dtype, jnp.floating):
         raise ValueError(
             "waveforms are floats in [−1, 1], [batch samples channels]; got "
             f"{waveforms.dtype} {list(waveforms.shape)}: add axes of 1, and convert int16 by "
             "genjax.data.sound_to_float"
+        )
+    if channels not in (None, waveforms.shape[2]):
+        raise ValueError(
+            f"waveforms {list(waveforms.shape)} have {waveforms.shape[2]} channels; this network "
+            f"takes {channels}: take the mean of the channels, or repeat one"
         )
     return waveforms.astype(jnp.float32)
 
@@ -59,10 +73,11 @@ def stft(
             zeros.
 
     Raises:
-        ValueError: waveforms are not floats with three axes; the window is longer than a frame; the
-            waveform is shorter than a frame with its padding, or too short to be mirrored.
+        ValueError: waveforms are not floats with three axes; `n_fft` or `hop` is below 1; the
+            window is longer than a frame; the waveform is shorter than a frame with its padding, or
+            too short to be mirrored.
     """
-    waveforms, window = as_waveforms(waveforms), _frame_window(window, n_fft)
+    waveforms, window = as_waveforms(waveforms), _frame_window(window, n_fft, hop)
     padding = n_fft // 2 if padding is None else padding
     samples = waveforms.shape[1]
     least = max(padding + 1 if pad_mode == "reflect" else 1, n_fft - 2 * padding)
@@ -96,10 +111,10 @@ def istft(
         length: samples to return; by default hop·(frames − 1) + n_fft − 2·padding.
 
     Raises:
-        ValueError: the spectrogram does not have n_fft // 2 + 1 bins; it is too short for `length`;
-            or the windows leave a sample uncovered.
+        ValueError: `n_fft` or `hop` is below 1; the spectrogram does not have n_fft // 2 + 1 bins;
+            it is too short for `length`; or the windows leave a sample uncovered.
     """
-    window = _frame_window(window, n_fft)
+    window = _frame_window(window, n_fft, hop)
     padding = n_fft // 2 if padding is None else padding
     count, bins = np.shape(spectrogram)[1:3]
     if bins != n_fft // 2 + 1:
@@ -126,8 +141,10 @@ def istft(
     return _overlap_add(frames, hop, jnp)[:, kept] / jnp.asarray(overlap, jnp.float32)
 
 
-def _frame_window(window: np.ndarray | None, n_fft: int) -> Float[np.ndarray, " n_fft"]:
+def _frame_window(window: np.ndarray | None, n_fft: int, hop: int) -> Float[np.ndarray, " n_fft"]:
     """Return the window between zeros, in float64."""
+    if n_fft < 1 or hop < 1:
+        raise ValueError(f"n_fft and hop are 1 or more samples; got n_fft={n_fft} and hop={hop}")
     window = hann_window(n_fft) if window is None else np.asarray(window, np.float64)
     missing = n_fft - len(window)
     if missing < 0:

@@ -16,14 +16,25 @@ def _mean(a: Images) -> Float[Array, " batch"]:
     return jnp.mean(a, axis=range(1, a.ndim))
 
 
+def _difference(x: Images, y: Images) -> Images:
+    """Return x − y; raise ValueError unless both are floats of one shape."""
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    if x.shape != y.shape or not jnp.issubdtype(jnp.result_type(x, y), jnp.floating):
+        raise ValueError(
+            "a reconstruction and its original are floats of one shape; got "
+            f"{x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
+        )
+    return x - y
+
+
 def l1(x: Images, y: Images) -> Float[Array, " batch"]:
     """Return the mean of |x − y|, `[batch]`. The best single guess is the median."""
-    return _mean(jnp.abs(x - y))
+    return _mean(jnp.abs(_difference(x, y)))
 
 
 def l2(x: Images, y: Images) -> Float[Array, " batch"]:
     """Return the mean of (x − y)², `[batch]`. The best single guess is the mean."""
-    return _mean(jnp.square(x - y))
+    return _mean(jnp.square(_difference(x, y)))
 
 
 def charbonnier(x: Images, y: Images, epsilon: float = 1e-3) -> Float[Array, " batch"]:
@@ -31,7 +42,7 @@ def charbonnier(x: Images, y: Images, epsilon: float = 1e-3) -> Float[Array, " b
 
     It is |x − y| with a smooth slope at 0.
     """
-    return _mean(jnp.sqrt(jnp.square(x - y) + epsilon**2))
+    return _mean(jnp.sqrt(jnp.square(_difference(x, y)) + epsilon**2))
 
 
 def adaptive_weight(

@@ -99,6 +99,8 @@ def mixture_of_logistics(levels: int = 256, components: int = 10) -> PixelLikeli
 
 
 def _values(x: Levels, levels: int) -> Float[Array, "*shape channels"]:
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(f"levels are integers from 0 to {levels - 1}; got {x.dtype}")
     return 2 * x.astype(jnp.float32) / (levels - 1) - 1
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.autoregression.decoding import Step, TokenSampler, decode
 from genjax.autoregression.likelihoods import PixelLikelihood
-from genjax.autoregression.logits import sample
+from genjax.autoregression.logits import check_keys, sample
 
 
 def sample_pixels(
@@ -42,8 +42,10 @@ def sample_pixels(
             one.
 
     Raises:
-        ValueError: `given` leaves nothing to sample, or has fewer than `num_read` sub-pixels.
+        ValueError: keys are not one per picture; `given` leaves nothing to sample, or has fewer
+            than `num_read` sub-pixels.
     """
+    check_keys(keys, len(outputs))
     channels, length = shape[-1], shape[0] * shape[1] * shape[2]
     if given is not None and given.shape[1] >= length:
         raise ValueError(

@@ -99,6 +99,14 @@ def sample_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 
+def check_keys(keys: Key[Array, " batch"]) -> None:
+    """Raise ValueError if a single key is given where each sample has its own."""
+    if jnp.ndim(keys) == 0:
+        raise ValueError(
+            "keys are one per sample, and this is one key: give sample_keys(key, jnp.arange(count))"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Process:
     """The pair (alpha, sigma). A new process needs these two methods; the rest follows from them.
@@ -223,11 +231,7 @@ class Process:
             shape: of one sample.
             t: one time, or one per frame. None takes the noise end.
         """
-        if jnp.ndim(keys) == 0:
-            raise ValueError(
-                "keys are one per sample, and this is one key: give "
-                "sample_keys(key, jnp.arange(count))"
-            )
+        check_keys(keys)
         z = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         return across_batch(self.sigma(jnp.asarray(self.domain[1] if t is None else t)), z) * z
 

@@ -95,7 +95,15 @@ def continuous_consistency_loss(
 
     Returns:
         The loss and the time t of each example.
+
+    Raises:
+        ValueError: the process is no `TrigFlow`.
     """
+    if not isinstance(process, TrigFlow):
+        raise ValueError(
+            f"continuous_consistency_loss is for TrigFlow; got {type(process).__name__}: take "
+            "TrigFlow, with target=targets.of_base(...) for the network of another process"
+        )
     x_t, t, z = draw_times(key, x, process, times, noise)
     of_pair = combine(process, targets.velocity, x, z, t)
     direction = of_pair if teacher is None else teacher(x_t, t)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process, expand
@@ -93,7 +94,16 @@ def consistency_map(apply: Callable, process: Process) -> FlowMap:
 
     Returns:
         `(x_t, t, s, *conditioning)`. It ignores s, which stands for the start of the domain.
+
+    Raises:
+        ValueError: the process' alpha is not 1.
     """
+    with jax.ensure_compile_time_eval():
+        if process.alpha(jnp.asarray(process.domain[1])) != 1:
+            raise ValueError(
+                "consistency_map is for processes with alpha = 1, such as EDM; got "
+                f"{type(process).__name__}: take flow_map"
+            )
     deviation = process.preconditioning.data_deviation
 
     def jump(x_t: Batch, t: Times, s: Times, *conditioning) -> Batch:
@@ -151,12 +161,14 @@ def jump(
         trajectory: return the states at all times, the noise first.
 
     Raises:
-        ValueError: the grid leaves the process' domain, or there are end times and no keys.
+        ValueError: the grid leaves the process' domain, or there are end times and not one key per
+            sample.
     """
     check_grid(process, times, noise.shape[1:])
-    if end_times is not None and keys is None:
+    if end_times is not None and np.shape(keys) != noise.shape[:1]:
         raise ValueError(
-            "end_times other than the grid draw noise: give keys, one per sample (sample_keys)"
+            "end_times other than the grid draw noise: give keys, one per sample (sample_keys); "
+            f"got shape {np.shape(keys)} for {len(noise)} samples"
         )
     to = times[1:] if end_times is None else end_times
 

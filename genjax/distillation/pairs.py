@@ -76,7 +76,12 @@ def consistency_steps(
     The number doubles from `first` to `last` in equal parts of `num_steps` training steps. The last
     part has `last` steps, which may be less than a doubling. The paper's N is the number of times,
     which is one more.
+
+    Raises:
+        ValueError: not 1 ≤ first ≤ last.
     """
+    if not 1 <= first <= last:
+        raise ValueError(f"a grid has 1 <= first <= last steps; got first={first} and last={last}")
     doublings = (-(-last // first) - 1).bit_length()  # until first·2^doublings ≥ last
     part = max(1, num_steps // (doublings + 1))
     return jnp.minimum(first * 2 ** jnp.minimum(step // part, doublings), last)

@@ -33,7 +33,8 @@ def apply_windows(
         end_frames: number of frames at the end of a sequence, or of a window, that have no outputs.
 
     Raises:
-        ValueError: `stride` does not divide the sequence.
+        ValueError: `stride` does not divide the sequence, or the function does not return `scale`
+            outputs for each frame of a window.
     """
     if sequence.shape[1] % stride:
         raise ValueError(
@@ -63,6 +64,12 @@ def apply_windows(
         return jax.tree.map(put, whole, outputs), None
 
     shapes = jax.eval_shape(function, jax.eval_shape(window_at, 0))
+    for output in jax.tree.leaves(shapes):
+        if output.shape[1] != window * scale:
+            raise ValueError(
+                f"a window of {window} frames has {output.shape[1]} outputs; windows need {scale} "
+                f"for each frame, {window * scale}: give another scale, or code the whole at once"
+            )
     whole = jax.tree.map(
         lambda a: jnp.zeros((a.shape[0], frames * scale, *a.shape[2:]), a.dtype), shapes
     )

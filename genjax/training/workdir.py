@@ -41,9 +41,13 @@ def read_record(workdir: str | os.PathLike) -> Config:
     If the file is damaged or absent, the copy in the newest checkpoint is returned, with a warning.
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: there is no run, or a file is given instead of its folder.
         ValueError: the file is damaged, and no checkpoint has a copy.
     """
+    if Path(workdir).is_file():
+        raise FileNotFoundError(
+            f"{workdir} is a file; give the folder of the run, such as {Path(workdir).parent}"
+        )
     path = Path(workdir) / "config.json"
     try:
         record = read_json(path, object_hook=Config)

@@ -105,7 +105,13 @@ def test_faults(waveforms):
         stft(waveforms[:, :20], N_FFT, HOP)
     with pytest.raises(ValueError, match="window has 65 samples"):
         stft(waveforms, N_FFT, HOP, window=np.ones(65))
+    with pytest.raises(ValueError, match="1 or more samples; got n_fft=64 and hop=0"):
+        stft(waveforms, N_FFT, 0)
+    with pytest.raises(ValueError, match="1 or more samples; got n_fft=0 and hop=16"):
+        stft(waveforms, 0, HOP)
     spectra = stft(waveforms, N_FFT, HOP)
+    with pytest.raises(ValueError, match="1 or more samples; got n_fft=64 and hop=0"):
+        istft(spectra, N_FFT, 0)
     invert = functools.partial(istft, spectra, hop=HOP)
     with pytest.raises(ValueError, match="has 33 bins; n_fft of 128 has 65"):
         invert(128)

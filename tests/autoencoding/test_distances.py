@@ -43,3 +43,13 @@ def test_adaptive_weight_makes_both_gradients_equally_long():
     np.testing.assert_allclose(autoencoding.adaptive_weight(reconstruction, nothing), 1e4)
     slope = jax.grad(lambda g: autoencoding.adaptive_weight(reconstruction, g))(adversarial)
     assert all(np.all(a == 0) for a in jax.tree.leaves(slope))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "charbonnier"])
+def test_other_shapes_and_bytes_are_refused(name, unchecked_annotations):
+    """Shapes would broadcast, and differences of bytes wrap around: 1 − 2 is 255."""
+    distance, x = getattr(autoencoding, name), jnp.zeros((2, 4, 4, 3))
+    with pytest.raises(ValueError, match=r"of one shape; got .*4, 3\] and float32 \[2, 4, 4, 1\]"):
+        distance(x, x[..., :1])
+    with pytest.raises(ValueError, match="are floats of one shape; got uint8"):
+        distance(x.astype(jnp.uint8), x.astype(jnp.uint8))

@@ -104,3 +104,9 @@ def test_equal_logits_are_8_bits_per_dimension():
 def test_log_probabilities_of_bfloat16_logits_are_float32():
     found = categorical(2).log_probability(jnp.array([[7.0, 0.0]], jnp.bfloat16), jnp.zeros(1, int))
     np.testing.assert_allclose(found, -np.log1p(np.exp(-7.0)), rtol=1e-3)
+
+
+def test_levels_are_integers(unchecked_annotations):
+    """Images in [−1, 1] would be taken for levels near 0."""
+    with pytest.raises(ValueError, match="levels are integers from 0 to 255; got float32"):
+        mixture_of_logistics().log_probability(jnp.zeros((2, 30)), jnp.zeros((2, 1)))

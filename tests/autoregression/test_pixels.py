@@ -96,3 +96,8 @@ def test_a_whole_picture_leaves_nothing_to_sample():
             SHAPE,
             given=jnp.zeros((BATCH, 12), jnp.int32),
         )
+
+
+def test_one_key_for_several_pictures_is_refused(unchecked_annotations):
+    with pytest.raises(ValueError, match=r"keys are one per example, \(5,\); got \(\): give"):
+        sample_pixels(jax.random.key(0), step, FIRST, EMPTY, categorical(LEVELS), SHAPE)

@@ -808,3 +808,15 @@ def test_bytes_are_no_samples_of_a_reflow(unchecked_annotations):
         straightening.distilled_reflow_loss(
             student, jnp.ones((4, 2), jnp.uint8), jnp.ones((4, 2)), process=FLOW
         )
+
+
+def test_continuous_consistency_is_of_trigflow(unchecked_annotations):
+    """Its sines and cosines of t are those of TrigFlow alone."""
+    with pytest.raises(ValueError, match="is for TrigFlow; got RectifiedFlow: take TrigFlow"):
+        continuous_consistency.continuous_consistency_loss(
+            KEY,
+            lambda x, t: x,
+            jnp.zeros((2, 1)),
+            process=diffusion.RectifiedFlow(),
+            times=constant(0.9),
+        )

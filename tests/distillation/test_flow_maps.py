@@ -208,3 +208,14 @@ def test_the_exact_velocity_is_the_slope_of_the_exact_map(float64):
     jump, step = exact_map(process), 1e-5
     slope = (jump(x, t, t + step) - jump(x, t, t - step)) / (2 * step)
     np.testing.assert_allclose(exact_velocity(process)(x, t), slope, atol=1e-9)
+
+
+def test_other_processes_and_numbers_of_keys_are_refused(unchecked_annotations):
+    """Formulas of consistency models hold for alpha = 1, and are finite for others."""
+    with pytest.raises(ValueError, match="alpha = 1, such as EDM; got RectifiedFlow"):
+        apply = lambda x, t: x
+        jax.jit(lambda x: flow_maps.consistency_map(apply, RectifiedFlow())(x, x[:, 0], 0))(X)
+    process, key = RectifiedFlow(), jax.random.key(0)
+    for keys in (key, jax.random.split(key, len(X) + 1)):
+        with pytest.raises(ValueError, match=f"one per sample .*; got shape .* for {len(X)} sampl"):
+            flow_maps.consistency(exact_map(process), process, X, jnp.array([1.0, 0.0]), keys=keys)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from genjax import diffusion
@@ -90,3 +91,8 @@ def test_equal_weights_draw_every_step():
     t, _ = pairs.neighbours(KEY, RectifiedFlow(), 9_000, grid)
     _, counts = np.unique(t, return_counts=True)
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_a_grid_has_steps():
+    with pytest.raises(ValueError, match="1 <= first <= last steps; got first=0 and last=1280"):
+        pairs.consistency_steps(0, 100, first=0)

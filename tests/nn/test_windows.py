@@ -52,3 +52,13 @@ def test_a_margin_too_small_is_not_the_whole():
 def test_part_of_a_frame_is_refused():
     with pytest.raises(ValueError, match="whole frames of 5 places; got 24 places"):
         apply_windows(lambda x: x, SEQUENCE, size=2, margin=1, stride=5)
+
+
+def test_another_number_of_outputs_is_refused():
+    """Outputs of windows would be put to wrong places."""
+    twice = lambda x: jnp.repeat(x, 2, axis=1)
+    with pytest.raises(ValueError, match="window of 4 frames has 8 outputs; windows need 1 for"):
+        apply_windows(twice, SEQUENCE, size=2, margin=1)
+    cut = lambda x: twice(x)[:, :-1]
+    with pytest.raises(ValueError, match="window of 4 frames has 7 outputs; windows need 2 for"):
+        apply_windows(cut, SEQUENCE, size=2, margin=1, scale=2)

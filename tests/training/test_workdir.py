@@ -102,3 +102,10 @@ def test_the_precision_of_products_is_on_record():
     assert environment()["matmul_precision"] is None
     with jax.default_matmul_precision("bfloat16"):
         assert environment()["matmul_precision"] == "bfloat16"
+
+
+def test_a_file_of_a_run_is_not_its_folder(tmp_path):
+    record = tmp_path / "config.json"
+    record.write_text('{"config": {}}')
+    with pytest.raises(FileNotFoundError, match=re.escape(f"such as {tmp_path}")):
+        read_record(record)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from genjax.diffusion.processes import Process, Time, expand
+from genjax.diffusion.processes import Process, Time, check_keys, expand
 
 Schedule = Callable[[Time], tuple[Time, Time]]
 Tokens = Int[Array, " batch *shape"]
@@ -143,6 +143,7 @@ class DiscreteProcess(Process):
         t: Float[Array, ""] | None = None,
     ) -> Tokens:
         """Draw the noise from which sampling starts: π at each place, whatever the time."""
+        check_keys(keys)
         return jax.vmap(lambda key: self.draw_noise(key, shape))(keys)
 
     def likelihood(self, x_t: Tokens, t: Float[Array, " *times"]) -> Probabilities:

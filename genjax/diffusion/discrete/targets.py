@@ -72,10 +72,18 @@ def predict(apply: Callable, process: DiscreteProcess, target: Target) -> Denois
     Args:
         apply: `apply(x_t, t, *conditioning) -> output`, the network with its parameters bound. x_t
             are states, t is `[batch]`, or has the shape of x_t for one time per token.
+
+    The denoiser raises ValueError unless the output has one logit for each of the V tokens.
     """
 
     def denoiser(x_t, t, *conditioning):
         output = apply(x_t, t, *conditioning)
+        expected = (*x_t.shape, process.vocabulary_size)
+        if output.shape != expected:
+            raise ValueError(
+                f"the network returns shape {output.shape}; it must return one value for each of "
+                f"{process.vocabulary_size} tokens, and none for a mask: {expected}"
+            )
         return target(process, output.astype(jnp.promote_types(output.dtype, jnp.float32)), x_t, t)
 
     return denoiser

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.audio import as_waveforms
 from genjax.models.autoencoders.residual_codec import ResidualCodec
 from genjax.nn import constrain
 from genjax.nn.quantizers import FactorizedResidualQuantizer
@@ -105,7 +106,9 @@ class DAC(ResidualCodec):
         quantizer: a quantizer of latents `[batch frames features]`, of `genjax.nn.quantizers`.
         width: number of channels of the encoder's first convolution.
         decoder_width: number of channels of the decoder's first convolution.
-        strides: of the encoder. The decoder reverses them.
+        strides: of the encoder. The decoder reverses them. With an odd stride, as in the published
+            codecs of 16 and 24 kHz, the decoder returns a few samples fewer than `factor` for each
+            frame, so it cannot decode in windows.
         channels: number of channels of a waveform.
         sample_rate: samples per second, in Hz; only the bitrate depends on it.
         weight_norm: whether convolutions have weight norm. Published weights have it multiplied
@@ -156,8 +159,10 @@ class DAC(ResidualCodec):
         """Return the latents before quantization, in float32.
 
         Raises:
-            ValueError: the number of samples is no multiple of `factor`.
+            ValueError: waveforms are not floats of `channels`, or their number of samples is no
+                multiple of `factor`.
         """
+        waveform = as_waveforms(waveform, self.channels)
         if waveform.shape[1] % self.factor:
             raise ValueError(
                 f"a waveform has {waveform.shape[1]} samples; pad it to a multiple of {self.factor}"

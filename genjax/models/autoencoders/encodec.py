@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.audio import as_waveforms
 from genjax.models.autoencoders.residual_codec import ResidualCodec
 from genjax.nn import constrain
 from genjax.nn.quantizers import ResidualVectorQuantizer
@@ -200,8 +201,10 @@ class EnCodec(ResidualCodec):
         """Return the latents before quantization, in float32.
 
         Raises:
-            ValueError: the number of samples is no multiple of `factor`, or too small.
+            ValueError: waveforms are not floats of `channels`, or their number of samples is no
+                multiple of `factor`, or too small.
         """
+        waveform = as_waveforms(waveform, self.channels)
         samples, least = waveform.shape[1], LEAST_FRAMES * self.factor
         if samples % self.factor or samples < least:
             raise ValueError(

@@ -82,6 +82,8 @@ class MelAutoencoder(GaussianAutoencoder):
         return reach
 
     def setup(self):
+        if any(stride % 2 for stride in self.strides):
+            raise ValueError(f"strides are even numbers; got {self.strides}")
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         plain = dict(weight_norm=False, **types)
         backbone = lambda: Backbone(self.width, 3 * self.width, self.depth, self.unroll, **types)

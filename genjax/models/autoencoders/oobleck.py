@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.audio import as_waveforms
 from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.nn import constrain
 from genjax.nn.waveform import SnakeBeta, WaveConv, WaveConvTranspose
@@ -165,8 +166,10 @@ class AutoencoderOobleck(GaussianAutoencoder):
         There are samples//`factor` frames. The standard deviation is softplus(output) + 1e-4.
 
         Raises:
-            ValueError: there are fewer samples than `factor`.
+            ValueError: waveforms are not floats of `audio_channels`, or have fewer samples than
+                `factor`.
         """
+        waveform = as_waveforms(waveform, self.audio_channels)
         if waveform.shape[1] < self.factor:
             raise ValueError(
                 f"a waveform of {waveform.shape[1]} samples has no latents at {self.factor} "

@@ -159,7 +159,12 @@ class Vocos(nn.Module):
         """Return the logarithms of mel bands of magnitudes, at least ln 1e-7.
 
         The bands are those of torchaudio: triangles of height 1, of equal width on the HTK scale.
+
+        Raises:
+            ValueError: waveforms are not floats `[batch samples channels]` of `channels`, or are
+                too short for a frame.
         """
+        waveform = audio.as_waveforms(waveform, self.channels)
         filters = audio.mel_filters(
             self.sample_rate, self.n_fft, self.num_mels, scale=audio.HTK, unit_area=False
         )

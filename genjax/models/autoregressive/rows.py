@@ -26,7 +26,12 @@ def as_input(
     """Return levels as numbers in [−1, 1], and a channel of ones.
 
     The ones tell pixels from the zeros that stand for pixels beyond the border.
+
+    Raises:
+        ValueError: the levels are not integers.
     """
+    if not jnp.issubdtype(levels.dtype, jnp.integer):
+        raise ValueError(f"levels are integers from 0 to {num_levels - 1}; got {levels.dtype}")
     x = 2 * levels.astype(jnp.float32) / (num_levels - 1) - 1
     return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
 

@@ -438,6 +438,24 @@ def test_a_list_of_times_is_refused(unchecked_annotations):
             sampler(*inputs, keys=keys)
 
 
+def test_one_key_is_refused(unchecked_annotations):
+    key, noise = jax.random.key(0), jnp.full((2, LENGTH), MASKED.mask)
+    denoiser = lambda x_t, t: jnp.zeros((*x_t.shape, VOCABULARY))
+    with pytest.raises(ValueError, match="keys are one per sample, and this is one key: give"):
+        MASKED.prior(key, (LENGTH,))
+    for sampler in (discrete.ancestral, discrete.confident, discrete.first_hitting):
+        with pytest.raises(ValueError, match="keys are one per sample, and this is one key: give"):
+            sampler(denoiser, MASKED, noise, jnp.asarray([1.0, 0.0]), keys=key)
+
+
+@pytest.mark.parametrize("shape", [(2, LENGTH, VOCABULARY + 1), (2, VOCABULARY)])
+def test_outputs_of_another_shape_are_refused(shape, unchecked_annotations):
+    """Logits of a mask too, and logits of a whole sequence, which may broadcast to all places."""
+    denoiser = discrete.predict(lambda x_t, t: jnp.zeros(shape), MASKED, discrete.clean)
+    with pytest.raises(ValueError, match="returns shape .*; it must return one value for each of"):
+        denoiser(jnp.zeros((2, LENGTH), jnp.int32), jnp.ones(2))
+
+
 @pytest.mark.slow
 def test_choices_of_a_probability_near_1e_8_are_drawn():
     """Noise of the default precision ends below 16, and one in five of them is drawn then."""

@@ -96,3 +96,11 @@ def test_margins_are_where_the_reach_ends():
 def test_a_sound_of_another_length_is_refused():
     with pytest.raises(ValueError, match="60 samples; pad it to a multiple of 8"):
         SMALL.init(KEY, jnp.zeros((1, 60, 1)))
+
+
+def test_other_channels_and_integers_are_refused(unchecked_annotations):
+    """Flax would make a network of 2 channels, whose output has 1."""
+    with pytest.raises(ValueError, match="have 2 channels; this network takes 1"):
+        jax.eval_shape(SMALL.init, KEY, jnp.zeros((1, 16, 2)))
+    with pytest.raises(ValueError, match="waveforms are floats .*; got int16"):
+        jax.eval_shape(SMALL.init, KEY, jnp.zeros((1, 16, 1), jnp.int16))

@@ -80,3 +80,11 @@ def test_a_cell_that_forgets_nothing_adds_up_its_inputs():
 def test_a_sound_of_another_length_is_refused(samples):
     with pytest.raises(ValueError, match=f"{samples} samples; pad it to a multiple of 8, at least"):
         SMALL.init(KEY, jnp.zeros((1, samples, 1)))
+
+
+def test_other_channels_and_integers_are_refused(unchecked_annotations):
+    """Flax would make a network of 2 channels, whose output has 1."""
+    with pytest.raises(ValueError, match="have 2 channels; this network takes 1"):
+        jax.eval_shape(SMALL.init, KEY, jnp.zeros((1, 56, 2)))
+    with pytest.raises(ValueError, match="waveforms are floats .*; got int16"):
+        jax.eval_shape(SMALL.init, KEY, jnp.zeros((1, 56, 1), jnp.int16))

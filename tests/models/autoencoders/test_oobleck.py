@@ -110,3 +110,11 @@ def test_bfloat16_keeps_parameters_and_outputs_float32():
     outputs = jax.eval_shape(module.init_with_output, KEY, WAVEFORM)
     moments = jax.eval_shape(functools.partial(module.apply, method="encode"), outputs[1], WAVEFORM)
     assert {a.dtype for a in jax.tree.leaves((outputs, moments))} == {jnp.dtype("float32")}
+
+
+def test_other_channels_and_integers_are_refused(unchecked_annotations):
+    """Flax would make a network of 1 channels, whose output has 2."""
+    with pytest.raises(ValueError, match="have 1 channels; this network takes 2"):
+        jax.eval_shape(MODULE.init, KEY, jnp.zeros((1, 64, 1)))
+    with pytest.raises(ValueError, match="waveforms are floats .*; got int16"):
+        jax.eval_shape(MODULE.init, KEY, jnp.zeros((1, 64, 2), jnp.int16))

@@ -112,3 +112,17 @@ def test_sound_passes_through_bands_to_latents_and_back():
 def test_a_sound_of_another_length_is_refused():
     with pytest.raises(ValueError, match="1000 samples; pad it to a multiple of 128"):
         AUTOENCODER.init(KEY, jnp.zeros((1, 1000, 1)))
+
+
+def test_strides_are_even():
+    """An odd stride would give fewer frames than it takes: 3·n − 1."""
+    with pytest.raises(ValueError, match=r"strides are even numbers; got \(3,\)"):
+        AUTOENCODER.clone(strides=(3,)).init(KEY, jnp.zeros((1, 192, 1)))
+
+
+def test_other_channels_and_integers_are_refused(unchecked_annotations):
+    """Flax would make a network of 2 channels, whose output has 1."""
+    with pytest.raises(ValueError, match="have 2 channels; this network takes 1"):
+        jax.eval_shape(AUTOENCODER.init, KEY, jnp.zeros((1, 128, 2)))
+    with pytest.raises(ValueError, match="waveforms are floats .*; got int16"):
+        jax.eval_shape(AUTOENCODER.init, KEY, jnp.zeros((1, 128, 1), jnp.int16))

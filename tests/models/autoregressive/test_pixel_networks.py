@@ -230,3 +230,12 @@ def test_unknown_positions_are_named():
         jax.eval_shape(
             network.init, jax.random.key(0), jnp.zeros((1, *SHAPE), int), jnp.zeros(1, int)
         )
+
+
+@pytest.mark.parametrize("name", ["rnn", "pixelcnn", "pixelcnn_pp"])
+def test_levels_are_integers(name, unchecked_annotations):
+    """Images in [−1, 1] would be taken for levels near 0."""
+    network, _ = network_of(name)
+    with pytest.raises(ValueError, match="levels are integers from 0 to 4; got float32"):
+        inputs = jnp.zeros((1, *SHAPE)), jnp.zeros(1, jnp.int32)
+        jax.eval_shape(network.init, jax.random.key(0), *inputs)

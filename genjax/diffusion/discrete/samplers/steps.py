@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from genjax.diffusion.discrete.processes import DiscreteProcess, Probabilities, Tokens
 from genjax.diffusion.discrete.targets import Denoiser
+from genjax.diffusion.processes import check_keys
 from genjax.diffusion.samplers.tables import check_times
 
 Keys = Key[Array, " batch"]
@@ -29,6 +30,7 @@ def draw(keys: Keys, probabilities: Probabilities) -> Tokens:
 
 def fold(keys: Keys, number: int | Int[Array, ""]) -> Keys:
     """Return each sample's key for the step of this number."""
+    check_keys(keys)
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
