@@ -11,9 +11,12 @@ def unfinished(path: Path) -> Iterator[Path]:
     """Yield a name beside a file, to write to; at the end one rename gives the file its own name.
 
     The name is drawn. Processes in containers often have the same number, and may share the folder.
-    The folder is made if it is absent.
+    The folder is made if it is absent. What an exception leaves unfinished is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{secrets.token_hex(8)}")
-    yield part
-    part.replace(path)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

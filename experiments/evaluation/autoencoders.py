@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation.context import Context, Model, in_batches
-from experiments.evaluation.images import draw, image_reference
+from experiments.evaluation.images import image_reference
 from experiments.evaluation.protocol import FeatureProtocol
 from experiments.inputs.datasets import Data
 from genjax import metrics
@@ -93,8 +93,9 @@ class Originals:
     def __init__(self, data: Data, count: int):
         held_out, train = data.held_out(), data.train()
         count = min(count, len(held_out.source), len(train.source))
-        self.examples = held_out.source[draw(len(held_out.source), count)][data.feature]
-        others = train.source[draw(len(train.source), count)][data.feature]
+        rows = np.random.default_rng(0).permutation  # one generator: the second draw is another
+        self.examples = held_out.source[rows(len(held_out.source))[:count]][data.feature]
+        others = train.source[rows(len(train.source))[:count]][data.feature]
         self.lpips = load_lpips()[1]
         self.features = self.features_of(self.examples)
         self.floor = self.distance(others)

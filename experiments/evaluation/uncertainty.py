@@ -20,7 +20,7 @@ def check_resamples(
     """Check before any training that there will be an interval.
 
     Args:
-        resamples: of the interval, for the error.
+        resamples: the config's number of resamples, positive; errors name it.
         width: number of features.
         takes_held_out: whether the measure compares held-out examples with as many samples.
 

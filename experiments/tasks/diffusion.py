@@ -280,11 +280,16 @@ class Diffusion(OneNetwork):
                 "config.model.patch_size"
             )
         channels = shape[-1] * (2 if self.objective.learned_variance else 1)
-        made = getattr(self.network, "out_channels", None)
-        if self.objective.learned_variance and made != channels:
+        if self.objective.learned_variance and not hasattr(self.network, "out_channels"):
             raise ValueError(
-                "config.loss.name is 'hybrid_loss', which learns a variance: "
-                f"config.model.out_channels is {made} and has to be {channels}, twice the channels"
+                "config.loss.name is 'hybrid_loss', which learns a variance, and "
+                f"{type(self.network).__name__} has no out_channels: take another network or loss"
+            )
+        if self.objective.learned_variance and self.network.out_channels != channels:
+            raise ValueError(
+                "config.loss.name is 'hybrid_loss', which learns a variance: config.model."
+                f"out_channels is {self.network.out_channels} and has to be {channels}, twice the "
+                "channels"
             )
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         condition = jax.eval_shape(self.condition.example)

@@ -117,7 +117,7 @@ def image_sizes(dataset: Dataset) -> Int32[np.ndarray, "examples 2"]:
     with ThreadPoolExecutor(num_threads()) as pool:
         sizes = itertools.chain.from_iterable(pool.map(sizes_from, range(0, count, CHUNK)))
         title = f"{dataset.name} ({dataset.split})"
-        found = list(with_messages(sizes, count, title, "sizes of images found"))
+        found = list(with_messages(sizes, count, title, "images measured"))
     return np.array(found, np.int32)
 
 

@@ -165,7 +165,7 @@ def jump(
             sample.
     """
     check_grid(process, times, noise.shape[1:])
-    if end_times is not None and np.shape(keys) != noise.shape[:1]:
+    if end_times is not None and np.shape(keys)[:1] != noise.shape[:1]:
         raise ValueError(
             "end_times other than the grid draw noise: give keys, one per sample (sample_keys); "
             f"got shape {np.shape(keys)} for {len(noise)} samples"

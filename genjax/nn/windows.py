@@ -68,7 +68,8 @@ def apply_windows(
         if output.shape[1] != window * scale:
             raise ValueError(
                 f"a window of {window} frames has {output.shape[1]} outputs; windows need {scale} "
-                f"for each frame, {window * scale}: give another scale, or code the whole at once"
+                f"for each frame, {window * scale}: give another scale, or decode at once after "
+                "odd strides"
             )
     whole = jax.tree.map(
         lambda a: jnp.zeros((a.shape[0], frames * scale, *a.shape[2:]), a.dtype), shapes

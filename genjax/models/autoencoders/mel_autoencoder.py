@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.audio import as_waveforms
 from genjax.models.autoencoders.gaussian_autoencoder import GaussianAutoencoder
 from genjax.models.autoencoders.vocos import TAPS, Backbone, Vocos
 from genjax.nn import Dense
@@ -115,8 +116,10 @@ class MelAutoencoder(GaussianAutoencoder):
         """Return the mean and the log-variance of the latents, in float32.
 
         Raises:
-            ValueError: the number of samples is no multiple of `factor`.
+            ValueError: the number of samples is no multiple of `factor`, or the waveform has other
+                channels or integers.
         """
+        waveform = as_waveforms(waveform, self.channels)
         if waveform.shape[1] % self.factor:
             raise ValueError(
                 f"a waveform has {waveform.shape[1]} samples; pad it to a multiple of {self.factor}"

@@ -55,7 +55,7 @@ class Bert(nn.Module):
         pooler: whether a layer makes `Text.pooled` of the first token's state.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: type of the matrix products. Norms and softmax are always float32.
     """
 

@@ -91,7 +91,7 @@ class Tower(nn.Module):
         quick_gelu: whether to use x·σ(1.702x), as OpenAI's networks do, instead of the exact GELU.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: of matrix products; norms, softmax and the residual stream are always float32.
     """
 

@@ -77,7 +77,7 @@ class Dinov2(nn.Module):
             with the side's number of patches. 0.1 in the authors' code, 0 in transformers.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: of matrix products; norms, softmax and the residual stream are always float32.
     """
 

@@ -111,7 +111,7 @@ class Gemma3Text(nn.Module):
         global_stretch: positions are divided by this number in `global_layers`.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: of matrix products; norms, softmax and the residual stream are always float32.
     """
 

@@ -132,7 +132,7 @@ class T5Encoder(nn.Module):
         num_buckets, max_distance: of relative positions, see `relative_buckets`.
         epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: type of the matrix products, float32 or bfloat16. The published weights overflow
             float16 in their feed-forward layers. Norms, softmax and the residual stream are always
             float32.

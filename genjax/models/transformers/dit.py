@@ -109,7 +109,7 @@ class DiT(OverPatches, OfClasses, nn.Module):
         takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
         takes_guidance: whether the network takes a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: type of the matrix products; modulation, norms and softmax are float32 always.
     """
 

@@ -48,7 +48,7 @@ class DriftingDiT(OverPatches, nn.Module):
         num_codes: random codes of an image, a second source of variety beside the noise.
         code_classes: values of a code.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: of matrix products; modulation, norms, rotations and softmax are always float32.
     """
 

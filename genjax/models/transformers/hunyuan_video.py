@@ -136,7 +136,7 @@ class HunyuanVideo(nn.Module):
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scans; `depth` compiles slowest and runs fastest.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: of matrix products; modulation, norms, rotations and softmax are always float32.
     """
 

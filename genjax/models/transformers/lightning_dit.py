@@ -115,7 +115,7 @@ class LightningDiT(OverPatches, OfClasses, nn.Module):
         takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
         takes_guidance: whether the network takes a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: of matrix products; modulation, norms, rotations and softmax are always float32.
     """
 

@@ -349,7 +349,7 @@ class LTX2(nn.Module):
         video_bias: whether the video's feed-forward layers have biases; in 2.5 they have none.
         keyframe_embedding: whether a vector is added to the latents of `keyframes`, as in 2.5.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: of matrix products; modulation, norms, rotations and softmax are always float32.
     """
 

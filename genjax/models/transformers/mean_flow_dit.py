@@ -96,7 +96,7 @@ class MeanFlowDiT(OverPatches, OfClasses, nn.Module):
             input is t.
         takes_guidance: whether the network takes a guidance scale and interval.
         unroll: blocks per iteration of a scan; `depth` compiles slowest and runs fastest.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: type of the matrix products; norms, rotations and softmax are float32 always.
     """
 

@@ -159,7 +159,7 @@ class MMDiT(OverPatches, nn.Module):
         takes_end_time: whether the network takes the end of its jump, `end_time` (flow maps).
         takes_guidance: whether the network takes a guidance scale, `guidance`.
         unroll: blocks per iteration of the scans; `depth` compiles slowest and runs fastest.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: type of the matrix products; modulation, norms and softmax are float32 always.
     """
 

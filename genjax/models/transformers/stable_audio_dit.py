@@ -83,7 +83,7 @@ class StableAudioDiT(nn.Module):
         time_features: sines and cosines of the time, of fixed random frequencies.
         out_channels: channels of the output; as many as the input's if None.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: type of the matrix products. Norms, rotations, softmax and the input's and output's
             layers are float32 always.
     """

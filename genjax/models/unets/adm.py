@@ -53,7 +53,7 @@ class ADM(OfClasses, nn.Module):
             have twice as many, for a learned variance.
         time_scale: the factor of t before its embedding.
         dropout_rate: the rate within blocks, if `apply` is given `rngs={"dropout": key}`.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: type of convolutions and products; norms, softmax and the output layer are float32.
     """
 

@@ -92,7 +92,7 @@ class SongUNet(OfClasses, nn.Module):
         taps: the filter's taps, applied before the side is halved and after it is doubled.
         residual_input: whether every level of the encoder adds the image, halved by convolutions.
         dropout_rate: the rate within blocks, if `apply` is given `rngs={"dropout": key}`.
-        remat_policy: of the blocks, as of `rematerialized`; None keeps every activation.
+        remat_policy: name of the blocks' policy (`rematerialized`); None keeps every activation.
         dtype: type of convolutions and products; norms, softmax and the output layer are float32.
     """
 

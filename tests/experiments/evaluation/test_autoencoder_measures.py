@@ -65,6 +65,14 @@ def test_few_training_images_are_compared_with_as_many_held_out(monkeypatch):
         flat(None, images[:15]), flat(None, chosen)
     )
 
+    data.train, data.held_out = data.held_out, data.train
+    generator = np.random.default_rng(0)
+    held_out_rows, train_rows = generator.permutation(15), generator.permutation(60)[:15]
+    expected = metrics.frechet_distance(
+        flat(None, images[train_rows]), flat(None, images[held_out_rows])
+    )
+    np.testing.assert_allclose(Originals(data, 40).floor, expected)
+
 
 def test_reconstructions_of_half_the_contrast(monkeypatch):
     """Half the amplitude is a quarter of the energy. Errors are those of the bytes, by NumPy."""
