@@ -149,6 +149,10 @@ def test_an_argument_that_a_function_does_not_take_is_named():
 def test_a_network_without_channels_for_a_variance_is_refused():
     with pytest.raises(ValueError, match="has no out_channels: take another network"):
         build(small_config(loss=dict(name="hybrid_loss")))
+    config = digits_flow.get_config()
+    config.loss.name = "hybrid_loss"
+    with pytest.raises(ValueError, match="config.model.out_channels is None and has to be 2"):
+        build(config)
 
 
 @pytest.mark.parametrize(
