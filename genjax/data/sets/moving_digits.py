@@ -4,15 +4,16 @@ Captions say which digits a clip shows and how they start to move: "a 3 moves sl
 moves fast down". `movements` returns the same in numbers.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from genjax.data.dataset import Dataset, InMemory, take
+from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, preload, take
 
-SIZES = {"train": 10_000, "test": 1_000}
+SIZES = {"train": 10_000, "test": 1_000, "extra": 90_000}  # clips; extra has the digits of train
 NUM_FRAMES = 17  # 1 + 4·4: video autoencoders that keep the first frame take 1 + 4n frames
 SIDE, DIGIT_SIDE = 32, 16  # pixels; SIDE is that of a frame where no other is given
 SPEEDS = (1.0, 3.0)  # pixels a frame, slowest and fastest
@@ -66,7 +67,9 @@ class Movement:
         return np.rint(self.room - np.abs(self.room - path % (2 * self.room))).astype(int)
 
 
-def load_moving_digits(split: str, size: int = SIDE) -> Dataset:
+def load_moving_digits(
+    split: str, size: int = SIDE, *, preload_bytes: int = PRELOAD_BYTES
+) -> Dataset:
     """Return `video`: 17 grey frames in which one or two digits move and bounce.
 
     Frames have `size`×`size` pixels. One and two digits are equally likely. A digit has 16×16
@@ -74,11 +77,14 @@ def load_moving_digits(split: str, size: int = SIDE) -> Dataset:
     It moves straight, is reflected at the borders, and is shown at the nearest whole pixel. Where
     two digits overlap, the brighter pixel shows: in 99.6 % of the frames of 32×32 with two digits,
     and in 29 % of those of 64×64. The 10,000 clips of `train` show digits of the split `train` of
-    the set `digits`; the 1,000 clips of `test` show those of `test`. A clip depends on its split,
-    index and size only. Each clip has one caption (`write_caption`).
+    the set `digits`; the 1,000 clips of `test` show those of `test`. Further 90,000 clips of digits
+    of `train` are the split `extra`, for long trainings on "train+extra". A clip depends on its
+    split, index and size only. Each clip has one caption (`write_caption`).
 
     Args:
         size: the side of the frames in pixels.
+        preload_bytes: a split of at most this size is drawn at once and kept in memory. Clips of a
+            larger one are drawn when they are read.
 
     Raises:
         ValueError: the split is unknown, or a digit has no room to move.
@@ -86,10 +92,27 @@ def load_moving_digits(split: str, size: int = SIDE) -> Dataset:
     Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998), each
     pixel doubled along both sides.
     """
-    moving, pictures = scenes(split, size)
-    videos = np.stack([render(*scene) for scene in zip(moving, pictures, strict=True)])
-    captions = [(caption_of(each),) for each in moving]
-    return Dataset("moving_digits", split, InMemory({"video": videos}), captions=captions)
+    clips = Clips(*scenes(split, size))
+    shape = (NUM_FRAMES, size, size, 1)
+    source = OnDisk(clips, {"video": np.dtype(np.uint8)})
+    if math.prod(shape) * len(clips) <= preload_bytes:
+        source = preload(source, {"video": shape})
+    captions = [(caption_of(each),) for each in clips.movements]
+    return Dataset("moving_digits", split, source, image_shape=shape, captions=captions)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Records of clips, each drawn when it is read."""
+
+    movements: Sequence[tuple[Movement, ...]]
+    pictures: Sequence[Sequence[np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.movements)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"video": render(self.movements[index], self.pictures[index])}
 
 
 def movements(split: str, size: int = SIDE) -> list[tuple[Movement, ...]]:
@@ -122,7 +145,7 @@ def scenes(
         )
     digits, moving, pictures = _digits(), [], []
     for part, index in _clips(split):
-        images, labels = digits[part]
+        images, labels = digits["test" if part == "test" else "train"]
         moving.append(_movements(labels, size, list(SIZES).index(part), index))
         pictures.append([images[each.example] for each in moving[-1]])
     return moving, pictures
@@ -219,7 +242,7 @@ def digit_pictures(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _clips(split: str) -> list[tuple[str, int]]:
-    """Return the part ("train" or "test") and the index of each clip of a split."""
+    """Return the part, a key of `SIZES`, and the index of each clip of a split."""
     members = {part: lambda part=part: [(part, i) for i in range(SIZES[part])] for part in SIZES}
     return [clip for part in take(split, members) for clip in part]
 

@@ -73,7 +73,7 @@ def load_sounding_digits(
     Raises:
         ValueError: as of `load_moving_digits`.
     """
-    clips = _Clips(*moving_digits.scenes(split, size))
+    clips = SoundingClips(*moving_digits.scenes(split, size))
     shapes = {"video": (NUM_FRAMES, size, size, 1), "audio": (NUM_FRAMES * FRAME_SAMPLES, 1)}
     source = OnDisk(clips, {"video": np.dtype(np.uint8), "audio": np.dtype(np.int16)})
     clip_bytes = math.prod(shapes["video"]) + 2 * math.prod(shapes["audio"])
@@ -83,20 +83,11 @@ def load_sounding_digits(
     return Dataset("sounding_digits", split, source, image_shape=shapes["video"], captions=captions)
 
 
-@dataclass(frozen=True)
-class _Clips:
-    movements: Sequence[tuple[Movement, ...]]
-    pictures: Sequence[Sequence[np.ndarray]]
-
-    def __len__(self) -> int:
-        return len(self.movements)
+class SoundingClips(moving_digits.Clips):
+    """Records of clips with sound, each made when it is read."""
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        moving, pictures = self.movements[index], self.pictures[index]
-        return {
-            "video": moving_digits.render(moving, pictures),
-            "audio": sound(bounces_of(moving)),
-        }
+        return super().__getitem__(index) | {"audio": sound(bounces_of(self.movements[index]))}
 
 
 def bounces(split: str, size: int = SIDE) -> list[tuple[Bounce, ...]]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from genjax.data import Batches, InMemory, load_dataset
+from genjax.data.dataset import OnDisk
 from genjax.data.sets import moving_digits as module
 from genjax.data.sets.moving_digits import (
     DIGIT_SIDE,
@@ -57,6 +58,26 @@ def test_shapes_and_sizes(clips):
     assert len(load_dataset("moving_digits", "train[9999:]+test[-1000:-998]").source) == 3
     with pytest.raises(ValueError, match="10001 lies beyond"):
         load_dataset("moving_digits", "train[:10001]")
+
+
+def test_extra_clips_are_others_of_the_same_digits():
+    """A large split is drawn as it is read, and what follows `train` are the clips of `extra`."""
+    both = load_dataset("moving_digits", "train[:20]+extra[:20]")
+    drawn = load_dataset("moving_digits", "train[:20]+extra[:20]", preload_bytes=0)
+    assert isinstance(both.source, InMemory) and isinstance(drawn.source, OnDisk)
+    assert (drawn.image_shape, drawn.captions) == (both.image_shape, both.captions)
+    videos = both.source.arrays["video"]
+    np.testing.assert_array_equal(drawn.source[np.arange(40)]["video"], videos)
+    np.testing.assert_array_equal(
+        videos[20:], load_dataset("moving_digits", "extra[:20]").source.arrays["video"]
+    )
+    assert len({video.tobytes() for video in videos}) == 40
+    digits, _ = digit_pictures("train")
+    for moving, video in zip(movements("extra[:20]"), videos[20:], strict=True):
+        np.testing.assert_array_equal(render(moving, [digits[m.example] for m in moving]), video)
+
+
+def test_unknown_splits_and_sizes_are_refused():
     with pytest.raises(ValueError, match="Unknown split 'valid'"):
         load_dataset("moving_digits", "valid")
 
