@@ -15,20 +15,22 @@ All are measured on 2,000 samples of the averaged weights with balanced labels. 
 of held-out images are to another held-out image. r3gan's report warns of its recall. Both runs were
 still improving. Pictures: samples.png and latent_walk.gif in the run's folder.
 
-The choices stylegan2 and stylegan3 compare two generators at equal steps, on images enlarged to
-32×32 pixels:
+The choices stylegan2 and stylegan3 compare two generators at equal steps and at equal time, on
+images enlarged to 32×32 pixels:
 - Both have StyleGAN2's discriminator and loss, without path length.
 - The generator of stylegan2 is configuration B in figure 3 of "StyleGAN3" (Karras et al. 2021). It
   starts from plane waves, so that its equivariance can be measured.
 - The generator of stylegan3 is configuration T. The paper blurs the discriminator's first images
   for configuration R alone, so there is no blur here.
 
-600 steps on one shared core are too few for either to make good pictures. The average had a
-half-life of 200 steps, where the config now has 100:
+600 steps on one shared core are too few for either to make good pictures. In these runs of 600
+steps, the average had a half-life of 200 steps, where the config now has 100. The core was busier
+in the run of 3,300 steps, which --config.num_steps=3300 repeats:
 
-choice     time    EQ-T  EQ-T of fractions  EQ-R  accuracy  Fréchet distance
-stylegan2  5 min   13.1  12.6 dB            9.5   30.8 %    144
-stylegan3  28 min  91.4  48.8 dB            11.7  24.6 %    152
+choice     steps  time    EQ-T  EQ-T of fractions  EQ-R  accuracy  Fréchet distance
+stylegan2  600    5 min   13.1  12.6 dB            9.5   30.8 %    144
+           3,300  37 min  13.2  12.7 dB            8.2   67.9 %    81.7
+stylegan3  600    28 min  91.4  48.8 dB            11.7  24.6 %    152
 """
 
 from ml_collections import ConfigDict
