@@ -205,7 +205,7 @@ def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
         made = {id(var): size(var) for var in equation.outvars if id(var) not in never_made}
         inside = max((_working(inner, size) for inner in inner_jaxprs(params)), default=0)
         if equation.primitive.name == "scan":
-            # Beside its body, a slice of the arrays it scans, and the results it stacks.
+            # A scan also holds a slice of the arrays it scans, and the results it stacks.
             through = equation.invars[params["num_consts"] + params["num_carry"] :]
             inside += sum(made.values()) + sum(map(size, through)) // max(params["length"], 1)
         peak = max(peak, sum(live.values()) + max(sum(made.values()), inside))

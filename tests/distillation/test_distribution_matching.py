@@ -114,7 +114,7 @@ def test_simulated_inputs_have_the_type_of_the_noise():
 
 
 def test_simulated_inputs_are_the_students_own_at_the_samplers_times():
-    """Of a student whose data are 2 plus the jump's start: x_t = alpha·data + sigma·noise.
+    """The student's data are 2 plus the jump's start, and x_t = alpha·data + sigma·noise.
 
     Jumps end at 0, the last time, and start at the time before t. The first input is noise.
     """

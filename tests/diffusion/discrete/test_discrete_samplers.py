@@ -346,7 +346,7 @@ def test_maskgit_counts_of_256_tokens():
         times = diffusion.uniform_grid(process, steps)[1:]
         target = [discrete.in_total(process, 256, jnp.asarray(0), times[0], t) for t in times]
         np.testing.assert_array_equal(256 - np.array(target), expected)
-        # Of 9 tokens that were accepted, `in_total` counts each, and `per_step` none.
+        # 9 tokens have been accepted. `in_total` counts them, and `per_step` does not.
         rest = discrete.in_total(process, 256, jnp.asarray(9), times[0], times[1])
         more = discrete.per_step(process, 256, jnp.asarray(9), times[0], times[1])
         assert rest == 256 - expected[1] - 9 and more == expected[0] - expected[1]
