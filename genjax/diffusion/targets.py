@@ -31,7 +31,7 @@ clear of the singular end. Nothing is clipped silently: `check_target` raises an
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +129,15 @@ def _direction(process, clean, noise, t):
         expand(process.alpha_prime(t), clean) * clean
         + expand(process.sigma_prime(t), noise) * noise
     )
+
+
+def check_prediction(answer: Any) -> None:
+    """Raise ValueError unless a denoiser's answer is a `Prediction`: networks return arrays."""
+    if not isinstance(answer, Prediction):
+        raise ValueError(
+            f"a denoiser returns a Prediction, and this one a {type(answer).__name__}: make one of "
+            "a network by predict(apply, process, target)"
+        )
 
 
 def check_output(y: Float[ArrayLike, "..."], x: Float[ArrayLike, "..."]) -> None:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.losses import data_and_noise
 from genjax.diffusion.processes import Process, expand
-from genjax.diffusion.targets import Prediction
+from genjax.diffusion.targets import Prediction, check_prediction
 from genjax.distillation.distances import Distance, squared
 from genjax.distillation.flow_maps import FlowMap
 from genjax.distillation.pairs import Pairs
@@ -107,6 +107,7 @@ def solver_step(
 
     def step(x_t, t, r):
         first = denoiser(x_t, t)
+        check_prediction(first)
         x_r = process.corrupt(first.clean, first.noise, r)
         if order == 1:
             return x_r

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.losses import simple_loss
 from genjax.diffusion.processes import Process, expand
-from genjax.diffusion.targets import Prediction
+from genjax.diffusion.targets import Prediction, check_prediction
 from genjax.diffusion.times import TimeDistribution
 from genjax.distillation.draws import draw_times
 
@@ -32,8 +32,10 @@ def score_difference(
     It is (sigma²/alpha)·(∇log p_fake − ∇log p_real)(x_t), a positive multiple of the gradient of
     the Kullback–Leibler divergence KL(p_fake ‖ p_real) at time t in x_t.
     """
-    teacher = real(x_t, t)
-    return fake(x_t, t).clean - teacher.clean, teacher
+    teacher, student = real(x_t, t), fake(x_t, t)
+    check_prediction(teacher)
+    check_prediction(student)
+    return student.clean - teacher.clean, teacher
 
 
 def distribution_matching_loss(

@@ -20,7 +20,14 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.samplers.restart import renoising
 from genjax.diffusion.samplers.tables import check_grid
-from genjax.diffusion.targets import Prediction, Target, check_output, network_inputs, predict
+from genjax.diffusion.targets import (
+    Prediction,
+    Target,
+    check_output,
+    check_prediction,
+    network_inputs,
+    predict,
+)
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
@@ -73,6 +80,7 @@ def ddim_map(denoiser: Callable[..., Prediction], process: Process) -> FlowMap:
 
     def jump(x_t: Batch, t: Times, s: Times, *conditioning) -> Batch:
         prediction = denoiser(x_t, t, *conditioning)
+        check_prediction(prediction)
         return process.corrupt(prediction.clean, prediction.noise, s)
 
     return jump

@@ -11,7 +11,14 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.targets import Prediction, Target, check_output, combine, network_inputs
+from genjax.diffusion.targets import (
+    Prediction,
+    Target,
+    check_output,
+    check_prediction,
+    combine,
+    network_inputs,
+)
 from genjax.diffusion.times import TimeDistribution
 from genjax.distillation.distances import squared
 from genjax.distillation.draws import draw_times
@@ -42,6 +49,7 @@ def imitation_loss(
     """
     x_t, t, _ = draw_times(key, x, process, times, noise)
     goal = teacher(x_t, t)
+    check_prediction(goal)
     y = jax.lax.stop_gradient(combine(process, target, goal.clean, goal.noise, t))
     output = apply(*network_inputs(process, x_t, t), *conditioning)
     check_output(output, x_t)

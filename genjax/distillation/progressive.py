@@ -12,7 +12,14 @@ from jaxtyping import Array, Float, Int, Key
 
 from genjax.diffusion.losses import data_and_noise
 from genjax.diffusion.processes import Process, expand
-from genjax.diffusion.targets import Prediction, Target, check_output, combine, network_inputs
+from genjax.diffusion.targets import (
+    Prediction,
+    Target,
+    check_output,
+    check_prediction,
+    combine,
+    network_inputs,
+)
 from genjax.distillation.distances import squared
 
 Batch = Float[Array, " batch *shape"]
@@ -34,6 +41,7 @@ def two_step_target(
     appendix G), and ẑ follows from x_t.
     """
     first = teacher(x_t, t, *conditioning)
+    check_prediction(first)
     x_middle = process.corrupt(first.clean, first.noise, middle)
     second = teacher(x_middle, middle, *conditioning)
     x_s = process.corrupt(second.clean, second.noise, s)

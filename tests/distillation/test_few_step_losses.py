@@ -40,6 +40,7 @@ from genjax.distillation import (
     consistency,
     continuous_consistency,
     distances,
+    distribution_matching,
     flow_map_matching,
     flow_maps,
     guidance,
@@ -800,6 +801,31 @@ def test_bytes_and_noise_that_would_broadcast_are_refused(name, unchecked_annota
         losses_of(jnp.ones((4, 2), jnp.uint8), *PLAIN)[name]()
     with pytest.raises(ValueError, match=r"noise has shape \(1, 2\); .* that of x, \(4, 2\)"):
         losses_of(jnp.ones((4, 2)), *PLAIN, noise=jnp.ones((1, 2)))[name]()
+
+
+DENOISER = diffusion.predict(lambda x, t: x, FLOW, targets.velocity)
+TEACHINGS = {
+    "progressive": lambda network, x, t: progressive.two_step_target(
+        network, FLOW, x, t, t / 2, t / 4
+    ),
+    "consistency": lambda network, x, t: consistency.solver_step(network, FLOW)(x, t, t / 2),
+    "flow map": lambda network, x, t: flow_maps.ddim_map(network, FLOW)(x, t, t / 2),
+    "imitation": lambda network, x, t: guidance.imitation_loss(
+        KEY, network, network, x, process=FLOW, target=targets.velocity, times=times.uniform
+    ),
+    "real": lambda network, x, t: distribution_matching.score_difference(
+        network, DENOISER, FLOW, x, t
+    ),
+    "fake": lambda network, x, t: distribution_matching.score_difference(
+        DENOISER, network, FLOW, x, t
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEACHINGS)
+def test_a_network_is_no_teacher(name, unchecked_annotations):
+    with pytest.raises(ValueError, match="returns a Prediction, and this one a .*Array.* predict"):
+        TEACHINGS[name](lambda x, t: x, jnp.ones((4, 2)), jnp.full(4, 0.8))
 
 
 def test_bytes_are_no_samples_of_a_reflow(unchecked_annotations):

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from genjax.diffusion.processes import Process, check_process
 from genjax.diffusion.samplers.frames import framewise
 from genjax.diffusion.samplers.steps import State
-from genjax.diffusion.targets import Prediction
+from genjax.diffusion.targets import Prediction, check_prediction
 from genjax.diffusion.trees import Tree, leaf_keys
 
 Denoiser = Callable[[Tree, Tree], Prediction]
@@ -221,11 +221,7 @@ def _move(denoiser, keys, map_leaves, states, memory, number, rows):
     prediction = denoiser(y, t, *memory)
     if memory:
         prediction, *memory = prediction
-    if not isinstance(prediction, Prediction):
-        raise ValueError(
-            f"a denoiser returns a Prediction, and this one a {type(prediction).__name__}: make "
-            "one of a network by predict(apply, process, target)"
-        )
+    check_prediction(prediction)
     nothing = map_leaves(lambda _: None, y)
     fraction = nothing if prediction.fraction is None else prediction.fraction
     advance = lambda state, row, keys, *answer: state.advance(row, keys, number, *answer)
