@@ -23,6 +23,7 @@ from genjax.data.sets.latents import (
     SUMMARY,
     check_origin,
     part_paths,
+    parts_of,
     raw_latents,
     write_captions,
     write_latents,
@@ -145,15 +146,14 @@ def write(config: Any) -> Path:
         check_numbers(config)
         source = TeacherPairs(config) if config.get("pairs") else EncodedData(config)
         write_origin(source.folder, source.origin)
-    folder, counts, done = source.folder, source.counts, 0
-    index, processes = jax.process_index(), jax.process_count()
-    with ProgressBar("encoding", 0, sum(counts.values()), "examples") as progress:
-        for split, count in counts.items():
-            encode = functools.partial(source, split)
-            for part in write_latents(
-                folder, split, count, encode, process=index, processes=processes
-            ):
-                done += part
+    folder, counts, share = source.folder, source.counts, (jax.process_index(), jax.process_count())
+    parts = {split: parts_of(folder, split, count, *share) for split, count in counts.items()}
+    records = [(path, len(rows)) for each in parts.values() for path, rows in each.items()]
+    done = sum(count for path, count in records if path.exists())
+    with ProgressBar("encoding", done, sum(count for _, count in records), "examples") as progress:
+        for split in parts:
+            for count in write_latents(parts[split], functools.partial(source, split)):
+                done += count
                 progress.update(done)
     paths = [path for split in counts for path in part_paths(folder, split, counts[split])]
     if missing := sum(not path.exists() for path in paths):

@@ -37,38 +37,39 @@ def part_paths(folder: str | os.PathLike, split: str, count: int) -> list[Path]:
     return [Path(folder) / f"{split}-{i:05d}-of-{parts:05d}.array_record" for i in range(parts)]
 
 
-def write_latents(
-    folder: str | os.PathLike,
-    split: str,
-    count: int,
-    encode: Callable[[range], tuple[np.ndarray, Int[np.ndarray, " batch"]]],
-    *,
-    process: int = 0,
-    processes: int = 1,
-) -> Iterator[int]:
-    """Write this process's missing parts of a split, and yield the number of records of each part.
+def parts_of(
+    folder: str | os.PathLike, split: str, count: int, process: int = 0, processes: int = 1
+) -> dict[Path, range]:
+    """Return the parts of a split that a process writes, and the records of each."""
+    parts = {
+        path: range(i * PART, min((i + 1) * PART, count))
+        for i, path in enumerate(part_paths(folder, split, count))
+    }
+    return dict(list(parts.items())[process::processes])
 
-    A part's number is yielded when the part is complete, also if the part existed before.
+
+def write_latents(
+    parts: Mapping[Path, range],
+    encode: Callable[[range], tuple[np.ndarray, Int[np.ndarray, " batch"]]],
+) -> Iterator[int]:
+    """Write the missing ones of `parts_of` a split, and yield the number of records of each.
 
     Args:
-        count: the number of records of the split.
         encode: maps a range of records to their latents or codes, `[batch *shape]`, and labels.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    for i, path in enumerate(part_paths(folder, split, count)):
-        if i % processes != process:
+    for path, rows in parts.items():
+        if path.exists():
             continue
-        rows = range(i * PART, min((i + 1) * PART, count))
-        if not path.exists():
-            latents, labels = encode(rows)
-            part_file = path.with_suffix(".unfinished")
-            writer = ArrayRecordWriter(str(part_file), "group_size:1")
-            latents = latents.astype("<i4" if latents.dtype.kind == "i" else "<f4")
-            for latent, label in zip(latents, labels.astype("<i4"), strict=True):
-                writer.write(latent.tobytes() + label.tobytes())
-            writer.close()
-            part_file.rename(path)
+        latents, labels = encode(rows)
+        part_file = path.with_suffix(".unfinished")
+        writer = ArrayRecordWriter(str(part_file), "group_size:1")
+        latents = latents.astype("<i4" if latents.dtype.kind == "i" else "<f4")
+        for latent, label in zip(latents, labels.astype("<i4"), strict=True):
+            writer.write(latent.tobytes() + label.tobytes())
+        writer.close()
+        part_file.rename(path)
         yield len(rows)
 
 

@@ -7,6 +7,7 @@ from genjax.data import Batches, load_dataset
 from genjax.data.sets import latents as module
 from genjax.data.sets.latents import (
     part_paths,
+    parts_of,
     raw_latents,
     write_captions,
     write_latents,
@@ -55,14 +56,16 @@ def write(folder, latents, calls=None, **process):
     return [
         count
         for split, sign in (("train", 1), ("test", -1))
-        for count in write_latents(folder, split, COUNT, encoder(sign * latents, calls), **process)
+        for count in write_latents(
+            parts_of(folder, split, COUNT, **process), encoder(sign * latents, calls)
+        )
     ]
 
 
 @pytest.mark.parametrize("preload_bytes", [0, 2**20])
 def test_codes_come_back_as_they_are(tmp_path, preload_bytes):
     codes = np.random.default_rng(0).integers(0, 2**24 + 5, (COUNT, 2, 3), np.int32)
-    list(write_latents(tmp_path, "train", COUNT, encoder(codes, [])))
+    list(write_latents(parts_of(tmp_path, "train", COUNT), encoder(codes, [])))
     classes = dict(num_classes=5, class_names=list("abcde"))
     write_summary(tmp_path, dict(shape=(2, 3), splits={"train": COUNT}, **classes))
     dataset = load_dataset("latents", "train", tmp_path, preload_bytes=preload_bytes)
@@ -135,7 +138,7 @@ def test_a_failed_part_is_absent(tmp_path, latents):
         return latents[list(rows)], np.zeros(len(rows))
 
     with pytest.raises(OSError):
-        list(write_latents(tmp_path, "train", COUNT, failing))
+        list(write_latents(parts_of(tmp_path, "train", COUNT), failing))
     assert [path.exists() for path in part_paths(tmp_path, "train", COUNT)] == [True, False, False]
 
 

@@ -13,18 +13,23 @@ from experiments.configuration.runs import build
 from experiments.inputs import autoencoders
 from experiments.inputs.conditions import Prompts, Unconditional
 from experiments.inputs.datasets import training_batches
+from experiments.launch import encoding
 from experiments.launch.encoding import EncodedData, origin_of, write
 from genjax.data import InMemory, sound_to_float
+from genjax.data.sets import latents
 from genjax.data.sets.latents import (
     ORIGIN,
     PARAMETERS,
     check_origin,
+    part_paths,
+    parts_of,
     write_latents,
     write_origin,
     write_summary,
 )
 from genjax.devices import make_mesh
 from genjax.pretrained.variables import parameters_digest
+from genjax.training.progress import ProgressBar
 from tests.experiments import small_sounding, small_video
 from tests.experiments.small_digits import small_config
 
@@ -85,11 +90,40 @@ def test_latents_of_fewer_or_more_images_do_not_mix(tmp_path, monkeypatch):
         EncodedData(config)
 
 
+def test_the_progress_is_that_of_the_parts_that_are_this_process_own(tmp_path, monkeypatch):
+    """Those that were there count as done at the start, and not as done at once."""
+    small_video.use_block_means(monkeypatch)
+    monkeypatch.setattr(latents, "PART", 4)
+    config = small_video.narrow(moving_digits_video.get_config(), f"{tmp_path}/latents")
+    shown = []
+
+    class Progress(ProgressBar):
+        def __init__(self, label, start, total, unit):
+            shown.append((start, total))
+            super().__init__(label, start, total, unit)
+
+        def update(self, done, losses=None):
+            shown.append(done)
+
+    monkeypatch.setattr(encoding, "ProgressBar", Progress)
+    write_origin(tmp_path / "latents", EncodedData(config).origin)
+    for process in (1, 0):  # of 24 and 8 clips in parts of 4
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        write(config)
+    assert shown == [(0, 16), 4, 8, 12, 16] * 2
+    first, last = (part_paths(tmp_path / "latents", "train", 24)[i] for i in (0, 5))
+    first.unlink(), last.unlink()
+    shown.clear()
+    write(config)
+    assert shown == [(12, 16), 16]
+
+
 def test_latents_of_other_parameters_are_not_trained_on(tmp_path):
     """The autoencoder that decodes samples would not be the one that encoded the data."""
     zeros, variables = np.zeros((4, 2, 2, 3), np.float32), {"a": np.ones(1)}
     write_origin(tmp_path, {PARAMETERS: parameters_digest(variables)})
-    list(write_latents(tmp_path, "train", 4, lambda rows: (zeros, np.zeros(4, np.int32))))
+    list(write_latents(parts_of(tmp_path, "train", 4), lambda rows: (zeros, np.zeros(4, np.int32))))
     facts = dict(splits={"train": 4}, num_classes=None, class_names=[])
     write_summary(tmp_path, facts | dict(shape=(2, 2, 3), mean=[0.0] * 3, deviation=[1.0] * 3))
     shapes = {"image": jax.ShapeDtypeStruct((2, 2, 3), np.float32)}

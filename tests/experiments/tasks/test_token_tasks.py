@@ -22,7 +22,7 @@ from experiments.tasks.next_scale import NextScale
 from experiments.tasks.token_autoregression import TokenAutoregression
 from genjax import autoregression
 from genjax.data import load_dataset, to_float
-from genjax.data.sets.latents import write_latents, write_summary
+from genjax.data.sets.latents import parts_of, write_latents, write_summary
 from genjax.devices import make_mesh
 from genjax.diffusion import sample_keys
 from genjax.models.autoregressive.llamagen import LlamaGen
@@ -334,7 +334,7 @@ def test_codes_on_disk_of_another_vocabulary_are_refused(space, tokenizer, tmp_p
     config = small_config("vq_transformer", tokenizer)
     task = build(config)
     codes, labels = np.full((16, 2, 2), 4, np.int32), np.zeros(16, np.int32)
-    list(write_latents(tmp_path, "train", 16, lambda rows: (codes, labels)))
+    list(write_latents(parts_of(tmp_path, "train", 16), lambda rows: (codes, labels)))
     facts = dict(shape=(2, 2), splits={"train": 16}, num_classes=10, class_names=[])
     write_summary(tmp_path, facts | dict(vocabulary=5))
     config.data.train_split = "train"
