@@ -56,6 +56,8 @@ PANELS = {
 class Row(NamedTuple):
     """Runs that differ in their seed alone, and the runs that they stand on.
 
+    All runs do the same work, so costs are those of the first one.
+
     Attributes:
         below: the frozen teacher and the frozen autoencoder, if their records are there.
     """
@@ -179,22 +181,24 @@ def _of_real_images(rows: Sequence[Row], name: str) -> str:
 
 
 def _costs(row: Row) -> list[str]:
-    """Return the cells of what a run and a sample cost, and what the family is."""
+    """Return the cells of what the first run and a sample cost, and what the family is."""
     report, config = row.first.report, row.first.config
     parameters = _count(report, "parameters")
     if report.get("decoder_parameters"):
         parameters += f" + {report['decoder_parameters']:,}"
     below = (run.report["seconds"] for run in row.below)
-    trained = " + ".join(map(duration, (_mean(row, "seconds"), *below)))
-    milliseconds = number(MILLISECONDS, _mean(row, MILLISECONDS)) if _timed([row]) else ""
+    trained = " + ".join(map(duration, (report["seconds"], *below)))
+    milliseconds = number(MILLISECONDS, report[MILLISECONDS]) if _timed([row]) else ""
     on_codes = config.get("space.name") in ("Latents", "Tokens")
     density = "no" if on_codes else DENSITIES.get(config["task"], "no")
     code = "yes" if on_codes or config["task"] in WITH_LATENTS else "no"
     return [parameters, trained, _count(report, "evaluations"), milliseconds, density, code]
 
 
-def _mean(row: Row, name: str) -> float:
-    return statistics.mean(run.report[name] for run in row.runs if name in run.report)
+def _point(row: Row, name: str) -> tuple[float, float]:
+    """Return the milliseconds of a sample of the first run, and the mean of a figure."""
+    values = [run.report[name] for run in row.runs if name in run.report]
+    return row.first.report[MILLISECONDS], statistics.mean(values)
 
 
 def _count(report: Mapping[str, Any], name: str) -> str:
@@ -255,7 +259,7 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
 
 def _timed(rows: Sequence[Row]) -> list[Row]:
     """Return the rows whose samples have been timed."""
-    return [row for row in rows if any(MILLISECONDS in run.report for run in row.runs)]
+    return [row for row in rows if MILLISECONDS in row.first.report]
 
 
 def cost_figure(rows: Sequence[Row]) -> Image.Image:
@@ -286,7 +290,7 @@ def _draw_costs(axes: Any, name: str, rows: Sequence[Row]) -> None:
     budgets = by_budget([row for row in rows if name in row.first.report])
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in itertools.chain.from_iterable(budgets.values()):
-        lines.setdefault(row.family, []).append((_mean(row, MILLISECONDS), _mean(row, name)))
+        lines.setdefault(row.family, []).append(_point(row, name))
     shades = colormaps["tab20"].colors  # pairs of a strong and a light one
     colours = dict(zip(sorted(lines), itertools.cycle(shades[::2] + shades[1::2]), strict=False))
     for family, points in lines.items():
@@ -294,7 +298,7 @@ def _draw_costs(axes: Any, name: str, rows: Sequence[Row]) -> None:
         offset = dict(xytext=(6, -3), textcoords="offset points", fontsize=9)
         axes.annotate(family, points[-1], **offset)
     for (budget, group), marker in zip(budgets.items(), "os", strict=False):
-        x, y = ([_mean(row, of) for row in group] for of in (MILLISECONDS, name))
+        x, y = zip(*(_point(row, name) for row in group), strict=True)
         axes.scatter(x, y, 25, [colours[row.family] for row in group], marker, zorder=2)
         axes.scatter([], [], 25, "black", marker, label=budget)
     axes.set(xscale="log", yscale="log", xlabel="ms per sample", ylabel=PANELS[name])

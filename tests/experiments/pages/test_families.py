@@ -96,12 +96,13 @@ def test_a_student_has_the_times_of_its_teacher_and_of_their_autoencoder(tmp_pat
 
 def test_seeds_of_one_length_are_one_row_with_an_interval(tmp_path):
     distances = {0: 14.0, 1: 15.0, 2: 16.0}
+    busier = {2: dict(seconds=1500.0, milliseconds_per_sample=30.0)}  # the same work
     folders = [
         record(
             tmp_path,
             "flow",
             seed=seed,
-            figures=dict(frechet_distance=value),
+            figures=dict(frechet_distance=value, **busier.get(seed, {})),
             space=dict(
                 name="Latents",
                 run=f"runs/autoencoder_{seed}",
@@ -112,7 +113,8 @@ def test_seeds_of_one_length_are_one_row_with_an_interval(tmp_path):
     ]
     longer = record(tmp_path, "flow", seed=3, figures=dict(steps=4000))
     guided = record(tmp_path, "flow", seed=4, sampling=dict(guidance_scale=3.0))
-    several, one, other, _ = tables_of(*folders, longer, guided)[0]
+    (several, one, other, _), costs, *_ = tables_of(*folders, longer, guided)
+    assert (costs[0]["training"], costs[0]["ms per sample"]) == ("10 min 0 s", "12.3")
     # Student's quantile of 97.5 % with two degrees of freedom, over √3
     assert several["Fréchet distance ↓"] == f"15.0 ± {4.30265 / 3**0.5:.2f}"
     assert one["Fréchet distance ↓"] == other["Fréchet distance ↓"] == "15.5"
