@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from genjax.devices.collectives import SLICES, Collective, num_slices
@@ -398,13 +399,12 @@ def collective_seconds(each: Collective, mesh: Mesh | AbstractMesh, device: Devi
     if each.axes == (SLICES,):
         n, rate = num_slices(mesh), device.network
     else:
-        n = math.prod(mesh.shape[name] for name in each.axes)
-        places = [list(mesh.shape).index(name) for name in each.axes]
-        sizes = list(mesh.shape.values())
-        span, stride = math.prod(sizes[min(places) :]), math.prod(sizes[max(places) + 1 :])
-        rate = device.link
-        if device.node and span > device.node:
-            rate = min(rate, device.network * min(n, max(1, device.node // stride)))
+        devices = np.arange(mesh.size).reshape(tuple(mesh.shape.values()))
+        along = tuple(slice(None) if name in each.axes else 0 for name in mesh.shape)
+        group, rate = devices[along], device.link
+        n = group.size
+        if device.node and (in_first_node := int(np.sum(group < device.node))) < n:
+            rate = min(rate, device.network * in_first_node)
     parts = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
     return each.bytes * parts.get(each.kind, (n - 1) / n) / rate
 

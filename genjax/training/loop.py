@@ -123,7 +123,10 @@ def _first_state(
     else:
         state = checkpoints.restore(start, abstract_state(task, key, mesh))
     if explosions:
-        state = watch(state, explosions, checkpoints.facts(start).get("recent", ()), mesh)
+        recent = checkpoints.facts(start).get("recent", {})
+        # Earlier versions kept values without the names of their metrics.
+        known = recent if isinstance(recent, dict) else {}
+        state = watch(state, explosions, known, mesh)
     return start, state
 
 

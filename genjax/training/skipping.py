@@ -1,8 +1,9 @@
 """Leave out the updates that would break a state."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,23 +41,29 @@ class Explosions(NamedTuple):
         return jnp.where(count >= WINDOW // 2, limits, jnp.inf)
 
 
-class Watched(NamedTuple):
-    """A state, and the watched metrics of the last steps: step s has row s mod `WINDOW`."""
+@flax.struct.dataclass
+class Watched:
+    """A state, and the watched metrics of the last steps: step s has row s mod `WINDOW`.
+
+    Attributes:
+        recent: `[window metrics]` (or what a transformation puts in its place).
+        metrics: their names.
+    """
 
     state: PyTree
-    recent: Float[Array, "window metrics"]
+    recent: Any
+    metrics: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
 def watch(
-    state: PyTree, explosions: Explosions, recent: Sequence[Sequence[float]], mesh: Mesh
+    state: PyTree, explosions: Explosions, recent: Mapping[str, Sequence[float]], mesh: Mesh
 ) -> Watched:
-    """Return a state that remembers `recent` metrics of a checkpoint, if it has the same ones."""
-    unknown = np.full((WINDOW, len(explosions.metrics)), np.nan, np.float32)
-    known = np.array(recent, np.float32)
-    rows = known if known.shape == unknown.shape else unknown
-    return Watched(
-        state, jax.make_array_from_callback(rows.shape, replicated(mesh), rows.__getitem__)
-    )
+    """Return a state that remembers the watched metrics among the `recent` ones of a checkpoint."""
+    unknown = [np.nan] * WINDOW
+    columns = [recent.get(name, unknown) for name in explosions.metrics]
+    rows = np.array(columns, np.float32).T
+    remembered = jax.make_array_from_callback(rows.shape, replicated(mesh), rows.__getitem__)
+    return Watched(state, remembered, explosions.metrics)
 
 
 def unwatched(state: PyTree | Watched) -> PyTree:
@@ -64,9 +71,11 @@ def unwatched(state: PyTree | Watched) -> PyTree:
     return state.state if isinstance(state, Watched) else state
 
 
-def recent_metrics(state: PyTree | Watched) -> list[list[float]]:
-    """Return what a checkpoint keeps beside a state, for `watch`."""
-    return np.asarray(state.recent).tolist() if isinstance(state, Watched) else []
+def recent_metrics(state: PyTree | Watched) -> dict[str, list[float]]:
+    """Return what a checkpoint keeps beside a state, for `watch`: by name, the last values."""
+    if not isinstance(state, Watched):
+        return {}
+    return dict(zip(state.metrics, np.asarray(state.recent).T.tolist(), strict=True))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -97,7 +106,7 @@ def keep_usual(
     usual = all_finite((new, metrics.table)) & ~jnp.any(values > limits)
     recent = old.recent.at[new.step % WINDOW].set(jnp.minimum(values, limits))
     new, metrics = _keep(usual, old.state, new, metrics)
-    return Watched(new, recent), metrics
+    return Watched(new, recent, old.metrics), metrics
 
 
 def _keep(

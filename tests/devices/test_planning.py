@@ -21,9 +21,11 @@ from genjax.devices.planning import (
     Layer,
     check_axes,
     collective_seconds,
+    compiled_bytes,
     context_collectives,
     parameter_collectives,
     refused_bytes,
+    roofline,
     shard_bytes,
     size_on_device,
     tensor_collectives,
@@ -366,6 +368,9 @@ def test_seconds_of_rings_within_nodes_and_between():
     # The group has one device of each node, so it uses one card.
     assert seconds("all-gather", ("data",), data=4, fsdp=8) == pytest.approx(3 / 4 * 8e9 / 50e9)
     assert seconds("reduce-scatter", ("fsdp",), fsdp=8) == pytest.approx(7 * 8e9 / 450e9)
+    # Of two nodes, four pairs of devices have a group each, which uses the pair's two cards.
+    around = seconds("all-reduce", ("data", "context"), data=2, fsdp=4, context=2)
+    assert around == pytest.approx(2 * 3 / 4 * 8e9 / 100e9)
     chips = np.array([SimpleNamespace(slice_index=i // 256) for i in range(512)])
     two_slices = Mock(spec=Mesh, devices=chips.reshape(2, 256), shape={"data": 2, "fsdp": 256})
     over_slices = Collective("all-reduce", ("slices",), 1, 8_000_000_000)
@@ -374,8 +379,30 @@ def test_seconds_of_rings_within_nodes_and_between():
     )
 
 
+def test_a_step_lasts_as_long_as_its_longest_part():
+    """Four devices of 100 operations a second, and two all-reduces over the same links."""
+    device = DEVICES["h100"]._replace(operations=100.0, bandwidth=10.0, link=6.0)
+    sent = [Collective("all-reduce", ("data",), 1, 8), Collective("all-gather", ("data",), 1, 8)]
+    mesh = abstract_mesh({"data": 4}, 4)
+    bound = roofline(device, mesh, 800, 600, moved=25, sent=sent)
+    # Links: 2·3/4·8 and 3/4·8 bytes, at 6 a second.
+    terms = {"arithmetic": 2.0, "memory": 2.5, "links of data": 3.0}
+    assert bound == dict(terms=terms, largest="links of data", seconds=3.0, utilisation=0.5)
+    short = roofline(device, mesh, 800, 600, moved=25, sent=())
+    assert (short["largest"], short["seconds"], short["utilisation"]) == ("memory", 2.5, 0.6)
+
+
+def test_donated_memory_counts_once():
+    """10 bytes of arguments, 7 of which are returned changed in their place, and 5 of workspace."""
+    sizes = dict(argument=10, temp=5, output=7, alias=7)
+    analysis = SimpleNamespace(**{f"{name}_size_in_bytes": n for name, n in sizes.items()})
+    program = SimpleNamespace(memory_analysis=lambda: analysis)
+    assert compiled_bytes(program) == (5, 15)
+
+
 def test_toruses_are_as_cubic_as_can_be():
     assert torus(512, 3) == [8, 8, 8] and torus(16, 3) == [2, 2, 4] and torus(8, 2) == [2, 4]
+    assert torus(4, 3) == [2, 2, 1]  # a host of TPU v4 has 2×2×1 chips
     with pytest.raises(ValueError, match="power of two"):
         torus(24, 3)
 

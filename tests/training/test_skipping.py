@@ -11,7 +11,7 @@ from toy import Line, State, batches
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, Explosions, NonFiniteError, Plugin, train
 from genjax.training.log import Mean, Metrics, read_metrics
-from genjax.training.skipping import WINDOW, Watched, keep_usual
+from genjax.training.skipping import WINDOW, Watched, keep_usual, recent_metrics, watch
 
 EXPLOSIONS = Explosions(("loss", "norm"), 6.0)
 
@@ -95,12 +95,23 @@ def test_a_mean_of_nothing_does_not_explode():
     """As a penalty's between its steps. The next value still has its limit."""
     explosions = Explosions(("penalty",), 6.0)
     usual = np.random.default_rng(0).normal(1, 0.1, (WINDOW, 1)).astype(np.float32)
-    old = Watched(State(jnp.int32(5), jnp.float32(2)), jnp.asarray(usual))
+    old = Watched(State(jnp.int32(5), jnp.float32(2)), jnp.asarray(usual), ("penalty",))
     new = State(jnp.int32(6), jnp.float32(3))
     for total, count, slope in ((0.0, 0.0, 3), (4.0, 4.0, 3), (400.0, 4.0, 2)):
         metrics = Metrics.pack({"penalty": Mean(jnp.float32(total), jnp.float32(count))})
         kept, _ = keep_usual(old, new, metrics, explosions)
         assert kept.state.slope == slope
+
+
+def test_a_metric_that_was_not_watched_before_is_not_measured_by_another():
+    """A run goes on with the norm in place of the loss, or beside the loss."""
+    mesh, loss = make_mesh({"data": -1}, 8), [float(step) for step in range(WINDOW)]
+    for names in (("norm",), ("norm", "loss")):
+        watched = watch(
+            State(jnp.int32(5), jnp.float32(2)), Explosions(names, 6.0), {"loss": loss}, mesh
+        )
+        assert np.isnan(watched.recent[:, 0]).all()
+    assert recent_metrics(watched)["loss"] == loss and recent_metrics(watched.state) == {}
 
 
 def test_too_many_explosions_stop_the_run(tmp_path):

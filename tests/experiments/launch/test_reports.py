@@ -1,10 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.launch.reports import print_report, training_summary
+from experiments.launch.reports import alarms, print_report, training_summary
 from genjax.devices import make_mesh
 from genjax.training.log import Metrics, MetricsLog
 from genjax.training.meter import Meter
@@ -21,9 +22,24 @@ def test_goodput_is_the_share_of_time_in_steps(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = training_summary(tmp_path, "name", 300)
     assert summary["goodput"] == pytest.approx(0.8) and summary["seconds"] == 50.0
+    assert summary["steps_per_second"] == pytest.approx(300 / 40)
     assert summary["compile_seconds"] == 6.0
+    until = training_summary(tmp_path, "name", 100)
+    assert (until["seconds"], until["steps_per_second"]) == (30.0, 5.0)
     (tmp_path / "metrics.jsonl").unlink()
     assert "goodput" not in training_summary(tmp_path, "name", 300)
+
+
+def test_alarms_go_by_the_last_metrics_until_a_step_and_by_what_was_measured(tmp_path):
+    rows = [
+        {"step": 100, "steps_per_second": 5.0, "loss": 3.0},
+        {"step": 200, "steps_per_second": 5.0, "loss": 2.0, "fid": 9.0},
+        {"step": 200, "fid": 7.0},
+        {"step": 300, "steps_per_second": 5.0, "loss": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = SimpleNamespace(alarms=lambda metrics: [(metrics["loss"], metrics["fid"])])
+    assert alarms(task, {"fid": 7.0, "labels": "balanced"}, tmp_path, 200) == [(2.0, 7.0)]
 
 
 def test_figures_of_few_examples_are_printed_with_their_uncertainty(capsys):
