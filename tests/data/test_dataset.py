@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from genjax.data import Dataset, InMemory, load_dataset
-from genjax.data.dataset import held_out, take
+from genjax.data.dataset import OnDisk, held_out, select, take
 
 NUMBERS = {"train": lambda: np.arange(1437), "test": lambda: np.arange(360)}
 
@@ -82,6 +82,9 @@ def test_your_own_arrays():
     assert Dataset("mine", "train", labels, num_classes=3).num_classes == 3
     with pytest.raises(ValueError, match=r"int64 from 0 to 2, and num_classes is 2.* from 0 to 1$"):
         Dataset("mine", "train", labels, num_classes=2)
+    unlabelled = InMemory({"image": images, "label": np.array([0, 1, -1, 0, 0])})
+    with pytest.raises(ValueError, match="int64 from -1 to 1, and num_classes is 2"):
+        Dataset("mine", "train", unlabelled, num_classes=2)
     halves = InMemory({"image": images, "label": np.full(5, 0.5)})
     with pytest.raises(ValueError, match="float64 from 0.5 to 0.5, .* must be whole numbers"):
         Dataset("mine", "train", halves, num_classes=2)
@@ -91,6 +94,23 @@ def test_your_own_arrays():
     column = InMemory({"image": images, "label": np.zeros((5, 1), np.uint8)})
     with pytest.raises(ValueError, match=r"have shape \(5, 1\): give one number for each example"):
         Dataset("mine", "train", column, num_classes=3)
+
+
+def test_one_of_picture_and_sound_keeps_the_labels():
+    videos, sounds = np.zeros((2, 3, 4, 4, 1), np.uint8), np.zeros((2, 9, 1), np.int16)
+    arrays = {"audio": sounds, "video": videos, "label": np.zeros(2, np.int32)}
+    kinds = {name: array.dtype for name, array in arrays.items()}
+    records = [{name: array[i] for name, array in arrays.items()} for i in range(2)]
+    both = Dataset("mine", "train", InMemory(arrays))
+    assert both.image_shape == (3, 4, 4, 1)
+    for source in (InMemory(arrays), OnDisk(records, kinds)):
+        dataset = Dataset("mine", "train", source, (3, 4, 4, 1))
+        for feature, shape in (("video", (3, 4, 4, 1)), ("audio", (9, 1))):
+            part = select(feature, dataset)
+            assert part.source[0].keys() == {feature, "label"} and part.image_shape == shape
+        assert select("image", dataset) is dataset
+    alone = Dataset("mine", "train", OnDisk(records, {"video": kinds["video"]}), (None, 4, 4, 1))
+    assert select("video", alone) is alone
 
 
 def test_an_example_has_a_tuple_of_texts():

@@ -3,13 +3,17 @@ import http.server
 import importlib.util
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -255,6 +259,27 @@ def test_a_proxy_replaces_the_host(tmp_path, monkeypatch):
     assert asked == [("proxy.invalid", 3128)]
 
 
+def test_one_host_that_answers_is_enough(monkeypatch):
+    """The second answers after the first has refused; both are asked without the proxy."""
+    asked, refused = [], threading.Event()
+
+    def connect(address, timeout):
+        asked.append(address)
+        if address[0] == "one.invalid":
+            refused.set()
+            raise ConnectionRefusedError
+        refused.wait(2)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    proxies = {"https": "http://proxy.invalid:3128"}
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: proxies)
+    monkeypatch.setenv("no_proxy", "one.invalid")
+    urls = ["https://one.invalid/a", "http://other.invalid/b"]
+    assert sources._any_host_answers([urlsplit(url) for url in urls])
+    assert sorted(asked) == [("one.invalid", 443), ("other.invalid", 80)]
+
+
 def test_files_fetched_by_hand_need_no_network(tmp_path):
     with pytest.raises(ConnectionError, match="(?s)no answer from 127.0.0.1:9.*/squares.txt"):
         load_dataset("squares", data_dir=tmp_path)
@@ -284,6 +309,8 @@ def test_a_reachable_host_is_downloaded_from(tmp_path, monkeypatch):
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert len(load_dataset("squares", data_dir=tmp_path).source) == 12
         server.shutdown()
+    shutil.rmtree(tmp_path / "squares")  # what was downloaded stays
+    assert len(load_dataset("squares", data_dir=tmp_path).source) == 12
 
 
 def test_preparing_may_need_tensorflow(tmp_path, monkeypatch):

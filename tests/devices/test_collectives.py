@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from genjax.devices.collectives import Collective, _axes, collectives
 
@@ -79,6 +79,28 @@ frontend_attributes={_xla_megascale_transfer_type="ALL_GATHER"}
 """
 
 
+STARTED = """
+HloModule jit_step
+
+ENTRY %main (a: f32[2]) -> f32[8] {
+  %a = f32[2]{0} parameter(0)
+  %gather = (f32[2]{0}, f32[8]{0}) all-gather-start(%a), replica_groups={{0,1,2,3}}, dimensions={0}
+  %whole = f32[8]{0} all-gather-done(%gather)
+  %pass = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%whole), \
+source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  ROOT %passed = f32[8]{0} collective-permute-done(%pass)
+}
+"""
+
+
+def test_a_collective_that_only_starts_counts_by_what_it_makes():
+    """Its results are also its operand and, of a permutation, two counters."""
+    found = collectives(SimpleNamespace(as_text=lambda: STARTED), AbstractMesh((4,), ("fsdp",)))
+    assert found == [
+        Collective(kind, ("fsdp",), 1, 4 * 8) for kind in ("all-gather", "collective-permute")
+    ]
+
+
 @pytest.mark.parametrize(("step", "times"), [(1, 7), (2, 4)])
 def test_loops_that_count_by_steps_and_what_goes_between_slices(step, times):
     """The TPU's compiler unrolls loops that send weights in pieces, so their counters step by 2."""
@@ -88,3 +110,6 @@ def test_loops_that_count_by_steps_and_what_goes_between_slices(step, times):
     within, between = collectives(SimpleNamespace(as_text=lambda: text), mesh)[::-1]
     assert within == Collective("all-reduce", ("fsdp",), times, times * 4 * 8)
     assert between == Collective("all-gather", ("slices",), 1, 2 * 2 * 8)
+    text = text.replace("ALL_GATHER", "REDUCE_SCATTER")  # of which a slice keeps half
+    scattered = collectives(SimpleNamespace(as_text=lambda: text), mesh)[1]
+    assert scattered == Collective("reduce-scatter", ("slices",), 1, 2 * 8 // 2)

@@ -1,6 +1,11 @@
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from genjax.devices import make_mesh
+from genjax.devices import mesh as module
+from genjax.devices.mesh import _shares, abstract_mesh, process_rows
 
 
 def test_minus_one_takes_all_devices():
@@ -15,8 +20,30 @@ def test_minus_one_takes_all_devices():
         ({"data": 2, "fsdp": -1}, "needs a multiple of 2 devices"),
         ({"data": -1, "fsdp": -1}, "one −1 at most"),
         ({"data": 0}, "must be positive"),
+        ({"date": 1}, "has an axis 'date'; the axes are data, fsdp, tensor, context"),
     ],
 )
 def test_impossible_meshes(axes, words):
     with pytest.raises(ValueError, match=words):
         make_mesh(axes, 8)
+
+
+def test_a_batch_divides_over_data_and_fsdp_alone():
+    axes = {"data": 2, "fsdp": 3, "tensor": 5}
+    assert abstract_mesh(axes, 12).size == 30
+    with pytest.raises(ValueError, match=r"a batch of 10 .* over 6 devices .*data 2 × fsdp 3\)"):
+        abstract_mesh(axes, 10)
+
+
+def test_the_first_axes_go_over_slices():
+    assert _shares({"data": 2, "fsdp": 8}, 4) == [2, 2] and _shares({"data": 8}, 4) == [4]
+    with pytest.raises(ValueError, match="does not divide over 3 slices"):
+        _shares({"data": 2, "fsdp": 8}, 3)
+
+
+def test_a_process_reads_each_of_its_rows_once_and_in_order(monkeypatch):
+    """Its three devices hold two parts of a batch of six: two of them compute the same part."""
+    parts = dict(enumerate([(slice(4, 6),), (slice(0, 2),), (slice(4, 6),)]))
+    sharding = SimpleNamespace(addressable_devices_indices_map=lambda shape: parts)
+    monkeypatch.setattr(module, "batch_sharding", lambda mesh: sharding)
+    np.testing.assert_array_equal(process_rows(make_mesh({"data": -1}, 6), 6), [0, 1, 4, 5])

@@ -105,6 +105,8 @@ def test_a_clean_end_outside_the_domain_is_reached_by_ddim(float64):
     np.testing.assert_allclose(found[2], before, atol=1e-7)
     np.testing.assert_allclose(found[3], expected, atol=1e-7)
     np.testing.assert_array_equal(found[3], quick_jit(solve)(start, jnp.array([80.0, 0.0])))
+    known = adaptive.evaluation_times(process, jnp.array([80.0, 1.0, 0.0]))
+    np.testing.assert_array_equal(known, [80, 1, 0.002])
 
 
 def test_evaluations_are_those_reported(float64):

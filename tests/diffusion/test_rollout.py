@@ -98,6 +98,17 @@ def test_a_learned_variance_is_that_of_condition_and_history():
     np.testing.assert_array_equal(rolled.denoise(frame, jnp.ones(2), ()).fraction, LABELS)
 
 
+def test_clean_frames_are_remembered_at_the_first_time_that_the_network_knows():
+    """EDM's is sigma = 0.002. Frames without a history are noise, at 80."""
+    remember = lambda frames, t, condition, memory: (frames, t, condition)
+    rolled = diffusion.guide_roll_out(print, remember, diffusion.EDM(), LABELS, 3, *SCALES)
+    clean, noise = NOISE[:, :1], NOISE[:, 1:2]
+    shown, times, labels = rolled.remember(clean, noise, ())
+    np.testing.assert_array_equal(shown, np.concatenate([clean, clean, noise]))
+    np.testing.assert_array_equal(times[:, 0], np.float32([0.002] * 4 + [80.0] * 2))
+    np.testing.assert_array_equal(labels, [0, 2, 3, 3, 0, 2])
+
+
 def test_each_frame_of_each_sample_draws_its_own_noise():
     """The sampler returns what its keys draw, and a sample is the same in a smaller batch."""
     draw = lambda denoiser, process, z, times, *, keys: jax.vmap(

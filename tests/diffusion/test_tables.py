@@ -12,6 +12,7 @@ from genjax.diffusion import (
     EDM,
     Prediction,
     RectifiedFlow,
+    Table,
     cut,
     edm_heun,
     join,
@@ -149,6 +150,12 @@ def test_parts_that_do_not_stand_alone():
         cut(table, 2, 4)
     with pytest.raises(ValueError, match="the table has steps 0 to 3; got start=4, stop=5"):
         cut(table, 4, 5)
+    two = Table(jnp.ones(2), clean=jnp.array([[1.0, 0.0], [2.0, -1.0]]))
+    with pytest.raises(ValueError, match="steps 1 to 1 use predictions made before step 1"):
+        cut(two, 1, 2)
+    draws = Table(jnp.ones(1), fresh=jnp.ones(1))
+    with pytest.raises(ValueError, match="draw noise from a Brownian path and others do not"):
+        join(draws, draws._replace(path=jnp.array([[1.0, 0.5]])))
 
 
 def test_a_trajectory_keeps_a_state_a_step():
@@ -249,6 +256,9 @@ def test_restart_refuses_steps_outside_the_grid():
         ValueError, match="0 <= first < last <= 4, .*; got first=3, last=5, repeats=1"
     ):
         restart.table(FLOW, jnp.array(TIMES), 3, 5)
+    for first, last, repeats in ((2, 2, 1), (-1, 2, 1), (1, 2, -1)):
+        with pytest.raises(ValueError, match=f"got first={first}, last={last}, repeats={repeats}"):
+            restart.table(FLOW, jnp.array(TIMES), first, last, repeats)
 
 
 def test_samples_are_floats(unchecked_annotations):

@@ -199,14 +199,18 @@ def test_at_least_one_is_kept(tmp_path, keep):
         Checkpoints(tmp_path, keep=keep)
 
 
-def test_a_save_that_fails_before_there_is_a_folder_says_why(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("folder", "last"), [("absent", "none"), ("checkpoints", "that of step 20")]
+)
+def test_a_save_that_fails_says_why_and_what_is_left(directory, monkeypatch, folder, last):
     def fail(path, state):
         raise PermissionError("read-only")
 
-    words = r"(?s)could not be written, with .* MB free: read-only\n.* checkpoint is none"
-    with Checkpoints(tmp_path / "absent") as checkpoints, pytest.raises(OSError, match=words):
+    words = rf"(?s)could not be written, with .* MB free: read-only\n.* checkpoint is {last}"
+    with Checkpoints(directory.parent / folder) as checkpoints:
         monkeypatch.setattr(checkpoints._writer, "save", fail)
-        checkpoints.save(10, STATE)
+        with pytest.raises(OSError, match=words):
+            checkpoints.save(30, STATE)
 
 
 def test_only_whole_checkpoints_count_for_retention(directory):
@@ -241,13 +245,15 @@ def test_what_is_not_the_loops_own_is_left_alone(directory):
     (directory / "00000030").write_text("a file in the place of the next checkpoint")
     shutil.copytree(directory / "00000010", directory / "00000010_best")
     (directory / "mine.unsealed").mkdir()
+    (directory / "00000001").mkdir()
     (directory / "00000007").symlink_to(directory / "00000010_best")
     with Checkpoints(directory, keep=1) as checkpoints:
-        assert checkpoints.steps() == [7, 10, 20]
+        assert checkpoints.steps() == [1, 7, 10, 20]
         checkpoints.save(30, STATE)
     assert damage(directory / "00000030") is None and damage(directory / "00000010_best") is None
     assert sorted(p.name for p in directory.iterdir()) == [
-        *(".DS_Store", "00000010_best", "00000030", "00000030.aside", "mine.unsealed", "notes.txt")
+        *(".DS_Store", "00000001", "00000010_best", "00000030", "00000030.aside"),
+        *("mine.unsealed", "notes.txt"),
     ]
 
 
@@ -368,6 +374,8 @@ def test_what_another_process_could_not_hash_the_first_one_hashes(checkpoint, mo
     hashed = hashed_files(monkeypatch)
     module._write_manifest(checkpoint, 3)
     assert done and len(hashed) == 13 - len(done) and damage(checkpoint) is None
+    (checkpoint / "beyond").touch()
+    assert damage(checkpoint) == "its file beyond is not of it"
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -27,6 +27,16 @@ def test_damaged_lines_are_named_and_left_out(tmp_path):
     assert read_metrics(path) == good[:2]
 
 
+def test_the_time_of_a_run_never_goes_back(tmp_path):
+    """A checkpoint is written before the measures of its step, whose records say more."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 5, "seconds": 30.0}\n')
+    log = MetricsLog(path, step=5)
+    log.go_on(20.0)
+    assert 30 <= log.seconds < 40
+    log.close()
+
+
 def test_a_metric_is_a_scalar(unchecked_annotations):
     with pytest.raises(ValueError, match=r"metric 'loss' has shape \(8,\): give its mean"):
         Metrics.pack({"accuracy": jnp.ones(()), "loss": jnp.ones(8)})

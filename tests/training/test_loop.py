@@ -338,10 +338,18 @@ def test_a_stop_by_earlier_code_left_the_places_of_plugins(tmp_path):
     calls = []
     cutting = Plugin(10, send(signal.SIGTERM), name="a")
     assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path, plugins=[cutting]))
-    (tmp_path / "pending.json").write_text('{"step": 10, "plugins": [1]}')
-    named = lambda name: Plugin(10, lambda state, step: calls.append((name, step)), name=name)
-    fit(tmp_path, plugins=[named("a"), named("b")])
-    assert calls == [("b", 10), ("a", 20), ("b", 20)]
+    (tmp_path / "pending.json").write_text('{"step": 10, "plugins": [1, 2]}')
+    named = lambda name, every=10: Plugin(
+        every, lambda state, step: calls.append((name, step)), name=name
+    )
+    plugins = [named("a"), named("b"), named("no longer due", 20)]
+    fit(tmp_path, plugins=plugins)
+    assert calls == [("b", 10), ("a", 20), ("b", 20), ("no longer due", 20)]
+    calls.clear()
+    # As a kill leaves it, after which a run goes on from an earlier step.
+    (tmp_path / "pending.json").write_text('{"step": 30, "plugins": ["a"]}')
+    fit(tmp_path, plugins=plugins)
+    assert calls == []
 
 
 def test_a_plugin_that_a_stop_prevented_is_known_by_its_name(tmp_path):
@@ -378,6 +386,15 @@ def test_plugins_begin_with_the_state_that_the_run_goes_on_from(tmp_path):
     for num_steps in (10, 15):
         fit(tmp_path, num_steps=num_steps, plugins=[plugin])
     assert begun == [(0, 0), (10, 10)]
+
+
+def test_given_weights_are_for_the_start_alone(tmp_path):
+    """From 100 each step goes a tenth of the way to 3. A run that goes on keeps what it learned."""
+    initialize = lambda state: state._replace(slope=0 * state.slope + 100)
+    first = fit(tmp_path, num_steps=5, initialize=initialize)
+    np.testing.assert_allclose(first.slope, 3 + 97 * 0.9**5, rtol=0.2)  # batches of eight scatter
+    again = fit(tmp_path, num_steps=5, initialize=initialize)
+    np.testing.assert_array_equal(again.slope, first.slope)
 
 
 def test_finished_runs_do_not_train_on(tmp_path):
@@ -505,8 +522,8 @@ def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypa
         np.testing.assert_allclose(row["operations_per_second"], 2 * 8 * 4 * 5 * 4 / seconds)
 
 
-def test_compiling_and_beginning_count_in_no_rate(tmp_path, monkeypatch):
-    """Tracing takes 7 s, a plugin's beginning 3 s and the reading of a step 1 s."""
+def test_compiling_and_plugins_count_in_no_rate(tmp_path, monkeypatch):
+    """Tracing takes 7 s, a plugin 11 s after 3 s at the beginning, the reading of a step 1 s."""
     seconds = [0.0]
 
     def pass_time(duration):
@@ -522,7 +539,7 @@ def test_compiling_and_beginning_count_in_no_rate(tmp_path, monkeypatch):
         SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic),
     )
     monkeypatch.setattr(ProgressBar, "update", lambda *arguments: pass_time(1))
-    plugin = Plugin(20, lambda state, step: None, lambda state, step: pass_time(3))
+    plugin = Plugin(6, lambda state, step: pass_time(11), lambda state, step: pass_time(3))
     for num_steps in (8, 12):
         fit(tmp_path, Slow(), num_steps=num_steps, plugins=[plugin])
     assert [

@@ -21,6 +21,9 @@ class Clock(MetricsLog):
     def __init__(self):
         pass
 
+    def go_on(self, seconds):
+        pass
+
     def write(self, step, metrics):
         pass
 
@@ -71,3 +74,21 @@ def test_the_share_of_the_peak_is_that_of_all_devices(monkeypatch, unchecked_ann
         meter.add(step, Metrics(np.ones((1, 2), np.float32), ("loss",)))
     meter.read()
     assert rows[0]["operations_per_second"] == 60 and rows[0]["peak_share"] == 0.15
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [(["loss"], {"loss": 6.5}), (["error"], {"loss": 7.0})],
+    ids=["a shorter window", "other metrics"],
+)
+def test_a_window_goes_on_with_those_of_its_steps_that_still_count(names, kept):
+    """A run stops after step 5 of a window of 10. It goes on with windows of 4."""
+    log, rows = Clock(), []
+    log.write = lambda step, row: rows.append(row)
+    meter = Meter(log, None, 4, 100, make_mesh({"data": -1}, jax.device_count()), 0)
+    meter.go_on(5, names, [[[float(step), 1.0]] for step in range(1, 6)])
+    for step in (6, 7, 8):
+        log.seconds += 1
+        meter.add(step, Metrics(np.array([[step, 1]], np.float32), ("loss",)))
+    meter.read()
+    assert {name: rows[0][name] for name in ("loss", "error") if name in rows[0]} == kept

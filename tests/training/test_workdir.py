@@ -38,13 +38,16 @@ def test_a_run_is_known_by_its_checkpoints_too(workdir, content):
     (workdir / "config.json").unlink() if content is None else (workdir / "config.json").write_text(
         content
     )
+    older = workdir / "checkpoints/00000000"
+    older.mkdir()
+    (older / "run.json").write_text('{"record": {"config": {"seed": 99}}}')
     with pytest.warns(
         UserWarning, match="config.json is absent or damaged; its copy in checkpoint 1"
     ):
         assert read_record(workdir).config.optimizer.learning_rate == 0.1
     with (
         pytest.warns(UserWarning, match="its copy in checkpoint 1"),
-        pytest.raises(ValueError, match="seed: 3 there, 4 now"),
+        pytest.raises(ValueError, match="seed: 3 there, 4 now\nChoose another --workdir, or set"),
     ):
         record_config(workdir, CONFIG | {"seed": 4}, ())
     with pytest.warns(UserWarning, match="its copy in checkpoint 1"):
@@ -96,6 +99,18 @@ def test_a_start_without_a_checkpoint_may_be_deleted(tmp_path):
     message = "b2: 0.9 there, not set now\nIt has no checkpoint, so you lose nothing if you delete"
     with pytest.raises(ValueError, match=message):
         record_config(tmp_path, {"optimizer": {}}, ())
+
+
+def test_some_fields_may_differ_and_others_have_advice(tmp_path):
+    config = {"seed": 3, "sampling": {"num_steps": 10}, "sampler": "ddim"}
+    record_config(tmp_path, config, ())
+    new = config | {"sampling": {"num_steps": 20}}
+    record = record_config(tmp_path, new, ("sampling.",))
+    assert read_record(tmp_path).config == record["config"] == new
+    advice = {"seed": "Keep the seed.", "sampler": "Keep the sampler."}
+    with pytest.raises(ValueError, match="sampler: 'ddim' there, 'heun' now") as refusal:
+        record_config(tmp_path, new | {"sampler": "heun"}, ("sampling.",), advice)
+    assert str(refusal.value).endswith(" Keep the sampler.") and "seed" not in str(refusal.value)
 
 
 def test_the_precision_of_products_is_on_record():

@@ -14,8 +14,8 @@ from experiments.inputs import autoencoders
 from experiments.inputs.conditions import Prompts, Unconditional
 from experiments.inputs.datasets import training_batches
 from experiments.launch import encoding
-from experiments.launch.encoding import EncodedData, origin_of, write
-from genjax.data import InMemory, sound_to_float
+from experiments.launch.encoding import EncodedData, Examples, origin_of, write
+from genjax.data import Dataset, InMemory, sound_to_float
 from genjax.data.sets import latents
 from genjax.data.sets.latents import (
     ORIGIN,
@@ -32,6 +32,15 @@ from genjax.pretrained.variables import parameters_digest
 from genjax.training.progress import ProgressBar
 from tests.experiments import small_sounding, small_video
 from tests.experiments.small_digits import small_config
+
+
+def test_mirror_images_come_after_the_images_with_their_labels():
+    images = np.arange(2 * 2 * 3).reshape(2, 2, 3, 1).astype(np.uint8)
+    source = InMemory({"image": images, "label": np.array([4, 7], np.int32)})
+    examples = Examples(Dataset("two", "train", source), True, "image")
+    pixels, labels = zip(*(examples[row] for row in range(len(examples))), strict=True)
+    assert list(labels) == [4, 7, 4, 7]
+    np.testing.assert_array_equal(pixels, [*images, *(np.fliplr(image) for image in images)])
 
 
 def test_nested_fields_of_data_are_part_of_the_origin(tmp_path):

@@ -13,8 +13,8 @@ from experiments.tasks.masked_autoregression import MaskedAutoregression
 DIGITS = dict(name="digits", image_shape=(8, 8, 1))
 
 
-def measured_by_few_steps(config, **task):
-    config.evaluation.measures = dict(few=dict(name="FewSteps"))
+def measured_by_few_steps(config, *, own=(), **task):
+    config.evaluation.measures = dict(few=dict(own, name="FewSteps"))
     task = SimpleNamespace(space=None, condition=Classes(10), **task)
     return Experiment.from_config(config, task).measures
 
@@ -24,6 +24,18 @@ def test_numbers_of_steps_are_measured_where_samples_depend_on_them():
         base.discrete_diffusion("steps", **DIGITS), built_with=DiscreteDiffusion.built_with
     )
     assert measure.name == "few"
+
+
+def test_a_measure_may_have_a_schedule_and_samples_of_its_own():
+    config, task = base.discrete_diffusion("steps", **DIGITS), DiscreteDiffusion
+    config.evaluation.update(every=50, num_samples=40, labels="none")
+    for own, expected in (
+        (dict(every=3, num_samples=7, labels="training"), (3, 7, "training")),
+        (dict(), (50, 40, "none")),
+    ):
+        (measure,) = measured_by_few_steps(config, own=own, built_with=task.built_with)
+        context = measure.evaluator.context
+        assert (measure.every, context.num_samples, context.labels) == expected
 
 
 def test_samples_that_do_not_depend_on_the_number_of_steps_are_refused():

@@ -86,6 +86,20 @@ def test_pictures_of_one_name_count_once():
         check_held_out(SimpleNamespace(data=data, measures=measures))
 
 
+@pytest.mark.parametrize(("num_samples", "few"), [(199, True), (200, False)])
+def test_as_many_examples_are_compared_as_there_are_samples(num_samples, few, capsys):
+    source = InMemory({"image": np.zeros((300, 1, 1, 1), np.uint8)})
+    data = SimpleNamespace(name="dots", held_out_split="test")
+    data.held_out = lambda: Dataset("dots", "test", source)
+    context = SimpleNamespace(num_samples=num_samples)
+    measure = Measure("samples", 0, SimpleNamespace(least_held_out=2, context=context))
+    assert check_held_out(SimpleNamespace(data=data, measures=[measure])) == few
+    assert ("only 199 examples" in capsys.readouterr().err) == few
+    context.num_samples = 1
+    with pytest.raises(ValueError, match="num_samples is 1, and config.*samples needs 2"):
+        check_held_out(SimpleNamespace(data=data, measures=[measure]))
+
+
 def test_the_interval_of_few_examples_holds_95_percent_of_shares():
     """Simulated: a share of 1/2 among 50 examples, whose binomial law has no other spread."""
     half = int(describe_few("x", 50).partition("±")[2].partition(" ")[0]) / 100

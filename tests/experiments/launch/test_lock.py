@@ -94,12 +94,22 @@ def test_a_holder_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path, m
 def test_a_holder_says_that_it_lives_and_ends_when_another_one_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.001)
     beat, ended = threading.Event(), threading.Event()
-    monkeypatch.setattr(lock.os, "utime", lambda path: beat.set())
+
+    def utime(path):
+        beat.set()
+        raise OSError("the file server is away")
+
+    monkeypatch.setattr(lock.os, "utime", utime)
     monkeypatch.setattr(lock, "_end_program", ended.set)
     with FolderLock(tmp_path):
         assert beat.wait(60) and not ended.is_set()
+        (tmp_path / "lock.json").unlink()  # as it seems while the file server is away
+        for _ in range(2):
+            beat.clear()
+            assert beat.wait(60) and not ended.is_set()
         (tmp_path / "lock.json").write_text(json.dumps({"process": 1}))
         assert ended.wait(60)
+    assert json.loads((tmp_path / "lock.json").read_text()) == {"process": 1}
 
 
 def test_a_copy_of_a_folder_in_use_is_free(tmp_path):
@@ -155,6 +165,29 @@ def test_where_no_machine_tells_its_number_a_process_that_is_gone_holds_nothing(
     sleeps.append(waits.append)
     with FolderLock(tmp_path):
         assert waits == []
+    elsewhere = record | {"process": process.pid, "host": "another"}
+    (tmp_path / "lock.json").write_text(json.dumps(elsewhere))
+    with FolderLock(tmp_path):
+        assert waits[-1] > lock.SILENCE_SECONDS - 1
+
+
+def test_a_process_that_has_ended_is_dead_before_its_parent_asks():
+    """Nobody asks in a container whose first process is no init."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert lock._started(process.pid) is None
+    assert lock._started(os.getpid())
+
+
+def test_a_faster_program_keeps_the_lock(tmp_path, monkeypatch):
+    """It takes over from a dead process between our look at the lock and our claim."""
+    path = tmp_path / "lock.json"
+    path.write_text('{"process": 1}')
+    faster = lambda holder, path: path.write_text('{"process": 2}') and False
+    monkeypatch.setattr(lock, "_is_alive", faster)
+    assert not FolderLock(tmp_path)._take_over()
+    assert [each.name for each in tmp_path.iterdir()] == ["lock.json"]
+    assert json.loads(path.read_text()) == {"process": 2}
 
 
 def test_of_many_at_once_one_holds(tmp_path):

@@ -21,6 +21,31 @@ def test_an_autoencoder_shows_each_held_out_image_once(tmp_path):
         assert image.size == (10 * 66, 66)
 
 
+def test_measures_of_a_step_share_its_model_and_tell_an_alarm_once(tmp_path, capsys, monkeypatch):
+    """The model is of the state's averaged weights, and the next step has another one."""
+    how, seen = dict(weights="params", seed=0), []
+    model = lambda experiment, state: SimpleNamespace(state=state, how=how, average=None)
+    monkeypatch.setattr(Experiment, "model", model)
+    monkeypatch.setattr(Recorder, "weighted", lambda recorder, state: -state)
+    monkeypatch.setattr("experiments.launch.recorder.alarms", lambda *_: ["all alike"])
+    look = lambda model: seen.append(model) or {"fid": 1.0, "num_samples": 8}
+    measures = tuple(Measure(name, 5, look) for name in ("one", "other"))
+    experiment = replace(Experiment.from_config(small_config()), measures=measures)
+    recorder = Recorder(experiment, tmp_path)
+    for step in (5, 10):
+        for measure in measures:
+            assert recorder.measure(measure, step, step) == {"fid": 1.0}
+    assert [each.state for each in seen] == [-5, -5, -10, -10]
+    assert seen[0] is seen[1] and seen[2] is seen[3]
+    assert capsys.readouterr().out.count("all alike") == 2
+    # A run that goes on measures again, and a finished one does not.
+    assert recorder.findings.find(10, "other")["fid"] == 1.0
+    recorder.begin(None, experiment.config.num_steps)
+    assert recorder.findings.find(10, "other")
+    recorder.begin(None, 10)
+    assert recorder.findings.find(10, "other") is None
+
+
 def test_a_best_checkpoint_by_what_no_measure_gives_is_told_of_at_once(tmp_path, capsys):
     """All measures that are made while training must have been made, or they might give it."""
     gives = lambda **figures: lambda model: figures

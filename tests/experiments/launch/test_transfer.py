@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from experiments.launch import fine_tuning
-from experiments.launch.fine_tuning import initializer, open_source, transfer
+from experiments.launch.fine_tuning import (
+    check_examples,
+    initializer,
+    open_source,
+    resumed_source,
+    transfer,
+)
+from genjax.training import record_config
 
 
 def test_an_empty_folder_is_no_source(tmp_path):
@@ -49,7 +56,11 @@ def test_a_new_head_or_text_encoder_starts_at_random():
 def test_one_network_of_several_is_enough():
     own = {"generator": network(3, 0.0), "discriminator": network(40, 0.0)}
     given = {"generator": network(3, 1.0), "discriminator": network(50, 1.0)}
-    assert transfer(own, given).taken == 1
+    given["generator"] = jax.tree.map(np.float16, given["generator"])
+    found = transfer(own, given)
+    assert found.taken == 1
+    # Weights that are published in half precision are trained in float32.
+    assert found.networks["generator"]["params"]["dense"]["kernel"].dtype == np.float32
 
 
 def test_a_network_of_another_name_goes_to_the_one_that_it_fits():
@@ -73,3 +84,20 @@ def test_a_network_may_name_the_parameters_of_another_architecture(monkeypatch, 
     state = initializer(task, "runs/source")(jax.tree.map(jnp.asarray, own))
     np.testing.assert_array_equal(state["network"]["params"]["stream"]["dense"]["kernel"], 2.0)
     assert "1 arrays of runs/source; 1 do not fit" in capsys.readouterr().out
+
+
+def test_a_run_does_not_go_on_with_more_or_fewer_examples(tmp_path):
+    record_config(tmp_path, {"seed": 0}, (), num_examples=1200)
+    check_examples(tmp_path, 1200)
+    for count in (1199, 1201):
+        with pytest.raises(ValueError, match=f"was trained on 1,200 examples, .* has {count:,} by"):
+            check_examples(tmp_path, count)
+
+
+def test_a_source_is_the_same_by_any_path_to_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record_config(tmp_path, {"seed": 0}, (), init_from="runs/first")
+    for source in (None, "runs/first", f"{tmp_path}/runs/../runs/first/"):
+        assert resumed_source(tmp_path, source) == "runs/first"
+    with pytest.raises(ValueError, match="runs/other would change nothing: .* from runs/first"):
+        resumed_source(tmp_path, "runs/other")
