@@ -8,6 +8,7 @@ from experiments.configuration import kinds, old_runs
 from genjax.devices.mesh import AXES, BATCH_AXES
 from genjax.folders import located
 from genjax.pipelines import Run
+from genjax.pipelines.runs import check_field
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, read_record
 
@@ -65,7 +66,7 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
     """Set fields of `config.sampling`, and the prompts of the sample sheets.
 
     Raises:
-        ValueError: the config has no such field, or no prompts.
+        ValueError: the config has no such field, or no prompts, or as of `check_field`.
     """
     if prompts and "prompts" not in config.condition:
         instead = ", and choose by --classes" if config.condition.name == "Classes" else ""
@@ -81,6 +82,8 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
             f"{config.experiment} is not sampled by {', '.join(unknown)}; samples depend on "
             f"{', '.join(config.sampling)}"
         )
+    for name, value in changes.items():
+        check_field(name, value, config.sampling.get(name))
     config.sampling.update(changes)
     if prompts:
         config.condition.prompts = prompts
