@@ -17,9 +17,20 @@ def build(config: Any) -> GenerativeTask:
     """Return the task that `config.task` names.
 
     Raises:
-        ValueError: there is no such task; or as of the task's own `from_config`.
+        ValueError: there is no such task, or the config lacks a field that the task reads; or as of
+            the task's own `from_config`.
     """
-    return kinds.TASK.find(config.task, "task").from_config(config)
+    task = kinds.TASK.find(config.task, "task")
+    try:
+        return task.from_config(config)
+    except AttributeError as error:
+        if not (error.args and isinstance(error.args[0], KeyError)):  # a ConfigDict's
+            raise
+        field = error.args[0].args[0].splitlines()[0]  # the next line names a similar field
+        raise ValueError(
+            f"config.task is {config.task!r}, which reads a field {field} that this config lacks: "
+            "start from a config of that task; head -n 1 configs/*.py lists them"
+        ) from error
 
 
 def read_config(workdir: str | Path) -> Config:
