@@ -379,6 +379,8 @@ def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[
     with contextlib.ExitStack() as stack:
         with user_errors():
             check_numbers(config)
+            if init_from == "":
+                raise ValueError("--init_from is empty: give a folder, or leave the flag out")
             workdir = stack.enter_context(new_workdir(workdir))
             stack.enter_context(hold(workdir))
             prepared = prepare(config, workdir, init_from)

@@ -92,7 +92,7 @@ def bind_to(
         if isinstance(value, list | tuple):  # JSON has no tuples
             return tuple(argument(name, each) for each in value)
         if isinstance(value, str) and name in takes:
-            _refuse_text(value, takes[name], f"{field}.{name}")
+            refuse_text(value, takes[name], f"{field}.{name}")
         return value
 
     for name, value in fields.items():
@@ -124,7 +124,7 @@ def _members(annotation: Any) -> tuple:
     return typing.get_args(annotation) if is_union else (annotation,)
 
 
-def _refuse_text(value: str, parameter: inspect.Parameter, field: str) -> None:
+def refuse_text(value: str, parameter: inspect.Parameter, field: str) -> None:
     """Raise ValueError if a parameter is a number or a truth value by its annotation.
 
     Without an annotation its default decides. The text "false" would count as true.

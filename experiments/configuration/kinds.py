@@ -656,6 +656,7 @@ KINDS_BY_FIELD = {
     "model.generator": (GENERATOR,),
     "model.encoder": (ENCODER,),
     "model.discriminator": (DISCRIMINATOR, JOINT_DISCRIMINATOR),
+    "space": (SPACE,),
     "condition": (CONDITION,),
     "prefix": (PREFIX,),
     "process": (PROCESS, DISCRETE_PROCESS),
@@ -672,12 +673,14 @@ KINDS_BY_FIELD = {
 
 
 def parts_for_field(name: str, field: str) -> list[Any]:
-    """Return the parts that a name may mean in a field of `KINDS_BY_FIELD`, at most one of a kind.
+    """Return what makes the parts that a name may mean in a field of `KINDS_BY_FIELD`.
 
-    A wrong name gives none. It is refused where the part is made, by the kind that the task wants.
+    There is at most one of a kind. A wrong name gives none. It is refused where the part is made,
+    by the kind that the task wants.
     """
     found = []
     for kind in KINDS_BY_FIELD[field]:
         with contextlib.suppress(ValueError):
-            found.append(parts.find(name, kind.places, field))
+            part = parts.find(name, kind.places, field)
+            found.append(getattr(part, kind.maker) if kind.maker else part)
     return found

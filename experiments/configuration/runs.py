@@ -8,6 +8,7 @@ from experiments.configuration import kinds, old_runs
 from genjax.devices.mesh import AXES, BATCH_AXES
 from genjax.folders import located
 from genjax.pipelines import Run
+from genjax.pipelines.runs import check_field
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, read_record
 
@@ -16,9 +17,20 @@ def build(config: Any) -> GenerativeTask:
     """Return the task that `config.task` names.
 
     Raises:
-        ValueError: there is no such task; or as of the task's own `from_config`.
+        ValueError: there is no such task, or the config lacks a field that the task reads; or as of
+            the task's own `from_config`.
     """
-    return kinds.TASK.find(config.task, "task").from_config(config)
+    task = kinds.TASK.find(config.task, "task")
+    try:
+        return task.from_config(config)
+    except AttributeError as error:
+        if not (error.args and isinstance(error.args[0], KeyError)):  # a ConfigDict's
+            raise
+        field = error.args[0].args[0].splitlines()[0]  # the next line names a similar field
+        raise ValueError(
+            f"config.task is {config.task!r}, which reads a field {field} that this config lacks: "
+            "start from a config of that task; head -n 1 configs/*.py lists them"
+        ) from error
 
 
 def read_config(workdir: str | Path) -> Config:
@@ -65,7 +77,7 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
     """Set fields of `config.sampling`, and the prompts of the sample sheets.
 
     Raises:
-        ValueError: the config has no such field, or no prompts.
+        ValueError: the config has no such field, or no prompts, or as of `check_field`.
     """
     if prompts and "prompts" not in config.condition:
         instead = ", and choose by --classes" if config.condition.name == "Classes" else ""
@@ -81,6 +93,8 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
             f"{config.experiment} is not sampled by {', '.join(unknown)}; samples depend on "
             f"{', '.join(config.sampling)}"
         )
+    for name, value in changes.items():
+        check_field(name, value, config.sampling.get(name))
     config.sampling.update(changes)
     if prompts:
         config.condition.prompts = prompts

@@ -32,7 +32,7 @@ def check_prompted_sounds(name: str, context: Context) -> None:
     if not hasattr(context.condition, "prompts"):
         raise ValueError(
             f"config.evaluation.measures has {name}, which needs a network of prompts: set "
-            "config.condition.name=Prompts"
+            "config.condition.name=Prompts, or leave the measure out"
         )
 
 

@@ -35,8 +35,10 @@ def check_held_out(experiment: Experiment) -> bool:
         count_held_out = getattr(measure.evaluator, "count_held_out", lambda data: len(data.source))
         there = count_held_out(dataset)
         if there < least:
+            total = len(dataset.source)
+            what = "examples" if there == total else f"first captions on its {total} examples"
             raise ValueError(
-                f"{title} has {there} different examples, and config.evaluation.measures."
+                f"{title} has {there} different {what}, and config.evaluation.measures."
                 f"{measure.name} needs {least}: add examples, set another "
                 "--config.data.held_out_split, or remove the measure from the config"
             )

@@ -37,12 +37,20 @@ class Adapters:
     dtype: str | None = None
     remat_policy: str | None = None
 
+    def __post_init__(self):
+        try:
+            re.compile(self.select)
+        except re.error as error:
+            raise ValueError(
+                f"config.adapters.select is {self.select!r}, no regular expression: {error}"
+            ) from error
+
     @classmethod
     def from_config(cls, fields: Mapping[str, Any]) -> "Adapters | None":
         """Return the adapters of `config.adapters`, None if it is empty.
 
         Raises:
-            ValueError: it has other fields, or no source.
+            ValueError: it has other fields, no source, or a wrong regular expression.
         """
         if not fields:
             return None

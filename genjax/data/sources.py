@@ -64,7 +64,8 @@ def load_dataset(
         ImportError: tensorflow-datasets is not installed; or TensorFlow is not installed, which
             some sets need to unpack archives, and sets of videos even to be read.
         ValueError: the dataset (the error names the nearest), configuration, version, split or
-            option is unknown; or the function of a dotted path returned no `Dataset`.
+            option is unknown; an option that is a number is a text; or the function of a dotted
+            path returned no `Dataset`.
         ConnectionError: the set is not prepared, and none of its download hosts answers.
         FileNotFoundError: the set is not prepared, and its files must be downloaded by hand first.
         NotImplementedError: the set was prepared in a format without random access (TFRecord).
@@ -77,6 +78,9 @@ def load_dataset(
         sized = {"size": int(size)} if size else {}
         takes = inspect.signature(loader).parameters
         _check_options(name, sized | options, takes)
+        for option, value in options.items():
+            if isinstance(value, str):
+                parts.refuse_text(value, takes[option], f"option {option!r} of dataset {name!r}")
         given = {"data_dir": data_dir, "preload_bytes": preload_bytes}
         usual = {option: value for option, value in given.items() if option in takes}
         dataset = loader(split, **usual | sized | options)

@@ -134,8 +134,11 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
 
     Raises:
         OSError: it, or the folder of checkpoints in it, cannot be made or written to.
-        ValueError: it is an address of a bucket, or begins with a "~" that the shell left there.
+        ValueError: it is empty, as an unset variable of a shell is; it is an address of a bucket,
+            or begins with a "~" that the shell left there.
     """
+    if not str(workdir):
+        raise ValueError("--workdir is empty: give a folder; . is the current one")
     if str(workdir).startswith("~"):
         raise ValueError(
             f"--workdir={workdir} would be a folder named ~, since shells replace no ~ after '=': "

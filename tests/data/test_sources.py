@@ -216,6 +216,15 @@ def test_a_side_is_not_ignored(name, message, tmp_path):
         load_dataset(name, data_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("clips", "num_frames"), ("clips", "frames_per_second"), ("sound_folder", "seconds")],
+)
+def test_a_word_in_place_of_a_number_is_named(name, option, tmp_path):
+    with pytest.raises(ValueError, match=f"'{option}' of .*'{name}' is 'many'; it must be a num"):
+        load_dataset(name, data_dir=tmp_path, **{option: "many"})
+
+
 def test_absent_without_network_says_what_to_do(tmp_path, no_network):
     start = time.monotonic()
     with pytest.raises(ConnectionError) as error:

@@ -326,6 +326,18 @@ WRONG = {
         ["--init_from=runs/nowhere"],
         f"--init_from names {ROOT / 'runs/nowhere'}, and there is no such folder",
     ),
+    "an unset variable as the weights to start from": (
+        ["--init_from="],
+        "--init_from is empty: give a folder, or leave the flag out",
+    ),
+    "kernels to adapt": (
+        ["--config.adapters.source=runs/nowhere", "--config.adapters.select=(query"],
+        "config.adapters.select is '(query', no regular expression: missing )",
+    ),
+    "task of another family": (
+        ["--config.task=GAN"],
+        "config.task is 'GAN', which reads a field 'generator' that this config lacks: start from",
+    ),
 }
 
 

@@ -74,6 +74,14 @@ def test_a_failed_start_leaves_no_empty_folder_and_nothing_else_is_removed(tmp_p
     assert (tmp_path / "deep/run/config.json").exists()
 
 
+def test_an_unset_variable_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--workdir is empty: give a folder"), new_workdir(""):
+        pass
+    with new_workdir(".") as workdir:
+        assert workdir.samefile(tmp_path)
+
+
 def test_the_commit_is_that_of_the_file_itself(tmp_path, monkeypatch):
     """An installed genjax may lie within the checkout of something else, or there is no git."""
     file = tmp_path / "environment" / "module.py"

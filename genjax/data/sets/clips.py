@@ -173,7 +173,7 @@ def decode(
     if len(clip) < (least := num_frames or 1):
         raise ValueError(
             f"ends after {end:.2f} s, and frame {least} is due until "
-            f"{least / frames_per_second:.2f} s"
+            f"{least / frames_per_second:.2f} s ({num_frames=}, {frames_per_second=})"
         )
     return np.stack(clip)
 

@@ -179,7 +179,9 @@ def test_unusable_files_are_named(tmp_path, caplog):
     dataset = load_clips("train+test", tmp_path, **FORM)
     assert len(dataset.source) == 1
     assert set(dataset.skipped) == {"short.mkv", "empty.mp4", "text.webm", "cut.mkv", "sound.mp4"}
-    assert dataset.skipped["short.mkv"] == "ends after 0.44 s, and frame 4 is due until 1.00 s"
+    options = "num_frames=4, frames_per_second=4.0"  # what to change
+    reason = f"ends after 0.44 s, and frame 4 is due until 1.00 s ({options})"
+    assert dataset.skipped["short.mkv"] == reason
     assert dataset.skipped["sound.mp4"] == "holds no video"
     assert "Invalid data" in dataset.skipped["empty.mp4"]
     assert "skipped 5 of 6 files" in caplog.text

@@ -80,6 +80,14 @@ def test_methods_and_samplers_of_students_are_named_by_flags(config_of):
         assert parts_for_field(name, "sampling.sampler") == [getattr(module, name)]
 
 
+def test_pixels_in_place_of_latents_have_no_autoencoder(config_of):
+    config = config_of("emoji_text.py", "--config.space.name=Pixels")
+    assert config.space.to_dict() == dict(name="Pixels")
+    flags = "--config.space.name=Latents", "--config.space.run=runs/mine"
+    space = config_of("emoji_text.py:cross_attention,pixels", *flags).space
+    assert space.to_dict() == dict(name="Latents", run="runs/mine")
+
+
 def test_flags_of_another_reflow_are_fields(config_of):
     """Those that the header of the config names."""
     (paragraph,) = re.findall(r"^To repeat reflow.*?\n\n", digits_distillation.__doc__, re.M | re.S)

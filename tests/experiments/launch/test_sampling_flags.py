@@ -1,12 +1,13 @@
 """The flags that change how a run is sampled."""
 
 import json
+import math
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from configs import digits_masked_diffusion, moving_digits_video
+from configs import digits_flow, digits_masked_diffusion, moving_digits_video
 from experiments.configuration import kinds
 from experiments.configuration.runs import build, change_sampling
 from experiments.launch import sampling_flags
@@ -76,3 +77,18 @@ def test_videos_are_sampled_with_an_interval_of_guidance(choice):
     flags.FLAGS.guidance_interval = ["0.2", "0.8"]
     change_sampling(config, **sampling_flags.sampling_changes())
     assert interval_of(config.sampling) == (0.2, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("seed", -1, "seed=-1 must be a whole number from 0 to 4294967295"),
+        ("seed", 2**32, "seed=4294967296 must be a whole number"),  # JAX takes it for seed 0
+        ("guidance_scale", math.nan, "guidance_scale=nan must be a finite number"),
+        ("guidance_weight", math.inf, "guidance_scale=inf must be a finite number"),
+    ],
+)
+def test_numbers_that_would_give_other_samples_or_black_ones_are_refused(name, value, words):
+    setattr(flags.FLAGS, name, value)
+    with pytest.raises(ValueError, match=words):
+        change_sampling(as_recorded(digits_flow.get_config()), **sampling_flags.sampling_changes())
