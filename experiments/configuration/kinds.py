@@ -51,7 +51,13 @@ class Kind:
             )
         called_with = tuple(given if self.made else _parameters(self.contract))
         function = parts.find(fields["name"], self.places, f"config.{field}.name", self.offers)
-        function = getattr(function, self.maker) if self.maker else function
+        if self.maker:
+            if not hasattr(function, self.maker):
+                raise ValueError(
+                    f"config.{field}.name is {fields['name']!r}, which has no {self.maker}: name "
+                    f"one of {', '.join(self.offers)}, or a part of your own that has it"
+                )
+            function = getattr(function, self.maker)
         bound = parts.bind_to(function, fields, self.places, f"config.{field}", called_with)
         if self.made:
             takes = inspect.signature(bound.func).parameters
@@ -673,7 +679,7 @@ KINDS_BY_FIELD = {
 
 
 def parts_for_field(name: str, field: str) -> list[Any]:
-    """Return what makes the parts that a name may mean in a field of `KINDS_BY_FIELD`.
+    """Return the functions that make the parts that a name may mean in a field of `KINDS_BY_FIELD`.
 
     There is at most one of a kind. A wrong name gives none. It is refused where the part is made,
     by the kind that the task wants.
@@ -682,5 +688,6 @@ def parts_for_field(name: str, field: str) -> list[Any]:
     for kind in KINDS_BY_FIELD[field]:
         with contextlib.suppress(ValueError):
             part = parts.find(name, kind.places, field)
-            found.append(getattr(part, kind.maker) if kind.maker else part)
+            if made_by := getattr(part, kind.maker, None) if kind.maker else part:
+                found.append(made_by)
     return found

@@ -29,7 +29,7 @@ def build(config: Any) -> GenerativeTask:
         field = error.args[0].args[0].splitlines()[0]  # the next line names a similar field
         raise ValueError(
             f"config.task is {config.task!r}, which reads a field {field} that this config lacks: "
-            "start from a config of that task; head -n 1 configs/*.py lists them"
+            "add it, or start from another config (head -n 1 configs/*.py says what each trains)"
         ) from error
 
 

@@ -146,14 +146,15 @@ def write(config: Any) -> Path:
         check_numbers(config)
         source = TeacherPairs(config) if config.get("pairs") else EncodedData(config)
         write_origin(source.folder, source.origin)
-    folder, counts, share = source.folder, source.counts, (jax.process_index(), jax.process_count())
-    parts = {split: parts_of(folder, split, count, *share) for split, count in counts.items()}
-    records = [(path, len(rows)) for each in parts.values() for path, rows in each.items()]
-    done = sum(count for path, count in records if path.exists())
-    with ProgressBar("encoding", done, sum(count for _, count in records), "examples") as progress:
-        for split in parts:
-            for count in write_latents(parts[split], functools.partial(source, split)):
-                done += count
+    folder, counts = source.folder, source.counts
+    process = jax.process_index(), jax.process_count()
+    parts = {split: parts_of(folder, split, count, *process) for split, count in counts.items()}
+    sizes = {path: len(rows) for own in parts.values() for path, rows in own.items()}
+    done = sum(size for path, size in sizes.items() if path.exists())
+    with ProgressBar("encoding", done, sum(sizes.values()), "examples") as progress:
+        for split, own in parts.items():
+            for size in write_latents(own, functools.partial(source, split)):
+                done += size
                 progress.update(done)
     paths = [path for split in counts for path in part_paths(folder, split, counts[split])]
     if missing := sum(not path.exists() for path in paths):

@@ -35,12 +35,12 @@ def check_held_out(experiment: Experiment) -> bool:
         count_held_out = getattr(measure.evaluator, "count_held_out", lambda data: len(data.source))
         there = count_held_out(dataset)
         if there < least:
-            total = len(dataset.source)
-            what = "examples" if there == total else f"first captions on its {total} examples"
+            total, name = len(dataset.source), f"config.evaluation.measures.{measure.name}"
+            of = f" of {total}" if there < total else ""
             raise ValueError(
-                f"{title} has {there} different {what}, and config.evaluation.measures."
-                f"{measure.name} needs {least}: add examples, set another "
-                "--config.data.held_out_split, or remove the measure from the config"
+                f"{title} has {there} different examples{of}, and {name} needs {least}: add "
+                "examples, set another --config.data.held_out_split, or remove the measure from "
+                "the config"
             )
         if count < least:
             raise ValueError(

@@ -21,14 +21,14 @@ def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[st
     windows = [row for row in rows if "steps_per_second" in row]
     seconds = max((row["seconds"] for row in rows), default=0.0)
     # A window's rate is of its steps since the last stop alone. Older runs logged no seconds.
-    each = [
+    step_seconds = [
         row.get("step_seconds", n / row["steps_per_second"])
         for row, n in zip(windows, np.diff([0, *(row["step"] for row in windows)]), strict=True)
     ]
-    in_steps, speed = float(sum(each)), {}
+    in_steps, speed = float(sum(step_seconds)), {}
     if in_steps and seconds:
         rates = [row["steps_per_second"] for row in windows]
-        speed["steps_per_second"] = float(np.dot(rates, each)) / in_steps
+        speed["steps_per_second"] = float(np.dot(rates, step_seconds)) / in_steps
         speed["goodput"] = round(in_steps / seconds, 4)
         if compiling := [row["compile_seconds"] for row in windows if "compile_seconds" in row]:
             speed["compile_seconds"] = round(sum(compiling), 3)

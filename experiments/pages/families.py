@@ -56,7 +56,7 @@ PANELS = {
 class Row(NamedTuple):
     """Runs that differ in their seed alone, and the runs that they stand on.
 
-    All runs do the same work, so costs are those of the first one.
+    Costs are those of the first run, since the others may have shared the machine.
 
     Attributes:
         below: the frozen teacher and the frozen autoencoder, if their records are there.
@@ -258,7 +258,7 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
 
 
 def _timed(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose samples have been timed."""
+    """Return the rows whose first run has timed its samples."""
     return [row for row in rows if MILLISECONDS in row.first.report]
 
 

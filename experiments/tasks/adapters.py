@@ -40,7 +40,7 @@ class Adapters:
     def __post_init__(self):
         try:
             re.compile(self.select)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ValueError(
                 f"config.adapters.select is {self.select!r}, no regular expression: {error}"
             ) from error

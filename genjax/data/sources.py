@@ -64,8 +64,8 @@ def load_dataset(
         ImportError: tensorflow-datasets is not installed; or TensorFlow is not installed, which
             some sets need to unpack archives, and sets of videos even to be read.
         ValueError: the dataset (the error names the nearest), configuration, version, split or
-            option is unknown; an option that is a number is a text; or the function of a dotted
-            path returned no `Dataset`.
+            option is unknown; an option that must be a number or a truth value is a text; or the
+            function of a dotted path returned no `Dataset`.
         ConnectionError: the set is not prepared, and none of its download hosts answers.
         FileNotFoundError: the set is not prepared, and its files must be downloaded by hand first.
         NotImplementedError: the set was prepared in a format without random access (TFRecord).

@@ -399,11 +399,12 @@ def collective_seconds(each: Collective, mesh: Mesh | AbstractMesh, device: Devi
     if each.axes == (SLICES,):
         n, rate = num_slices(mesh), device.network
     else:
+        # The group of the first device stands for all.
         devices = np.arange(mesh.size).reshape(tuple(mesh.shape.values()))
         along = tuple(slice(None) if name in each.axes else 0 for name in mesh.shape)
         group, rate = devices[along], device.link
         n = group.size
-        if device.node and (in_first_node := int(np.sum(group < device.node))) < n:
+        if device.node and (in_first_node := int((group < device.node).sum())) < n:
             rate = min(rate, device.network * in_first_node)
     parts = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
     return each.bytes * parts.get(each.kind, (n - 1) / n) / rate

@@ -132,7 +132,7 @@ def _direction(process, clean, noise, t):
 
 
 def check_prediction(answer: Any) -> None:
-    """Raise ValueError unless a denoiser's answer is a `Prediction`: networks return arrays."""
+    """Raise ValueError unless a denoiser's answer is a `Prediction`. A network's is not."""
     if not isinstance(answer, Prediction):
         raise ValueError(
             f"a denoiser returns a Prediction, and this one a {type(answer).__name__}: make one of "

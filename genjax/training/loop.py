@@ -123,10 +123,7 @@ def _first_state(
     else:
         state = checkpoints.restore(start, abstract_state(task, key, mesh))
     if explosions:
-        recent = checkpoints.facts(start).get("recent", {})
-        # Earlier versions kept values without the names of their metrics.
-        known = recent if isinstance(recent, dict) else {}
-        state = watch(state, explosions, known, mesh)
+        state = watch(state, explosions, checkpoints.facts(start).get("recent", {}), mesh)
     return start, state
 
 

@@ -46,8 +46,9 @@ class Watched:
     """A state, and the watched metrics of the last steps: step s has row s mod `WINDOW`.
 
     Attributes:
-        recent: `[window metrics]` (or what a transformation puts in its place).
-        metrics: their names.
+        recent: floats `[window metrics]`. The type is not declared, since JAX also makes this tree
+            of shardings.
+        metrics: names of the watched metrics.
     """
 
     state: PyTree
@@ -56,14 +57,24 @@ class Watched:
 
 
 def watch(
-    state: PyTree, explosions: Explosions, recent: Mapping[str, Sequence[float]], mesh: Mesh
+    state: PyTree,
+    explosions: Explosions,
+    recent: Mapping[str, Sequence[float]] | Sequence[Sequence[float]],
+    mesh: Mesh,
 ) -> Watched:
-    """Return a state that remembers the watched metrics among the `recent` ones of a checkpoint."""
-    unknown = [np.nan] * WINDOW
-    columns = [recent.get(name, unknown) for name in explosions.metrics]
-    rows = np.array(columns, np.float32).T
+    """Return a state that remembers the watched metrics among the `recent` ones of a checkpoint.
+
+    Args:
+        recent: values by metric. Checkpoints of earlier versions have rows without names, which are
+            those of the metrics if they are as many.
+    """
+    names, unknown = tuple(explosions.metrics), [np.nan] * WINDOW
+    if not isinstance(recent, Mapping):
+        columns = np.transpose(recent)
+        recent = dict(zip(names, columns, strict=True)) if len(columns) == len(names) else {}
+    rows = np.array([recent.get(name, unknown) for name in names], np.float32).T
     remembered = jax.make_array_from_callback(rows.shape, replicated(mesh), rows.__getitem__)
-    return Watched(state, remembered, explosions.metrics)
+    return Watched(state, remembered, names)
 
 
 def unwatched(state: PyTree | Watched) -> PyTree:
@@ -72,7 +83,7 @@ def unwatched(state: PyTree | Watched) -> PyTree:
 
 
 def recent_metrics(state: PyTree | Watched) -> dict[str, list[float]]:
-    """Return what a checkpoint keeps beside a state, for `watch`: by name, the last values."""
+    """Return the last values of each watched metric, which a checkpoint keeps for `watch`."""
     if not isinstance(state, Watched):
         return {}
     return dict(zip(state.metrics, np.asarray(state.recent).T.tolist(), strict=True))

@@ -277,9 +277,11 @@ def test_one_host_that_answers_is_enough(monkeypatch):
         if address[0] == "one.invalid":
             refused.set()
             raise ConnectionRefusedError
-        refused.wait(2)
+        refused.wait(60)
+        time.sleep(0.1)  # until the refusal has arrived
         return SimpleNamespace(close=lambda: None)
 
+    monkeypatch.setattr(sources, "CONNECT_SECONDS", 60)
     monkeypatch.setattr(socket, "create_connection", connect)
     proxies = {"https": "http://proxy.invalid:3128"}
     monkeypatch.setattr(urllib.request, "getproxies", lambda: proxies)

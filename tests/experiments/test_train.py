@@ -336,7 +336,7 @@ WRONG = {
     ),
     "task of another family": (
         ["--config.task=GAN"],
-        "config.task is 'GAN', which reads a field 'generator' that this config lacks: start from",
+        "config.task is 'GAN', which reads a field 'generator' that this config lacks: add it, or",
     ),
 }
 

@@ -114,6 +114,17 @@ def test_a_metric_that_was_not_watched_before_is_not_measured_by_another():
     assert recent_metrics(watched)["loss"] == loss and recent_metrics(watched.state) == {}
 
 
+def test_checkpoints_of_earlier_versions_have_rows_without_names():
+    mesh, state = make_mesh({"data": -1}, 8), State(jnp.int32(5), jnp.float32(2))
+    rows = np.random.default_rng(0).normal(size=(WINDOW, 2)).astype(np.float32)
+    for names in (["loss", "norm"], ["loss"]):
+        watched = watch(state, Explosions(names, 6.0), rows.tolist(), mesh)
+        if len(names) == 2:
+            np.testing.assert_array_equal(watched.recent, rows)
+    assert np.isnan(watched.recent).all() and watched.recent.shape == (WINDOW, 1)
+    hash(jax.tree.structure(watched))  # a jitted step is kept by it
+
+
 def test_too_many_explosions_stop_the_run(tmp_path):
     with pytest.raises(
         NonFiniteError, match="step 80 is not finite or explodes, and 2 were skipped"

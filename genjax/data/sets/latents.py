@@ -52,9 +52,10 @@ def write_latents(
     parts: Mapping[Path, range],
     encode: Callable[[range], tuple[np.ndarray, Int[np.ndarray, " batch"]]],
 ) -> Iterator[int]:
-    """Write the missing ones of `parts_of` a split, and yield the number of records of each.
+    """Write the parts that do not exist yet, and yield the number of records of each.
 
     Args:
+        parts: `parts_of` a split.
         encode: maps a range of records to their latents or codes, `[batch *shape]`, and labels.
     """
     from array_record.python.array_record_module import ArrayRecordWriter

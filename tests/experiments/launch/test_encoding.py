@@ -99,8 +99,8 @@ def test_latents_of_fewer_or_more_images_do_not_mix(tmp_path, monkeypatch):
         EncodedData(config)
 
 
-def test_the_progress_is_that_of_the_parts_that_are_this_process_own(tmp_path, monkeypatch):
-    """Those that were there count as done at the start, and not as done at once."""
+def test_the_progress_counts_the_parts_of_this_process(tmp_path, monkeypatch):
+    """Parts that exist count as done from the start, so the rate is that of new ones."""
     small_video.use_block_means(monkeypatch)
     monkeypatch.setattr(latents, "PART", 4)
     config = small_video.narrow(moving_digits_video.get_config(), f"{tmp_path}/latents")
@@ -122,7 +122,8 @@ def test_the_progress_is_that_of_the_parts_that_are_this_process_own(tmp_path, m
         write(config)
     assert shown == [(0, 16), 4, 8, 12, 16] * 2
     first, last = (part_paths(tmp_path / "latents", "train", 24)[i] for i in (0, 5))
-    first.unlink(), last.unlink()
+    first.unlink()
+    last.unlink()
     shown.clear()
     write(config)
     assert shown == [(12, 16), 16]

@@ -80,7 +80,7 @@ def test_pictures_of_one_name_count_once():
     )
     measures = [Measure("prompts", 0, evaluator)]
     message = (
-        r"pets \(test\) has 2 different first captions on its 12 examples, and "
+        r"pets \(test\) has 2 different examples of 12, and "
         r"config.evaluation.measures.prompts needs 10"
     )
     with pytest.raises(ValueError, match=message):
