@@ -54,8 +54,8 @@ class Kind:
         if self.maker:
             if not hasattr(function, self.maker):
                 raise ValueError(
-                    f"config.{field}.name is {fields['name']!r}, which has no {self.maker}: name "
-                    f"one of {', '.join(self.offers)}, or a part of your own that has it"
+                    f"config.{field}.name is {fields['name']!r}, which has no {self.maker} that "
+                    f"makes a {self.contract.__name__}"
                 )
             function = getattr(function, self.maker)
         bound = parts.bind_to(function, fields, self.places, f"config.{field}", called_with)

@@ -61,6 +61,14 @@ def test_a_part_that_breaks_its_contract_is_refused():
         kinds.DISCRETE_LOSS.bind(dict(name=f"{__name__}.loss_without_target"), "loss")
 
 
+def test_a_function_in_place_of_a_space_is_refused():
+    with pytest.raises(
+        ValueError, match="space.name is .draw., which has no from_data that"
+    ):
+        kinds.SPACE.bind({"name": "draw"}, "space", data=None)
+    assert kinds.parts_for_field("draw", "space") == []
+
+
 def test_a_function_that_makes_no_network_is_refused():
     message = "names .*loss_without_target, which cannot be made: missing .*; a DiffusionNetwork is"
     with pytest.raises(ValueError, match=message):
