@@ -62,9 +62,7 @@ def test_a_part_that_breaks_its_contract_is_refused():
 
 
 def test_a_function_in_place_of_a_space_is_refused():
-    with pytest.raises(
-        ValueError, match="space.name is .draw., which has no from_data that"
-    ):
+    with pytest.raises(ValueError, match="space.name is .draw., which has no from_data that"):
         kinds.SPACE.bind({"name": "draw"}, "space", data=None)
     assert kinds.parts_for_field("draw", "space") == []
 
