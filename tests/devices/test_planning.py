@@ -368,7 +368,7 @@ def test_seconds_of_rings_within_nodes_and_between():
     # The group has one device of each node, so it uses one card.
     assert seconds("all-gather", ("data",), data=4, fsdp=8) == pytest.approx(3 / 4 * 8e9 / 50e9)
     assert seconds("reduce-scatter", ("fsdp",), fsdp=8) == pytest.approx(7 * 8e9 / 450e9)
-    # Of two nodes, four pairs of devices have a group each, which uses the pair's two cards.
+    # Each group has one pair of devices in each of two nodes, and uses the pair's two cards.
     around = seconds("all-reduce", ("data", "context"), data=2, fsdp=4, context=2)
     assert around == pytest.approx(2 * 3 / 4 * 8e9 / 100e9)
     chips = np.array([SimpleNamespace(slice_index=i // 256) for i in range(512)])
