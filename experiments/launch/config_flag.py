@@ -17,6 +17,7 @@ from genjax.training.workdir import flatten
 
 # Fields of `config.data` that genjax reads. The last two are of spaces: `Levels` and `Waveforms`.
 DATA = (*inspect.signature(Data).parameters, "levels", "sample_rate")
+CHECKOUT = str(Path(__file__).parents[2])
 OPEN = ("evaluation.measures", "averages", "data.options")  # parts that take any field
 
 
@@ -26,6 +27,8 @@ def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
     Args:
         options: of `DEFINE_config_file`.
     """
+    if CHECKOUT not in sys.path:  # so that a config may start from another one in any folder
+        sys.path.append(CHECKOUT)
     options |= dict(lock_config=False, accept_new_attributes=True)
     holder = config_flags.DEFINE_config_file("config", None, help_string, **options)
     values = options.get("flag_values", flags.FLAGS)
