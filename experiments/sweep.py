@@ -39,9 +39,7 @@ from experiments.evaluation.sampling_sweep import (
 )
 from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.pages.heat_maps import draw_heat_maps
-from experiments.tasks.diffusion import interval_of
 from genjax.training.sampling import POSTHOC
-from genjax.training.workdir import Config
 
 SAMPLERS = flags.DEFINE_string(
     "samplers", "euler", "Samplers with their options, separated by spaces."
@@ -106,10 +104,11 @@ def find_guidance(workdir: str, *others: str) -> None:
     if others:
         raise ValueError(f"--widths is of one run; leave out {', '.join(others)}")
     widths, scales = (numbers(flag) for flag in (WIDTHS, SCALES))
-    intervals = [
-        interval_of(Config(guidance_interval=numbers(INTERVALS, text.split(":"))))
-        for text in INTERVALS.value
-    ]
+    intervals = [tuple(numbers(INTERVALS, text.split(":"))) for text in INTERVALS.value]
+    if not all(len(each) == 2 and each[0] < each[1] for each in intervals):
+        raise ValueError(
+            f"--intervals={','.join(INTERVALS.value)} must be pairs LOW:HIGH, as 0:1,0.2:0.8"
+        )
     own = open_run(workdir)
     if getattr(own.task.condition, "is_empty", False):
         refuse(f"is of guidance, and {workdir} has no condition: leave it out", SCALES, INTERVALS)

@@ -17,6 +17,8 @@ from genjax.training.workdir import flatten
 
 # Fields of `config.data` that genjax reads. The last two are of spaces: `Levels` and `Waveforms`.
 DATA = (*inspect.signature(Data).parameters, "levels", "sample_rate")
+CHECKOUT = str(Path(__file__).parents[2])
+OPEN = ("evaluation.measures", "averages", "data.options")  # parts that take any field
 
 
 def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
@@ -25,6 +27,8 @@ def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
     Args:
         options: of `DEFINE_config_file`.
     """
+    if CHECKOUT not in sys.path:  # so that a config may start from another one in any folder
+        sys.path.append(CHECKOUT)
     options |= dict(lock_config=False, accept_new_attributes=True)
     holder = config_flags.DEFINE_config_file("config", None, help_string, **options)
     values = options.get("flag_values", flags.FLAGS)
@@ -111,7 +115,7 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
         named = name in DATA
     else:
         named = parent and "name" in (_get(config, parent) or ())
-    if known or named or parent in ("evaluation.measures", "averages", "data.options"):
+    if known or named or parent in OPEN:
         return
     raise ValueError(_describe_unknown(path, original))
 
@@ -137,10 +141,14 @@ def _describe_unknown(path: str, config: ConfigDict) -> str:
     ends_so = [each for each in there if each.endswith(f".{path}")]
     if nearest := ends_so or difflib.get_close_matches(path, there, n=1, cutoff=0.75):
         return f"the config has no field {path!r}; did you mean --config.{nearest[0]}?"
-    parent = path.rpartition(".")[0]
-    part = _get(config, parent) if parent else None
-    owner, fields = (parent, part) if hasattr(part, "keys") else ("it", config)
-    return f"the config has no field {path!r}; {owner} has {', '.join(fields)}"
+    part = path
+    while (owner := part.rpartition(".")[0]) and not hasattr(_get(config, owner), "keys"):
+        part = owner
+    fields = _get(config, owner) if owner else config
+    if part != path and ("name" in fields or owner in OPEN):
+        value = f"\"{{'name':…,'{path.removeprefix(f'{part}.')}':…}}\""
+        return f"the config has no field {path!r}; set {part} as a whole: --config.{part}={value}"
+    return f"the config has no field {path!r}; {owner or 'it'} has {', '.join(fields)}"
 
 
 def describe_unknown_flag(argv: Sequence[str]) -> str | None:

@@ -162,8 +162,8 @@ def test_flags_that_nothing_would_read_are_refused(given, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--widths=0.1", "--intervals=0:1,0.8:0.2", "--out=a.json"], "lower first"),
-        (["--widths=0.1", "--intervals=0.5", "--out=a.json"], "must be two times"),
+        (["--widths=0.1", "--intervals=0:1,0.8:0.2", "--out=a.json"], "pairs LOW:HIGH"),
+        (["--widths=0.1", "--intervals=0.2,0.8", "--out=a.json"], "pairs LOW:HIGH, as 0:1"),
         (["--out=absent/a.json"], "--out=absent/a.json needs the folder"),
         (["--widths=0.1", "--out=a.png"], "--out=a.png must end in .json"),
     ],

@@ -206,6 +206,11 @@ WRONG = {
         ["--config.learning_rate=1"],
         "no field 'learning_rate'; did you mean --config.optimizer.learning_rate?",
     ),
+    "argument of a part that the config does not list": (
+        ["--config.process.preconditioning.data_deviation=2"],
+        "set process.preconditioning as a whole: "
+        "--config.process.preconditioning=\"{'name':…,'data_deviation':…}\"",
+    ),
     "network of no module": (
         ["--config.model.name=my_networks_.UNet"],
         "config.model.name is 'my_networks_.UNet', and there is no module my_networks_; ",

@@ -38,6 +38,16 @@ def config_of(monkeypatch):
     return config_of
 
 
+def test_a_config_that_starts_from_another_is_read_in_any_folder(config_of, monkeypatch, tmp_path):
+    """The command `genjax` starts in a user's folder, where Python finds no package `configs`."""
+    monkeypatch.chdir(tmp_path)
+    elsewhere = [folder for folder in sys.path if Path(folder).resolve() != CONFIGS.parent]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, module)
+    assert config_of("digits_likelihood.py").data.dequantize_levels == 17
+
+
 @pytest.mark.parametrize("file", ["digits_flow.py", "spoken_digits.py"])
 def test_options_of_data_sets_are_flags(file, config_of):
     """Also those that the config does not set; `load_dataset` refuses unknown ones."""
