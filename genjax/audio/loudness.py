@@ -70,11 +70,11 @@ def loudness(waveforms: Waveforms, sample_rate: int) -> Float[Array, " batch"]:
     padded = scipy.fft.next_fast_len(samples + round(DECAY * sample_rate), real=True)
     response = k_weighting(np.arange(padded // 2 + 1) * (sample_rate / padded), sample_rate)
     spectra = jnp.fft.rfft(waveforms, padded, axis=1) * jnp.asarray(response[:, None], "complex64")
-    weighted = jnp.fft.irfft(spectra, padded, axis=1)[:, : samples // hop * hop]
-    powers = (weighted**2).reshape(len(waveforms), -1, hop, channels).mean(2)
+    hops = samples // hop
+    weighted = jnp.fft.irfft(spectra, padded, axis=1)[:, : hops * hop]
+    powers = (weighted**2).reshape(len(waveforms), hops, hop, channels).mean(2)
     powers = powers @ jnp.asarray(CHANNEL_WEIGHTS[:channels], jnp.float32)
-    count = powers.shape[1] - 3
-    blocks = sum(powers[:, i : i + count] for i in range(4)) / 4
+    blocks = sum(powers[:, i : i + hops - 3] for i in range(4)) / 4
     passed = _lufs(blocks) > ABSOLUTE_GATE
     relative = _lufs(_mean_where(blocks, passed)) + RELATIVE_GATE
     return _lufs(_mean_where(blocks, passed & (_lufs(blocks) > relative[:, None])))

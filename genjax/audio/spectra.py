@@ -178,4 +178,5 @@ def _overlap_add(frames: ArrayLike, hop: int, xp) -> ArrayLike:
     added = sum(
         xp.pad(blocks[:, :, i], ((0, 0), (i, parts - 1 - i), (0, 0), (0, 0))) for i in range(parts)
     )
-    return added.reshape(batch, -1, channels)[:, : hop * (count - 1) + n_fft]
+    added = added.reshape(batch, (count + parts - 1) * hop, channels)
+    return added[:, : hop * (count - 1) + n_fft]

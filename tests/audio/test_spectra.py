@@ -100,6 +100,12 @@ def test_gradient_is_finite_at_silence():
     assert np.isfinite(gradient).all()
 
 
+def test_batches_may_be_empty(waveforms):
+    restored = istft(stft(waveforms[:0], N_FFT, HOP), N_FFT, HOP)
+    assert restored.shape == (0, *waveforms.shape[1:])
+    assert loudness(np.zeros((0, 8000, 2)), 8000).shape == (0,)
+
+
 def test_faults(waveforms):
     with pytest.raises(ValueError, match=r"20 samples; frames of 64 .*need 33 or more"):
         stft(waveforms[:, :20], N_FFT, HOP)
