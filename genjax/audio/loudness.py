@@ -1,5 +1,7 @@
 """Loudness as broadcasting measures it: ITU-R BS.1770-4, in LUFS."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.fft` is slow to import
@@ -55,12 +57,17 @@ def loudness(waveforms: Waveforms, sample_rate: int) -> Float[Array, " batch"]:
 
     Raises:
         ValueError: waveforms are not floats with three axes, are shorter than 0.4 s, or have more
-            than five channels.
+            than five channels; or half the rate is below the shelf filter's corner.
 
     Source: ITU-R BS.1770-4 (2015), annex 1.
     """
     waveforms = as_waveforms(waveforms)
     _, samples, channels = waveforms.shape
+    if sample_rate <= 2 * SHELF:
+        raise ValueError(
+            f"loudness at {sample_rate} Hz has no shelf filter at {SHELF:.0f} Hz; resample to "
+            f"{math.ceil(2 * SHELF)} Hz or more"
+        )
     hop = round(0.1 * sample_rate)
     if samples < 4 * hop or channels > len(CHANNEL_WEIGHTS):
         raise ValueError(
