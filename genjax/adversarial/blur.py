@@ -70,6 +70,7 @@ def blur(
             weights(jnp.arange(side)[:, None] - jnp.arange(side)) / total
             for side in images.shape[1:3]
         )
-        return jnp.einsum("yi,xj,bijc->byxc", rows, columns, images, precision="highest")
+        result = jnp.einsum("yi,xj,bijc->byxc", rows, columns, images, precision="highest")
+        return result.astype(images.dtype)
 
     return jax.lax.cond(3 * sigma >= 1, blurred, lambda images: images, images)

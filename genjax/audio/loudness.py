@@ -1,5 +1,7 @@
 """Loudness as broadcasting measures it: ITU-R BS.1770-4, in LUFS."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.fft` is slow to import
@@ -55,12 +57,17 @@ def loudness(waveforms: Waveforms, sample_rate: int) -> Float[Array, " batch"]:
 
     Raises:
         ValueError: waveforms are not floats with three axes, are shorter than 0.4 s, or have more
-            than five channels.
+            than five channels; or half the rate is below the shelf filter's corner.
 
     Source: ITU-R BS.1770-4 (2015), annex 1.
     """
     waveforms = as_waveforms(waveforms)
     _, samples, channels = waveforms.shape
+    if sample_rate <= 2 * SHELF:
+        raise ValueError(
+            f"loudness at {sample_rate} Hz has no shelf filter at {SHELF:.0f} Hz; resample to "
+            f"{math.ceil(2 * SHELF)} Hz or more"
+        )
     hop = round(0.1 * sample_rate)
     if samples < 4 * hop or channels > len(CHANNEL_WEIGHTS):
         raise ValueError(
@@ -70,11 +77,11 @@ def loudness(waveforms: Waveforms, sample_rate: int) -> Float[Array, " batch"]:
     padded = scipy.fft.next_fast_len(samples + round(DECAY * sample_rate), real=True)
     response = k_weighting(np.arange(padded // 2 + 1) * (sample_rate / padded), sample_rate)
     spectra = jnp.fft.rfft(waveforms, padded, axis=1) * jnp.asarray(response[:, None], "complex64")
-    weighted = jnp.fft.irfft(spectra, padded, axis=1)[:, : samples // hop * hop]
-    powers = (weighted**2).reshape(len(waveforms), -1, hop, channels).mean(2)
+    hops = samples // hop
+    weighted = jnp.fft.irfft(spectra, padded, axis=1)[:, : hops * hop]
+    powers = (weighted**2).reshape(len(waveforms), hops, hop, channels).mean(2)
     powers = powers @ jnp.asarray(CHANNEL_WEIGHTS[:channels], jnp.float32)
-    count = powers.shape[1] - 3
-    blocks = sum(powers[:, i : i + count] for i in range(4)) / 4
+    blocks = sum(powers[:, i : i + hops - 3] for i in range(4)) / 4
     passed = _lufs(blocks) > ABSOLUTE_GATE
     relative = _lufs(_mean_where(blocks, passed)) + RELATIVE_GATE
     return _lufs(_mean_where(blocks, passed & (_lufs(blocks) > relative[:, None])))

@@ -34,7 +34,7 @@ def griffin_lim(
         n_fft, hop, window, padding, pad_mode, length: as of `stft` and `istft`.
 
     Raises:
-        ValueError: as of `istft`.
+        ValueError: as of `stft` and `istft`.
 
     Source: Perraudin et al. 2013, "A fast Griffin-Lim algorithm", with α = 0.99.
     """

@@ -5,10 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from genjax.audio.spectra import Waveforms, as_waveforms
+from genjax.audio.spectra import Waveforms, as_waveforms, cut_frames
 
+BLOCK = 32  # output samples that one product of matrices makes
 ZEROS = 6  # zero crossings of the sinc on each side of its centre
 ROLLOFF = 0.99  # the filter's cutoff, as a share of the lower Nyquist frequency
 
@@ -33,8 +34,8 @@ def resample(
     """Return waveforms at another sample rate, with ⌈samples·new_rate / rate⌉ samples.
 
     Output sample n is Σₖ x[k]·h(n / new_rate − k / rate) with `sinc_kernel` as h, where x is 0
-    outside the waveform. The kernel holds new_rate / gcd filters, so the rates should have a large
-    common divisor.
+    outside the waveform. Any two rates take memory in proportion to the longer waveform, and a
+    table of filters for new_rate / gcd output samples at most.
 
     Args:
         rate, new_rate: in Hz, whole numbers.
@@ -47,19 +48,48 @@ def resample(
     waveforms = as_waveforms(waveforms)
     if rate == new_rate:
         return waveforms
-    divisor = math.gcd(rate, new_rate)
-    old, new = rate // divisor, new_rate // divisor  # `old` inputs make `new` outputs
-    reach = math.ceil(ZEROS * old / (ROLLOFF * min(old, new)))  # in input samples
-    inputs, outputs = np.arange(-reach, reach + old)[:, None], np.arange(new)
-    kernel = sinc_kernel(outputs / new - inputs / old, old, new)
     batch, samples, channels = waveforms.shape
-    filtered = jax.lax.conv_general_dilated(
-        waveforms.swapaxes(1, 2).reshape(batch * channels, samples, 1),
-        jnp.asarray(kernel[:, None], jnp.float32),
-        window_strides=(old,),
-        padding=[(reach, reach + old)],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    resampled = filtered.reshape(batch, channels, -1)[..., : -(-samples * new // old)]
-    return resampled.swapaxes(1, 2)
+    divisor = math.gcd(rate, new_rate)
+    repeats = -(-BLOCK * divisor // new_rate)  # so that a cycle fills a block
+    old, new = repeats * rate // divisor, repeats * new_rate // divisor  # samples of a cycle
+    count = -(-samples * new // old)
+    cycles = max(1, -(-count // new))
+    before, first, kernels = _block_filters(old, new, min(count, new))
+    width = kernels.shape[1]
+    size = int(first[-1]) + width  # inputs of a cycle's outputs
+    end = (cycles - 1) * old + size
+    padding = (0, 0), (before, max(0, end - samples)), (0, 0)
+    padded = jnp.pad(waveforms.swapaxes(1, 2).reshape(batch * channels, samples, 1), padding)
+    frames = cut_frames(padded[:, :end], size, min(old, size))[..., 0]
+
+    def filtered(block):
+        start, kernel = block
+        part = jax.lax.dynamic_slice_in_dim(frames, start, width, axis=2)
+        return jnp.matmul(part, kernel, precision="highest")
+
+    blocks = jnp.moveaxis(jax.lax.map(filtered, (first, kernels)), 0, 2)
+    outputs = blocks.reshape(batch, channels, cycles, len(first) * BLOCK)[..., :new]
+    flat = outputs.reshape(batch, channels, cycles * outputs.shape[3])
+    return flat[..., :count].swapaxes(1, 2)
+
+
+def _block_filters(
+    old: int, new: int, count: int
+) -> tuple[int, Int[np.ndarray, " blocks"], Float[np.ndarray, "blocks inputs outputs"]]:
+    """Return the filters of a cycle, in which `old` inputs make `new` outputs, in blocks.
+
+    Args:
+        count: the outputs of the cycle that are needed.
+
+    Returns:
+        How many inputs before the cycle the filters reach; where each block's inputs start, counted
+        from there; and the weights of each block's inputs, for each of its outputs.
+    """
+    before = math.ceil(ZEROS * old / (ROLLOFF * min(old, new))) - 1
+    starts = np.arange(0, max(count, 1), BLOCK)
+    first = starts * old // new
+    width = -(-(BLOCK - 1) * old // new) + 2 * (before + 1)
+    inputs = first[:, None, None] + np.arange(-before, width - before)[:, None]
+    outputs = starts[:, None, None] + np.arange(BLOCK)
+    kernels = sinc_kernel(outputs / new - inputs / old, old, new)
+    return before, first, kernels.astype(np.float32)

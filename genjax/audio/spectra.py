@@ -89,7 +89,7 @@ def stft(
     if padding:
         waveforms = jnp.pad(waveforms, ((0, 0), (padding, padding), (0, 0)), mode=pad_mode)
     window = jnp.asarray(window, jnp.float32)[:, None]
-    return jnp.fft.rfft(_frames(waveforms, n_fft, hop) * window, axis=2)
+    return jnp.fft.rfft(cut_frames(waveforms, n_fft, hop) * window, axis=2)
 
 
 def istft(
@@ -154,7 +154,7 @@ def _frame_window(window: np.ndarray | None, n_fft: int, hop: int) -> Float[np.n
     return np.pad(window, (missing // 2, missing - missing // 2))
 
 
-def _frames(
+def cut_frames(
     waveforms: Float[Array, "batch samples channels"], n_fft: int, hop: int
 ) -> Float[Array, "batch frames n_fft channels"]:
     """Cut into frames, as blocks of `hop` samples beside the blocks that follow.
@@ -170,7 +170,7 @@ def _frames(
 
 
 def _overlap_add(frames: ArrayLike, hop: int, xp) -> ArrayLike:
-    """Add frames at their places, the transpose of `_frames`; `xp` is numpy or jax.numpy."""
+    """Add frames at their places, the transpose of `cut_frames`; `xp` is numpy or jax.numpy."""
     batch, count, n_fft, channels = frames.shape
     parts = -(-n_fft // hop)
     frames = xp.pad(frames, ((0, 0), (0, 0), (0, parts * hop - n_fft), (0, 0)))
@@ -178,4 +178,5 @@ def _overlap_add(frames: ArrayLike, hop: int, xp) -> ArrayLike:
     added = sum(
         xp.pad(blocks[:, :, i], ((0, 0), (i, parts - 1 - i), (0, 0), (0, 0))) for i in range(parts)
     )
-    return added.reshape(batch, -1, channels)[:, : hop * (count - 1) + n_fft]
+    added = added.reshape(batch, (count + parts - 1) * hop, channels)
+    return added[:, : hop * (count - 1) + n_fft]

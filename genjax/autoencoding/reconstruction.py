@@ -19,7 +19,8 @@ def _mean(a: Images) -> Float[Array, " batch"]:
 def _difference(x: Images, y: Images) -> Images:
     """Return x − y; raise ValueError unless both are floats of one shape."""
     x, y = jnp.asarray(x), jnp.asarray(y)
-    if x.shape != y.shape or not jnp.issubdtype(jnp.result_type(x, y), jnp.floating):
+    floats = all(jnp.issubdtype(each.dtype, jnp.floating) for each in (x, y))
+    if x.shape != y.shape or not floats:
         raise ValueError(
             "a reconstruction and its original are floats of one shape; got "
             f"{x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"

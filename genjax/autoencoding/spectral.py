@@ -5,6 +5,7 @@ both the time and the pitch of a sound.
 """
 
 import functools
+import warnings
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -28,14 +29,21 @@ def multi_scale_mel(
     Kumar et al. 2023, "DAC", section 3.5. Frames overlap by three quarters. Mel bands of
     magnitudes below 1e-5 count as 1e-5.
 
+    DAC's numbers of bands are chosen so that every band holds a frequency at 44.1 kHz. At 48 kHz
+    the two shortest frames have a band too many. Bands without a frequency are left out of the
+    mean, in which DAC's code would count them as equal.
+
     Args:
         sample_rate: in Hz.
         n_ffts: samples of the frames of each resolution.
-        num_mels: number of mel bands of each resolution.
+        num_mels: number of mel bands of each resolution, with those that are left out.
     """
 
     def distance(n_fft: int, mels: int) -> Float[Array, " batch"]:
-        filters = audio.mel_filters(sample_rate, n_fft, mels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of bands without a frequency
+            filters = audio.mel_filters(sample_rate, n_fft, mels)
+        filters = filters[:, filters.any(axis=0)]
         log_mel = functools.partial(
             audio.log_mel_spectrogram, filters=filters, hop=n_fft // 4, log=jnp.log10
         )

@@ -139,7 +139,8 @@ def decode_tiled(
 ) -> PyTree[Array]:
     """Return `decode(latents)`, computed one tile at a time.
 
-    The memory needed is that of one tile and of the result.
+    The memory needed is that of `decode` for one tile, of the outputs of all tiles, and of the
+    result.
 
     Args:
         decode: `latents -> output`, an array or a tree of arrays.

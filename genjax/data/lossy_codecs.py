@@ -24,7 +24,8 @@ class Compressed(NamedTuple):
 
     Attributes:
         samples: at the original's rate, of the original's length.
-        bitrate: bits of all packets over the seconds that they stand for. Containers do not count.
+        bitrate: bits of all packets over the seconds that they stand for, which include 0.1 s of
+            silence after the sound. Containers do not count.
     """
 
     samples: Int16[np.ndarray, "samples channels"]

@@ -48,7 +48,7 @@ def drop_conditioning(
     key: Key[Array, ""],
     conditioning: PyTree,
     null: PyTree,
-    rate: PyTree[float | Float[Array, ""]] = 0.5,
+    rate: PyTree[float | Float[Array, ""]],
 ) -> PyTree:
     """Replace the conditions of whole examples by `null`, each with probability `rate`.
 

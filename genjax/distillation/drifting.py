@@ -149,7 +149,11 @@ class Bank(NamedTuple):
     def draw(
         self, key: Key[Array, ""], labels: Int[Array, " batch"], count: int
     ) -> Float[Array, " batch count *shape"]:
-        """Return random examples of each label, distinct while there are enough of them."""
+        """Return random examples of each label, distinct while there are enough of them.
+
+        A class that has had no example is drawn as NaN, so that a loss shows it. Push a batch
+        before its classes are drawn.
+        """
         size = self.examples.shape[1]
 
         def one(key, label):
@@ -157,6 +161,7 @@ class Bank(NamedTuple):
             order = jnp.argsort(
                 jnp.where(jnp.arange(size) < filled, jax.random.uniform(key, (size,)), 2.0)
             )
-            return self.examples[label, order[jnp.arange(count) % jnp.maximum(filled, 1)]]
+            drawn = self.examples[label, order[jnp.arange(count) % jnp.maximum(filled, 1)]]
+            return jnp.where(filled > 0, drawn, jnp.nan)
 
         return jax.vmap(one)(jax.random.split(key, len(labels)), labels)

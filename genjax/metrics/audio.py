@@ -1,8 +1,9 @@
 """Distances of reconstructed sound to its original: of spectra, mel bands and waveforms.
 
 Waveforms are `[batch samples channels]` in [−1, 1]. Every measure is a number for each waveform,
-averaged over channels. The measures are pure functions of `jax.numpy`. The spectral distances are
-also training losses: their gradients are finite everywhere, also for silence.
+averaged over channels. Integers raise a ValueError. The measures are pure functions of `jax.numpy`.
+The spectral distances are also training losses: their gradients are finite everywhere, also for
+silence.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from genjax.audio import hann_window, log_mel_spectrogram, mel_filters, stft
+from genjax.audio import as_waveforms, hann_window, log_mel_spectrogram, mel_filters, stft
 
 Waveforms = Float[ArrayLike, "batch samples channels"]
 # Frames, hops and Hann windows of Parallel WaveGAN, in samples.
@@ -98,7 +99,8 @@ def si_sdr(waveforms: Waveforms, originals: Waveforms) -> Float[Array, " batch"]
     """Return the scale-invariant signal-to-distortion ratio of each waveform, in dB.
 
     For the waveform x and its original y it is 10·log₁₀(‖αy‖² / ‖x − αy‖²) with α = ⟨x, y⟩ / ‖y‖².
-    A scaled copy has more than 100 dB, limited by float32. Silence has −∞.
+    A scaled copy has more than 100 dB, limited by float32. Silence has −∞, and so has a waveform
+    with a silent channel.
 
     Raises:
         ValueError: shapes differ.
@@ -108,7 +110,8 @@ def si_sdr(waveforms: Waveforms, originals: Waveforms) -> Float[Array, " batch"]
     x, y = _checked_pair(waveforms, originals)
     target = (x * y).sum(1, keepdims=True) / jnp.maximum((y**2).sum(1, keepdims=True), TINY) * y
     signal, distortion = (target**2).sum(1), ((x - target) ** 2).sum(1)
-    return (10 * jnp.log10(signal / jnp.maximum(distortion, TINY))).mean(-1)
+    # Finite without distortion. Their quotient would be ∞, and NaN in a mean with −∞.
+    return 10 * (jnp.log10(signal) - jnp.log10(jnp.maximum(distortion, TINY))).mean(-1)
 
 
 def _powers(
@@ -131,4 +134,4 @@ def _checked_pair(waveforms: ArrayLike, originals: ArrayLike) -> tuple[Array, Ar
             f"waveforms have shape {np.shape(waveforms)} and originals {np.shape(originals)}; "
             "expected the same [batch samples channels]: give each waveform its original"
         )
-    return jnp.asarray(waveforms, jnp.float32), jnp.asarray(originals, jnp.float32)
+    return as_waveforms(waveforms), as_waveforms(originals)

@@ -58,6 +58,14 @@ def test_it_fades_linearly_to_the_images_themselves():
     np.testing.assert_array_equal(see(x, 300_000.0), x)
 
 
+def test_images_keep_their_type():
+    """bfloat16 has 8 bits, and these sums of weights and values are below 4."""
+    x = images(8, 8).astype(jnp.bfloat16)
+    assert blurred(x, 1.0, 3).dtype == jnp.bfloat16
+    expected = blurred(x.astype(jnp.float32), 1.0, 3)
+    np.testing.assert_allclose(np.float32(blurred(x, 1.0, 3)), expected, atol=2**-7)
+
+
 @pytest.mark.parametrize("seen", [0.0, 300_000.0])
 def test_its_derivatives_are_finite(seen):
     """R1 takes both orders. Without a blur they are those of the identity."""

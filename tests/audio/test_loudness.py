@@ -87,5 +87,7 @@ def test_silence_is_minus_infinity():
 def test_faults():
     with pytest.raises(ValueError, match=r"19199 samples .*needs 19200 samples"):
         loudness(np.zeros((1, 19_199, 1)), 48_000)
+    with pytest.raises(ValueError, match="at 2400 Hz .*resample to 3364 Hz or more"):
+        loudness(np.zeros((1, 9600, 1)), 2400)
     with pytest.raises(ValueError, match="6 channels"):
         loudness(np.zeros((1, 48_000, 6)), 48_000)

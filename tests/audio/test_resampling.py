@@ -1,12 +1,21 @@
 import math
+import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 import scipy.signal
 
-from genjax.audio import resample
+from genjax import audio
 
-RATES = {"half": (8, 4), "double": (4, 8), "44100_to_16000": (441, 160), "up": (160, 441)}
+resample = jax.jit(audio.resample, static_argnums=(1, 2))
+RATES = {
+    "half": (8, 4),
+    "double": (4, 8),
+    "44100_to_16000": (441, 160),
+    "up": (160, 441),
+    "coprime": (1999, 2003),
+}
 
 
 def direct_sum(x, rate, new_rate):
@@ -27,6 +36,26 @@ def test_is_the_sum_of_its_definition(rates):
     theirs = np.stack([direct_sum(each, rate, new_rate) for each in x])
     # float32 sums of up to 40 products of values up to 1
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 50, 1), (2, 0, 1), (1, 1, 3)])
+def test_batches_and_waveforms_may_be_empty_or_of_one(shape):
+    x = np.ones(shape, np.float32)
+    expected = np.stack([direct_sum(each, 4, 8) for each in x]) if len(x) else np.zeros((0, 100, 1))
+    np.testing.assert_allclose(resample(x, 4, 8), expected, atol=1e-6)
+
+
+def test_memory_of_coprime_rates_is_in_proportion_to_the_waveform():
+    """All filters of these rates would be 6,000 of 6,000 weights, 288 MB."""
+    x = np.ones((1, 700, 1), np.float32)
+    tracemalloc.start()
+    try:
+        resample(x, 6000, 6001)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # 44 weights for each of 701 outputs, in float64, and as much again for each of a few steps
+    assert peak < 2e6
 
 
 @pytest.mark.parametrize("rates", RATES)

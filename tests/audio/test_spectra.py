@@ -100,6 +100,13 @@ def test_gradient_is_finite_at_silence():
     assert np.isfinite(gradient).all()
 
 
+def test_batches_may_be_empty():
+    empty = jax.ShapeDtypeStruct((0, 8000, 2), jnp.float32)
+    restored = lambda waveforms: istft(stft(waveforms, N_FFT, HOP), N_FFT, HOP)
+    assert jax.eval_shape(restored, empty).shape == (0, 8000, 2)
+    assert jax.eval_shape(lambda waveforms: loudness(waveforms, 8000), empty).shape == (0,)
+
+
 def test_faults(waveforms):
     with pytest.raises(ValueError, match=r"20 samples; frames of 64 .*need 33 or more"):
         stft(waveforms[:, :20], N_FFT, HOP)

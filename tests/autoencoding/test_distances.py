@@ -53,3 +53,5 @@ def test_other_shapes_and_bytes_are_refused(name, unchecked_annotations):
         distance(x, x[..., :1])
     with pytest.raises(ValueError, match="are floats of one shape; got uint8"):
         distance(x.astype(jnp.uint8), x.astype(jnp.uint8))
+    with pytest.raises(ValueError, match=r"got float32 .* and uint8"):
+        distance(x, x.astype(jnp.uint8))

@@ -124,11 +124,11 @@ def test_banks_hold_the_last_examples_of_each_class():
 
 
 def test_draws_are_distinct_while_there_are_enough():
-    bank = drifting.Bank.empty(2, 4, ())
+    bank = drifting.Bank.empty(3, 4, ())
     bank = bank.push(jnp.array([1.0, 2.0, 3.0, 10.0]), jnp.array([0, 0, 0, 1]))
-    drawn = np.asarray(bank.draw(jax.random.key(0), jnp.array([0, 0, 1]), 3))
+    drawn = np.asarray(bank.draw(jax.random.key(0), jnp.array([0, 0, 1, 2]), 3))
     assert sorted(drawn[0].tolist()) == sorted(drawn[1].tolist()) == [1.0, 2.0, 3.0]
-    np.testing.assert_array_equal(drawn[2], 10.0)
+    np.testing.assert_array_equal(drawn[2:], [[10.0] * 3, [np.nan] * 3])  # the last has had none
     orders = {
         tuple(np.asarray(bank.draw(jax.random.key(i), jnp.array([0]), 3))[0]) for i in range(20)
     }

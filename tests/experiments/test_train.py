@@ -20,7 +20,7 @@ from genjax.models.gans import patchgan, stylegan2
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.pictures import read_rows
-from tests.experiments.launching import ROOT, SMALL, arrays_of, run, run_alone
+from tests.experiments.launching import ROOT, SMALL, arrays_of, run
 from tests.experiments.random_runs import random_run
 from tests.experiments.small_digits import small_config
 
@@ -408,9 +408,10 @@ def test_mistakes_end_before_training_with_one_message(tmp_path, flags, words):
     assert not workdir.exists()
 
 
-def test_a_batch_that_does_not_divide_by_the_devices(tmp_path):
-    devices = "--xla_force_host_platform_device_count=3"
-    result = run_alone("train", *SMALL, f"--workdir={tmp_path / 'run'}", XLA_FLAGS=devices)
+def test_a_batch_that_does_not_divide_by_the_devices(tmp_path, monkeypatch):
+    devices = 3 * jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    result = run("train", *SMALL, f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 1
     assert "a batch of 64 does not divide over 3 devices" in result.stderr
     assert "multiples of 3" in result.stderr

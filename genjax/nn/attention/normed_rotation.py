@@ -36,7 +36,8 @@ class Sizes(NamedTuple):
 def takes_kernel(x: Float[Array, "batch length heads features"]) -> bool:
     """Return whether `normed_rotation` is for these queries or keys where they are traced.
 
-    Kernels have no forward-mode derivative, and XLA cannot split them without a mesh.
+    Kernels have no forward-mode derivative, and XLA cannot split them without a mesh. Every device
+    of `context` takes whole blocks of tokens. Otherwise each would take all tokens, one by one.
     """
     mesh = jax.sharding.get_abstract_mesh()
     _, length, _, features = x.shape
@@ -44,7 +45,7 @@ def takes_kernel(x: Float[Array, "batch length heads features"]) -> bool:
         current_platform() == "tpu"
         and x.dtype == jnp.bfloat16
         and features == LANES
-        and length // free_axes(mesh).get(CONTEXT, 1) % ROWS == 0
+        and length % (ROWS * free_axes(mesh).get(CONTEXT, 1)) == 0
         and not forward_mode.value
         and (not mesh.empty or jax.device_count() == 1)
     )
