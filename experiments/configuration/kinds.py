@@ -43,6 +43,11 @@ class Kind:
             ValueError: there is no name or no such part, it takes no such argument, or it breaks
                 the contract.
         """
+        if not hasattr(fields, "keys") or not isinstance(fields.get("name", ""), str):
+            raise ValueError(
+                f"config.{field} is {fields!r}, and a part has a name and arguments: set "
+                f"config.{field} = dict(name=…)"
+            )
         fields = dict(fields)  # a ConfigDict is no Mapping
         if not fields.get("name"):
             raise ValueError(

@@ -165,6 +165,10 @@ def test_a_run_on_data_that_grew_since_does_not_go_on(tmp_path):
     record = json.loads((workdir / "config.json").read_text())
     assert record["num_examples"] == 1437  # of the 1,797 digits, four fifths
     train.prepare(config, workdir, None)
+    # A field that earlier versions ignored, and that a config file may no longer have.
+    ignored = record | {"config": record["config"] | {"num_step": 5}}
+    (workdir / "config.json").write_text(json.dumps(ignored))
+    train.prepare(config, workdir, None)
     (workdir / "config.json").write_text(json.dumps(record | {"num_examples": 1430}))
     words = f"trained on 1,430 examples, and config.data has 1,437 by now, .* --init_from={workdir}"
     with pytest.raises(ValueError, match=words):
@@ -287,8 +291,8 @@ WRONG = {
     ),
     "rank": (
         ["--config.data.image_shape=8,8"],
-        "config.data.image_shape is 8,8; for config.data.feature=image it needs 3 positive numbers:"
-        " height, width, channels",
+        "config.data.image_shape is 8,8; for config.data.feature=image it needs 3 positive "
+        "integers: height, width, channels",
     ),
     "parameters in bfloat16": (
         ["--config.model.param_dtype=bfloat16"],
