@@ -155,6 +155,8 @@ def test_a_run_that_goes_on_says_from_where(small_run, tmp_path):
     shutil.rmtree(workdir / "checkpoints/00000040")
     result = run("train", *SMALL, f"--workdir={workdir}")
     assert "\nresumed from step 30 of 40\n" in result.stdout, result.stderr
+    kept = "all steps are saved, and after a stop the same command goes on from here"
+    assert f"\nsampling and evaluating ({kept})\n" in result.stdout
     assert not list(workdir.glob("events.out.tfevents.*"))  # TensorBoard is off
 
 
