@@ -165,6 +165,7 @@ OWN = """from experiments.configuration import base
 def get_config():
     c = base.diffusion("mine", name="digits", image_shape=(8, 8, 1))
     c.model.update(patch_size=2, width=32, depth=1, num_heads=2)
+    c.num_steps, c.evaluation.measures = 2, {}  # cheap, if nothing refuses it
     LINE
     return c
 """
@@ -192,7 +193,7 @@ def get_config():
 def test_a_fault_of_a_config_file_is_one_line_with_its_place(tmp_path, line, words):
     (tmp_path / "mine.py").write_text(OWN.replace("LINE", line))
     result = run("train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
-    assert result.stderr.startswith(f"error: {tmp_path}/mine.py, line 7: {line}: {words}")
+    assert result.stderr.startswith(f"error: {tmp_path}/mine.py, line 8: {line}: {words}")
     assert result.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
