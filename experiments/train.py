@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from experiments.configuration import kinds
+from experiments.configuration.fields import ignored_fields
 from experiments.configuration.numbers import check_numbers
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.evaluation.figures import BETTER
@@ -68,7 +69,7 @@ from genjax.training.log import read_metrics
 from genjax.training.loop import packed_update
 from genjax.training.placement import abstract_frozen
 from genjax.training.task import GenerativeTask
-from genjax.training.workdir import device_name, frozen_runs
+from genjax.training.workdir import device_name, frozen_runs, read_record
 from genjax.training.writers import Stream
 
 CONFIG = define_config(
@@ -310,6 +311,8 @@ def record_run(config: Any, workdir: Path, task: GenerativeTask, **facts: Any) -
         "constant and its warm-up is given in steps."
     }
     free = free_to_differ(config, getattr(task, "trained_with", ()))
+    with contextlib.suppress(FileNotFoundError):  # earlier versions let any field pass
+        free = (*free, *ignored_fields(read_record(workdir).config))
     facts = {"built_by": "experiments.configuration.runs.build", **facts}
     return record_config(workdir, config.to_dict(), free, advice, **facts)
 

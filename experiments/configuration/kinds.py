@@ -43,7 +43,13 @@ class Kind:
             ValueError: there is no name or no such part, it takes no such argument, or it breaks
                 the contract.
         """
-        fields = dict(fields)  # a ConfigDict is no Mapping
+        is_part = hasattr(fields, "keys")
+        fields = dict(fields) if is_part else fields  # a ConfigDict is no Mapping
+        if not is_part or not isinstance(fields.get("name") or "", str):
+            raise ValueError(
+                f"config.{field} is {fields!r}, and a part has a name and arguments: set "
+                f"config.{field} = dict(name=…)"
+            )
         if not fields.get("name"):
             raise ValueError(
                 f"config.{field} has {', '.join(fields) or 'nothing'} and no name of a part: set "
@@ -58,6 +64,11 @@ class Kind:
                     f"makes a {self.contract.__name__}"
                 )
             function = getattr(function, self.maker)
+        if not callable(function):
+            raise ValueError(
+                f"config.{field}.name is {fields['name']!r}, which is {function!r} and neither a "
+                f"function nor a class; {self._described()}"
+            )
         bound = parts.bind_to(function, fields, self.places, f"config.{field}", called_with)
         if self.made:
             takes = inspect.signature(bound.func).parameters

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.configuration import kinds, old_runs
+from experiments.configuration.fields import missing_field
 from genjax.devices.mesh import AXES, BATCH_AXES
 from genjax.folders import located
 from genjax.pipelines import Run
@@ -24,9 +25,8 @@ def build(config: Any) -> GenerativeTask:
     try:
         return task.from_config(config)
     except AttributeError as error:
-        if not (error.args and isinstance(error.args[0], KeyError)):  # a ConfigDict's
+        if not (field := missing_field(error)):
             raise
-        field = error.args[0].args[0].splitlines()[0]  # the next line names a similar field
         raise ValueError(
             f"config.task is {config.task!r}, which reads a field {field} that this config lacks: "
             "add it, or start from another config (head -n 1 configs/*.py says what each trains)"

@@ -39,10 +39,11 @@ def _check_rank(data: Any) -> None:
     """Raise ValueError if `data.image_shape` is not of an image, a video or a sound."""
     axes = AXES.get(data.feature)
     shape = tuple(data.image_shape)
-    if axes and (len(shape) != len(axes) or min(shape) < 1):
+    whole = all(isinstance(each, int) and each > 0 for each in shape)
+    if axes and not (len(shape) == len(axes) and whole):
         raise ValueError(
-            f"config.data.image_shape is {','.join(map(str, shape))}; for config.data.feature="
-            f"{data.feature} it needs {len(axes)} positive numbers: {', '.join(axes)}"
+            f"config.data.image_shape is {','.join(map(repr, shape))}; for config.data.feature="
+            f"{data.feature} it needs {len(axes)} positive integers: {', '.join(axes)}"
         )
 
 

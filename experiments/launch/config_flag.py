@@ -1,24 +1,36 @@
 """The flag --config: a config file. --config.FIELD sets its fields and optional arguments."""
 
+import contextlib
 import difflib
 import importlib.util
 import inspect
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
+from experiments.configuration.fields import (
+    TAKES,
+    check_fields,
+    known_fields,
+    missing_field,
+    nearest,
+)
 from experiments.configuration.kinds import KINDS_BY_FIELD, parts_for_field
-from experiments.inputs.datasets import Data
 from genjax.training.workdir import flatten
 
-# Fields of `config.data` that genjax reads. The last two are of spaces: `Levels` and `Waveforms`.
-DATA = (*inspect.signature(Data).parameters, "levels", "sample_rate")
 CHECKOUT = str(Path(__file__).parents[2])
 OPEN = ("evaluation.measures", "averages", "data.options")  # parts that take any field
+# ml_collections' words for a value of another type than a field's.
+NO_CAST = re.compile(
+    r"override field '(.*?)'.* original type (.*) and .* casted to type <class '(?:\w+\.)*(\w+)'>",
+    re.S,
+)
 
 
 def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
@@ -48,19 +60,22 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     - an average: `--config.averages.wide="{'name':'PowerFunction','width':0.1}"`
     - an argument of a named part: `--config.sampling.sampler.eta=1.0`
     - an option of the data set: `--config.data.options.language=fr`
-    - another field of the data (`DATA`): `--config.data.sample_rate=8000`
+    - another field of the data: `--config.data.sample_rate=8000`
 
     Raises:
-        ValueError: a field is neither in the config file nor an argument of a named part.
+        ValueError: a field is neither in the config file nor an argument of a named part; or as of
+            `check_fields`.
         FileNotFoundError: there is no such config file.
     """
     if "config" not in values or values["config"].value is None:
         return
     flag, config = values["config"], values["config"].value
     overrides = config_flags.get_override_values(flag)
-    original = load_config(config_flags.get_config_filename(flag))
+    file = config_flags.get_config_filename(flag)
+    original = load_config(file)
     for path in overrides:
         _check_field(path, config, original)
+    check_fields(config, file.partition(":")[0])
     for path, name in overrides.items():
         field, _, last = path.rpartition(".")
         if last == "name" and field in KINDS_BY_FIELD and _get(original, path) != name:
@@ -82,22 +97,82 @@ def load_config(argument: str) -> ConfigDict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file gives no config.
+        ValueError: the file fails, or gives no config, or has no choices.
     """
     path, _, choice = argument.partition(":")
     if not Path(path).is_file():
         raise FileNotFoundError(_describe_missing(Path(path)))
-    spec = importlib.util.spec_from_file_location("config_file", Path(path))
+    spec = importlib.util.spec_from_file_location("config_file", Path(path).absolute())
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    get_config = getattr(module, "get_config", lambda *_: None)
-    config = get_config(*([choice] if choice else []))
-    if not isinstance(config, ConfigDict):
+    config = None
+    with _faults_of(spec.origin):
+        spec.loader.exec_module(module)
+        if callable(get_config := getattr(module, "get_config", None)):
+            _check_choice(get_config, path, choice)
+            config = get_config(*([choice] if choice else []))
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         raise ValueError(
             f"--config names {Path(path).absolute()}, which needs a function get_config that "
             "returns a ml_collections.ConfigDict, as the files of configs/ have"
         )
     return config
+
+
+def _check_choice(get_config: Callable, path: str, choice: str) -> None:
+    try:
+        inspect.signature(get_config).bind(*([choice] if choice else []))
+    except TypeError:
+        if choice:
+            text = (
+                f"flag --config={path}:{choice}: this config has no choices, so leave out :{choice}"
+            )
+        else:
+            text = f"--config={path} needs one of its choices, as --config={path}:CHOICE"
+        raise ValueError(text) from None
+
+
+@contextlib.contextmanager
+def _faults_of(file: str) -> Iterator[None]:
+    """Say in one line what fails in a config file, and where; keep the words of its ValueErrors."""
+    try:
+        yield
+    except Exception as error:
+        places = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ValueError) and (places[-1].line or "").startswith("raise"):
+            raise
+        own = [f"line {each.lineno}: {each.line}" for each in places if each.filename == file]
+        if isinstance(error, SyntaxError) and error.filename == file:
+            own = [f"line {error.lineno}: {(error.text or '').strip()}"]
+        inner, where = places[-1], ""
+        if own and inner.filename != file and Path(inner.filename).exists():
+            where = f" ({inner.filename}, line {inner.lineno})"
+        place = f"{file}, {own[-1]}" if own else file
+        raise ValueError(f"{place}: {_describe_fault(error) or _named(error) + where}") from error
+
+
+def _named(error: Exception) -> str:
+    hint = ""
+    if isinstance(error, ImportError):
+        hint = (
+            "; start the command in the folder that holds the module, or add that folder to "
+            "PYTHONPATH, and import it by its whole name"
+        )
+    text = error.msg if isinstance(error, SyntaxError) else error
+    return f"{type(error).__name__}: {text}{hint}"
+
+
+def _describe_fault(error: Exception) -> str | None:
+    """Return what ml_collections refuses, in the words of flags; None for other errors."""
+    if cast := NO_CAST.search(str(error)):
+        words = {kind.__name__: text for kind, (_, text) in TAKES.items()}
+        field, given, needed = cast.groups()
+        if needed == "ConfigDict":
+            example = f", as {field}.name" if "'str'" in given else ""
+            return f"{field} has fields of its own, so set those{example}"
+        return f"{field} must be {words.get(needed, needed)}"
+    if missing := missing_field(error):
+        return f"there is no field {missing}"
+    return None
 
 
 def _get(config: Mapping[str, Any], path: str) -> Any:
@@ -112,7 +187,7 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     there = _get(original, parent) if parent else original
     known = there is not None and (name in there or not len(there))  # an empty part takes any field
     if parent == "data":  # its name is a loader, which takes `options` alone
-        named = name in DATA
+        named = path in known_fields()
     else:
         named = parent and "name" in (_get(config, parent) or ())
     if known or named or parent in OPEN:
@@ -137,10 +212,8 @@ def field_called(name: str) -> str | None:
 
 def _describe_unknown(path: str, config: ConfigDict) -> str:
     """Return the error text for a field that does not exist, with the nearest existing field."""
-    there = _fields(config)
-    ends_so = [each for each in there if each.endswith(f".{path}")]
-    if nearest := ends_so or difflib.get_close_matches(path, there, n=1, cutoff=0.75):
-        return f"the config has no field {path!r}; did you mean --config.{nearest[0]}?"
+    if meant := nearest(path, _fields(config)):
+        return f"the config has no field {path!r}; did you mean --config.{meant}?"
     part = path
     while (owner := part.rpartition(".")[0]) and not hasattr(_get(config, owner), "keys"):
         part = owner
@@ -155,12 +228,14 @@ def describe_unknown_flag(argv: Sequence[str]) -> str | None:
     """Return the error text for a flag --config.FIELD that is in no part of the config, if any.
 
     Raises:
-        FileNotFoundError: there is no such config file.
+        FileNotFoundError, ValueError: as of `load_config`.
     """
     values = {}
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = argument.lstrip("-").partition("=")
         values[name] = value if equals else following
+    if "config" not in values:
+        return None
     config = load_config(values["config"])
     fields = [name.removeprefix("config.") for name in values if name.startswith("config.")]
     in_no_part = [

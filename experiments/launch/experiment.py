@@ -105,7 +105,7 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
         return task.functions(jax.eval_shape(task.init, jax.random.key(0)), sampling)
 
     for name, given in evaluation.measures.items():
-        fields = {"name": given} if isinstance(given, str) else dict(given)
+        fields = dict(given) if hasattr(given, "keys") else {"name": given}
         field = f"evaluation.measures.{name}"
         every = fields.pop("every", evaluation.every)
         changes = {each: fields.pop(each) for each in ("num_samples", "labels") if each in fields}

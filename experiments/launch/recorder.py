@@ -25,6 +25,7 @@ from genjax.training import Plugin, Snapshots
 from genjax.training.pictures import save_animation, save_curves, save_picture
 from genjax.training.progress import ProgressBar
 from genjax.training.sampling import add_posthoc, power_averages, sample
+from genjax.unfinished import unfinished
 
 
 class Recorder:
@@ -109,7 +110,8 @@ class Recorder:
         if self.experiment.measures and not path.exists():
             condition, data = self.task.condition, self.experiment.data
             real = condition.real_examples(data, self.labels, self.row_names)
-            save_real(path, self.task.space, real, self.labels, self.per_row)
+            with unfinished(path) as part:
+                save_real(part, self.task.space, real, self.labels, self.per_row)
 
     def draw_samples(self, state: Any, step: int) -> dict[str, Any] | None:
         """Save a sheet of samples and the curves until now; return the sheet to log."""
@@ -175,7 +177,8 @@ class Recorder:
         found = [self.findings.find(step, measure.name) for measure in self.experiment.measures]
         drawn = self.findings.find(step, "samples.png")
         if None in [*found, drawn]:
-            print("sampling and evaluating", flush=True)
+            kept = "all steps are saved, and after a stop the same command goes on from here"
+            print(f"sampling and evaluating ({kept})", flush=True)
         with ProgressBar("evaluating", 0, len(found), "measures") as progress:
             for done, measure in enumerate(self.experiment.measures):
                 if found[done] is None:

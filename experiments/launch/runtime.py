@@ -18,6 +18,7 @@ from typing import NoReturn
 import absl.logging
 from absl import app, flags
 
+from experiments.configuration.fields import missing_field
 from experiments.launch.config_flag import check_overrides, describe_unknown_flag, field_called
 from genjax.folders import cache_folder
 
@@ -125,8 +126,6 @@ NO_INTEGER = re.compile(r"invalid literal for int\(\).*")
 NO_NUMBER = re.compile(r"could not convert string to float.*")
 # ml_collections' words for a name in place of a part's fields.
 NO_FIELDS = re.compile(r"flag (--config[\w.]+)=(.*): Failed to parse .* as a ConfigDict.*", re.S)
-# Python's words for a choice of a config that has none.
-NO_CHOICES = re.compile(r"(flag --config=.*?):(.*?): .*get_config\(\) takes 0 positional.*", re.S)
 
 
 def _mark_required() -> None:
@@ -151,6 +150,20 @@ def describe_unknown(error: flags.UnrecognizedFlagError) -> str:
     return f"there is no flag --{error.flagname}; did you mean --{nearest}?"
 
 
+def _describe_flags(error: flags.Error) -> str:
+    """Return the error text for flags that are wrong or missing."""
+    if missing := REQUIRED.search(str(error)):
+        return f"--{missing[1]} is missing. {flags.FLAGS[missing[1]].help}"
+    text = str(error).rpartition("ValueError: ")[2].strip()
+    text = NO_INTEGER.sub("it must be an integer", text)
+    text = NO_NUMBER.sub("it must be a number", text)
+    fields = r"flag \1=\2: it has fields of its own, so set one of them, as \1.name=\2"
+    text = NO_FIELDS.sub(fields, text)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        text = describe_unknown(error)
+    return f"{text}\nSee --help."
+
+
 class _OneLine(logging.Formatter):
     """Formats what a library logs as a warning of Python: "warning: skipped 1 of 20 files"."""
 
@@ -173,24 +186,13 @@ def run_program(main: Callable[..., None]) -> None:
             rest = flags.FLAGS(argv)
         except SystemExit as end:  # of --help, which absl ends with 1, as if it had failed
             sys.exit(0 if end.code == 1 else end.code)
-        except flags.Error as error:  # of a config's choice, with the traceback of what raised it
-            if missing := REQUIRED.search(str(error)):
-                name = missing[1]
-                sys.exit(f"error: --{name} is missing. {flags.FLAGS[name].help}")
-            text = str(error).rpartition("ValueError: ")[2].strip()
-            text = NO_INTEGER.sub("it must be an integer", text)
-            text = NO_NUMBER.sub("it must be a number", text)
-            fields = r"flag \1=\2: it has fields of its own, so set one of them, as \1.name=\2"
-            text = NO_FIELDS.sub(fields, text)
-            text = NO_CHOICES.sub(r"\1:\2: this config has no choices, so leave out :\2", text)
-            if isinstance(error, flags.UnrecognizedFlagError):
-                text = describe_unknown(error)
-            sys.exit(f"error: {text}\nSee --help.")
-        # How ml_collections reports a field of no part, or a field of a file that is not there.
-        except (AttributeError, KeyError, OSError):
-            with user_errors():
+        except Exception as error:
+            with user_errors():  # a fault of the config file is said in the file's terms
                 unknown = describe_unknown_flag(argv)
-            if unknown is None:  # a fault of the config file
+            if isinstance(error, flags.Error):
+                sys.exit(f"error: {_describe_flags(error)}")
+            # How ml_collections reports a field of no part.
+            if unknown is None or not isinstance(error, AttributeError | KeyError):
                 raise
             sys.exit(f"error: {unknown}")
         with user_errors():
@@ -303,6 +305,13 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+    except AttributeError as error:
+        if not (field := missing_field(error)):
+            raise
+        sys.exit(
+            f"error: the config has no field {field}: add it, or start from a function of "
+            "experiments/configuration/base.py, which gives the fields that every config has"
+        )
     except (ValueError, OSError, ImportError) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         if isinstance(error, ValueError) and "raise" not in (place.line or "raise"):

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from genjax import parts
 from genjax.adversarial import regularizers
 from genjax.training import Mean
 
@@ -48,6 +49,13 @@ class Regularizer:
         return self.weight + done * (self.end_weight - self.weight)
 
 
+def _regularizer(name: str, fields: Mapping[str, Any]) -> Regularizer:
+    field = f"config.regularizers.{name}"
+    if not hasattr(fields, "keys") or "weight" not in fields:
+        raise ValueError(f"{field} is {fields!r}; set {field} = dict(weight=…)")
+    return parts.bind_to(Regularizer, dict(fields), (), field)()
+
+
 @dataclass(frozen=True)
 class Penalties:
     """The penalties of a GAN, by the names in `PENALTIES`."""
@@ -59,7 +67,8 @@ class Penalties:
         """Return the penalties of `config.regularizers`.
 
         Raises:
-            ValueError: a penalty does not exist, or the generator cannot have it.
+            ValueError: a penalty does not exist, has no weight or other fields than those of
+                `Regularizer`, or the generator cannot have it.
         """
         if unknown := set(penalties) - set(PENALTIES):
             raise ValueError(
@@ -70,7 +79,7 @@ class Penalties:
                 "config.regularizers.path_length is of a generator with styles; "
                 f"{type(generator).__module__.rpartition('.')[2]} has none"
             )
-        return cls(tuple((name, Regularizer(**fields)) for name, fields in penalties.items()))
+        return cls(tuple((name, _regularizer(name, fields)) for name, fields in penalties.items()))
 
     def __contains__(self, name: str) -> bool:
         return name in dict(self.regularizers)

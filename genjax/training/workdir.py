@@ -199,8 +199,7 @@ def record_config(
 
     Args:
         config: nested dictionaries of numbers, strings and lists.
-        free_to_differ: fields, or prefixes of fields ending in a point, that may differ on
-            resuming.
+        free_to_differ: fields, or parts with all their fields, that may differ on resuming.
         advice: by field, what to do if it differs.
         facts: what else to write beside the config and the `environment`.
 
@@ -217,10 +216,11 @@ def record_config(
                 f"{workdir} holds checkpoints and no config.json, so their config is unknown; put "
                 "the file back, or choose another --workdir"
             ) from None
+        free = tuple(f"{each.rstrip('.')}." for each in free_to_differ)
         differing = [
             f"  {name}: {_shown(old, name)} there, {_shown(new, name)} now"
             for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name) and not name.startswith(tuple(free_to_differ))
+            if old.get(name) != new.get(name) and not f"{name}.".startswith(free)
         ]
         if differing:
             help_ = [

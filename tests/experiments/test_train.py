@@ -155,6 +155,8 @@ def test_a_run_that_goes_on_says_from_where(small_run, tmp_path):
     shutil.rmtree(workdir / "checkpoints/00000040")
     result = run("train", *SMALL, f"--workdir={workdir}")
     assert "\nresumed from step 30 of 40\n" in result.stdout, result.stderr
+    kept = "all steps are saved, and after a stop the same command goes on from here"
+    assert f"\nsampling and evaluating ({kept})\n" in result.stdout
     assert not list(workdir.glob("events.out.tfevents.*"))  # TensorBoard is off
 
 
@@ -164,6 +166,10 @@ def test_a_run_on_data_that_grew_since_does_not_go_on(tmp_path):
     train.prepare(config, workdir, None)
     record = json.loads((workdir / "config.json").read_text())
     assert record["num_examples"] == 1437  # of the 1,797 digits, four fifths
+    train.prepare(config, workdir, None)
+    # A field that earlier versions ignored, and that a config file may no longer have.
+    ignored = record | {"config": record["config"] | {"num_step": 5}}
+    (workdir / "config.json").write_text(json.dumps(ignored))
     train.prepare(config, workdir, None)
     (workdir / "config.json").write_text(json.dumps(record | {"num_examples": 1430}))
     words = f"trained on 1,430 examples, and config.data has 1,437 by now, .* --init_from={workdir}"
@@ -292,8 +298,8 @@ WRONG = {
     ),
     "rank": (
         ["--config.data.image_shape=8,8"],
-        "config.data.image_shape is 8,8; for config.data.feature=image it needs 3 positive numbers:"
-        " height, width, channels",
+        "config.data.image_shape is 8,8; for config.data.feature=image it needs 3 positive "
+        "integers: height, width, channels",
     ),
     "parameters in bfloat16": (
         ["--config.model.param_dtype=bfloat16"],

@@ -117,7 +117,7 @@ def test_some_fields_may_differ_and_others_have_advice(tmp_path):
     assert read_record(tmp_path).config == record["config"] == new
     advice = {"seed": "Keep the seed.", "sampler": "Keep the sampler."}
     with pytest.raises(ValueError, match="sampler: 'ddim' there, 'heun' now") as refusal:
-        record_config(tmp_path, new | {"sampler": "heun"}, ("sampling.",), advice)
+        record_config(tmp_path, new | {"sampler": "heun"}, ("sampling", "sample"), advice)
     assert str(refusal.value).endswith(" Keep the sampler.") and "seed" not in str(refusal.value)
 
 

@@ -67,6 +67,22 @@ def test_a_function_in_place_of_a_space_is_refused():
     assert kinds.parts_for_field("draw", "space") == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (5, "config.model is 5, and a part has a name and arguments: set config.model = dict"),
+        (dict(name=7), "config.model is {'name': 7}, and a part has a name and arguments"),
+        (
+            dict(name="math.pi"),
+            "config.model.name is 'math.pi', which is 3.14159.* and neither a f",
+        ),
+    ],
+)
+def test_what_is_no_part_is_refused(fields, words):
+    with pytest.raises(ValueError, match=f"^{words.replace('(', '[(]')}"):
+        kinds.DIFFUSION_NETWORK.bind(fields, "model")
+
+
 def test_a_function_that_makes_no_network_is_refused():
     message = "names .*loss_without_target, which cannot be made: missing .*; a DiffusionNetwork is"
     with pytest.raises(ValueError, match=message):

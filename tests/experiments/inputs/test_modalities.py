@@ -194,7 +194,7 @@ def test_a_length_that_the_patches_do_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"\(64, 1\) does not divide into patches of 5"):
         build(config)
     config.data.image_shape = (64,)
-    with pytest.raises(ValueError, match="needs 2 positive numbers: samples, channels"):
+    with pytest.raises(ValueError, match="needs 2 positive integers: samples, channels"):
         build(config)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 from PIL import Image
 
 from configs import emoji_autoencoder
@@ -11,11 +12,20 @@ from experiments.launch.recorder import Recorder
 from tests.experiments.small_digits import small_config
 
 
-def test_an_autoencoder_shows_each_held_out_image_once(tmp_path):
+def test_an_autoencoder_shows_each_held_out_image_once(tmp_path, monkeypatch):
+    """A sheet that was interrupted while it was written is written again."""
     config = emoji_autoencoder.get_config("kl")
     config.data.held_out_split = "test[:12]"
     recorder = Recorder(Experiment.from_config(config), tmp_path)
     assert (len(recorder.labels), recorder.per_row) == (10, 10)  # whole rows
+
+    def write_half(path, *_):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("experiments.launch.recorder.save_real", write_half)
+        recorder.draw_real()
     recorder.draw_real()
     with Image.open(tmp_path / "real.png") as image:
         assert image.size == (10 * 66, 66)

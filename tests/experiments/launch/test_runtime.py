@@ -156,7 +156,85 @@ def test_a_choice_of_a_config_that_has_none_is_an_error_of_one_line(tmp_path):
     config = "configs/digits_flow.py:big"
     result = run("train", f"--config={config}", f"--workdir={tmp_path / 'run'}")
     words = "this config has no choices, so leave out :big"
-    assert result.stderr == f"error: flag --config={config}: {words}\nSee --help.\n"
+    assert result.stderr == f"error: flag --config={config}: {words}\n"
+
+
+OWN = """from experiments.configuration import base
+
+
+def get_config():
+    c = base.diffusion("mine", name="digits", image_shape=(8, 8, 1))
+    c.model.update(patch_size=2, width=32, depth=1, num_heads=2)
+    c.num_steps, c.evaluation.measures = 2, {}  # cheap, if nothing refuses it
+    LINE
+    return c
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("c.batch_size = '64'", "batch_size must be an integer"),
+        ("c.num_steps = 5.5", "num_steps must be an integer"),
+        ("c.data.flip = 'no'", "flip must be True or False"),
+        ("c.model = 'DiT'", "model has fields of its own, so set those, as model.name"),
+        ("c.mesh = 8", "mesh has fields of its own, so set those"),
+        (
+            "c.evaluation.meassures.x = 'Samples'",
+            "there is no field 'meassures'; Did you mean",
+        ),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("int('many')", "ValueError: invalid literal for int() with base 10: 'many'"),
+        ("from . import other", "ImportError: attempted relative import with no known parent"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'; start "),
+        ("def f(:", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_fault_of_a_config_file_is_one_line_with_its_place(tmp_path, line, words):
+    (tmp_path / "mine.py").write_text(OWN.replace("LINE", line))
+    result = run("train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
+    assert result.stderr.startswith(f"error: {tmp_path}/mine.py, line 8: {line}: {words}")
+    assert result.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("raise ValueError('the choices are a, b')", "the choices are a, b"),
+        (
+            "c.num_step = 5",
+            "config.num_step is 5 in FILE, and there is no such field; did ",
+        ),
+        ("c.optimizer = None", "config.optimizer is None in FILE; it has fields of its own"),
+        ("del c.num_steps", "the config has no field 'num_steps': add it, or start from a"),
+        (
+            "del c.sampling",
+            "config.task is 'Diffusion', which ",
+        ),
+        ("return", "--config names FILE, which needs a function get_config that returns a "),
+        ("c.evaluation.measures.x = 5", "config.evaluation.measures.x is {'name': 5}, and a part"),
+        ("c.averages.x = 5", "config.averages.x is 5, and a part has a name and arguments: set "),
+        (
+            "c.data.image_shape = ('8', 8, 1)",
+            "config.data.image_shape is '8',8,1; for config.",
+        ),
+    ],
+)
+def test_a_config_of_ones_own_with_a_mistake_is_one_line(tmp_path, line, words):
+    (tmp_path / "mine.py").write_text(OWN.replace("LINE", line))
+    result = run("train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
+    words = words.replace("FILE", f"{tmp_path}/mine.py")
+    error = result.stderr.removeprefix("WARNING:absl:").partition("error: ")[2]
+    assert error.startswith(words) and error.count("\n") == 1, result.stderr
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_a_config_whose_choice_is_left_out_is_told_to_have_one(tmp_path):
+    (tmp_path / "mine.py").write_text("def get_config(choice):\n    pass\n")
+    result = run("train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
+    assert result.stderr.endswith(
+        f"needs one of its choices, as --config={tmp_path}/mine.py:CHOICE\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from configs import digits_gan, fashion_gan, gaussians_gan
 from experiments.configuration import base
 from experiments.configuration.runs import build
 from experiments.launch.experiment import Experiment
-from experiments.tasks.penalties import Regularizer
+from experiments.tasks.penalties import Penalties, Regularizer
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
 from tests.experiments import gan_run
@@ -155,6 +155,19 @@ def test_two_time_scales():
         np.testing.assert_allclose(
             largest, rate, rtol=0.02
         )  # g/(|g| + 1e-8), and the float32 of a difference
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (dict(weight=1.0, evry=4), "r1.evry is set, which Regularizer does not take; .*'every'"),
+        (dict(every=4), r"r1 is {'every': 4}; set config.regularizers.r1 = dict\(weight=…\)"),
+        (0.2, r"r1 is 0.2; set config.regularizers.r1 = dict\(weight=…\)"),
+    ],
+)
+def test_a_penalty_of_wrong_fields_is_refused(fields, words):
+    with pytest.raises(ValueError, match=f"^config.regularizers.{words}"):
+        Penalties.from_config({"r1": fields}, None)
 
 
 def test_a_weight_goes_to_its_end_as_a_half_cosine():
