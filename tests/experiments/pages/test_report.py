@@ -531,7 +531,10 @@ def test_what_is_not_finite_leaves_a_gap_and_extremes_stay():
     assert "no finite values" in chart("loss", {"run": [(0, math.nan)]})
     many = [(s, math.sin(s)) for s in range(100_000)]
     many[54_321] = (54_321, 40.0)
-    curve, lines = drawn(chart("loss", {"run": many}))
+    many[54_200] = (54_200, math.nan)  # the first of the same stretch
+    figure = chart("loss", {"run": many})
+    assert re.search(r' d="([^"]*)"', figure)[1].count("M") == 2
+    curve, lines = drawn(figure)
     assert 500 < len(curve) <= 1100
     assert min(y for _, y in curve) == pytest.approx(lines["40"], abs=0.1)
 
