@@ -21,6 +21,7 @@ from experiments.tasks.adapters import Adapters
 from experiments.tasks.distillation import Distillation
 from experiments.tasks.methods import Student
 from experiments.tasks.methods import consistency as consistency_methods
+from experiments.tasks.teachers import Teacher
 from genjax import diffusion
 from genjax.diffusion import targets, times
 from genjax.distillation import flow_maps, pairs, progressive
@@ -585,6 +586,14 @@ def test_a_teacher_is_sampled_with_the_students_prompts():
     )
     assert Distillation._sample_teacher(of_prompts, np.array([1, 0, 1]), 3) == (None, 50)
     assert asked == [dict(prompts=["a dog", "a cat", "a dog"], seed=3)]
+
+
+def test_a_teacher_that_jumps_answers_with_its_velocity(monkeypatch):
+    """A jump that ends where it starts stands for the velocity."""
+    apply = lambda variables, x, t, condition, end_time: end_time
+    run = SimpleNamespace(network=SimpleNamespace(apply=apply, takes_end_time=True))
+    monkeypatch.setattr(Teacher, "run", property(lambda _: run))
+    assert Teacher("runs/student").network(None)(None, 0.5, None) == 0.5
 
 
 @pytest.mark.slow
