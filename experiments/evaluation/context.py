@@ -133,7 +133,7 @@ class Model:
             changes: other values of fields of `sampling`.
         """
         prompts = prompts and tuple(prompts)
-        request = (labels.tobytes(), prompts, tuple(sorted(changes.items())))
+        request = (tuple(labels.tolist()), prompts, tuple(sorted(changes.items())))
         if request not in self._samples:
             task = self._task.with_prompts(prompts) if prompts else self._task
             sampling = Config(dict(self.sampling) | changes)

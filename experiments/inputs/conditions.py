@@ -188,8 +188,9 @@ def _in_turn(data: Data, count: int) -> RealExamples:
 def _of_classes(data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExamples:
     """Return held-out examples of these classes, and training examples where there are too few.
 
-    At most `SEARCHED` examples of a split are searched, in a fixed order. Places that stay empty
-    are grey, or zero where data are not bytes.
+    At most `SEARCHED` examples of a split are searched, in a fixed order. Training examples are
+    searched only if that is the whole held-out split. Places that stay empty are grey, or zero
+    where data are not bytes.
     """
     held_out = data.held_out().source
     first = held_out[:1][data.feature]

@@ -277,8 +277,7 @@ class Latents:
     def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
         if jnp.issubdtype(examples.dtype, jnp.floating):
             return examples
-        encoded = self.autoencoder.encode(frozen["autoencoder"], self.data.encode(examples))
-        return jax.lax.stop_gradient(encoded)
+        return self.autoencoder.encode(frozen["autoencoder"], self.data.encode(examples))
 
     def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
         """Return data of latents.

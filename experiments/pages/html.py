@@ -289,16 +289,19 @@ def _look(index: int) -> dict[str, str]:
 def _thin(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple[float, float]]:
     """Return the lowest and the highest point of each stretch of many points.
 
-    A thinned curve keeps its extremes.
+    A thinned curve keeps its extremes, and one point of each stretch that is not finite.
     """
     stretch = max(1, 2 * len(points) // most)
     if stretch < 3:
         return list(points)
-    pieces = [points[start : start + stretch] for start in range(0, len(points), stretch)]
-    extremes = [
-        sorted({min(piece, key=lambda p: p[1]), max(piece, key=lambda p: p[1])}) for piece in pieces
-    ]
-    return [point for pair in extremes for point in pair]
+    kept = []
+    for start in range(0, len(points), stretch):
+        piece = points[start : start + stretch]
+        finite = [point for point in piece if math.isfinite(point[1])]
+        gaps = [point for point in piece if not math.isfinite(point[1])]
+        extremes = {pick(finite, key=lambda p: p[1]) for pick in (min, max) if finite}
+        kept += sorted(extremes | set(gaps[:1]))
+    return kept
 
 
 class _Axes(NamedTuple):

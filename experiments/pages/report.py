@@ -1,6 +1,7 @@
 """The page of a run: its samples, figures, curves and config in one HTML file."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ MEASURED_PICTURES = {
     ),
 }
 PICTURES_OVER_TIME = 12
+REFERENCES = {"class_accuracy": ("classifier_accuracy",)}  # names of figures of real examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,20 +289,15 @@ def few_examples(run: RunRecord) -> Html:
 def _figures(run: RunRecord) -> Html:
     """Return tables of the figures, of how they were measured, and of the report's dictionaries."""
     report = run.report
-    accuracies = "training_accuracy", "held_out_accuracy"
-    of_real = (*accuracies, "memorized_share", "hit_rate", "false_rate")
-    others = {name: f"{name}_real" for name in of_real} | {"class_accuracy": "classifier_accuracy"}
-    references = {name: others.get(name, f"{name}_train") for name in QUALITY}
-    measured = [name for name in QUALITY if name in report]
-    compared = any(references[name] in report for name in measured)
+    measured = {name: reference_name(report, name) for name in QUALITY if name in report}
     header = ("", "reconstructions" if run.reconstructs else "samples", "real examples")
-    header = header if compared else header[:2]
+    header = header if any(measured.values()) else header[:2]
     figures = [
-        (heading(name), *(report.get(each, "") for each in (name, references[name])))[: len(header)]
-        for name in measured
+        (heading(name), report[name], report.get(reference, ""))[: len(header)]
+        for name, reference in measured.items()
     ]
     speed = [(heading(name), report[name]) for name in SPEED if name in report]
-    shown = {"alarms", *SPEED, *measured, *(references[name] for name in measured)}
+    shown = {"alarms", *SPEED, *measured, *measured.values()}
     protocols = {name: value for name, value in report.items() if name.startswith(PROTOCOL)}
     rest = {name: report[name] for name in report if name not in shown | protocols.keys()}
     nested = {name: value for name, value in rest.items() if isinstance(value, dict)}
@@ -313,6 +310,12 @@ def _figures(run: RunRecord) -> Html:
         *(_nested_table(words(name).capitalize(), value) for name, value in nested.items()),
         fold("Protocol of each measure", *map(protocol, protocols)),
     )
+
+
+def reference_name(report: Mapping[str, Any], name: str) -> str | None:
+    """Return the name of the same figure of real examples, or None if a report has none."""
+    names = REFERENCES.get(name, (f"{name}_train", f"{name}_real"))
+    return next((each for each in names if each in report), None)
 
 
 def _nested_table(caption: str, value: dict[str, Any]) -> Html:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.evaluation.figures import BETTER, SPEED
-from experiments.pages.report import RunRecord, duration, read_run, words
+from experiments.pages.report import RunRecord, duration, read_run, reference_name, words
 
 HEADER = """\
 # Runs on record
@@ -21,8 +21,6 @@ python -m experiments.table docs/results/records/* --out=docs/results/runs.md
 """
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "1": " → 1"}
-# Names that a report gives to the same figure of real images.
-REFERENCES = {"class_accuracy": ("classifier_accuracy",)}
 
 
 def tables(folders: Sequence[str | Path]) -> str:
@@ -110,8 +108,7 @@ def cell(run: RunRecord, name: str) -> str:
 
 def reference(run: RunRecord, name: str) -> float | None:
     """Return the same figure of real images, or None if the report has none."""
-    names = REFERENCES.get(name, (f"{name}_train", f"{name}_real"))
-    return next((run.report[each] for each in names if each in run.report), None)
+    return run.report.get(reference_name(run.report, name))
 
 
 def number(name: str, value: float) -> str:

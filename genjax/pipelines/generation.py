@@ -350,6 +350,8 @@ class Pipeline:
         name = "guidance_scale"
         if self.distilled:
             name, scale = "negative_scale", negative_scale
+            if not math.isfinite(scale):
+                raise ValueError(f"{name}={scale} must be a finite number")
         elif negative_scale != 1:
             raise ValueError(
                 f"negative_scale={negative_scale} is for networks with distilled guidance, such "
@@ -372,8 +374,10 @@ class Pipeline:
         """Return the guidance scale; for `Experts` the two scales, each at least 1."""
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         experts = isinstance(self.network, Experts)
-        if np.shape(scale) not in (((), (2,)) if experts else ((),)):
-            expected = "a number, or a pair for high and low noise" if experts else "a number"
+        shapes, expected = [()], "a finite number"
+        if experts:
+            shapes, expected = [(), (2,)], f"{expected}, or a pair for high and low noise"
+        if np.shape(scale) not in shapes or not np.all(np.isfinite(scale)):
             raise ValueError(f"guidance_scale={scale} does not fit this system: give {expected}")
         return np.broadcast_to(np.maximum(scale, 1), 2) if experts else scale
 

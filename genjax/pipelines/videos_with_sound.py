@@ -1,5 +1,6 @@
 """Videos with sound from prompts, by a network of both."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -315,13 +316,12 @@ def _of_streams(scale: Scale) -> dict[str, float]:
     """Return a scale for each stream.
 
     Raises:
-        ValueError: the scale is a mapping without both streams.
+        ValueError: the scale is a mapping without both streams, or not finite.
     """
-    if not isinstance(scale, Mapping):
-        return dict.fromkeys(STREAMS, float(scale))
-    if set(scale) != set(STREAMS):
-        raise ValueError(f"a scale is a number, or one for video and for audio; got {scale}")
-    return {name: float(scale[name]) for name in STREAMS}
+    scales = scale if isinstance(scale, Mapping) else dict.fromkeys(STREAMS, scale)
+    if set(scales) != set(STREAMS) or not all(map(math.isfinite, scales.values())):
+        raise ValueError(f"a scale is a finite number, or one for video and for audio; got {scale}")
+    return {name: float(scales[name]) for name in STREAMS}
 
 
 def _checked(times: Sequence[float]) -> Float[Array, " times"]:
@@ -331,6 +331,7 @@ def _checked(times: Sequence[float]) -> Float[Array, " times"]:
         ValueError: the times do not fall from at most 1 to 0.
     """
     values = np.asarray(times, np.float32)
-    if len(values) < 2 or values[0] > 1 or values[-1] != 0 or np.any(np.diff(values) >= 0):
+    falls = len(values) > 1 and values[0] <= 1 and np.all(np.diff(values) < 0)  # no NaN does
+    if not falls or values[-1] != 0:
         raise ValueError(f"times={list(times)} do not fall from at most 1 to 0")
     return jnp.asarray(values)

@@ -41,6 +41,10 @@ def test_e_times_louder_is_one_neper_and_a_convergence_of_e_less_one():
     expected = math.e - 1 + 1
     np.testing.assert_allclose(distance(math.e * NOISE, NOISE), expected, rtol=1e-4)
     np.testing.assert_allclose(distance(NOISE, NOISE), 0.0, atol=1e-6)
+    # Magnitudes below 1e-5 count as 1e-5. Those of noise are √(3·512/8) = 14 times its deviation
+    # or more, as the window's mean square is 3/8.
+    np.testing.assert_allclose(distance(1e-9 * NOISE, 0 * NOISE), 0.0, atol=1e-6)
+    assert np.all(distance(1e-6 * NOISE, 0 * NOISE) > 0.3)
 
 
 @pytest.mark.parametrize("name", ["mel", "stft"])

@@ -137,6 +137,9 @@ def test_a_guidance_scale_as_input_means_distilled_unless_given(takes_guidance, 
     )
     negative = make()._conditions(["a cat"], None, SIZE, None, 1.0)[1]
     assert (negative is None) is takes_guidance
+    if takes_guidance:
+        with pytest.raises(ValueError, match="negative_scale=nan must be a finite number"):
+            make()._conditions(["a cat"], None, SIZE, None, np.nan)
 
 
 def test_seeds_are_those_of_keys_up_to_the_largest():
@@ -243,6 +246,7 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
             dict(noise=np.zeros((1, 4, 8, 12), np.float32)),
             r"\(1, 4, 8, 12\); .* \(1, 8, 12, 4\)",
         ),
+        (["a"], dict(guidance_scale=np.nan), "guidance_scale=nan does not fit .* a finite number"),
         (["a"], dict(seeds=[2**32]), "seeds are from 0 to 2³² − 1; got 4294967296"),
         (["a"], dict(seeds=[-1]), "seeds are from 0 to 2³² − 1; got -1"),
         (

@@ -56,16 +56,17 @@ def test_clips_have_their_frames_and_their_sound_at_its_times(tmp_path, suffix, 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_a_clip_without_sound_and_of_colours(tmp_path, suffix):
-    """The file says its matrix, BT.601, so that no player has to guess."""
-    colours = np.broadcast_to(np.array([200, 40, 90], np.uint8), (3, 300, 300, 3))
+    """The file says its matrix, BT.601, so that no player has to guess. Its sides are even."""
+    colours = np.broadcast_to(np.array([200, 40, 90], np.uint8), (3, 301, 299, 3))
     write_clip(tmp_path / f"a{suffix}", colours, 10.0)
     with av.open(str(tmp_path / f"a{suffix}")) as container:
         assert not container.streams.audio
         frame = next(container.decode(video=0))
         assert frame.colorspace in (5, 6) and frame.color_range == 1  # of FFmpeg; from 16 to 235
         frame = frame.to_ndarray(format="rgb24")
-    assert frame.shape == (300, 300, 3)
-    np.testing.assert_allclose(frame[150, 150].astype(int), [200, 40, 90], atol=6)
+    assert frame.shape == (302, 300, 3)
+    for place in (150, -1):  # the last row and column repeat those before them
+        np.testing.assert_allclose(frame[place, place].astype(int), [200, 40, 90], atol=6)
 
 
 def test_mistakes(tmp_path, monkeypatch):

@@ -234,6 +234,8 @@ def test_distilled_times_are_the_linear_quadratic_schedule():
     [
         (dict(perturbed_blocks=[2]), r"perturbed_blocks=\[2\]; the network has 0 to 1"),
         (dict(times=[0.5, 0.6, 0.0]), "do not fall"),
+        (dict(times=[1.0, np.nan, 0.0]), "do not fall"),
+        (dict(rescale=np.nan), "a scale is a finite number, or one for .*; got nan"),
         (dict(guidance_scale=dict(video=2.0)), "one for video and for audio"),
         (dict(guidance_scale=1.0, negative_prompts=["", ""]), "negative_prompts have no effect"),
         (dict(frames=6), "is not 1 \\+ n·4"),

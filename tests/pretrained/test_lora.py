@@ -97,6 +97,10 @@ def test_scale_and_type(variables):
     kernel = leaf(apply_lora(half, adapters, 3.0), HEADS)
     assert kernel.dtype == jnp.bfloat16
     np.testing.assert_array_equal(kernel, 1.5)
+    # 1 + 2⁻⁸·(1 + 2⁻⁹) is rounded up to 1 + 2⁻⁷. A product that was rounded first would be lost.
+    one = {"kernel": jnp.ones((1, 1), jnp.bfloat16)}
+    small = {"kernel": dict(down=[[2**-8 + 2**-17]], up=[[1.0]])}
+    assert apply_lora(one, small)["kernel"] == 1 + 2**-7
 
 
 def test_layers_ranks_and_alphas(load, variables):

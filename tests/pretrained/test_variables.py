@@ -105,6 +105,9 @@ def test_what_is_saved_is_loaded(tmp_path, stack, shard_bytes):
     save_variables(tmp_path, {"a": 1}, stack, name_of_layer, name="model", shard_bytes=shard_bytes)
     assert len(list(tmp_path.glob("*.safetensors"))) == {10**9: 1, 40: 2, 1: 3}[shard_bytes]
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
+    for index in tmp_path.glob("*.index.json"):
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(stack))
+        assert json.loads(index.read_text())["metadata"]["total_size"] == size
     loaded = load_variables(tmp_path, LAYERS, name_of_layer)
     jax.tree.map(np.testing.assert_array_equal, loaded, stack)
 

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.evaluation.autoencoders import as_frames
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.context import in_batches as in_small_batches
 from experiments.evaluation.features.networks import (
@@ -98,7 +97,7 @@ class PretrainedFeatures:
         if self.weights and (feature != "image" or len(shape) != 3):
             raise ValueError(
                 f"config.evaluation.measures has {', '.join(self.weights)}, which measure "
-                f"pictures; the data are {'video' if feature == 'video' else 'points'} of shape "
+                f"pictures; config.data.feature is {feature!r} and config.data.image_shape "
                 f"{shape}: leave them out"
             )
         if self.clip and not hasattr(self.context.condition, "prompts"):
@@ -208,7 +207,7 @@ class ReconstructionFeatures(PretrainedFeatures):
         source = data.held_out().source
         rows = draw(len(source), self.context.num_samples)
         decoded = in_small_batches(model.functions["reconstruct"], source[rows][data.feature])
-        report = self.measure(as_frames(decoded), split=data.held_out_split)
+        report = self.measure(decoded, split=data.held_out_split)
         return report | {"num_samples": len(rows)}
 
 

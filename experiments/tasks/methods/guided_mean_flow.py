@@ -60,6 +60,6 @@ class GuidedMeanFlow(Method):
             pairs=functools.partial(pairs.ordered, times=student.times, diagonal=self.diagonal),
             max_guidance_scale=self.max_guidance_scale,
             smallest=self.smallest,
-            extra=self.extra(jax.random.fold_in(key, 1), student, x),
+            extra=self.extra(jax.random.fold_in(key, 3), student, x),  # the loss has keys 0 to 2
             distance=functools.partial(distances.adaptive, power=self.power),
         )

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments.evaluation.context import Context
-from experiments.evaluation.equivariance import Equivariance
+from experiments.evaluation.equivariance import Equivariance, draw_moves
 from experiments.inputs.spaces import Pixels
 from experiments.launch.experiment import split_pictures
 
@@ -67,7 +67,10 @@ def test_images_that_do_not_know_each_other():
 
 
 def test_each_image_keeps_its_label_and_latent():
-    """Images move down by up to an eighth of the side. Films move them by half of that."""
+    """Images move down by up to an eighth of the side, and films by half of that.
+
+    Turns go both ways.
+    """
     seen = []
 
     def spy(labels, indices, transforms):
@@ -79,6 +82,9 @@ def test_each_image_keeps_its_label_and_latent():
     assert 1 / 16 < np.abs(transforms[:, 1, 2]).max() <= 1 / 8
     np.testing.assert_array_equal(labels, indices % 10)
     assert set(indices) == set(range(24))
+    random = np.random.default_rng(0)
+    sines = [draw_moves(random, SIDE)["eq_r"].transform[1, 0] for _ in range(20)]
+    assert min(sines) < -0.5 and max(sines) > 0.5
 
 
 def test_what_cannot_be_measured_is_refused():

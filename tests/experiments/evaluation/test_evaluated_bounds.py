@@ -117,8 +117,10 @@ def test_a_collapsed_posterior_is_reported(tmp_path):
     assert alarms(task, figures, tmp_path, 3) == expected
     seeing, _, task = evaluated(blind=False)
     assert seeing["active_units"] > 0 and task.alarms({"active_units": 4.0, "num_units": 4.0}) == []
-    # the bound of more samples is the tighter one
+    # The bound of more samples is the tighter one, of which the bits are.
     assert seeing["importance_weighted_bound"] > seeing["elbo"]
+    bits = -seeing["importance_weighted_bound"] / np.log(2)
+    assert seeing["bits_per_dimension"] == pytest.approx(bits / 64)
 
 
 def test_a_bound_starts_where_there_is_noise():

@@ -136,17 +136,14 @@ def test_inversion_finds_the_least_squares_of_a_linear_generator():
     random = np.random.default_rng(0)
     matrix, images = random.standard_normal((12, 30)), random.standard_normal((2, 30))
     space = styles(lambda w, labels: w.reshape(-1, 12) @ matrix.astype(np.float32))
-    found, distances = latent_space.inversion(
-        space,
-        jax.random.key(0),
-        jnp.asarray(images, jnp.float32),
-        jnp.zeros(2, int),
-        num_steps=2000,
-    )
+    inputs = space, jax.random.key(0), jnp.asarray(images, jnp.float32), jnp.zeros(2, int)
+    found, distances = latent_space.inversion(*inputs, num_steps=2000)
     best = images @ np.linalg.pinv(matrix) @ matrix
     np.testing.assert_allclose(found, best, atol=2e-3)
     np.testing.assert_allclose(distances[""], np.mean((best - images) ** 2, axis=1), rtol=1e-4)
     assert np.all(distances["_start"] > distances[""]) and distances.keys() == {"", "_start"}
+    _, at_once = latent_space.inversion(*inputs, num_steps=0)
+    np.testing.assert_allclose(at_once[""], at_once["_start"], rtol=1e-5)
 
 
 def test_images_without_labels_are_inverted(tmp_path):

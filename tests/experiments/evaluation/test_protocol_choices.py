@@ -64,6 +64,8 @@ def test_numbers_of_images():
     sets = generator.integers(0, 256, (2, 300, 8, 8, 1)).astype(np.uint8)
     found = protocol_choices.measure_counts(*sets)
     assert list(found) == ["9", "18", "37", "75", "150", "300", "∞", "95 % from", "95 % to"]
+    half = sets[:, :150].reshape(2, 150, -1) / 127.5 - 1
+    assert found["150"] == pytest.approx(metrics.frechet_distance(*half), rel=1e-4)
     assert abs(found["∞"]) < found["300"] / 2 < found["150"]  # equal distributions: all is bias
     assert (
         list(protocol_choices.measure_counts(*sets[:, :100]))[-1] == "100"

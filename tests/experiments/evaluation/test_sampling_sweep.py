@@ -127,6 +127,20 @@ def test_a_sweep_by_vgg16_finds_the_best_by_vgg16(monkeypatch):
     assert draw_heat_maps(found).width > 100
 
 
+def test_a_red_frame_marks_the_lowest_distance():
+    """Of two widths, one below the other, and three guidance scales."""
+    distances = {(f"posthoc_{w}", s): 1 + w + s for w in (0.1, 0.2) for s in (1.0, 2.0, 3.0)}
+    distances["posthoc_0.2", 1.0] = 0.5
+    records = [
+        dict(guidance_interval=[0.0, 1.0], weights=w, guidance_scale=s, frechet_distance=value)
+        for (w, s), value in distances.items()
+    ]
+    pixels = np.asarray(draw_heat_maps(records), int)
+    rows, columns = np.nonzero((pixels == (255, 0, 0)).all(-1))
+    middle = rows.mean() / pixels.shape[0], columns.mean() / pixels.shape[1]
+    assert middle[0] > 0.5 > middle[1]  # below, and to the left of the middle
+
+
 @pytest.mark.parametrize("accuracy", [{}, {"class_accuracy": 0.5}])
 def test_the_table_has_accuracy_where_there_is_one(accuracy):
     record = dict(weights="ema", guidance_scale=1.0, frechet_distance=2.0) | accuracy

@@ -51,7 +51,10 @@ class StandIn:
     def __init__(self, change=lambda sounds: sounds):
         reconstruct = lambda sounds: np.asarray(change(sounds), np.int16)
         self.functions = {"reconstruct": reconstruct}
-        self.sample = lambda labels, prompts=None: reconstruct(SPLITS["test"][: len(labels)])
+
+    def sample(self, labels, prompts=None):
+        assert len(labels) == COUNT  # equal numbers are compared
+        return self.functions["reconstruct"](SPLITS["test"])
 
 
 def context():

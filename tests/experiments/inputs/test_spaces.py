@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments.configuration import kinds
 from experiments.inputs.autoencoders import FrozenAutoencoder
+from experiments.inputs.sound_and_video import SoundAndVideo
 from experiments.inputs.spaces import Latents, Pixels, Tokens, Waveforms
 from genjax import pretrained
 from genjax.data import to_float
@@ -138,6 +139,16 @@ def test_sounds_are_not_mirrored_and_their_clips_may_be():
     sound, video = dict(space="Waveforms"), dict(space="Pixels")
     space = dict(name="SoundAndVideo", video=video, sound=sound)
     assert kinds.SPACE.bind(space, "space", data=data).shape["sound"] == (8, 1)
+
+
+def test_a_clip_is_drawn_with_its_sound_below():
+    """A pixel of the picture is 5×5 points. Half of full scale is the second of five rows."""
+    video = np.full((1, 2, 10, 10, 1), 7, np.uint8)
+    sound = np.repeat(np.array([[0], [2**14]], np.int16), 10, axis=0)[None]
+    pixels = np.asarray(SoundAndVideo.picture({"video": video, "sound": sound}, 1))[3::5, 3::5]
+    silent, loud = [0, 0, 255, 0, 0], [0, 255, 255, 0, 0]
+    np.testing.assert_array_equal(pixels[:10], 7)
+    np.testing.assert_array_equal(pixels[10:].T, [silent] * 10 + [loud] * 10)
 
 
 def test_sound_has_the_rate_at_which_it_is_read():

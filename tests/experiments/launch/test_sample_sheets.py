@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.inputs import conditions
 from experiments.inputs.conditions import Classes, Frames, Prompts, Unconditional
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Pixels, Points, Waveforms
@@ -66,7 +67,7 @@ def test_real_examples_of_classes_stand_in_their_rows():
     np.testing.assert_array_equal(real.present.reshape(4, 3), ~missing)
 
 
-def test_the_training_set_is_read_only_if_the_held_out_set_is_too_small():
+def test_the_training_set_is_read_only_if_the_held_out_set_is_too_small(monkeypatch):
     splits = []
 
     def load(self, split):
@@ -76,7 +77,10 @@ def test_the_training_set_is_read_only_if_the_held_out_set_is_too_small():
     labels = sheet_labels(2, per_row=2)
     with mock.patch.object(Data, "load", load):
         real = Classes(4).real_examples(data(), labels, ("cat", "dog"))
-    assert splits == ["test"] and list(real.names) == ["cat", "dog"] and real.present.all()
+        # Of a larger set, nobody knows how many of a class the rest of it has.
+        monkeypatch.setattr(conditions, "SEARCHED", len(LABELS) - 1)
+        Classes(4).real_examples(data(), sheet_labels(2, per_row=9), ("cat", "dog"))
+    assert splits == ["test"] * 2 and list(real.names) == ["cat", "dog"] and real.present.all()
 
 
 def shades_of(sheet, columns):

@@ -131,7 +131,7 @@ def test_data_and_budgets_have_tables_of_their_own(tmp_path):
     folders = [
         record(tmp_path, "text", **prompts),
         record(tmp_path, "flow", seed=0),
-        record(tmp_path, "flow", seed=1, figures=dict(seconds=3700.0, steps=4000)),
+        record(tmp_path, "flow", seed=1, figures=dict(seconds=1500.0, steps=4000)),
     ]
     text = families.families(families.read_rows(folders), "pictures")
     headings = [line for line in text.splitlines() if line.startswith("#")]

@@ -128,7 +128,8 @@ def check(source, pictures, charts):
 
 
 def test_report_of_a_finished_run(tmp_path):
-    path = write_report(make_run(tmp_path / "run"))
+    clips = dict(caption_accuracy=0.5, caption_accuracy_real=0.97)
+    path = write_report(make_run(tmp_path / "run", REPORT | clips))
     assert path == tmp_path / "run" / "report.html"
     page = check(path.read_text(encoding="utf-8"), pictures=6, charts=2)
     assert "flow <b>&" in page.text and not page.all("b")  # escaped
@@ -136,6 +137,7 @@ def test_report_of_a_finished_run(tmp_path):
         ["class accuracy↑ higher is better", "0.9", "0.99"],
         ["Fréchet distance↓ lower is better", "1.5", "0.625"],
         ["density→ 1 is best", "0.75", ""],
+        ["caption accuracy↑ higher is better", "0.5", "0.97"],
         ["num samples", "1000"],
         ["features", "pixels in [-1, 1]"],
         ["ema", "yes"],
@@ -145,9 +147,8 @@ def test_report_of_a_finished_run(tmp_path):
         ["git_commit", "c0ffee" + "0" * 34],
     ):
         assert row in page.rows, row
-    assert [row[0] for row in page.rows].count(
-        "Fréchet distance train"
-    ) == 0  # it stands beside its figure
+    # They stand beside their figures.
+    assert not {"Fréchet distance train", "caption accuracy real"} & {row[0] for row in page.rows}
     for words in ("300 of 300", "15.0 s", "1 × cpu", "step 100", "step 300"):
         assert words in page.text
     assert "Not evaluated yet" not in page.text
@@ -530,7 +531,10 @@ def test_what_is_not_finite_leaves_a_gap_and_extremes_stay():
     assert "no finite values" in chart("loss", {"run": [(0, math.nan)]})
     many = [(s, math.sin(s)) for s in range(100_000)]
     many[54_321] = (54_321, 40.0)
-    curve, lines = drawn(chart("loss", {"run": many}))
+    many[54_200] = (54_200, math.nan)  # the first of the same stretch
+    figure = chart("loss", {"run": many})
+    assert re.search(r' d="([^"]*)"', figure)[1].count("M") == 2
+    curve, lines = drawn(figure)
     assert 500 < len(curve) <= 1100
     assert min(y for _, y in curve) == pytest.approx(lines["40"], abs=0.1)
 

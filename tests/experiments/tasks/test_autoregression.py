@@ -112,11 +112,14 @@ def test_bits_and_completions_are_measured_on_held_out_images(monkeypatch):
     error = each.std() / np.sqrt(20)
     assert report["bits_per_dimension_error"] == pytest.approx(error, rel=1e-3)
     assert report["likelihood_images"] == 20 and report["completions"].size[0] > 0
-    completed = model.functions["completions"](
-        data["image"], data["label"], sample_keys(KEY, jnp.arange(20)), 3
+    keys = sample_keys(KEY, jnp.arange(20))
+    completed, others = (
+        model.functions["completions"](data["image"], data["label"], each, 3)
+        for each in (keys, keys[::-1])
     )
     np.testing.assert_array_equal(completed[:, :3], data["image"][:, :3])
-    assert np.any(completed[:, 3:] != data["image"][:, 3:])
+    for different in (data["image"], others):
+        assert np.any(completed[:, 3:] != different[:, 3:])
 
 
 class Rows:

@@ -1,5 +1,6 @@
 """One task trains and samples under every process, target and law of times."""
 
+import dataclasses
 import itertools
 
 import flax.linen as nn
@@ -114,6 +115,21 @@ def test_training_drops_features_and_sampling_does_not(config):
         inputs = task.sampling_inputs(config.sampling)
         jax.eval_shape(task.generate, state, key, label, label, *inputs)
     assert seen and all(seen)
+
+
+def test_mirrors_noise_within_levels_and_dropout_are_drawn_anew_in_each_step():
+    """17 levels are 1/8 apart, and noise reaches half as far."""
+    task = dataclasses.replace(build(small_config()), flip=True, dequantize_levels=17)
+    images = jnp.arange(64 * 4, dtype=jnp.uint8).reshape(64, 2, 2, 1)
+    keys, zeros = jax.random.split(jax.random.key(0)), jnp.zeros((1000, 2, 2, 1))
+    mirrored = np.array([task._mirrored({"image": images}, key)["image"] for key in keys])
+    is_mirror = np.all(mirrored == images[:, :, ::-1], axis=(2, 3, 4))
+    assert np.all(is_mirror | np.all(mirrored == images, axis=(2, 3, 4)))
+    assert 16 < is_mirror[0].sum() < 48 and np.any(is_mirror[0] != is_mirror[1])
+    noise = np.array([task._dequantized(zeros, key) for key in keys])
+    assert np.any(noise[0] != noise[1]) and np.abs(noise).max() == pytest.approx(1 / 16, rel=0.01)
+    of_dropout = [task._dropout_rngs(key)["dropout"] for key in keys]
+    assert of_dropout[0] != of_dropout[1]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from experiments.tasks.adapters import Adapters
 from experiments.tasks.distillation import Distillation
 from experiments.tasks.methods import Student
 from experiments.tasks.methods import consistency as consistency_methods
+from experiments.tasks.teachers import Teacher
 from genjax import diffusion
 from genjax.diffusion import targets, times
 from genjax.distillation import flow_maps, pairs, progressive
@@ -261,26 +262,38 @@ def test_guided_halving_first_learns_the_teacher_at_every_scale(plain_teacher):
     np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-6)
 
 
+def loss_of(method, progress, process, times):
+    """Return the losses of a student without parameters, after a share of its training."""
+    x, labels = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
+    student = Student(
+        network=lambda x, t, _, end_time=0.0: jnp.sin(x) * (1 + t)[:, None],
+        averaged=None,
+        condition=labels,
+        null=0,
+        condition_with_dropout=labels,
+        dropped=labels > 0,
+        process=process,
+        target=targets.velocity,
+        times=times,
+        teacher=None,
+        progress=jnp.float32(progress),
+    )
+    return method(jax.random.key(0), student, x)[0]
+
+
+def test_a_consistency_loss_is_as_large_for_shorter_steps():
+    """Jumps from two points differ by as much less as these are nearer; the weight is 1/(t − r)."""
+    method, flow = consistency_methods.Consistency(stages=8), diffusion.RectifiedFlow()
+    losses = [loss_of(method, stage / 8, flow, times.uniform).mean() for stage in (6, 7)]
+    np.testing.assert_allclose(*losses, rtol=0.05)  # steps of finite length
+
+
 def test_a_warm_up_of_no_length_is_over_at_the_first_step():
     """The loss at the start is that of the other warm-up at its end."""
-    x, labels = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
 
     def loss(warmup, progress):
-        student = Student(
-            network=lambda x, t, _: jnp.sin(x) * (1 + t)[:, None],
-            averaged=None,
-            condition=labels,
-            null=0,
-            condition_with_dropout=labels,
-            dropped=labels > 0,
-            process=diffusion.TrigFlow(),
-            target=targets.velocity,
-            times=times.log_normal_sigma,
-            teacher=None,
-            progress=jnp.float32(progress),
-        )
         method = consistency_methods.ContinuousConsistency(warmup=warmup)
-        return method(jax.random.key(0), student, x)[0]
+        return loss_of(method, progress, diffusion.TrigFlow(), times.log_normal_sigma)
 
     np.testing.assert_array_equal(loss(0.0, 0.0), loss(0.25, 0.25))
     assert jnp.all(jnp.abs(loss(0.25, 0.0) - loss(0.0, 0.0)) > 1e-5)
@@ -573,6 +586,14 @@ def test_a_teacher_is_sampled_with_the_students_prompts():
     )
     assert Distillation._sample_teacher(of_prompts, np.array([1, 0, 1]), 3) == (None, 50)
     assert asked == [dict(prompts=["a dog", "a cat", "a dog"], seed=3)]
+
+
+def test_a_teacher_that_jumps_answers_with_its_velocity(monkeypatch):
+    """A jump that ends where it starts stands for the velocity."""
+    apply = lambda variables, x, t, condition, end_time: end_time
+    run = SimpleNamespace(network=SimpleNamespace(apply=apply, takes_end_time=True))
+    monkeypatch.setattr(Teacher, "run", property(lambda _: run))
+    assert Teacher("runs/student").network(None)(None, 0.5, None) == 0.5
 
 
 @pytest.mark.slow

@@ -153,6 +153,8 @@ def test_the_trajectory_ends_in_the_samples():
     sampling = Config(dict(config.sampling) | dict(given=(0, 1), frames=8))
     path = sample(task, state, np.arange(4), sampling, trajectory=True)
     assert path["video"].shape == (3, 4, 8, SIDE, SIDE, 1)
+    windows = path["video"][0, :, 2:].reshape(4, 3, 2, -1)  # their new frames, which are noise
+    assert np.any(windows[:, 0] != windows[:, 1]) and np.any(windows[:, 1] != windows[:, 2])
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a[-1], b), path, samples(given=(0, 1), frames=8)
     )

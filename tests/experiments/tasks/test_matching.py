@@ -1,5 +1,6 @@
 """Students with a critic: where they start, what moves when, and what their losses vanish at."""
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from experiments import train
 from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
-from experiments.tasks.methods.matching import DMD, RCM, Game
+from experiments.tasks.methods.matching import DMD, DMD2, RCM, Game
 from experiments.tasks.teachers import Teacher
 from genjax.diffusion import (
     RectifiedFlow,
@@ -224,7 +225,8 @@ def test_rcm_takes_rectified_flow_alone(teacher, monkeypatch):
         build(config)
 
 
-X, LABELS = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
+KEY, LABELS = jax.random.key(0), jnp.zeros(4, int)
+X = jax.random.normal(jax.random.key(1), (4, 3))
 
 
 def a_game(**changes):
@@ -247,6 +249,37 @@ def a_game(**changes):
         grid=uniform_grid,
     )
     return Game(**fields | changes)
+
+
+def test_the_teacher_of_a_dropped_condition_is_unconditional():
+    """The teacher's velocity is the label, and 0 without one. Guidance triples it."""
+    teacher = predict(lambda x, t, labels: 0 * x + labels[:, None], FLOW, targets.velocity)
+    game = a_game(condition=LABELS + 1, dropped=jnp.arange(4) < 2, teacher=teacher)
+    found = game.guided_velocity(X, jnp.full(4, 0.5), 3.0)
+    np.testing.assert_allclose(found, np.repeat([[0, 0, 3, 3]], 3, axis=0).T, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "loss_of"),
+    [
+        (DMD(), "regression", DMD.__call__),
+        (DMD2(), "adversarial", DMD2.__call__),
+        (DMD2(), "discriminator", DMD2.critic_loss),
+        (RCM(), "consistency", RCM.__call__),
+        (RCM(), "matching", RCM.__call__),
+    ],
+)
+def test_a_term_of_a_loss_grows_with_its_weight(method, weight, loss_of):
+    """By as much from 1 to 2 as from 0 to 1."""
+    game = a_game(discriminator=lambda x_t, t, _: x_t.sum(1), weighting=weightings.uniform)
+
+    def loss(value):
+        found = loss_of(dataclasses.replace(method, **{weight: value}), KEY, game, X)
+        return found[0] if isinstance(found, tuple) else found
+
+    first, second = np.diff(jax.jit(jax.vmap(loss))(jnp.arange(3.0)), axis=0)
+    np.testing.assert_allclose(first, second, rtol=0.01)  # beside terms a hundred times as large
+    assert np.abs(first).min() > 0
 
 
 def test_the_fake_networks_loss_has_the_configs_weighting():

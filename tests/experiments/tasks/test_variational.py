@@ -92,14 +92,13 @@ def test_the_elbo_and_its_gradient():
 def test_free_nats():
     """Between the least and the largest divergence of a latent, so that some are free."""
     least = 0.1
-    task = build(gaussian_config("elbo", free_nats=least))
+    task = build(gaussian_config("elbo", free_nats=least, beta=2.0))
     densities = written_out(task, X, KEY, 1)
 
     def loss(params):
         log_likelihood, _, _, moments = densities(params)
-        return -log_likelihood.mean() + sum(
-            jnp.maximum(each, least) for each in kl(moments).mean(0)
-        )
+        divergence = sum(jnp.maximum(each, least) for each in kl(moments).mean(0))
+        return -log_likelihood.mean() + 2 * divergence
 
     nats = jax.jit(lambda params: kl(densities(params)[3]).mean(0))(initial(task).params)
     assert min(nats) < least < max(nats)

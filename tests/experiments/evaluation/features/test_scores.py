@@ -346,12 +346,14 @@ def test_samples_of_every_task_are_measured(run, monkeypatch, load):
     assert 0 < fids["train"] < fids["test"]
 
 
-@pytest.mark.parametrize(("run", "what"), [(gaussians_gan, "points"), (video_autoencoder, "video")])
+@pytest.mark.parametrize(
+    ("run", "what"),
+    [(gaussians_gan, r"'image' and .*image_shape \(2,\)"), (video_autoencoder, "'video' and")],
+)
 def test_what_is_no_picture_is_not_measured(run, what):
     config = with_features(run.get_config(), inception="weights.npz")
-    with pytest.raises(
-        ValueError, match=f"inception, which measure pictures; the data are {what} of shape"
-    ):
+    words = f"inception, which measure pictures; config.data.feature is {what}"
+    with pytest.raises(ValueError, match=words):
         Experiment.from_config(config)
 
 
