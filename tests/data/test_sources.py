@@ -138,6 +138,7 @@ def run_python(code: str, data_dir) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_at_once_without_tensorflow(tmp_path):
     code = """
         import sys

@@ -174,6 +174,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_segments_go_over_devices():
     """By ring and by exchange of heads, on 4 devices, of a length that they do not divide."""
     assert virtual_devices.run(["-c", RING], 4) == "equal\n"

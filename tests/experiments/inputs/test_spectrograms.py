@@ -78,6 +78,7 @@ def load(split, data_dir):
     return Dataset("tones", split, InMemory({"audio": sounds}))
 
 
+@pytest.mark.slow
 def test_diffusion_trains_samples_and_draws():
     shape = (SAMPLES, 1)
     config = base.diffusion("tones", 1, name=f"{__name__}.load", feature="audio", image_shape=shape)

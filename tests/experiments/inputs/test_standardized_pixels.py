@@ -67,6 +67,7 @@ def test_the_way_back_gives_the_same_bytes_also_of_clips_not_measured():
     np.testing.assert_array_equal(standard.to_data(decoded), clips)
 
 
+@pytest.mark.slow
 def test_diffusion_trains_and_samples():
     made = config()
     task, key = build(made), jax.random.key(0)

@@ -193,6 +193,7 @@ def test_the_gradients_are_those_of_the_written_out_losses():
     )  # so that the above has seen it
 
 
+@pytest.mark.slow
 def test_before_its_start_the_discriminator_stays_and_means_nothing_and_then_it_moves():
     config, task, frozen, first, update = made("kl")
     state = first

@@ -158,6 +158,7 @@ def test_clips_draw_times_and_conditions_of_their_own(tmp_path):
     assert len(np.unique(patches)) > 0.999 * patches.size  # each pixel has noise of its own
 
 
+@pytest.mark.slow
 def test_latents_train_resume_bitwise_and_are_sampled_whole(tmp_path):
     config = small(moving_digits_video.get_config("packed"), tmp_path, f"{tmp_path}/latents")
     encoding.write(config)

@@ -105,6 +105,7 @@ def test_every_autoencoder_of_sound_makes_a_step(choice):
     assert terms == {f"loss/{name}" for name in judged}
 
 
+@pytest.mark.slow
 def test_before_its_start_the_discriminator_stays_and_counts_nothing():
     config, _, _, state, update = made("mel")
     after, metrics = update(state, batch(config, 0), KEY)

@@ -67,6 +67,7 @@ def test_images_are_reconstructed_from_indices(quantizer, levels):
     np.testing.assert_allclose(reconstruction, decoded, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_through_the_codes_and_the_codebook_follows():
     module = small(VectorQuantizer(16, 3, ema_decay=0.5))
 

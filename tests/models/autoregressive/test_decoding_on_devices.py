@@ -1,5 +1,7 @@
 """Decoding with caches on a mesh of four devices."""
 
+import pytest
+
 from tests import virtual_devices
 
 FOUR_DEVICES = """
@@ -60,5 +62,6 @@ for network, x, in_turn, places in CASES:
 """
 
 
+@pytest.mark.slow
 def test_decoding_on_a_mesh_is_that_of_one_device_with_a_cache_split_by_head():
     virtual_devices.run(["-W", "error", "-c", FOUR_DEVICES], num_devices=4)

@@ -99,6 +99,7 @@ def test_the_first_denoiser_answers_zero_and_tokens_are_denoised_apart(variables
     np.testing.assert_allclose(moved, whole[:, order], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_trains_and_samples_with_genjax_diffusion(variables):
     methods = "states", "denoise"
     process = VariancePreservingTable(betas=cosine_betas(1000))

@@ -210,6 +210,7 @@ print(sorted(choice.form for choice in choices))
 """
 
 
+@pytest.mark.slow
 def test_a_clip_is_the_same_on_a_ring_of_devices():
     """Each device has half of a row of 256 tokens; three heads cannot be exchanged."""
     assert run(["-c", RING], 2) == "['ring']\n"

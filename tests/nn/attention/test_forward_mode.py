@@ -73,6 +73,7 @@ for heads in (8, 3):
 """
 
 
+@pytest.mark.slow
 def test_sequences_split_over_devices_have_the_plain_derivative():
     """Eight heads are exchanged for the parts of the sequence; of three, keys go round a ring."""
     printed = virtual_devices.run(["-c", PROGRAM], 8).splitlines()
