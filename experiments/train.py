@@ -25,7 +25,7 @@ from absl import flags
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from experiments.configuration import kinds
+from experiments.configuration import kinds, old_runs
 from experiments.configuration.fields import ignored_fields
 from experiments.configuration.numbers import check_numbers
 from experiments.configuration.runs import examples_at_once, mesh_axes
@@ -89,16 +89,16 @@ flags.adopt_module_key_flags(runtime)
 # Fields that may change when a run is resumed, since the resulting parameters do not depend on
 # them.
 FREE_TO_DIFFER = (
-    "mesh.",
+    "mesh",
     "log_every",
-    "writers.",
+    "writers",
     "profile_at",
     "snapshot_every",
     "max_skipped_steps",
-    "explosions.",
-    "checkpoint.",
-    "sampling.",
-    "evaluation.",
+    "explosions",
+    "checkpoint",
+    "sampling",
+    "evaluation",
     "data.directory",
     "condition.prompts",
     "condition.directory",
@@ -118,7 +118,7 @@ def free_to_differ(config: Any, trained_with: Collection[str] = ()) -> tuple[str
     free = FREE_TO_DIFFER
     if trained_with:
         others = [f"sampling.{name}" for name in config.sampling if name not in trained_with]
-        free = (*(field for field in free if field != "sampling."), *others)
+        free = (*(field for field in free if field != "sampling"), *others)
     optimizers = (
         [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
     )
@@ -312,7 +312,9 @@ def record_run(config: Any, workdir: Path, task: GenerativeTask, **facts: Any) -
     }
     free = free_to_differ(config, getattr(task, "trained_with", ()))
     with contextlib.suppress(FileNotFoundError):  # earlier versions let any field pass
-        free = (*free, *ignored_fields(read_record(workdir).config))
+        for path in ignored_fields(old_runs.upgrade(read_record(workdir).config)):
+            print(f"config.{path} of {workdir} was read by nothing; the run goes on without it")
+            free = (*free, path)
     facts = {"built_by": "experiments.configuration.runs.build", **facts}
     return record_config(workdir, config.to_dict(), free, advice, **facts)
 

@@ -439,7 +439,7 @@ def every_field() -> list[ConfigDict]:
     distillation(student, name="MeanFlow")
     bidirectional(pairs_gan, bigbigan=True)
     families = diffusion, masked_autoregression, discrete_diffusion, inversion, autoencoder
-    off_by_none = "history_scale", "modality_scale", "temperature", "truncation"
+    numbers_or_none = "history_scale", "modality_scale", "temperature", "truncation"
     some = dict(
         bound=dict(num_samples=1, beta=1.0, free_nats=0.0),  # of a variational autoencoder
         pairs=dict(directory=placeholder(str), count=1, batch_size=1, sampling={}),  # of reflow
@@ -451,16 +451,16 @@ def every_field() -> list[ConfigDict]:
         optimizer={player: optimizer() for player in ("student", "critic")},
         data=dict(
             levels=2,  # of the space Levels
-            sample_rate=16_000,  # of the space Waveforms
-            sound_shape=(1, 1),  # samples, channels of the sound of clips
+            sample_rate=placeholder(int),  # of the space Waveforms
+            sound_shape=placeholder(tuple),  # samples, channels of the sound of clips
             buckets={},  # arguments of aspect_buckets
         ),
         sampling=dict(
             frames=1,  # of a clip
             given=(),  # modalities, or a number of frames
             first=(),  # modalities that are sampled before the others
-            guidance_interval=(0.0, 1.0),
-            **{name: placeholder(float) for name in off_by_none},
+            guidance_interval=placeholder(tuple),
+            **{name: placeholder(float) for name in numbers_or_none},
         ),
     )
     of_each = dict(guidance_scale={}, modality_scale={})  # by modality

@@ -1,11 +1,10 @@
-"""Refuse fields of a config file that nothing reads, and values that are of no type of a field."""
+"""Refuse fields that nothing reads, and values of a wrong type, in a config file."""
 
 import difflib
 import functools
 import numbers
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from operator import getitem
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,7 +13,7 @@ from experiments.configuration import base, kinds
 from genjax import parts
 
 # What a field of each type takes, and in words.
-TAKES = {
+ACCEPTED = {
     int: (numbers.Integral, "an integer"),
     float: (numbers.Real, "a number"),
     bool: (bool, "True or False"),
@@ -29,12 +28,13 @@ TAKES = {
 def known_fields() -> dict[str, set[type]]:
     """Return the types of all fields that genjax reads, by path.
 
-    Those of a part that may have any field, because it is empty in some family, include `dict`.
+    A part that may have any field, because it is empty in some family, has `dict` among its types.
     """
     known: dict[str, set[type]] = {}
     for config in base.every_field():
-        for path, parent in _fields(config):
-            name = path.rpartition(".")[2]
+        for path in field_paths(config):
+            owner, name = _split(path)
+            parent = value_at(config, owner)
             types = {parent.get_type(name)}
             if parent[name] is None:
                 types.add(type(None))
@@ -44,30 +44,34 @@ def known_fields() -> dict[str, set[type]]:
     return known
 
 
-def check_fields(config: ConfigDict, file: str) -> None:
+def check_fields(config: ConfigDict, file: str, flags: Collection[str] = ()) -> None:
     """Check that all fields of a config exist outside of named parts, and have values of a type.
 
-    Where a named part is made, its own fields are checked.
+    Where a named part is made, its own fields are checked. A task or a space of the user's own may
+    read more fields, and fields of other types.
+
+    Args:
+        flags: the fields whose values are those of flags, not of the file.
 
     Raises:
         ValueError: a field does not exist, or has a value of another type.
     """
+    known, free, own = known_fields(), _free_parts(config), _has_own_parts(config)
+    for path in () if own else field_paths(config):
+        value = value_at(config, path)
+        if path in known and _split(path)[0] not in free:
+            if not any(_fits(value, kind) for kind in known[path]):
+                place = "" if path in flags else f" in {file}"
+                raise ValueError(f"config.{path} is {_shown(value)}{place}; {_allowed(path)}")
     for path in unknown_fields(config):
         _refuse(path, config, file)
-    known, free = known_fields(), _free_parts(config)
-    for path, parent in _fields(config):
-        owner, _, name = path.rpartition(".")
-        value, types = parent[name], known.get(path)
-        fits = types is None or any(_fits(value, kind) for kind in types)
-        if not fits and not (value is None and owner in free):
-            raise ValueError(f"config.{path} is {_shown(value)} in {file}; {_allowed(path)}")
 
 
 def unknown_fields(config: Mapping[str, Any] | ConfigDict) -> list[str]:
     """Return the paths of fields that do not exist outside of named parts."""
     known, free, found = known_fields(), _free_parts(config), []
-    for path, _ in _fields(config):
-        if path not in known and not {path.rpartition(".")[0]} & {*free, *found}:
+    for path in field_paths(config):
+        if path not in known and not {_split(path)[0]} & {*free, *found}:
             found.append(path)
     return found
 
@@ -86,33 +90,48 @@ def missing_field(error: Exception) -> str | None:
     return None
 
 
-def nearest(path: str, there: Collection[str]) -> str | None:
+def nearest(path: str, paths: Collection[str]) -> str | None:
     """Return the field that a wrong path most likely means: a similar name, or one elsewhere."""
-    owner, _, name = path.rpartition(".")
-    beside = {each.rpartition(".")[2]: each for each in there if each.rpartition(".")[0] == owner}
-    if close := difflib.get_close_matches(name, beside, n=1, cutoff=0.7):
-        return beside[close[0]]
-    elsewhere = [each for each in there if f".{each}".endswith(f".{name}") and each != owner]
+    owner, name = _split(path)
+    siblings = {_split(each)[1]: each for each in paths if _split(each)[0] == owner}
+    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.7):
+        return siblings[close[0]]
+    elsewhere = [each for each in paths if _split(each)[1] == name and each != owner]
     inside = [each for each in elsewhere if each.endswith(f".{path}")]
-    return next(iter(difflib.get_close_matches(path, inside or elsewhere, n=1, cutoff=0.0)), None)
+    for among, cutoff in ((inside, 0.0), (elsewhere, 0.5), (paths, 0.75)):
+        if close := difflib.get_close_matches(path, among, n=1, cutoff=cutoff):
+            return close[0]
+    return None
 
 
-def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the paths of all fields, and what each is a field of; parts before their fields."""
+def field_paths(config: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the paths of all fields. A part comes before its fields."""
     for name in config:
-        yield prefix + name, config
+        yield prefix + name
         if hasattr(config[name], "keys"):
-            yield from _fields(config[name], f"{prefix}{name}.")
+            yield from field_paths(config[name], f"{prefix}{name}.")
+
+
+def value_at(config: Any, path: str) -> Any:
+    """Return a field by its path, the config itself for an empty one, None if there is none."""
+    for name in filter(None, path.split(".")):
+        config = config.get(name) if hasattr(config, "keys") else None
+    return config
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the path of the part that holds a field, and the field's name."""
+    owner, _, name = path.rpartition(".")
+    return owner, name
 
 
 def _free_parts(config: Any) -> set[str]:
     """Return the paths of parts that may have any field: named ones, and those in them."""
     known, free = known_fields(), set()
-    for path, parent in _fields(config):
-        owner, _, name = path.rpartition(".")
-        if hasattr(parent[name], "keys"):
-            named = "name" in parent[name] and path != "data"
-            if named or owner in free or dict in known.get(path, set()):
+    for path in field_paths(config):
+        if hasattr(part := value_at(config, path), "keys"):
+            named = "name" in part and path != "data"
+            if named or _split(path)[0] in free or dict in known.get(path, set()):
                 free.add(path)
     return free
 
@@ -120,7 +139,7 @@ def _free_parts(config: Any) -> set[str]:
 def _fits(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, TAKES[kind][0] if kind in TAKES else kind)
+    return isinstance(value, ACCEPTED[kind][0] if kind in ACCEPTED else kind)
 
 
 def _shown(value: Any) -> str:
@@ -130,41 +149,40 @@ def _shown(value: Any) -> str:
 def _allowed(path: str) -> str:
     """Return what a field takes in place of a wrong value."""
     types = known_fields()[path]
-    words = [text for kind, (_, text) in TAKES.items() if kind in types]
+    words = [text for kind, (_, text) in ACCEPTED.items() if kind in types]
     if ConfigDict in types and len(words) < 2:
         return "it has fields of its own, so set those"
     return f"it must be {' or '.join(words)}"
 
 
 def _refuse(path: str, config: ConfigDict, file: str) -> None:
-    """Refuse a field that does not exist; of a config with own parts, warn if its name is close.
-
-    A task or a space of the user's own may read more fields.
-    """
-    known, owner = known_fields(), path.rpartition(".")[0]
-    there = [each for each, _ in _fields(config) if each in known]
-    beside = [each for each in there if each.rpartition(".")[0] == owner]
-    meant = nearest(path, there) or nearest(path, known)
-    given = f"config.{path} is {_shown(functools.reduce(getitem, path.split('.'), config))}"
+    """Raise for an unknown field. A config with own parts gets a warning if the name is close."""
+    known, owner = known_fields(), _split(path)[0]
+    there = [each for each in field_paths(config) if each in known]
+    siblings = [each for each in there if _split(each)[0] == owner]
+    suggestion = nearest(path, there) or nearest(path, known)
+    given = f"config.{path} is {_shown(value_at(config, path))}"
     if not _has_own_parts(config):
-        hint = f"did you mean config.{meant}?" if meant else f"there are {', '.join(beside)}."
+        hint = f"there are {', '.join(siblings)}."
+        if suggestion:
+            hint = f"did you mean config.{suggestion}?"
         raise ValueError(
             f"{given} in {file}, and there is no such field; {hint} Correct the name, or remove "
             "the field"
         )
-    if meant in beside:
-        text = f"{given} in {file}, which is no field of genjax; did you mean config.{meant}?"
+    if suggestion in siblings:
+        text = f"{given} in {file}, which is no field of genjax; did you mean config.{suggestion}?"
         print(f"warning: {text}", file=sys.stderr)
 
 
 def _has_own_parts(config: Any) -> bool:
     """Return whether the task or the space is not of genjax. A wrong name is refused later."""
-    named = (kinds.TASK, config.get("task")), (kinds.SPACE, (config.get("space") or {}).get("name"))
-    for kind, name in named:
+    for kind, field in ((kinds.TASK, "task"), (kinds.SPACE, "space.name")):
+        name = value_at(config, field)
         try:
             module = parts.find(name, kind.places, "").__module__ if name else "genjax."
-        except ValueError:
-            return True
+        except (TypeError, ValueError):
+            return isinstance(name, str)
         if not module.startswith(("genjax.", "experiments.")):
             return True
     return False

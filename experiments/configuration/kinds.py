@@ -15,6 +15,16 @@ from genjax import parts
 from genjax.training.task import Condition, Space
 
 
+def part_fields(fields: Any, field: str) -> dict[str, Any]:
+    """Return the fields of the part `config.<field>`; raise ValueError if it is none."""
+    if not hasattr(fields, "keys") or not isinstance(fields.get("name") or "", str):
+        raise ValueError(
+            f"config.{field} is {fields!r}, and a part has a name and arguments: set "
+            f"config.{field} = dict(name=…)"
+        )
+    return dict(fields)  # a ConfigDict is no Mapping
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of part.
@@ -43,13 +53,7 @@ class Kind:
             ValueError: there is no name or no such part, it takes no such argument, or it breaks
                 the contract.
         """
-        is_part = hasattr(fields, "keys")
-        fields = dict(fields) if is_part else fields  # a ConfigDict is no Mapping
-        if not is_part or not isinstance(fields.get("name") or "", str):
-            raise ValueError(
-                f"config.{field} is {fields!r}, and a part has a name and arguments: set "
-                f"config.{field} = dict(name=…)"
-            )
+        fields = part_fields(fields, field)
         if not fields.get("name"):
             raise ValueError(
                 f"config.{field} has {', '.join(fields) or 'nothing'} and no name of a part: set "

@@ -15,17 +15,18 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from experiments.configuration.fields import (
-    TAKES,
+    ACCEPTED,
     check_fields,
+    field_paths,
     known_fields,
     missing_field,
     nearest,
+    value_at,
 )
 from experiments.configuration.kinds import KINDS_BY_FIELD, parts_for_field
-from genjax.training.workdir import flatten
 
 CHECKOUT = str(Path(__file__).parents[2])
-OPEN = ("evaluation.measures", "averages", "data.options")  # parts that take any field
+PARTS_WITH_ANY_FIELD = ("evaluation.measures", "averages", "data.options")
 # ml_collections' words for a value of another type than a field's.
 NO_CAST = re.compile(
     r"override field '(.*?)'.* original type (.*) and .* casted to type <class '(?:\w+\.)*(\w+)'>",
@@ -75,11 +76,11 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     original = load_config(file)
     for path in overrides:
         _check_field(path, config, original)
-    check_fields(config, file.partition(":")[0])
+    check_fields(config, file.partition(":")[0], overrides)
     for path, name in overrides.items():
         field, _, last = path.rpartition(".")
-        if last == "name" and field in KINDS_BY_FIELD and _get(original, path) != name:
-            _drop_arguments(_get(config, field), name, field, overrides)
+        if last == "name" and field in KINDS_BY_FIELD and value_at(original, path) != name:
+            _drop_arguments(value_at(config, field), name, field, overrides)
     config.lock()
 
 
@@ -113,7 +114,7 @@ def load_config(argument: str) -> ConfigDict:
     if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         raise ValueError(
             f"--config names {Path(path).absolute()}, which needs a function get_config that "
-            "returns a ml_collections.ConfigDict, as the files of configs/ have"
+            "returns a ml_collections.ConfigDict that is not frozen, as the files of configs/ have"
         )
     return config
 
@@ -147,24 +148,26 @@ def _faults_of(file: str) -> Iterator[None]:
         if own and inner.filename != file and Path(inner.filename).exists():
             where = f" ({inner.filename}, line {inner.lineno})"
         place = f"{file}, {own[-1]}" if own else file
-        raise ValueError(f"{place}: {_describe_fault(error) or _named(error) + where}") from error
+        words = _describe_fault(error) or _named(error, file) + where
+        raise ValueError(f"{place}: {words}") from error
 
 
-def _named(error: Exception) -> str:
+def _named(error: Exception, file: str) -> str:
     hint = ""
     if isinstance(error, ImportError):
         hint = (
             "; start the command in the folder that holds the module, or add that folder to "
             "PYTHONPATH, and import it by its whole name"
         )
-    text = error.msg if isinstance(error, SyntaxError) else error
+    own = isinstance(error, SyntaxError) and error.filename == file
+    text = error.msg if own else error  # that of another file names it and the line
     return f"{type(error).__name__}: {text}{hint}"
 
 
 def _describe_fault(error: Exception) -> str | None:
     """Return what ml_collections refuses, in the words of flags; None for other errors."""
     if cast := NO_CAST.search(str(error)):
-        words = {kind.__name__: text for kind, (_, text) in TAKES.items()}
+        words = {kind.__name__: text for kind, (_, text) in ACCEPTED.items()}
         field, given, needed = cast.groups()
         if needed == "ConfigDict":
             example = f", as {field}.name" if "'str'" in given else ""
@@ -175,50 +178,37 @@ def _describe_fault(error: Exception) -> str | None:
     return None
 
 
-def _get(config: Mapping[str, Any], path: str) -> Any:
-    """Return a field by its path, None if there is none."""
-    for name in path.split("."):
-        config = config.get(name) if hasattr(config, "keys") else None
-    return config
-
-
 def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     parent, _, name = path.rpartition(".")
-    there = _get(original, parent) if parent else original
+    there = value_at(original, parent)
     known = there is not None and (name in there or not len(there))  # an empty part takes any field
     if parent == "data":  # its name is a loader, which takes `options` alone
         named = path in known_fields()
     else:
-        named = parent and "name" in (_get(config, parent) or ())
-    if known or named or parent in OPEN:
+        named = parent and "name" in (value_at(config, parent) or ())
+    if known or named or parent in PARTS_WITH_ANY_FIELD:
         return
     raise ValueError(_describe_unknown(path, original))
-
-
-def _fields(config: ConfigDict) -> list[str]:
-    """Return the paths of all fields, those that hold other fields too."""
-    leaves = [each.split(".") for each, _ in flatten(config.to_dict())]
-    paths = (".".join(each[:n]) for each in leaves for n in range(1, len(each) + 1))
-    return list(dict.fromkeys(paths))
 
 
 def field_called(name: str) -> str | None:
     """Return the path of the field that has a name, if any: of several, that of fewest parts."""
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    there = _fields(config) if config is not None else []
+    there = list(field_paths(config)) if config is not None else []
     named = [each for each in there if each.rpartition(".")[2] == name]
     return min(named, key=lambda path: path.count("."), default=None)
 
 
 def _describe_unknown(path: str, config: ConfigDict) -> str:
     """Return the error text for a field that does not exist, with the nearest existing field."""
-    if meant := nearest(path, _fields(config)):
+    if meant := nearest(path, list(field_paths(config))):
         return f"the config has no field {path!r}; did you mean --config.{meant}?"
     part = path
-    while (owner := part.rpartition(".")[0]) and not hasattr(_get(config, owner), "keys"):
+    while (owner := part.rpartition(".")[0]) and not hasattr(value_at(config, owner), "keys"):
         part = owner
-    fields = _get(config, owner) if owner else config
-    if part != path and ("name" in fields or owner in OPEN):
+    fields = value_at(config, owner)
+    unset = part != path and value_at(config, part) is None and owner != "data"
+    if unset and ("name" in fields or owner in PARTS_WITH_ANY_FIELD):
         value = f"\"{{'name':…,'{path.removeprefix(f'{part}.')}':…}}\""
         return f"the config has no field {path!r}; set {part} as a whole: --config.{part}={value}"
     return f"the config has no field {path!r}; {owner or 'it'} has {', '.join(fields)}"
@@ -234,14 +224,14 @@ def describe_unknown_flag(argv: Sequence[str]) -> str | None:
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = argument.lstrip("-").partition("=")
         values[name] = value if equals else following
-    if "config" not in values:
+    if not values.get("config"):
         return None
     config = load_config(values["config"])
     fields = [name.removeprefix("config.") for name in values if name.startswith("config.")]
     in_no_part = [
         field
         for field in fields
-        if "." in field and not hasattr(_get(config, field.rpartition(".")[0]), "keys")
+        if "." in field and not hasattr(value_at(config, field.rpartition(".")[0]), "keys")
     ]
     return _describe_unknown(in_no_part[0], config) if in_no_part else None
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from PIL import Image
 
-from experiments.configuration.kinds import EVALUATOR
+from experiments.configuration.kinds import EVALUATOR, part_fields
 from experiments.configuration.runs import build
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.protocol import PROTOCOL, protocol_of
@@ -105,8 +105,8 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
         return task.functions(jax.eval_shape(task.init, jax.random.key(0)), sampling)
 
     for name, given in evaluation.measures.items():
-        fields = dict(given) if hasattr(given, "keys") else {"name": given}
         field = f"evaluation.measures.{name}"
+        fields = part_fields({"name": given} if isinstance(given, str) else given, field)
         every = fields.pop("every", evaluation.every)
         changes = {each: fields.pop(each) for each in ("num_samples", "labels") if each in fields}
         evaluator = EVALUATOR.bind(fields, field, context=replace(context, **changes))

@@ -191,8 +191,7 @@ def run_program(main: Callable[..., None]) -> None:
                 unknown = describe_unknown_flag(argv)
             if isinstance(error, flags.Error):
                 sys.exit(f"error: {_describe_flags(error)}")
-            # How ml_collections reports a field of no part.
-            if unknown is None or not isinstance(error, AttributeError | KeyError):
+            if unknown is None:  # ml_collections reports a field of no part by several errors
                 raise
             sys.exit(f"error: {unknown}")
         with user_errors():

@@ -216,7 +216,7 @@ def record_config(
                 f"{workdir} holds checkpoints and no config.json, so their config is unknown; put "
                 "the file back, or choose another --workdir"
             ) from None
-        free = tuple(f"{each.rstrip('.')}." for each in free_to_differ)
+        free = tuple(f"{each}." for each in free_to_differ)
         differing = [
             f"  {name}: {_shown(old, name)} there, {_shown(new, name)} now"
             for name in sorted(old.keys() | new.keys())

@@ -48,6 +48,7 @@ def test_every_field_of_the_data_exists():
         ("evaluation.meassures", {"x": "Samples"}, "did you mean config.evaluation.measures"),
         ("data.resise", True, "did you mean config.data.resize"),
         ("mesh.date", 2, "did you mean config.mesh.data"),
+        ("modl", {"wdth": 3}, "did you mean config.model"),
         ("mesh.colour", 2, r"there are mesh.context, mesh.data, mesh.fsdp, mesh.tensor\. Correct"),
     ],
 )
@@ -64,12 +65,15 @@ def test_fields_that_a_part_reads_itself_are_left_to_the_part():
     config.adapters = dict(source="runs/digits_flow", rank=4, select="attention")
     config.model = dict(name="my_networks.UNet", channels=(16, 32), inner=dict(depth=2))
     config.sampling.sampler = dict(name="my_samplers.mine", eta=0.5)
-    config.sampling.guidance_interval = (0.2, 0.8)
     config.optimizer = dict(name="adamw", clip_norm=None, b3=0.5)
     config.averages.wide = dict(name="my_averages.Mine", any=1)
     config.evaluation.measures.mine = dict(name="my_measures.Mine", options=dict(a=1))
-    config.evaluation.measures.named = "Samples"
+    with config.ignore_type():
+        config.evaluation.measures.samples = config.evaluation.measures.likelihood = "ExactBits"
+        config.process = dict(name="my_processes.Mine", schedule="cosine", log_snr=(-5, 5))
+        config.condition = dict(name="my_conditions.Mine", num_classes=(3, 4))
     config.data.options = dict(language="fr")
+    config.data.sample_rate = config.sampling.guidance_interval = None
     config.writers.board = "TensorBoard"
     check_fields(config, "mine.py")
     config = digits_gan.get_config()
@@ -89,6 +93,7 @@ def test_a_task_of_ones_own_may_read_any_field(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "my_tasks", module)
     config = digits_flow.get_config()
     config.task, config.noise, config.num_step = "my_tasks.Task", 0.1, 5
+    config.blur, config.weights, config.method = 0.5, (1.0, 2.0), "mine"  # of genjax's own tasks
     check_fields(config, "mine.py")
     words = "warning: config.num_step is 5 in mine.py, which is no field of genjax; did you mean "
     assert capsys.readouterr().err == f"{words}config.num_steps?\n"
@@ -110,6 +115,9 @@ def test_a_task_of_ones_own_may_read_any_field(monkeypatch, capsys):
         ("data.image_shape", 8, "it must be several values"),
         ("model", "DiT", "is 'DiT' in mine.py; it has fields of its own, so set those"),
         ("optimizer", None, "is None in mine.py; it has fields of its own, so set those"),
+        ("space", "Pixels", "is 'Pixels' in mine.py; it has fields of its own, so set those"),
+        ("task", 5, "is 5 in mine.py; it must be text"),
+        ("num_steps", {"num": 5}, "is {'num': 5} in mine.py; it must be an integer"),
     ],
 )
 def test_a_value_of_another_type_is_refused(field, value, words):
