@@ -189,8 +189,8 @@ def _of_classes(data: Data, labels: np.ndarray, names: Sequence[str]) -> RealExa
     """Return held-out examples of these classes, and training examples where there are too few.
 
     At most `SEARCHED` examples of a split are searched, in a fixed order. Training examples are
-    searched only if that is the whole held-out split. Places that stay empty are grey, or zero
-    where data are not bytes.
+    searched only if the whole held-out split was searched. Places that stay empty are grey, or
+    zero where data are not bytes.
     """
     held_out = data.held_out().source
     first = held_out[:1][data.feature]

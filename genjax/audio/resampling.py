@@ -1,6 +1,8 @@
 """Resampling by a windowed sinc."""
 
+import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,50 +48,62 @@ def resample(
     if min(rate, new_rate) < 1:
         raise ValueError(f"rates of {rate} and {new_rate} Hz; give positive whole numbers")
     waveforms = as_waveforms(waveforms)
-    if rate == new_rate:
-        return waveforms
+    return waveforms if rate == new_rate else _resample(waveforms, rate, new_rate)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _resample(
+    waveforms: Float[Array, "batch samples channels"], rate: int, new_rate: int
+) -> Float[Array, "batch new_samples channels"]:
     batch, samples, channels = waveforms.shape
     divisor = math.gcd(rate, new_rate)
     repeats = -(-BLOCK * divisor // new_rate)  # so that a cycle fills a block
     old, new = repeats * rate // divisor, repeats * new_rate // divisor  # samples of a cycle
     count = -(-samples * new // old)
     cycles = max(1, -(-count // new))
-    before, first, kernels = _block_filters(old, new, min(count, new))
-    width = kernels.shape[1]
-    size = int(first[-1]) + width  # inputs of a cycle's outputs
+    filters = _block_filters(old, new, min(count, new))
+    width = filters.weights.shape[1]
+    size = int(filters.starts[-1]) + width  # inputs of a cycle's outputs
     end = (cycles - 1) * old + size
-    padding = (0, 0), (before, max(0, end - samples)), (0, 0)
+    padding = (0, 0), (filters.before, max(0, end - samples)), (0, 0)
     padded = jnp.pad(waveforms.swapaxes(1, 2).reshape(batch * channels, samples, 1), padding)
     frames = cut_frames(padded[:, :end], size, min(old, size))[..., 0]
 
     def filtered(block):
-        start, kernel = block
+        start, weights = block
         part = jax.lax.dynamic_slice_in_dim(frames, start, width, axis=2)
-        return jnp.matmul(part, kernel, precision="highest")
+        return jnp.matmul(part, weights, precision="highest")
 
-    blocks = jnp.moveaxis(jax.lax.map(filtered, (first, kernels)), 0, 2)
-    outputs = blocks.reshape(batch, channels, cycles, len(first) * BLOCK)[..., :new]
+    blocks = jnp.moveaxis(jax.lax.map(filtered, (filters.starts, filters.weights)), 0, 2)
+    outputs = blocks.reshape(batch, channels, cycles, len(filters.starts) * BLOCK)[..., :new]
     flat = outputs.reshape(batch, channels, cycles * outputs.shape[3])
     return flat[..., :count].swapaxes(1, 2)
 
 
-def _block_filters(
-    old: int, new: int, count: int
-) -> tuple[int, Int[np.ndarray, " blocks"], Float[np.ndarray, "blocks inputs outputs"]]:
-    """Return the filters of a cycle, in which `old` inputs make `new` outputs, in blocks.
+class BlockFilters(NamedTuple):
+    """The filters of a cycle, in blocks of `BLOCK` outputs.
 
-    Args:
-        count: the outputs of the cycle that are needed.
+    Attributes:
+        before: how many inputs before the cycle the filters reach.
+        starts: the first input of each block, counted from the first input of the filters.
+        weights: the weight of each input of a block for each of its outputs.
+    """
 
-    Returns:
-        How many inputs before the cycle the filters reach; where each block's inputs start, counted
-        from there; and the weights of each block's inputs, for each of its outputs.
+    before: int
+    starts: Int[np.ndarray, " blocks"]
+    weights: Float[np.ndarray, "blocks inputs outputs"]
+
+
+def _block_filters(old: int, new: int, count: int) -> BlockFilters:
+    """Return the filters of the first `count` outputs of a cycle, where `old` inputs make `new`.
+
+    A block holds only the inputs near its outputs. Over all inputs of a cycle, filters of coprime
+    rates would hold rate·new_rate weights.
     """
     before = math.ceil(ZEROS * old / (ROLLOFF * min(old, new))) - 1
-    starts = np.arange(0, max(count, 1), BLOCK)
-    first = starts * old // new
+    outputs = np.arange(0, max(count, 1), BLOCK)[:, None, None] + np.arange(BLOCK)
+    starts = outputs[:, 0, 0] * old // new
     width = -(-(BLOCK - 1) * old // new) + 2 * (before + 1)
-    inputs = first[:, None, None] + np.arange(-before, width - before)[:, None]
-    outputs = starts[:, None, None] + np.arange(BLOCK)
-    kernels = sinc_kernel(outputs / new - inputs / old, old, new)
-    return before, first, kernels.astype(np.float32)
+    inputs = starts[:, None, None] + np.arange(-before, width - before)[:, None]
+    weights = sinc_kernel(outputs / new - inputs / old, old, new)
+    return BlockFilters(before, starts, weights.astype(np.float32))

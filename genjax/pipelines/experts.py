@@ -41,7 +41,7 @@ class Experts:
     def is_high(self, t: Float[Array, " *times"]) -> Bool[Array, " *times"]:
         """Return whether times, rounded to steps of training, belong to `high`."""
         # Half a step lower, because a rounded time may be smaller than its fraction in float32.
-        return t >= (math.ceil(STEPS * self.boundary) - 0.5) / STEPS
+        return t >= (math.ceil(round(STEPS * self.boundary, 6)) - 0.5) / STEPS
 
     def apply(
         self,

@@ -192,7 +192,7 @@ def test_devices_and_batch_do_not_matter_for_experts_with_given_frames(images, t
     assert np.abs(equal.astype(int) - alone).max() > 1
 
 
-@pytest.mark.parametrize("boundary", [0.875, 0.9, 0.417])
+@pytest.mark.parametrize("boundary", [0.875, 0.9, 0.417, 3 * 0.1])
 def test_experts_switch_at_the_step_of_their_boundary(boundary):
     steps = np.arange(1000)
     is_high = Experts(Wan(12, 1, 2, 16), Wan(12, 1, 2, 16), boundary).is_high

@@ -36,8 +36,9 @@ class Sizes(NamedTuple):
 def takes_kernel(x: Float[Array, "batch length heads features"]) -> bool:
     """Return whether `normed_rotation` is for these queries or keys where they are traced.
 
-    Kernels have no forward-mode derivative, and XLA cannot split them without a mesh. Every device
-    of `context` takes whole blocks of tokens. Otherwise each would take all tokens, one by one.
+    Kernels have no forward-mode derivative, and XLA cannot split them without a mesh. The length
+    must divide into whole blocks on each device of `context`. Otherwise each device would process
+    all tokens, one at a time.
     """
     mesh = jax.sharding.get_abstract_mesh()
     _, length, _, features = x.shape

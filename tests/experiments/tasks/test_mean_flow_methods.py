@@ -53,7 +53,7 @@ def test_answers_with_images_are_turned_into_velocities():
     """
     keys = []
 
-    class Told(GuidedMeanFlow):
+    class WithRecordedKey(GuidedMeanFlow):
         def extra(self, key, student, x):
             keys.append(key)
 
@@ -70,7 +70,7 @@ def test_answers_with_images_are_turned_into_velocities():
     losses = [
         method(KEY, student(answers), X)[0]
         for method, answers in (
-            (Told(), velocities),
+            (WithRecordedKey(), velocities),
             (PixelMeanFlow(perceptual=0.0), images),
         )
     ]
