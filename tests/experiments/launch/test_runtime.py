@@ -223,7 +223,7 @@ def test_a_config_of_ones_own_with_a_mistake_is_one_line(tmp_path, line, words):
     assert not (tmp_path / "run/config.json").exists()
 
 
-def test_a_config_whose_choice_is_left_out_is_told_to_have_one(tmp_path):
+def test_a_missing_choice_is_named(tmp_path):
     (tmp_path / "mine.py").write_text("def get_config(choice):\n    pass\n")
     result = run("train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
     assert result.stderr.endswith(
