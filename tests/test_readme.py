@@ -24,9 +24,9 @@ README = ROOT / "README.md"
 WEIGHTS = ROOT / "docs/guides/published_weights.md"
 
 
-def snippet(page: Path, word: str) -> str:
+def snippet(page: Path, word: str, language: str = "python") -> str:
     """Return the first block of Python of a page that has a word in it."""
-    return next(block.text for block in blocks(page, "python") if word in block.text)
+    return next(block.text for block in blocks(page, language) if word in block.text)
 
 
 HUNDRED_DIGITS = """
@@ -81,7 +81,9 @@ def test_published_networks_are_loaded_and_saved_as_shown(tmp_path, monkeypatch)
     system = create_autospec(pipelines.Pipeline, instance=True)
     system.return_value = np.zeros((4, 8, 8, 3), np.uint8)
     monkeypatch.setattr(pipelines, "load", create_autospec(pipelines.load, return_value=system))
-    exec(snippet(WEIGHTS, "pretrained.load"), {})
+    names = {}
+    exec(snippet(WEIGHTS, "corgis.png"), names)
+    exec(snippet(WEIGHTS, "pretrained.save", "py"), names)
     system.assert_called_once()
     assert Path("corgis.png").exists()
     again, loaded = pretrained.load("mine")
