@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from experiments.configuration import base, kinds
 from genjax import parts
 
-# What a field of each type takes, and in words.
+# The values that a field of each type accepts, and their name in an error.
 ACCEPTED = {
     int: (numbers.Integral, "an integer"),
     float: (numbers.Real, "a number"),

@@ -48,7 +48,7 @@ def test_values_and_gradients_of_a_norm_and_a_rotation():
 def test_the_kernel_is_for_whole_blocks_of_tokens_on_each_device(
     monkeypatch, length, context, taken
 ):
-    """Of 513 tokens, two devices cannot have a half each."""
+    """Two devices cannot share 513 tokens equally."""
     module = importlib.import_module("genjax.nn.attention.normed_rotation")
     monkeypatch.setattr(module, "current_platform", lambda: "tpu")
     x = jnp.zeros((1, length, 1, FEATURES), jnp.bfloat16)
