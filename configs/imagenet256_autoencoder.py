@@ -6,7 +6,9 @@ python -m experiments.train --config=configs/imagenet256_autoencoder.py:kl \
 IMAGES holds pictures of 256×256 (genjax/data/sets/folder.py). The choices:
 - kl: the architecture of FLUX's and SD3's autoencoder, down-sampled 8 times to 16 channels, with
   Stable Diffusion's recipe (Rombach et al. 2022, appendix G).
-- vq: LlamaGen's tokenizer of 16,384 codes, down-sampled 16 times.
+- vq: the architecture of LlamaGen's tokenizer of 16,384 codes, down-sampled 16 times, with the same
+  recipe. LlamaGen's authors take squared differences in place of absolute ones. Their discriminator
+  has a fixed weight, and starts at step 20,000.
 
 Not yet run to the end, so there is no score.
 """

@@ -28,17 +28,19 @@ Differences from the papers:
   codes of ten crops.
 - No choice has dropout. The authors of LlamaGen, MaskGIT, MAR and MDLM drop 0.1 of the activations,
   and those of VAR drop some layers.
-- var's learning rate falls from the end of the warm-up. The authors' rate first stays constant for
-  5 % of the steps. The weight decay of var_d30 stays at 0.05. The authors' decay rises to 0.08. var
-  also averages its weights, but samples with the last ones, as the authors do. The authors crop at
-  random from 288 pixels.
+- Weight decay is of kernels alone. The authors of LlamaGen, VAR and MAR also decay embeddings, and
+  MAR's authors do not decay the denoiser.
+- The weight decay of var_d30 stays at 0.05. The authors' decay rises to 0.08. var also averages its
+  weights, but samples with the last ones, as the authors do. The authors crop at random from 288
+  pixels.
 - mar's latents are the encoder's means, and each channel is standardized. The authors sample
   latents and multiply them by 0.2325.
 - mar draws a share of masked tokens for each image. The authors draw one share for a batch.
 - maskgit has layer norms before its layers. Its masks follow the cosine alone. Conditions are
   dropped in training, so that sampling can be guided.
 - mdlm's network is modulated by time and class, through 768 features. The paper's network does not
-  take the time, and is modulated through 128 features.
+  take the time, and is modulated through 128 features. The authors' times begin at 0.001, and their
+  last step takes the most likely tokens.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
 """
@@ -71,7 +73,8 @@ def _var(
     config.model.name = f"VAR_d{depth}"
     config.batch_size, config.num_steps = batch_size, epochs * (EPOCH // batch_size)
     rate *= batch_size / 256
-    fall = dict(schedule="linear", warmup=0.02, end_learning_rate=end * rate)
+    # The rate stays for 5 % of the steps after the warm-up.
+    fall = dict(schedule="linear", warmup=0.02, hold=0.049, end_learning_rate=end * rate)
     _optimize(config, learning_rate=rate, b2=0.95, weight_decay=0.05, clip_norm=2.0, **fall)
     config.sampling.update(guidance_scale=2.5, top_k=900, top_p=0.96, weights="params")
     return config
@@ -141,7 +144,8 @@ def get_config(choice: str = "llamagen_b") -> ConfigDict:
     if choice.startswith("mar"):
         folder = dict(directory="runs/imagenet256_latents", shape=(16, 16, 16))
         config.space.update(name="Latents", batch_size=64, **folder)
-    config.averages.ema.steps = 6931.1  # a decay of 0.9999 per step
+    # Decays of 0.999 and 0.9999 per step.
+    config.averages.ema.steps = 692.8 if choice == "maskgit" else 6931.1
     config.mesh.update(data=1, fsdp=-1)
     config.sampling.update(every=50_000, per_class=1, batch_size=64)
     config.checkpoint.every = 10_000

@@ -35,7 +35,10 @@ Mask = Bool[Array, "batch length"]
 def random_share(
     key: Key[Array, ""], least: float = 0.7, deviation: float = 0.25
 ) -> Float[Array, ""]:
-    """Draw a share of masked tokens from N(1, deviation²) truncated to [least, 1] (section 4.3)."""
+    """Draw a share of masked tokens from N(1, deviation²) truncated to [least, 1].
+
+    Section 4 has the least share. The distribution is that of the authors' program.
+    """
     return 1 + deviation * jax.random.truncated_normal(key, (least - 1) / deviation, 0.0)
 
 
@@ -49,7 +52,7 @@ def mar_loss(
     repeats: int = 4,
     share: Callable[[Key[Array, ""]], Float[Array, ""]] = random_share,
 ) -> Float[Array, " batch"]:
-    """Return the diffusion loss of an example's masked tokens, averaged over them (equation 2).
+    """Return the diffusion loss of an example's masked tokens, averaged over them (equation 1).
 
     Each example has its own order and its own share of masked tokens. The authors draw one share
     for a batch.

@@ -135,7 +135,10 @@ def masked_loss(
     mask: Bool[Array, "batch length"],
     label_smoothing: float = 0.0,
 ) -> Float[Array, " batch"]:
-    """Return the mean cross-entropy of an example's masked tokens, in nats (equation 1).
+    """Return the mean cross-entropy of an example's masked tokens, in nats.
+
+    Equation 1 is the sum over masked tokens, in which an example counts by its number of masks.
+    Here every example counts the same.
 
     Args:
         label_smoothing: the share of the target that is spread equally over all tokens; the authors
@@ -274,8 +277,9 @@ def reveal_in_order(
     """Draw the first places of an order: in each step more places, and the earlier ones again.
 
     With `orders.halton` and `arccos_counts` this is the Halton scheduler (Besnier et al. 2025,
-    "Halton scheduler for masked generative image transformer", algorithm 1). Other orders and
-    counts do not recompile.
+    "Halton scheduler for masked generative image transformer", algorithm 1), as in the first
+    version of the authors' program. Since their commit fcdc837 the earlier places stay. Other
+    orders and counts do not recompile.
 
     Args:
         keys: one per example.

@@ -1,7 +1,7 @@
 """Maps of tokens from coarse to fine, each drawn at once: the sampling of VAR.
 
 Tian et al. 2024, "Visual autoregressive modeling: Scalable image generation via next-scale
-prediction", section 3.1. Guidance grows with the scale, and a step is called as in `decoding`:
+prediction", section 3.2. Guidance grows with the scale, and a step is called as in `decoding`:
 
     extend = lambda *a: quantizer.apply(codes, *a, method="extend")
     step = functools.partial(network.apply, params, method="step")

@@ -87,6 +87,8 @@ class VectorQuantizer(nn.Module):
 
     Attributes:
         normalize: latents and codes are of unit length (Yu et al. 2022, "ViT-VQGAN", section 3.2).
+            A parameter starts at this length too, as in LlamaGen's program. The gradient of a
+            shorter code would be larger.
         entropy_temperature: .01 is customary; None for no such loss.
         ema_decay: γ of the moving averages, .99 in the paper; None for a codebook that is a
             parameter.
@@ -110,7 +112,11 @@ class VectorQuantizer(nn.Module):
                 "give ema_decay"
             )
         shape, bound = (self.num_codes, self.features), 1 / self.num_codes
-        init = lambda key, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        def init(key, dtype):
+            codes = jax.random.uniform(key, shape, dtype, -bound, bound)
+            return _unit(codes) if self.normalize and self.ema_decay is None else codes
+
         if self.ema_decay is None:
             self.codes = self.param("codes", init, self.param_dtype)
         else:
@@ -457,7 +463,8 @@ class BinarySphericalQuantizer(nn.Module):
     Losses: "commitment" is the mean of (u − sg(c))² with u = z/|z|, which is bounded. "entropy" is
     that of `LookupFreeQuantizer`, with its second term replaced by the sum of the entropies of the
     bits. The sum is an upper bound, since bits of the batch need not be independent, and it is
-    cheap for any number of bits.
+    cheap for any number of bits. The authors' program sums the entropies of groups of 9 bits, a
+    tighter bound.
 
     Attributes:
         features: also the number of bits; num_codes is 2^features.

@@ -54,6 +54,13 @@ def test_nearest_code(normalize):
     )
 
 
+def test_normalized_codes_start_at_unit_length():
+    """As in LlamaGen's vq_model.py. At ±1/K their gradients would be some K times as large."""
+    quantizer = VectorQuantizer(CODES, FEATURES, normalize=True)
+    codes = quantizer.init(jax.random.key(0), jnp.zeros((1, FEATURES)))["params"]["codes"]
+    np.testing.assert_allclose(np.linalg.norm(codes, axis=-1), 1, rtol=1e-6)  # float32
+
+
 @pytest.mark.parametrize(
     "quantizer",
     [

@@ -29,7 +29,8 @@ LOG_ZERO = -1e9  # log 0, but finite: the difference of two of them is 0, not Na
 class Linear:
     """(1 − t, t), MDLM's log-linear schedule (Sahoo et al. 2024).
 
-    The integral of the rates is −log(1 − t).
+    The integral of the rates is −log(1 − t). The authors' program keeps off both ends: sigma is
+    0.999·t, and times of training are at least 0.001.
     """
 
     def __call__(self, t: Time) -> tuple[Time, Time]:

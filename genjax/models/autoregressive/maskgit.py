@@ -1,7 +1,8 @@
 """The bidirectional transformer of MaskGIT: every token of a grid, given those that are not masked.
 
 Chang et al. 2022, "MaskGIT: Masked generative image transformer", section 3. Here norms come before
-layers, as in later transformers; the authors follow BERT and put norms after layers.
+layers, as in later transformers; the authors follow BERT and put norms after layers. GELU is exact
+here and approximated by tanh there. The authors' logits also count the classes and the mask.
 """
 
 from collections.abc import Callable

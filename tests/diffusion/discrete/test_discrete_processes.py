@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.special
 from chain import LAW, LENGTH, SEQUENCES, VOCABULARY, exact
 
 from genjax import diffusion
@@ -141,6 +142,26 @@ def test_scores_and_reverse_rates_are_those_of_the_chain(kind, schedule):
         np.testing.assert_allclose(
             scores[reachable, place, k], ratio[reachable], rtol=1e-8, atol=1e-12
         )
+
+
+def test_divergence_rate_of_uniform_noise_is_the_bound_of_udlm():
+    """Schiff et al. 2025, of all data x and states z, with x̄ = V·alpha·x + 1 − alpha.
+
+    The rate is −alpha'/(V·alpha)·(V/x̄θ_z − V/x̄_z + Σ_k x̄_k/x̄_z·log(x̄θ_z·x̄_k/(x̄θ_k·x̄_z))).
+    """
+    process = discrete.Uniform(vocabulary_size=VOCABULARY)
+    x, z = np.indices((VOCABULARY, VOCABULARY)).reshape(2, 1, -1)
+    logits, t = np.random.default_rng(0).normal(size=(*x.shape, VOCABULARY)), jnp.asarray([T])
+    log_p = discrete.leave_one_out(process, jnp.asarray(logits), jnp.asarray(z), t)
+    found = process.divergence_rate(jnp.asarray(x), jnp.asarray(z), log_p, t)
+    alpha = 1 - T  # whose slope is −1
+    bar = lambda law: VOCABULARY * alpha * law + 1 - alpha
+    true, model = bar(np.eye(VOCABULARY)[x]), bar(scipy.special.softmax(logits, -1))
+    at_z = lambda a: np.take_along_axis(a, z[..., None], -1)
+    true_z, model_z = at_z(true), at_z(model)
+    logs = np.sum(true / true_z * np.log(model_z * true / (model * true_z)), -1)
+    ends = VOCABULARY * (1 / model_z - 1 / true_z)[..., 0]
+    np.testing.assert_allclose(found, (ends + logs) / (VOCABULARY * alpha), rtol=1e-10)
 
 
 def test_path_mixes_data_and_noises():

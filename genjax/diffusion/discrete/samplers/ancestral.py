@@ -21,7 +21,8 @@ def ancestral(
 ) -> Probabilities:
     """Draw x_s from p(x_s | x_t), the mean of q(x_s | x_t, x) over p(x | x_t).
 
-    Austin et al. 2021, D3PM, equation 4; for `Masked` Sahoo et al. 2024, MDLM.
+    Austin et al. 2021, D3PM, equation 4; for `Masked` Sahoo et al. 2024, MDLM. The authors'
+    programs take the most likely tokens in the last step. Here tokens are drawn in every step.
     """
     return process.posterior(log_p, x_t, t, s)
 
