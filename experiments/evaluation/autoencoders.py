@@ -186,7 +186,8 @@ class Reconstructions:
 class VGG16Distance:
     """Measure the Fréchet distance of VGG16's features of samples, and of training images.
 
-    A network on latents is also compared with its autoencoder's reconstructions of held-out images.
+    `fd_vgg16_reconstruction` is that of an autoencoder's reconstructions of the held-out images, if
+    the network is on latents. It compares pairs, so it may lie below `fd_vgg16_train`.
     """
 
     context: Context

@@ -72,7 +72,7 @@ class Equivariance:
     The generator's input moves by up to an eighth of the side: by whole pixels for `eq_t`, by
     fractions for `eq_t_frac`. For `eq_r` it turns by any angle. The image is compared with the
     moved or turned image of the unchanged input. Errors are pooled over all images (Karras et al.
-    2021, "StyleGAN3", equation 25).
+    2021, "StyleGAN3", equation 25). The generator computes in float32, as in the authors' program.
 
     The generator must take a transform of its input. StyleGAN3 does, and StyleGAN2 with
     `fourier_input`, the paper's configuration B. A learned constant cannot be moved.

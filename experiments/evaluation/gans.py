@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation.context import Context, Model
-from experiments.evaluation.images import Reference, compare_with_training, image_reference
+from experiments.evaluation.images import (
+    Reference,
+    compare_with_training,
+    image_reference,
+    pixel_protocol,
+)
+from experiments.evaluation.protocol import FeatureProtocol
 from experiments.inputs.datasets import Data
 from genjax.adversarial import diagnostics
 from genjax.data.sets import gaussians
@@ -88,6 +94,11 @@ class Discriminator:
     context: Context
     needs: ClassVar[tuple[str, ...]] = ("logits", "objective")
     least_held_out: ClassVar[int] = 2  # of a nearest neighbour
+
+    def features(self) -> dict[str, FeatureProtocol]:
+        """Return how samples become features, for the protocol."""
+        data = self.context.data
+        return {} if data.name in gaussians.MODES else pixel_protocol(data)
 
     def __call__(self, model: Model) -> dict[str, Any]:
         context = self.context

@@ -19,6 +19,7 @@ from PIL import Image
 
 from experiments.evaluation.images import draw
 from experiments.inputs.datasets import Data, labels_of
+from experiments.tasks.programs import in_float32
 from genjax import adversarial
 from genjax.data import to_float, to_uint8
 from genjax.devices.mesh import variable_path
@@ -213,13 +214,20 @@ def lpips_variables(image_shape: tuple[int, ...]) -> PyTree:
 def path_length(
     space: Space, key: Key[Array, ""], labels: Int[Array, " pairs"]
 ) -> Float[Array, ""]:
-    """Return the perceptual path length between latents of the same class."""
+    """Return the path length between latents of the same class, as a mean square of pixels.
+
+    The perceptual path length of the literature takes LPIPS in place of pixels. The space's
+    generator must compute in float32, since latents change by 1e-4.
+    """
     start_key, end_key, key = jax.random.split(key, 3)
     ends = (space.draw(each, labels) for each in (start_key, end_key))
     generate = lambda latents: space.images(latents, labels)
-    return adversarial.perceptual_path_length(
-        key, generate, *ends, interpolation=space.interpolation
-    ).mean()
+    interpolation = space.interpolation
+    # Accelerators round products by more than a change of latents by 1e-4 changes.
+    with jax.default_matmul_precision("highest"):
+        return adversarial.perceptual_path_length(
+            key, generate, *ends, interpolation=interpolation
+        ).mean()
 
 
 def _tell(what: Any) -> None:
@@ -321,13 +329,15 @@ def explore(
     """Write the pictures into `folder`, and return the contents of `latents.json`."""
     weights, key = config.sampling.weights, jax.random.key(config.sampling.seed)
     variables = task.variables(state, weights)
-    there = spaces(task.generator, variables, config.sampling.truncation)
+    truncation = config.sampling.truncation
+    there = spaces(task.generator, variables, truncation)
     num_classes = max(task.condition.num_classes, 1)
     labels, pairs = jnp.arange(count) % num_classes, jnp.arange(num_pairs) % num_classes
     folder.mkdir(exist_ok=True)
     report: dict[str, Any] = {}
     for space in there[:2]:
         _draw_walk(task, space, key, labels, folder)
+    for space in spaces(in_float32(task.generator), variables, truncation)[:2]:
         length = jax.jit(functools.partial(path_length, space))(key, pairs)
         report[f"path_length_{space.name}"] = float(length)
     if len(there) > 1:
@@ -340,7 +350,7 @@ def explore(
     return report | {
         "pairs": num_pairs,
         "weights": weights,
-        "truncation": config.sampling.truncation,
+        "truncation": truncation,
         "seed": config.sampling.seed,
         "steps": int(state.step),
         "device": device_name(),

@@ -75,8 +75,8 @@ class SoundDistance:
     `fd_mel` compares statistics of log-mel spectrograms: means and deviations of 64 bands over
     0.96 s. No network takes part. It is a substitute for the Fréchet audio distance, and not
     comparable with it. `fad` is the Fréchet audio distance itself, of VGGish's embeddings of 0.96 s
-    each, and needs weights. `…_train` is the same distance of as many training sounds. Sounds
-    shorter than 0.975 s are followed by silence.
+    each (`vggish_features`), and needs weights. `…_train` is the same distance of as many training
+    sounds. Sounds shorter than 0.975 s are followed by silence.
 
     Attributes:
         vggish: weights of VGGish, which `genjax.pretrained.vggish.load` reads; None leaves `fad`
@@ -100,12 +100,15 @@ class SoundDistance:
 
     def features(self) -> dict[str, FeatureProtocol]:
         """Return how samples become features, for the protocol."""
-        how = dict(rounding="int16", resizing=f"resampled to {SAMPLE_RATE} Hz", antialiasing=True)
+        how: dict[str, Any] = dict(rounding="int16")
+        if self.context.space.sample_rate != SAMPLE_RATE:
+            how |= dict(resizing=f"resampled to {SAMPLE_RATE} Hz", antialiasing=True)
         described = "none; means and deviations of 64 log-mel bands over 0.96 s"
         protocols = {"mel": FeatureProtocol(described, **how)}
         if self.vggish:
             digest = parameters_digest(vggish.load(self.vggish)[1])
-            protocols["vggish"] = FeatureProtocol("VGGish", digest, **how)
+            described = "VGGish, embeddings of 0.96 s without overlap, loudness as it is"
+            protocols["vggish"] = FeatureProtocol(described, digest, **how)
         return protocols
 
     def __call__(self, model: Model) -> dict[str, Any]:

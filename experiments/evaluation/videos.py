@@ -138,7 +138,8 @@ class VideoDistance:
     distance of as many training clips. Samples longer than the clips are cut to their length.
 
     Attributes:
-        i3d: weights of I3D, which `genjax.pretrained.i3d.load` reads; None leaves `fvd` out.
+        i3d: weights of I3D; None leaves `fvd` out. `genjax.pretrained.i3d.load` says which weights
+            published distances are of.
     """
 
     context: Context
@@ -170,7 +171,7 @@ class VideoDistance:
         parts = "frames and halved differences of frames"
         protocols = {"vgg16": replace(vgg16, network=f"{vgg16.network}, of {parts}")}
         if self.i3d:
-            resizing = f"bilinear, to {I3D_SIDE}×{I3D_SIDE}"
+            resizing = f"bilinear between centres of pixels, to {I3D_SIDE}×{I3D_SIDE}"
             digest = parameters_digest(i3d.load(self.i3d)[1])
             described = "I3D, logits averaged over time", digest
             protocols["i3d"] = FeatureProtocol(*described, resizing=resizing, antialiasing=False)
@@ -241,12 +242,13 @@ class MovingDigits:
     `experiments.evaluation.tracking` finds digits and movements from the pixels alone.
     `caption_accuracy` is the share of clips in which all digits and all their directions in the
     first frames are right. `digits_accuracy` and `directions_accuracy` count one of the two.
-    `whole` is the share of clips whose digits no frame loses. `warping_error` is the mean change of
-    pixels along the exact flow of the movements found, in units of the whole grey scale.
-    `speed_distance` is the Kolmogorov–Smirnov distance of the distributions of speeds, and
-    `speed_p_value` is the p-value of the test. The test finds distances of `speed_detectable` with
-    a probability of 0.9 or more. `frames_in_range` is the share of frames whose mean grey level,
-    and whose standard deviation of grey levels, lie within those of all held-out frames.
+    `whole` is the share of clips whose digits no frame loses. `warping_error` is the root mean
+    square change of pixels along the exact flow of the movements found, averaged over clips, in
+    units of the whole grey scale. `speed_distance` is the Kolmogorov–Smirnov distance of the
+    distributions of speeds, and `speed_p_value` is the p-value of the test. The test finds
+    distances of `speed_detectable` with a probability of 0.9 or more. `frames_in_range` is the
+    share of frames whose mean grey level, and whose standard deviation of grey levels, lie within
+    those of all held-out frames.
 
     Samples that are rolled out are longer than the data's clips. Their first frames are measured,
     and then their last ones as `…_late`. Walls reflect a digit before its last frames, so there a

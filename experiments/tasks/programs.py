@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -31,3 +33,8 @@ def on_mesh(mesh: Mesh, function: Callable, *parts: Any) -> Callable[..., PyTree
             return _jitted(mesh, function, *parts)(*arrays)
 
     return call
+
+
+def in_float32(network: nn.Module) -> nn.Module:
+    """Return a network that computes in float32, for measures of small differences."""
+    return network.clone(dtype=jnp.float32) if hasattr(network, "dtype") else network

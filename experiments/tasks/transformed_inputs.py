@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree
 
-from experiments.tasks.programs import on_mesh
+from experiments.tasks.programs import in_float32, on_mesh
 from genjax.diffusion import sample_keys
 
 
@@ -20,11 +20,13 @@ def transformed_images(
 
     Image i has the latent of number `indices[i]` of the seed, and `transforms[i]` as in
     `genjax.models.gans.stylegan3.Generator.synthesize`. Noise inputs are constant. Images are
-    floats and not cut off at ±1.
+    floats and not cut off at ±1. As in the program of StyleGAN3's authors, they are computed in
+    float32, whatever the generator's `dtype`.
 
     Args:
         sampling: `seed` and `truncation`.
     """
+    exact = in_float32(generator)
 
     def transformed(
         labels: Int[np.ndarray, " batch"],
@@ -32,8 +34,9 @@ def transformed_images(
         transforms: Float[np.ndarray, "batch 3 3"],
     ) -> Float[np.ndarray, "batch height width channels"]:
         inputs = labels, indices, transforms, sampling.truncation
-        program, key = on_mesh(mesh, _images, generator), jax.random.key(sampling.seed)
-        return np.asarray(program(variables, key, *inputs))
+        program, key = on_mesh(mesh, _images, exact), jax.random.key(sampling.seed)
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(program(variables, key, *inputs))
 
     return transformed
 

@@ -167,6 +167,8 @@ def perceptual_path_length(
     """Return d(G(x(t)), G(x(t + ε)))/ε² at a uniform t between each pair of latents, `[batch]`.
 
     Its mean over pairs is the perceptual path length (Karras et al. 2019, "StyleGAN", section 4.1).
+    The authors' program leaves the lowest and the highest percent of pairs out of the mean, crops
+    faces, and reduces images to 256 pixels a side.
 
     Args:
         distance: a squared distance, so that the quotient has a limit; LPIPS in the paper.

@@ -56,6 +56,8 @@ class SpectralDistance(NamedTuple):
 def multi_resolution_stft_distance(waveforms: Waveforms, originals: Waveforms) -> SpectralDistance:
     """Return the distances of magnitudes of spectra, averaged over three resolutions.
 
+    Powers below 1e-7 count as 1e-7, so the distance to silence is finite, too.
+
     Raises:
         ValueError: shapes differ, or waveforms have 1,024 samples or fewer.
 
@@ -83,7 +85,8 @@ def mel_distance(
     """Return the mean absolute difference of log-mel spectrograms, in nepers (8.69 dB).
 
     Spectrograms are those of `genjax.audio.log_mel_spectrogram`: magnitudes in Slaney's bands of
-    unit area up to half the sample rate, natural logarithms, 1e-5 at least.
+    unit area up to half the sample rate, natural logarithms, 1e-5 at least. Frames are centred on
+    multiples of `hop`; HiFi-GAN's lie half a hop later.
 
     Raises:
         ValueError: shapes differ, or waveforms are too short for a frame.
@@ -100,7 +103,8 @@ def si_sdr(waveforms: Waveforms, originals: Waveforms) -> Float[Array, " batch"]
 
     For the waveform x and its original y it is 10·log₁₀(‖αy‖² / ‖x − αy‖²) with α = ⟨x, y⟩ / ‖y‖².
     A scaled copy has more than 100 dB, limited by float32. A copy without any distortion is finite,
-    too, at about 400 dB. Silence has −∞, and so has a waveform with a silent channel.
+    too, at about 400 dB. Silence has −∞, and so has a waveform with a silent channel. Means of
+    waveforms are not subtracted.
 
     Raises:
         ValueError: shapes differ.

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from genjax.metrics.border import as_matrix, check_same_width
-from genjax.metrics.neighbours import containing_balls, nearest, neighbour_radii
+from genjax.metrics.neighbours import containing_balls, neighbour_radii
 
 
 def density_coverage(
@@ -22,7 +22,8 @@ def density_coverage(
     For equal distributions the expected density is 1. The expected coverage of N real examples
     by M samples is 1 − (N−1)…(N−k) / ((N+M−1)…(N+M−k)), about 1 − (N/(N+M))ᵏ. It is 0.97 for
     N = M and k = 5. A density above 1 means that samples concentrate where real data are dense. The
-    surface of a ball belongs to the ball.
+    surface of a ball belongs to the ball, as in `precision_recall`. The authors' program leaves it
+    out, which matters only for features with ties.
 
     Raises:
         ValueError: k < 1, arrays are not finite `[examples features]` of equal width, or there
@@ -34,7 +35,5 @@ def density_coverage(
         raise ValueError(f"k is {k}; expected 1 or more: the paper's value is 5")
     samples, real = as_matrix(samples, "samples"), as_matrix(real, "real", at_least=k + 1)
     check_same_width(samples=samples, real=real)
-    radii = neighbour_radii(real, k)
-    _, to_samples = nearest(real, samples)
-    density = containing_balls(samples, real, radii).mean() / k
-    return float(density), float((to_samples[:, 0] <= radii).mean())
+    counts, filled = containing_balls(samples, real, neighbour_radii(real, k))
+    return float(counts.mean() / k), float(filled.mean())

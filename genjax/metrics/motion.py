@@ -37,6 +37,9 @@ def warping_error(
     The error of a pixel p in frame t is x_{t+1}(p + flow_t(p)) − x_t(p), interpolated linearly
     between pixels. It is 0 if everything keeps its colour, and NaN for a video without known flow.
 
+    All known pixels of a video count equally. Lai et al. average over frames first, and take no
+    root.
+
     Args:
         flow: rows and columns in pixels, from each frame to the next.
         known: where the flow is valid. It is not where something is hidden or appears, and where

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from genjax.metrics.border import as_matrix, check_same_width
 
@@ -54,8 +54,8 @@ def containing_balls(
     queries: Float[np.ndarray, "queries features"],
     points: Float[np.ndarray, "points features"],
     radii: Float[np.ndarray, " points"],
-) -> Int[np.ndarray, " queries"]:
-    """Return how many of the balls of `radii` around `points` contain each query.
+) -> tuple[Int[np.ndarray, " queries"], Bool[np.ndarray, " points"]]:
+    """Return how many balls of `radii` around `points` contain each query, and which have any.
 
     The surface of a ball belongs to the ball. A matrix product finds the distances, as in
     `nearest`; distances within its rounding error of a surface are computed from differences.
@@ -63,7 +63,7 @@ def containing_balls(
     centre = points.mean(0)
     centred = points - centre
     squares = np.einsum("pf,pf->p", centred, centred)
-    counts = []
+    counts, filled = [], np.zeros(len(points), bool)
     for block in blocks(queries, len(points)):
         moved = block - centre
         lengths = np.einsum("qf,qf->q", moved, moved)[:, None]
@@ -78,7 +78,8 @@ def containing_balls(
                 np.linalg.norm(block[query] - points[ball], axis=-1) <= radii[ball]
             )
         counts.append(inside.sum(axis=1))
-    return np.concatenate(counts)
+        filled |= inside.any(axis=0)
+    return np.concatenate(counts), filled
 
 
 class Memorization(NamedTuple):

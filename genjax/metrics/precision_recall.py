@@ -38,4 +38,5 @@ def precision_recall(
 
 
 def _share_on_manifold(queries: np.ndarray, points: np.ndarray, k: int) -> float:
-    return float((containing_balls(queries, points, neighbour_radii(points, k)) > 0).mean())
+    counts, _ = containing_balls(queries, points, neighbour_radii(points, k))
+    return float((counts > 0).mean())

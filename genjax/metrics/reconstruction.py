@@ -36,8 +36,8 @@ def psnr(images: Images, originals: Images) -> Float[np.ndarray, " batch"]:
 def ssim(images: Images, originals: Images) -> Float[np.ndarray, " batch"]:
     """Return the structural similarity of each image, at most 1.
 
-    It is the mean over all windows within the image, and over channels. Windows are Gaussian,
-    11×11 pixels with deviation 1.5; K₁ = 0.01, K₂ = 0.03.
+    It is the mean over all windows within the image, and over channels (the paper's images are
+    grey). Windows are Gaussian, 11×11 pixels with deviation 1.5; K₁ = 0.01, K₂ = 0.03.
 
     Raises:
         ValueError: as of `psnr`, or images are smaller than the window.

@@ -31,8 +31,12 @@ def load(
 
     Published files are pickled, and not read here. An environment with PyTorch converts them:
 
-        tensors = torch.load("rgb_imagenet.pt")
+        tensors = torch.load("i3d_pretrained_400.pt")
         safetensors.torch.save_file(tensors, "i3d.safetensors")
+
+    This file of VideoGPT's program has the weights of TensorFlow Hub's `i3d-kinetics-400`, of which
+    published Fréchet video distances are. The file of pytorch-i3d, `rgb_imagenet.pt`, can be read
+    too, but its weights are of another training. Distances by the two files are not comparable.
 
     Args:
         abstract: from the expected shapes and types to the wanted ones, possibly with shardings.

@@ -11,6 +11,7 @@ SHELF = (
     [1, -1.69065929318241, 0.73248077421585],
 )
 HIGH_PASS = [1, -2, 1], [1, -1.99004745483398, 0.99007225036621]
+HIGH_PASS_CORNER, SHELF_CORNER = 38, 1682  # Hz
 # At low rates the bilinear transform bends the shelf's corner, 1.7 kHz; meters may err by 0.1 LU.
 TOLERANCES = {48_000: 0.005, 44_100: 0.01, 16_000: 0.05}
 
@@ -27,6 +28,14 @@ def test_response_is_that_of_the_published_coefficients():
     )
     # The standard prints 14 decimals; near 0 Hz they cancel.
     np.testing.assert_allclose(k_weighting(frequencies, 48_000), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("rate", [44_100, 16_000, 8000])
+def test_filters_have_the_same_corners_at_every_rate(rate):
+    """The bilinear transform is exact at a filter's corner, and errs by 2e-4 where the other is."""
+    frequencies = np.array([20.0, HIGH_PASS_CORNER, 100, 300, SHELF_CORNER])
+    ours, expected = (np.abs(k_weighting(frequencies, each)) for each in (rate, 48_000))
+    np.testing.assert_allclose(ours, expected, rtol=5e-4)
 
 
 def test_full_scale_tone_in_one_channel_reads_minus_3_01():

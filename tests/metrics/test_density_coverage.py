@@ -39,6 +39,19 @@ def test_ties_on_a_grid_agree_with_loops():
     )
 
 
+@pytest.mark.parametrize("seed", [60, 82, 113])
+def test_ties_within_rounding_empty_no_ball(seed):
+    """On a grid of tenths, a sample on the surface of a ball may be as near as one outside.
+
+    A choice of the nearest sample by rounded squares takes the one outside.
+    """
+    generator = np.random.default_rng(seed)
+    samples, real = (generator.integers(0, 4, (12, 3)) / 10 for _ in range(2))
+    assert density_coverage(samples, real, 1) == pytest.approx(
+        by_loops(samples, real, 1), rel=1e-15
+    )
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_ties_do_not_cancel(offset):
     """The real data lie on k surfaces and in the middle of their own ball: exactly (k + 1) / k."""

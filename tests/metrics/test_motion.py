@@ -40,6 +40,13 @@ def test_unknown_places_do_not_count():
     np.testing.assert_allclose(warping_error(beside_still, flow, known), 3 / 4 / np.sqrt(2))
     known[0, 0, 0, 0] = False
     assert warping_error(video, flow, known) == 0
+    # All known pixels count equally: 1 of 16 pixels changes by 3, then 1 of 4 known ones by 1.
+    video = np.zeros((1, 3, 4, 4, 1))
+    video[0, 1:, 0, 0] = [[3.0], [4.0]]
+    known = np.ones((1, 2, 4, 4), bool)
+    known[0, 1, 1:] = False
+    twice = np.concatenate([flow, flow], axis=1)
+    np.testing.assert_allclose(warping_error(video, twice, known) ** 2, 10 / 20, rtol=1e-12)
 
 
 def test_kolmogorov_smirnov_is_scipys_with_its_power():
@@ -50,7 +57,8 @@ def test_kolmogorov_smirnov_is_scipys_with_its_power():
     reference = stats.ks_2samp(a, b)
     assert found[:2] == (reference.statistic, reference.pvalue)
     shift = found.detectable  # uniform laws shifted by d differ by d
-    assert 0.15 < shift < 0.25
+    # By tables: 1.358 is Kolmogorov's quantile at 5 %, and 1.282 the normal one at 90 %.
+    assert shift == pytest.approx((1.358 + 1.282 / 2) * np.sqrt(1 / 150 + 1 / 250), rel=1e-3)
     rejected = lambda shift: np.mean(
         [
             kolmogorov_smirnov(generator.uniform(size=150) + shift, generator.uniform(size=250))[1]

@@ -2,11 +2,11 @@
 
 inception: a file that `genjax.pretrained.inception.load` reads. FID (Heusel et al. 2017), KID
     (Bińkowski et al. 2018), Inception score (Salimans et al. 2016), improved precision and recall
-    (Kynkäänniemi et al. 2019).
+    (Kynkäänniemi et al. 2019; in Inception's features, as Dhariwal & Nichol 2021, not in VGG16's).
 clean_inception, pytorch_inception: the same file, with the preprocessing of clean-fid (Parmar et
     al. 2022) and of pytorch-fid.
 dinov2: a folder with a `Dinov2Model` of transformers. FD-DINOv2, the kernel distance, precision
-    and recall (Stein et al. 2023).
+    and recall (Stein et al. 2023, whose program takes 5 neighbours; here they are 3).
 clip: a folder with a `CLIPModel` of transformers and its tokenizer. CLIP score (Hessel et al.
     2021), of models of prompts.
 """
@@ -197,7 +197,11 @@ class PretrainedFeatures:
 
 @dataclass(frozen=True)
 class ReconstructionFeatures(PretrainedFeatures):
-    """Measure an autoencoder's reconstructions of held-out images in the same way, such as rFID."""
+    """Measure an autoencoder's reconstructions of held-out images in the same way, such as rFID.
+
+    By default, the reference images include the originals, as in the literature. So the kernel
+    distance is biased downward, and distances may lie below those of other real images.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("reconstruct",)
     takes_held_out: ClassVar[bool] = True
@@ -307,7 +311,8 @@ def clip_score(
 ) -> dict[str, Any]:
     """Return the CLIP score of pictures with their prompts, and its protocol.
 
-    The score is the mean of max(100·cosine, 0), by the CLIP in a folder.
+    The score is the mean of max(100·cosine, 0), by the CLIP in a folder. Hessel et al. take 2.5 in
+    place of 100, and put "A photo depicts" before each prompt.
     """
     module, variables, tokenizer, weights = load_network("clip", path)
     tokens, _ = tokenizer.encode(prompts, module.text.max_length)

@@ -131,8 +131,9 @@ def i3d_features(
 ) -> Float[Array, "batch classes"]:
     """Compute the features of the Fréchet video distance, of videos in [−1, 1].
 
-    Videos of 1 or 3 channels are resized to 224×224 by bilinear interpolation. The features are the
-    logits, averaged over time.
+    Videos of 1 or 3 channels are resized to 224×224 by bilinear interpolation between centres of
+    pixels, as in VideoGPT's program. The authors' own program takes TensorFlow 1's interpolation
+    (`genjax.nn.resize.corner_bilinear`). The features are the logits, averaged over time.
 
     Args:
         variables: the weights (`genjax.pretrained.i3d.load`).

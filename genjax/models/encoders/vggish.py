@@ -74,7 +74,8 @@ def vggish_patches(
     """Return the log-mel spectrograms that `VGGish` takes, in patches of 96 frames (0.96 s).
 
     Channels become their mean. Frames after the last whole patch are left out. Sounds shorter than
-    0.975 s are followed by silence.
+    0.975 s are followed by silence. `genjax.audio.resample` resamples, where the published front
+    end takes resampy.
 
     Args:
         waveforms: in [−1, 1].
@@ -98,7 +99,9 @@ def vggish_features(
     """Compute the features of the Fréchet audio distance, of waveforms in [−1, 1].
 
     Every patch of 0.96 s has its features: the embeddings, neither rectified, whitened nor
-    quantized.
+    quantized. Patches do not overlap, and sounds keep their loudness, as in the package
+    frechet_audio_distance. The authors' own program takes a second of sound every 0.5 s, and first
+    divides each sound by its largest sample (or by 0.1, if that is larger).
 
     Args:
         variables: the weights (`genjax.pretrained.vggish.load`).

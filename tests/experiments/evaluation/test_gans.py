@@ -8,6 +8,7 @@ import pytest
 from experiments.evaluation.context import Context
 from experiments.evaluation.gans import Discriminator
 from experiments.inputs.conditions import Classes
+from experiments.inputs.datasets import Data
 from genjax.adversarial import non_saturating, relativistic
 from genjax.data import Dataset, InMemory
 
@@ -49,3 +50,16 @@ def test_offsets_of_classes_that_the_objective_does_not_see_change_nothing(objec
     for name in ("train", "held_out", "samples"):
         assert report[f"accuracy/{name}"] == 1
     assert report["overfitting/r_v"] == pytest.approx(0.125, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "resizing"),
+    [
+        ("emoji", (64, 64, 3), {"pixels": "means over 2×2 pixels"}),
+        ("ring_of_gaussians", (2,), {}),
+    ],
+)
+def test_the_protocol_has_the_features_of_modes_and_duplicates(name, shape, resizing):
+    data = Data(name, "train", "test", None, shape)
+    protocols = Discriminator(Context(data, None, Classes(2), 60)).features()
+    assert {name: each.resizing for name, each in protocols.items()} == resizing

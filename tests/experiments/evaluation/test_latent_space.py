@@ -55,6 +55,22 @@ def test_mixing_takes_coarse_styles_from_the_left_and_fine_ones_from_above():
             np.testing.assert_array_equal(grid[1 + row, column, 2:], grid[0, column, 2:])
 
 
+def test_path_length_of_latents_themselves_in_full_precision():
+    """It is the mean square of the ends' difference, at any precision of other programs."""
+    precisions, key, labels = [], jax.random.key(0), jnp.zeros(200, int)
+
+    def images(w, labels):
+        precisions.append(jax.config.jax_default_matmul_precision)
+        return w
+
+    with jax.default_matmul_precision("bfloat16"):
+        length = latent_space.path_length(styles(images), key, labels)
+    start, end = (jax.random.normal(each, (200, 4, 3)) for each in jax.random.split(key, 3)[:2])
+    # Of float32: steps of 1e-4 between numbers of 1 are known to 1e-3.
+    np.testing.assert_allclose(length, jnp.square(end - start).mean(), rtol=2e-3)
+    assert set(precisions) == {"highest"}
+
+
 def test_directions_go_through_the_image_itself():
     kernel = jnp.repeat(
         jnp.eye(3), jnp.array([1, 3, 2]), axis=1

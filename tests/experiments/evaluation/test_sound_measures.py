@@ -1,5 +1,6 @@
 """Evaluators of sound, with samples that are real sounds or wrong in one known way."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,6 +90,9 @@ def test_audio_distance_uses_weights_that_are_given(monkeypatch):
     assert protocols["vggish"].parameters_sha256 == parameters_digest({"factor": 2.0})
     assert list(SoundDistance(context()).features()) == ["mel"]
     assert protocols["mel"].rounding == "int16" and "16000 Hz" in protocols["mel"].resizing
+    own_rate = replace(context(), space=Waveforms((9000, 1), "audio", 16_000))
+    protocol = SoundDistance(own_rate).features()["mel"]
+    assert (protocol.resizing, protocol.antialiasing) == ("none", None)
 
 
 def test_reconstruction_at_half_the_amplitude():

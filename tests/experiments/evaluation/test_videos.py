@@ -210,7 +210,8 @@ def test_the_protocol_names_the_networks_and_their_weights(monkeypatch):
     expected = {"vgg16": FeatureProtocol(f"{given.network}, of {parts}", "0f3a")}
     assert VideoDistance(context()).features() == expected
     two, three = (VideoDistance(context(), i3d=path).features()["i3d"] for path in ("2.0", "3.0"))
-    assert two.resizing == "bilinear, to 224×224" and two.antialiasing is False
+    assert two.resizing == "bilinear between centres of pixels, to 224×224"
+    assert two.antialiasing is False
     assert two.parameters_sha256 == parameters_digest({"factor": 2.0}) != three.parameters_sha256
 
 

@@ -1,5 +1,6 @@
 """A GAN's images of transformed inputs, and which networks have them."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from configs import fashion_gan
 from experiments.configuration.runs import build
 from experiments.launch.experiment import Experiment
+from experiments.tasks import transformed_inputs
+from experiments.tasks.programs import in_float32
+from genjax.models.gans import stylegan3
 from genjax.training.workdir import Config
 
 
@@ -41,6 +45,24 @@ def test_an_image_depends_on_its_own_latent_and_transform(choice):
     call = lambda **options: generator.apply(variables, w, method="synthesize", **options)
     w = generator.apply(variables, jnp.ones((1, 4)), jnp.zeros(1, int), method="map")
     np.testing.assert_allclose(call(), call(transform=jnp.eye(3)[None]), atol=1e-5)
+
+
+def test_images_are_in_float32_whatever_the_generator_computes_in(monkeypatch):
+    """Half precision is coarser than what generators reach."""
+    programs = []
+
+    def on_mesh(mesh, function, generator):
+        precision = lambda: jax.config.jax_default_matmul_precision
+        return lambda *inputs: programs.append((generator.dtype, precision()))
+
+    monkeypatch.setattr(transformed_inputs, "on_mesh", on_mesh)
+    generator = stylegan3.Generator(resolution=16, dtype="float16")
+    sampling = Config(seed=0, truncation=1.0)
+    images = transformed_inputs.transformed_images(generator, {}, sampling, None)
+    images(np.zeros(1, int), np.zeros(1, int), np.eye(3, dtype=np.float32)[None])
+    assert programs == [(jnp.float32, "highest")]
+    own = nn.Dropout(0.5)  # a network of your own may have no dtype
+    assert in_float32(own) is own
 
 
 def test_training_updates_the_statistics_of_stylegan3():
