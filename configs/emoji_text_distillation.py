@@ -10,7 +10,7 @@ the teacher's samples at guidance scale 3. A step of sampling therefore needs on
 network.
 
 The choices:
-- Semigroup: one jump equals two jumps of half the size.
+- Semigroup: one jump equals two shorter jumps in a row.
 - Consistency: jumps from neighbouring times end in the same picture. A sampling step jumps to the
   clean end and adds noise again.
 

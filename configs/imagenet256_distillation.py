@@ -24,7 +24,12 @@ neither VAE nor the first command. The choices have their papers' settings:
 Differences from the papers:
 - Latents are the encoder's means, standardized by channel, not draws from its Gaussians.
 - The embedding of a jump's length starts at 0 in DiT.
+- Any example may drop its class. The released mean flows drop it only where s = t, and the released
+  shortcut models only where they learn flow matching.
 - mean_flow_xl2 is guided at all times. The paper's network is guided at t ≤ 0.75.
+- shortcut_xl2 draws all lengths of jumps equally often. The released code has more jumps from noise
+  to data: it divides the jumps of a batch by the seven lengths, and gives the remainder to the
+  longest.
 - scm_xl2 has no learned weight of the loss over times.
 - pmf_b16 lacks the second perceptual term, on ConvNeXt's features. Examples with s = t take the
   later of two drawn times, as in imf_b2. The released code draws one time for them. LPIPS needs
@@ -32,6 +37,8 @@ Differences from the papers:
   out)/√max(1, out/in) times as large as the paper's.
 - dmd2_xl2 has an averaged student, a teacher guided at 1.5, and discriminator heads on all blocks.
   The paper's teacher is EDM without guidance, and its single head reads the middle of the U-Net.
+  Times are uniform. The paper's levels of noise are those of EDM's grid, for the student without
+  the first and the last 2 %.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
 """
@@ -132,7 +139,8 @@ def _consistency(config: ConfigDict, size: str) -> None:
     # The latents' deviation is 1.
     preconditioning = dict(name="TrigFlowPreconditioning", data_deviation=1.0)
     config.process = dict(name="TrigFlow", preconditioning=preconditioning)
-    config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
+    # The paper's mean of -1 is for data of deviation 1/2.
+    config.times = dict(name="log_normal_sigma", mean=-1.0 + math.log(2), deviation=1.4)
     config.sampling.update(num_steps=2, sampler=dict(name="consistency"))
     config.sampling.grid.shift = SCM_TIME / (math.pi / 2 - SCM_TIME)  # half of π/2 becomes 1.3
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from configs import (
     digits_distillation,
@@ -105,8 +106,14 @@ def test_few_step_generators_have_their_papers_numbers(choice):
         assert tuple(config.model.interval) == interval
         assert config.sampling.guidance_scale == scale
     if choice == "scm_xl2":
-        assert (config.times.mean, config.times.deviation) == (-1.0, 1.4)
         process = kinds.PROCESS.bind(config.process, "process")
+        law = kinds.TIME_DISTRIBUTION.bind(config.times, "times")
+        (mean, deviation), s = (-1.0, 1.4), 0.5  # t = arctan(e^τ/s), s the deviation of its data
+        places = np.array([-1.0, 0.0, 1.0])
+        found = law(process, jnp.asarray(stats.norm.cdf(places)))
+        np.testing.assert_allclose(
+            found, np.arctan(np.exp(mean + deviation * places) / s), rtol=1e-5
+        )  # float32
         # of diffusers' SCMScheduler
         np.testing.assert_allclose(time_grid(process, config.sampling), [1.5708, 1.3, 0], atol=1e-5)
 

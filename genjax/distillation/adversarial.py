@@ -4,6 +4,9 @@ Sauer et al. 2024 (LADD); the GAN term of DMD2 (Yin et al. 2024, section 4.3). T
 The discriminator reads the teacher's features, and the teacher's samples may be the real examples.
 The student is any generator, and the discriminator takes t. No derivative but the gradient is
 taken.
+
+A real and a generated example share a time. The released code of DMD2 draws a time for each of the
+two.
 """
 
 from collections.abc import Callable

@@ -95,7 +95,7 @@ def solver_step(
     """Return one step `(x_t, t, r) -> x_r` of the probability-flow ODE, each example at its times.
 
     Order 1 is DDIM's step, which latent consistency models take; order 2 is Heun's in sigma/alpha,
-    which consistency distillation takes (Song et al. 2023, section 4). Where Heun's step does not
+    which consistency distillation takes (Song et al. 2023, section 6.1). Where Heun's step does not
     exist, order 2 takes DDIM's step too. Heun's step divides by alpha(t), which is 0 where no data
     is left. Heun's step also evaluates the denoiser at r, which can be singular at the clean end.
 

@@ -80,8 +80,9 @@ def continuous_consistency_loss(
 ) -> tuple[Times, Times]:
     """Compute e^w(t)·‖F − sg(F + g)‖² − w(t), the loss of sCM (Lu & Song 2025, equation 8).
 
-    Its gradient is that of the consistency loss for r → t. The paper draws t from
-    `times.log_normal_sigma(mean=−1, deviation=1.4)`.
+    Its gradient is that of the consistency loss for r → t. For data of deviation s, the paper's
+    times are `times.log_normal_sigma(mean=−1 + log(2s), deviation=1.4)`. The paper has s = 1/2, so
+    its mean is −1.
 
     Args:
         apply: `(x, t, *conditioning)`, the network with its parameters bound, called as in

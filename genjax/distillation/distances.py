@@ -32,6 +32,7 @@ def adaptive(
     """Return ‖difference‖²/sg(‖difference‖² + offset)^power (Geng et al. 2025, equation 22).
 
     With power = 1 every example's loss is nearly 1, so only the direction of its gradient matters.
+    The offset is that of the released code.
     """
     total = jnp.sum(jnp.square(difference), axis=range(1, difference.ndim))
     return total / jax.lax.stop_gradient(total + offset) ** power

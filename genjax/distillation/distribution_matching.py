@@ -51,14 +51,16 @@ def distribution_matching_loss(
 ) -> tuple[Times, Times]:
     """Compute ½‖x − sg(x − g)‖², whose gradient in the student's samples x is g/dimension.
 
-    g is `score_difference` at a random time, divided by the mean of |x − x̂_real| of the example
-    (Yin et al. 2024, DMD, equations 7 and 8; the same in DMD2).
+    g is `score_difference` at a random time, divided by the mean of |x − x̂_real| of the example.
+    This is the released code of DMD2. Equations 7 and 8 of DMD (Yin et al. 2024) have one more
+    factor alpha, which is 1 for EDM.
 
     Args:
         samples: of the student; the gradient reaches its parameters through them.
         real, fake: `(x_t, t) -> Prediction`, their conditioning bound.
+        times: the distribution of noise levels. The papers leave out the first and the last 2 %.
         normalize: divide as described; without it the expected gradient is that of the divergence,
-            weighted by sigma²/alpha over times.
+            weighted by sigma²/alpha² over times.
 
     Returns:
         The loss and the time t of each example.

@@ -65,7 +65,10 @@ def eulerian_loss(
     distance: Distance = squared,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
-    """Compute d(∂X/∂t + ∇X·v(x_t, t)): the end of a jump does not depend on where it starts."""
+    """Compute d(∂X/∂t + ∇X·v(x_t, t)): the end of a jump does not depend on where it starts.
+
+    The gradient passes through the whole derivative of X, but not through v.
+    """
     x_t, t, s, _ = draw_pairs(key, x, process, pairs, noise)
     direction = jax.lax.stop_gradient(velocity(x_t, t, *conditioning))
     jump = lambda x_t, t: student(x_t, t, s, *conditioning)

@@ -182,8 +182,9 @@ def guided_mean_flow_loss(
     along v(x_t, t | c, ω) (Geng et al. 2025, "Improved mean flows", section 4.3, as released).
     `guidance_scales` draws the scale, and `guidance_intervals` the interval.
 
-    Differences from the released code: where the condition is dropped, the derivative goes along
-    the unconditional velocity.
+    Differences from the released code: any example may drop its condition, and the derivative then
+    goes along the unconditional velocity. There only examples with s = t drop it, which need no
+    derivative.
 
     Args:
         network: `(x, t, s, condition, scale, interval) -> (u, v)`, its parameters bound.

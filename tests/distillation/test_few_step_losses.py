@@ -249,6 +249,63 @@ def test_the_exact_solution_is_where_the_gradient_vanishes(name, float64):
         assert np.abs(mean_gradient(loss, 0.3 * direction)).max() > 1e-3, direction
 
 
+def regressions(theta, fixed, x, z):
+    """Losses of parameters θ, and by hand regressions on their targets of parameters `fixed`."""
+    t, s, gap = jnp.full(len(x), 0.8), jnp.full(len(x), 0.3), 0.5
+    x_t, one, flow = FLOW.corrupt(x, z, t), jnp.ones_like(t), dict(pairs=PAIR, noise=z)
+    u, older = member(theta), member(fixed)
+    jump, old_jump = member_map(theta), member_map(fixed)
+    own, old_own = (perturbed(exact_velocity(FLOW), each) for each in (theta, fixed))
+    network, old_network = member_consistency(theta), member_consistency(fixed)
+
+    _, change = mean_flow.total_derivative(older, x_t, t, s, older(x_t, t, t))
+    slope = jax.jvp(lambda s: jump(x_t, t, s), (s,), (one,))[1]
+    along = jax.jvp(lambda x, t: jump(x, t, s), (x_t, t), (old_own(x_t, t), one))[1]
+    r = s + gap * jax.random.uniform(jax.random.split(KEY)[1], t.shape)
+    trig_x = jnp.cos(0.8) * x + S * jnp.sin(0.8) * z
+    trig_v = S * jnp.cos(0.8) * z - jnp.sin(0.8) * x
+    y, g = continuous_consistency.tangent(lambda x, t: old_network(x / S, t), trig_x, t, trig_v)
+    goal = y / S + g / (jnp.linalg.norm(g, axis=1)[:, None] + 0.1)
+    return {
+        "improved mean flow": (
+            mean_flow.improved_mean_flow_loss(KEY, u, x, distance=squared, **flow)[0],
+            squared(u(x_t, t, s) + gap * change - (z - x)),
+        ),
+        "shortcut": tuple(
+            shortcut.shortcut_loss(KEY, u, x, share=1.0, target_apply=target, noise=z)[0]
+            for target in (None, older)
+        ),
+        "Lagrangian": (
+            flow_map_matching.lagrangian_loss(KEY, jump, own, x, process=FLOW, **flow)[0],
+            squared(slope - old_own(old_jump(x_t, t, s), s)),
+        ),
+        "Eulerian": (
+            flow_map_matching.eulerian_loss(KEY, jump, own, x, process=FLOW, **flow)[0],
+            squared(along),
+        ),
+        "semigroup": (
+            flow_map_matching.semigroup_loss(KEY, jump, x, process=FLOW, **flow)[0],
+            squared(jump(x_t, t, s) - old_jump(old_jump(x_t, t, r), r, s)),
+        ),
+        "continuous consistency": (
+            continuous_consistency.continuous_consistency_loss(
+                KEY, network, x, process=TRIG, times=constant(0.8), noise=z
+            )[0],
+            squared(network(trig_x / S, t) / S - goal),
+        ),
+    }
+
+
+def test_no_gradient_passes_through_a_target(float64):
+    """At the exact solution a target's own gradient would go unseen, so θ is away from it."""
+    x, z = jax.random.normal(KEY, (2, 4, 3), jnp.float64)
+    theta = jnp.array([0.3, -0.2, 0.1])
+    gradients = jax.jit(jax.jacfwd(lambda free: regressions(free, theta, x, z)))(theta)
+    for name, (found, by_hand) in gradients.items():
+        np.testing.assert_allclose(found, by_hand, rtol=1e-9, atol=1e-12, err_msg=name)
+        assert jnp.abs(by_hand).max() > 1e-3, name
+
+
 def test_halving_ends_at_the_map_of_two_teacher_steps(float64):
     """The student's one step equals two steps of DDIM, whatever the teacher."""
     process = VariancePreservingCosine()
@@ -619,8 +676,12 @@ def test_before_its_warm_up_the_tangent_has_only_the_stable_term(float64):
     x = jax.random.normal(KEY, (4, 3), jnp.float64)
     t = jnp.array([0.2, 0.7, 1.1, 1.5])
     velocity = lambda x, t: jnp.sin(x)
-    _, g = continuous_consistency.tangent(velocity, x, t, 0.5 * x, 0.0)
+    g, half, whole = (
+        continuous_consistency.tangent(velocity, x, t, 0.5 * x, warmup)[1]
+        for warmup in (0.0, 0.5, 1.0)
+    )
     np.testing.assert_allclose(g, -(jnp.cos(t)[:, None] ** 2) * (jnp.sin(x) - 0.5 * x), atol=1e-15)
+    np.testing.assert_allclose(half, (g + whole) / 2, atol=1e-15)  # the other term grows linearly
 
 
 def test_rcms_warm_up_is_that_of_its_code(float64):
@@ -753,6 +814,7 @@ def test_distances_are_their_formulas():
     expected = np.sqrt(3072 * 5e-4**2 + c**2) - c
     np.testing.assert_allclose(distances.pseudo_huber(image), expected, rtol=1e-5)
     np.testing.assert_allclose(distances.adaptive(d), [25 / 25.01, 0], rtol=1e-6)
+    np.testing.assert_allclose(distances.adaptive(d, power=0.5), [25 / 25.01**0.5, 0], rtol=1e-6)
     slope = jax.grad(lambda d: distances.adaptive(d).sum())(d)
     np.testing.assert_allclose(slope[0], [6 / 25.01, 8 / 25.01], rtol=1e-5)  # no gradient below
 

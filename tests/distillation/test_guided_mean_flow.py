@@ -61,6 +61,11 @@ def test_the_loss_is_the_papers_equations():
     expected = ((compound - goal) ** 2).mean(1) + ((velocity - goal) ** 2).mean(1)
     # float32: a dozen operations on numbers up to 30.
     np.testing.assert_allclose(loss(network, X), expected, rtol=1e-5)
+    # The gradient in factors of u and v passes through neither goal nor derivative.
+    scaled = lambda factors: lambda *args: tuple(jnp.stack(network(*args)) * factors[:, None, None])
+    slopes = jax.jit(jax.jacfwd(lambda factors: loss(scaled(factors), X)))(jnp.ones(2))
+    by_hand = 2 * (compound - goal) * average, 2 * (velocity - goal) * velocity
+    np.testing.assert_allclose(slopes.T, np.mean(by_hand, axis=2), rtol=1e-4)
 
 
 def test_without_guidance_it_is_improved_mean_flow_with_a_velocity_head():

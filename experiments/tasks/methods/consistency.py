@@ -188,6 +188,8 @@ class LatentConsistency(GridMethod):
 
     Attributes:
         min_guidance_scale, max_guidance_scale: the paper's ω is one less.
+        huber: as in `GridMethod`, on the norm of an example. The released code offers this constant
+            for the difference in each dimension.
     """
 
     steps: int = 50
@@ -225,7 +227,8 @@ class ConsistencyTrajectory(DiscreteConsistency):
     """`DiscreteConsistency` whose jumps end anywhere, and the loss at s = t (Kim et al. 2024, CTM).
 
     Differences from the paper: the teacher takes one step of the grid, points are compared where
-    the jumps end, and the GAN's term is left out.
+    the jumps end, and the GAN's term is left out. The loss at s = t has a constant weight, and
+    learns the guided teacher's prediction. The paper's learns the data, with an adaptive weight.
     """
 
     takes_end_time = True

@@ -212,7 +212,11 @@ class DMD2(MatchingMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class LADD(MatchingMethod):
-    """A discriminator on the teacher's features alone, by the hinge loss (Sauer et al. 2024)."""
+    """A discriminator on the teacher's features alone, by the hinge loss (Sauer et al. 2024).
+
+    There is no R1 penalty on the discriminator, and all times of the sampler are equally likely for
+    the student.
+    """
 
     critic = (HEAD,)
     reads_weighting = False
@@ -238,8 +242,12 @@ class RCM(MatchingMethod):
     the match and the critic. The grid `align_your_steps_grid` takes the published times of four
     steps, as levels: 80, tan 1.5, tan 1.4, tan 1.0 and any last one.
 
+    The published weight of the critic is `edm` with a `data_deviation` of 1.
+
     Differences from the published code: there the match and the critic wait for the end of the
-    warm-up. The student's inputs have random times there, and those of the sampler here.
+    warm-up. The student takes every fifth turn there, so its critic has four updates for each of
+    the student, and five here. The student's inputs have random times there, and those of the
+    sampler here.
 
     Attributes:
         guidance_scale: of the teacher.

@@ -21,6 +21,7 @@ from experiments.tasks.adapters import Adapters
 from experiments.tasks.distillation import Distillation
 from experiments.tasks.methods import Student
 from experiments.tasks.methods import consistency as consistency_methods
+from experiments.tasks.methods import flow_maps as flow_map_methods
 from experiments.tasks.teachers import Teacher
 from genjax import diffusion
 from genjax.diffusion import targets, times
@@ -262,14 +263,18 @@ def test_guided_halving_first_learns_the_teacher_at_every_scale(plain_teacher):
     np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-6)
 
 
-def loss_of(method, progress, process, times):
-    """Return the losses of a student without parameters, after a share of its training."""
+def sines(x, t, _, end_time=0.0):
+    return jnp.sin(x) * (1 + t)[:, None]
+
+
+def losses_and_times(method, progress, process, times, **changes):
+    """Return what a method says of a student without parameters, after a share of its training."""
     x, labels = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros(4, int)
-    student = Student(
-        network=lambda x, t, _, end_time=0.0: jnp.sin(x) * (1 + t)[:, None],
+    fields = dict(
+        network=sines,
         averaged=None,
         condition=labels,
-        null=0,
+        null=1,
         condition_with_dropout=labels,
         dropped=labels > 0,
         process=process,
@@ -278,7 +283,50 @@ def loss_of(method, progress, process, times):
         teacher=None,
         progress=jnp.float32(progress),
     )
-    return method(jax.random.key(0), student, x)[0]
+    return method(jax.random.key(0), Student(**fields | changes), x)
+
+
+def loss_of(*args):
+    return losses_and_times(*args)[0]
+
+
+def test_targets_are_those_of_the_averaged_student():
+    """Its data are 0, and the student's 1. Its average velocities are 2, and the student's 0."""
+    of = lambda method, **networks: jax.jit(
+        lambda: losses_and_times(method, 0.0, diffusion.RectifiedFlow(), times.uniform, **networks)
+    )()
+    loss, t = of(
+        consistency_methods.DiscreteConsistency(),
+        network=lambda x, t, _: (x - 1) / t[:, None],
+        averaged=lambda x, t, _: x / t[:, None],
+    )
+    to_the_clean_end = t < 1.5 / 18  # whose targets are the data themselves
+    assert to_the_clean_end.sum() < 4
+    np.testing.assert_allclose(loss[~to_the_clean_end], 1, rtol=1e-5)
+    loss, _ = of(
+        flow_map_methods.Shortcut(share=0.5),
+        network=lambda x, *_, **__: 0 * x,
+        averaged=lambda x, *_, **__: 0 * x + 2,
+    )
+    np.testing.assert_allclose(loss[:2], 4)
+
+
+def test_a_latent_consistency_student_knows_the_scale_of_its_teachers_guidance():
+    """The data are 1 with the condition and 0 without it, so those of guidance are the scale.
+
+    The target of the last of two steps is the teacher's, and of the first the averaged student's.
+    """
+    flow = diffusion.RectifiedFlow()
+    velocity = lambda x, t, data: (x - data[:, None]) / t[:, None]
+    network = lambda x, t, _, guidance: velocity(x, t, guidance)
+    teacher = diffusion.predict(
+        lambda x, t, labels: velocity(x, t, labels == 0), flow, targets.velocity
+    )
+    method = consistency_methods.LatentConsistency(steps=2)
+    networks = dict(network=network, averaged=network, teacher=teacher)
+    loss, t = jax.jit(lambda: losses_and_times(method, 0.0, flow, times.uniform, **networks))()
+    assert set(t.tolist()) == {0.5, 1.0}
+    np.testing.assert_allclose(loss, 0, atol=1e-5)  # a scale that is off by 1 costs 1.7
 
 
 def test_a_consistency_loss_is_as_large_for_shorter_steps():

@@ -14,7 +14,7 @@ from experiments import train
 from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
-from experiments.tasks.methods.matching import DMD, DMD2, RCM, Game
+from experiments.tasks.methods.matching import DMD, DMD2, LADD, RCM, Game
 from experiments.tasks.teachers import Teacher
 from genjax.diffusion import (
     RectifiedFlow,
@@ -282,6 +282,27 @@ def test_a_term_of_a_loss_grows_with_its_weight(method, weight, loss_of):
     assert np.abs(first).min() > 0
 
 
+def test_students_and_critics_play_the_games_of_their_papers():
+    """DMD2's is non-saturating, and LADD's has the hinge loss. All examples have one logit."""
+    logit = 0.3
+    judge = lambda x_t, t, _: jnp.full(len(t), logit)
+    game = a_game(discriminator=judge, weighting=weightings.uniform)
+
+    @jax.jit
+    def losses(weight):
+        dmd2 = DMD2(adversarial=weight, discriminator=weight)
+        students = dmd2(KEY, game, X)[0], LADD()(KEY, game, X)[0]
+        return *students, dmd2.critic_loss(KEY, game, X), LADD().critic_loss(KEY, game, X)
+
+    without, with_game = losses(0.0), losses(1.0)
+    softplus = lambda logit: np.log1p(np.exp(logit))
+    np.testing.assert_allclose(with_game[0] - without[0], softplus(-logit), rtol=1e-5)
+    both = softplus(logit) + softplus(-logit)
+    np.testing.assert_allclose(with_game[2] - without[2], both, rtol=1e-5)
+    np.testing.assert_allclose(without[1], -logit, rtol=1e-6)
+    np.testing.assert_allclose(without[3], (1 - logit) + (1 + logit), rtol=1e-6)
+
+
 def test_the_fake_networks_loss_has_the_configs_weighting():
     """DMD2 weighs the squared error of x̂ by sigma⁻² + s⁻². It is sigma² that of the velocity."""
     t, s = 0.25, 0.5
@@ -296,7 +317,7 @@ def test_the_fake_networks_loss_has_the_configs_weighting():
 def test_rcm_has_its_papers_numbers():
     """NVlabs/rcm:rcm/models/t2v_model_distill_rcm.py; its match has a factor ½ less than ours."""
     method = RCM()
-    assert (method.consistency, method.matching / 2, method.critic_updates) == (100, 1, 5)
+    assert (method.consistency, method.matching / 2) == (100, 1)
     assert (method.mean, method.deviation) == (0.7, 1.6)
 
 
