@@ -26,7 +26,7 @@ from typing import Any
 from absl import flags
 
 from experiments.configuration import kinds
-from experiments.configuration.options import named
+from experiments.configuration.options import interval, named
 from experiments.configuration.runs import open_run
 from experiments.evaluation.sampling_sweep import (
     check,
@@ -104,11 +104,7 @@ def find_guidance(workdir: str, *others: str) -> None:
     if others:
         raise ValueError(f"--widths is of one run; leave out {', '.join(others)}")
     widths, scales = (numbers(flag) for flag in (WIDTHS, SCALES))
-    intervals = [tuple(numbers(INTERVALS, text.split(":"))) for text in INTERVALS.value]
-    if not all(len(each) == 2 and each[0] < each[1] for each in intervals):
-        raise ValueError(
-            f"--intervals={','.join(INTERVALS.value)} must be pairs LOW:HIGH, as 0:1,0.2:0.8"
-        )
+    intervals = [interval(text, "intervals") for text in INTERVALS.value]
     own = open_run(workdir)
     if getattr(own.task.condition, "is_empty", False):
         refuse(f"is of guidance, and {workdir} has no condition: leave it out", SCALES, INTERVALS)
@@ -136,14 +132,10 @@ def refuse(why: str, *unused: flags.FlagHolder) -> None:
             raise ValueError(f"--{flag.name} {why}")
 
 
-def numbers(flag: flags.FlagHolder, texts: list[str] | None = None) -> list[float]:
-    """Return the numbers of a flag, or of some texts in it.
-
-    Raises:
-        ValueError: one is not a number.
-    """
+def numbers(flag: flags.FlagHolder) -> list[float]:
+    """Return the numbers of a flag; raise ValueError if one is not a number."""
     try:
-        return [float(text) for text in texts or flag.value]
+        return [float(text) for text in flag.value]
     except ValueError:
         raise ValueError(f"--{flag.name}={','.join(flag.value)} must be numbers") from None
 

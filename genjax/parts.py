@@ -37,7 +37,7 @@ def find(
             if (found := _import(path)) is not None:
                 return found
         raise ValueError(f"{field} is {name!r}, {_missing(name, places, fits)}")
-    matches = [module for module in _modules(places) if name in public(module)]
+    matches = [module for module in modules_in(places) if name in public(module)]
     objects = {id(vars(module)[name]): vars(module)[name] for module in matches}
     if len(objects) == 1:
         return objects.popitem()[1]
@@ -162,7 +162,7 @@ def public(module: ModuleType) -> dict[str, Any]:
     }
 
 
-def _modules(places: Sequence[str]) -> Iterator[ModuleType]:
+def modules_in(places: Sequence[str]) -> Iterator[ModuleType]:
     """Yield the places and, for packages, all modules in them."""
     for place in places:
         module = importlib.import_module(place)
@@ -205,7 +205,7 @@ def _missing(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> s
 def _choices(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> str:
     """Return what may stand in place of a wrong name: all that fits, or the nearest of many."""
     names: dict[str, list[str]] = {}  # with the modules that have an object of this name
-    for module in _modules(places):
+    for module in modules_in(places):
         for each, part in public(module).items():
             if fits(part) and part.__module__ == module.__name__:
                 names.setdefault(each, []).append(module.__name__.rpartition(".")[2])

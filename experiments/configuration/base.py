@@ -429,41 +429,16 @@ def family_measures(config: ConfigDict, num_samples: int, **measures: dict[str, 
 
 
 def every_field() -> list[ConfigDict]:
-    """Return a config of each family, and one of the fields that only some configs set.
+    """Return a config of each family, and one of parts whose fields have any name.
 
-    Together they have all fields that genjax reads. The names of an empty part are free: where the
-    part is made, its fields are checked.
+    They have all fields that genjax reads, but for `config_fields` of tasks and spaces.
     """
     data = dict(name="digits", image_shape=(8, 8, 1))
     student, pairs_gan = diffusion("student", **data), gan("bigbigan", "dcgan", **data)
     distillation(student, name="MeanFlow")
     bidirectional(pairs_gan, bigbigan=True)
     families = diffusion, masked_autoregression, discrete_diffusion, inversion, autoencoder
-    numbers_or_none = "history_scale", "modality_scale", "temperature", "truncation"
-    some = dict(
-        bound=dict(num_samples=1, beta=1.0, free_nats=0.0),  # of a variational autoencoder
-        pairs=dict(directory=placeholder(str), count=1, batch_size=1, sampling={}),  # of reflow
-        packing={},  # length, slots, frames: of rows of clips
-        modalities={},  # of sound and video, what differs between them
-        averages={},
-        weights={},
-        evaluation=dict(measures={}),
-        optimizer={player: optimizer() for player in ("student", "critic")},
-        data=dict(
-            levels=2,  # of the space Levels
-            sample_rate=placeholder(int),  # of the space Waveforms
-            sound_shape=placeholder(tuple),  # samples, channels of the sound of clips
-            buckets={},  # arguments of aspect_buckets
-        ),
-        sampling=dict(
-            frames=1,  # of a clip
-            given=(),  # modalities, or a number of frames
-            first=(),  # modalities that are sampled before the others
-            guidance_interval=placeholder(tuple),
-            **{name: placeholder(float) for name in numbers_or_none},
-        ),
-    )
-    of_each = dict(guidance_scale={}, modality_scale={})  # by modality
+    free = dict(averages={}, evaluation=dict(measures={}), data=dict(buckets={}))
     return [
         *(family("", **data) for family in families),
         *(tokens("", task, **data) for task in ("TokenAutoregression", "MaskedTokens")),
@@ -471,6 +446,5 @@ def every_field() -> list[ConfigDict]:
         gan("", "dcgan", **data),
         student,
         pairs_gan,
-        ConfigDict(some),
-        ConfigDict(dict(sampling=of_each)),
+        ConfigDict(free),
     ]

@@ -4,7 +4,9 @@ import difflib
 import functools
 import numbers
 import sys
+import typing
 from collections.abc import Collection, Iterator, Mapping
+from types import UnionType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,7 +21,7 @@ ACCEPTED = {
     bool: (bool, "True or False"),
     str: (str, "text"),
     tuple: ((tuple, list), "several values"),
-    dict: (type(None), "fields of its own"),
+    dict: ((ConfigDict, type(None)), "fields of its own"),
     type(None): (type(None), "None"),
 }
 
@@ -29,14 +31,21 @@ def known_fields() -> dict[str, set[type]]:
     """Return the types of all fields that genjax reads, by path.
 
     A part that may have any field, because it is empty in some family, has `dict` among its types.
+    Where the part is made, its fields are checked. A task or a space states its own fields in
+    `config_fields`, each with its type in place of a value.
     """
     known: dict[str, set[type]] = {}
-    for config in base.every_field():
+    modules = parts.modules_in(kinds.TASK.places + kinds.SPACE.places)
+    found = [part for module in modules for part in parts.public(module).values()]
+    own = [ConfigDict(part.config_fields) for part in found if hasattr(part, "config_fields")]
+    for config in base.every_field() + own:
         for path in field_paths(config):
             owner, name = _split(path)
             parent = value_at(config, owner)
             types = {parent.get_type(name)}
-            if parent[name] is None:
+            if isinstance(parent[name], type | UnionType):
+                types = set(typing.get_args(parent[name])) or {parent[name]}
+            elif parent[name] is None:
                 types.add(type(None))
             elif isinstance(parent[name], ConfigDict) and not parent[name]:
                 types.add(dict)
@@ -131,7 +140,10 @@ def _free_parts(config: Any) -> set[str]:
     for path in field_paths(config):
         if hasattr(part := value_at(config, path), "keys"):
             named = "name" in part and path != "data"
-            if named or _split(path)[0] in free or dict in known.get(path, set()):
+            # A GAN's model has networks in place of a name.
+            has_parts = f"{path}.name" in known and any(f"{path}.{name}" in known for name in part)
+            empty = dict in known.get(path, set()) and not has_parts
+            if named or empty or _split(path)[0] in free:
                 free.add(path)
     return free
 

@@ -1,6 +1,10 @@
-"""Parts on the command line and in reports: "name,option=value" and "name(option=value)"."""
+"""Parts and intervals on the command line, and parts in reports.
+
+A flag has the form "name,option=value" or "LOW:HIGH", and a report "name(option=value)".
+"""
 
 import ast
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +29,15 @@ def named(text: str | None, flag: str, kind: Kind) -> dict[str, Any] | None:
         ) from None
     kind.check_flag(fields, flag)
     return fields
+
+
+def interval(text: str, flag: str) -> tuple[float, float]:
+    """Return the two numbers of "LOW:HIGH"; raise ValueError for another form."""
+    with contextlib.suppress(ValueError):
+        low, high = map(float, text.split(":"))
+        if low < high:
+            return low, high
+    raise ValueError(f"--{flag}={text} must be LOW:HIGH, as 0.2:0.8")
 
 
 def described(fields: Mapping[str, Any]) -> str:

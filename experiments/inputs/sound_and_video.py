@@ -42,6 +42,7 @@ class SoundAndVideo:
     sound: Space
     sound_scale: float = 1.0
     feature: ClassVar[str] = "video"
+    config_fields = dict(data=dict(sound_shape=tuple | None))
 
     @classmethod
     def from_data(

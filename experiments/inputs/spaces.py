@@ -160,6 +160,7 @@ class Waveforms:
     feature: str = "audio"
     sample_rate: int = SAMPLE_RATE
     autoencoder: ClassVar[None] = None
+    config_fields = dict(data=dict(sample_rate=int | None))
 
     @classmethod
     def from_data(cls, data: Any) -> Self:

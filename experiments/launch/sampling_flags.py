@@ -5,7 +5,7 @@ from typing import Any
 from absl import flags
 
 from experiments.configuration import kinds
-from experiments.configuration.options import named
+from experiments.configuration.options import interval, named
 from genjax.diffusion import scale_of_weight
 
 # Whether the run takes a denoiser's sampler, a flow map's or one of tokens is checked with its
@@ -33,10 +33,10 @@ GUIDANCE_WEIGHT = flags.DEFINE_float(
     None,
     "w of (1 + w)·conditional − w·unconditional, in place of --guidance_scale, which is 1 + w.",
 )
-GUIDANCE_INTERVAL = flags.DEFINE_list(
+GUIDANCE_INTERVAL = flags.DEFINE_string(
     "guidance_interval",
     None,
-    "Guide at times between these two alone, as 0.2,0.8; the scale is 1 at all others.",
+    "LOW:HIGH, the times of guidance, as 0.2:0.8; the scale is 1 at all other times.",
 )
 TEMPERATURE = flags.DEFINE_float(
     "temperature", None, "Of tokens: 1 samples from the model, 0 takes the most likely ones."
@@ -91,21 +91,6 @@ def number_or_name(text: str) -> int | str:
     return int(text) if text.removeprefix("-").isdecimal() else text
 
 
-def chosen_interval() -> list[float] | None:
-    """Return the times of --guidance_interval; None if it was not given.
-
-    Raises:
-        ValueError: they are no numbers.
-    """
-    given = GUIDANCE_INTERVAL.value
-    try:
-        return given and [float(time) for time in given]
-    except ValueError:
-        raise ValueError(
-            f"--guidance_interval={','.join(given)} must be two times, as 0.2,0.8"
-        ) from None
-
-
 def chosen_scale() -> float | None:
     """Return the guidance scale that one of two flags sets; None if neither was given.
 
@@ -128,14 +113,15 @@ def sampling_changes() -> dict[str, Any]:
 
     Raises:
         ValueError: there is no such sampler or grid, or it has no such option; both flags of
-            guidance were given; or the interval of guidance is no numbers.
+            guidance were given; or the interval of guidance is not LOW:HIGH.
     """
+    times = GUIDANCE_INTERVAL.value
     return dict(
         sampler=named(SAMPLER.value, "sampler", ANY_SAMPLER),
         grid=named(GRID.value, "grid", kinds.GRID),
         num_steps=NUM_STEPS.value,
         guidance_scale=chosen_scale(),
-        guidance_interval=chosen_interval(),
+        guidance_interval=None if times is None else interval(times, "guidance_interval"),
         temperature=TEMPERATURE.value,
         top_k=TOP_K.value,
         top_p=TOP_P.value,

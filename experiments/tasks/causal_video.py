@@ -40,6 +40,7 @@ class CausalVideo(Diffusion):
     """
 
     optional_sampling = ()
+    config_fields = dict(sampling=dict(frames=int, given=tuple, history_scale=float | None))
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:

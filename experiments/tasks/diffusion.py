@@ -215,6 +215,7 @@ class Diffusion(OneNetwork):
     sampler_kind = kinds.SAMPLER
     built_with = ("sampler",)
     optional_sampling = ("guidance_interval",)  # without it guidance acts at all times
+    config_fields = dict(sampling=dict(guidance_interval=tuple | None))
     num_time_bins = TIME_BINS
 
     @classmethod

@@ -81,6 +81,7 @@ class Distillation(Diffusion):
 
     sampler_kind = kinds.FLOW_MAP_SAMPLER
     optional_sampling = ()
+    config_fields = dict(pairs=dict(directory=str | None, count=int, batch_size=int, sampling={}))
 
     @property
     def starts_from(self) -> str | None:

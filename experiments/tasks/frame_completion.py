@@ -21,6 +21,8 @@ class FrameCompletion(Diffusion):
     the frames to give, in the space of the network. They are those of the condition's clips.
     """
 
+    config_fields = dict(sampling=dict(given=tuple))
+
     @classmethod
     def from_config(cls, config: Any) -> "FrameCompletion":
         """Return the task of a config; raise ValueError as of `fields` and `check_waits`."""

@@ -42,6 +42,12 @@ class JointDiffusion(Diffusion):
     """
 
     optional_sampling = ("first",)  # without it all modalities are sampled at once
+    config_fields = dict(
+        modalities={},
+        sampling=dict(
+            given=tuple, first=tuple, guidance_scale={}, modality_scale=float | dict | None
+        ),
+    )
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class JointRollOut(JointDiffusion):
     `JointDiffusion`, or has the numbers of their first frames, which are given with their sound.
     """
 
+    config_fields = dict(sampling=dict(frames=int))
+
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
         """Return the fields of the task of a config.

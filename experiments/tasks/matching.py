@@ -53,6 +53,7 @@ class Matching(Distillation):
     grid: Callable
 
     trained_with = ("grid",)
+    config_fields = dict(optimizer=dict(student={}, critic={}))
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:

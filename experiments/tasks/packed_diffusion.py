@@ -33,6 +33,7 @@ class PackedDiffusion(Diffusion):
     """
 
     packing: RowFormat | None = None
+    config_fields = dict(packing={})
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:

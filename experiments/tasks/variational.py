@@ -59,6 +59,7 @@ class VariationalAutoencoder(OneNetwork):
     flip: bool
 
     animation: ClassVar[str] = "latent_walk.gif"
+    config_fields = dict(bound=dict(num_samples=int, beta=float, free_nats=float))
 
     @classmethod
     def from_config(cls, config: Any) -> "VariationalAutoencoder":

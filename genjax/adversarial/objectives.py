@@ -6,6 +6,7 @@ Probabilities are never computed: log D = −softplus(−logit) stays exact and 
 where D is near 0 or 1.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from jax.nn import relu, softplus
 from jaxtyping import Array, Float
 
 Logits = Float[Array, " batch"]
+Loss = Callable[[Logits, Logits], Logits]
 
 
 class Objective(NamedTuple):
@@ -24,11 +26,27 @@ class Objective(NamedTuple):
         boundary: the logit between real and generated. None if only differences of logits count.
     """
 
-    discriminator: Callable[[Logits, Logits], Logits]
-    generator: Callable[[Logits, Logits], Logits]
+    discriminator: Loss
+    generator: Loss
     boundary: float | None = 0.0
 
 
+def _of_pairs(loss: Loss) -> Loss:
+    """Return a loss that refuses logits of two shapes: [batch] and [batch 1] would be all pairs."""
+
+    @functools.wraps(loss)
+    def checked(real: Array, fake: Array) -> Array:
+        if jnp.shape(real) != jnp.shape(fake):
+            raise ValueError(
+                "logits of pairs have one shape, [batch]; got "
+                f"{jnp.shape(real)} and {jnp.shape(fake)}"
+            )
+        return loss(real, fake)
+
+    return checked
+
+
+@_of_pairs
 def value(real: Logits, fake: Logits) -> Logits:
     """Return log D(x) + log(1 − D(G(z))), whose mean is V(G, D), for D = sigmoid(logit).
 
@@ -48,31 +66,26 @@ saturating = Objective(_cross_entropy, lambda real, fake: -softplus(fake))
 non_saturating = Objective(_cross_entropy, lambda real, fake: softplus(-fake))
 """G minimizes −log D(G(z)) instead, whose slope is −(1 − D) (Goodfellow et al. 2014, section 3)."""
 
-hinge = Objective(lambda real, fake: relu(1 - real) + relu(1 + fake), lambda real, fake: -fake)
+hinge = Objective(
+    _of_pairs(lambda real, fake: relu(1 - real) + relu(1 + fake)), lambda real, fake: -fake
+)
 """The hinge loss (Lim & Ye 2017, "Geometric GAN"; Miyato et al. 2018, equations 16 and 17)."""
 
 least_squares = Objective(
-    lambda real, fake: (jnp.square(real - 1) + jnp.square(fake)) / 2,
+    _of_pairs(lambda real, fake: (jnp.square(real - 1) + jnp.square(fake)) / 2),
     lambda real, fake: jnp.square(fake - 1) / 2,
     boundary=0.5,
 )
 """Labels are 0 and 1, and G aims at 1 (Mao et al. 2017, equation 9)."""
 
-wasserstein = Objective(lambda real, fake: fake - real, lambda real, fake: -fake, boundary=None)
+wasserstein = Objective(
+    _of_pairs(lambda real, fake: fake - real), lambda real, fake: -fake, boundary=None
+)
 """For a critic that a penalty or spectral norm keeps Lipschitz (Arjovsky et al. 2017)."""
 
-
-def _difference(a: Logits, b: Logits) -> Logits:
-    if jnp.shape(a) != jnp.shape(b):  # [batch] and [batch 1] would be all pairs of the batch
-        raise ValueError(
-            f"logits of pairs have one shape, [batch]; got {jnp.shape(a)} and {jnp.shape(b)}"
-        )
-    return a - b
-
-
 relativistic = Objective(
-    lambda real, fake: softplus(_difference(fake, real)),
-    lambda real, fake: softplus(_difference(real, fake)),
+    _of_pairs(lambda real, fake: softplus(fake - real)),
+    _of_pairs(lambda real, fake: softplus(real - fake)),
     boundary=None,
 )
 """Losses of the difference of the logits in each pair of a real and a generated example.

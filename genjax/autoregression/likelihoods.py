@@ -5,6 +5,7 @@ the network reads, and given the earlier channels of its own pixel. So every lik
 probability of whole pictures, which sums to 1 over all pictures.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -124,5 +125,9 @@ def _log_mass(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
     above, below = (x - mean + half) * over_scale, (x - mean - half) * over_scale
     # σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)). This form loses no digits far from the mean.
     to_bottom, to_top = jax.nn.log_sigmoid(above), jax.nn.log_sigmoid(-below)
-    log_mass = to_bottom + to_top + jnp.log(-jnp.expm1(-2 * half * over_scale))
+    width = 2 * half * over_scale  # of a level, in scales; 0 in float32 for the widest scales
+    log_within = jnp.log(-jnp.expm1(-jnp.maximum(width, 1e-16)))
+    # Below 1e-16, 1 − exp(−width) is the width up to rounding.
+    log_within = jnp.where(width > 1e-16, log_within, math.log(2 * half) - log_scale)
+    log_mass = to_bottom + to_top + log_within
     return jnp.where(x < half - 1, to_bottom, jnp.where(x > 1 - half, to_top, log_mass))

@@ -137,10 +137,10 @@ class Pipeline:
         num_steps: int | None = None,
         guidance_scale: float | tuple[float, float] | None = None,
         negative_scale: float = 1.0,
-        images: np.ndarray | None = None,
-        last_images: np.ndarray | None = None,
+        images: np.ndarray | Sequence[Any] | None = None,
+        last_images: np.ndarray | Sequence[Any] | None = None,
         strength: float = 1.0,
-        known: np.ndarray | None = None,
+        known: np.ndarray | Sequence[Any] | None = None,
         noise: np.ndarray | Array | None = None,
     ) -> Float[Array, "batch *places channels"]:
         """Sample the normalized latents of a picture, or a video, for each prompt.
@@ -155,9 +155,9 @@ class Pipeline:
             num_steps: the number of steps, at least 1.
             guidance_scale, negative_scale: see the class. `Experts` take one guidance scale for
                 both, or a pair.
-            images: bytes, `[batch height width 3]`. Image to image: sampling starts from the
-                images, noised to the time that `strength` gives. Inpainting: pixels outside `known`
-                are filled in. Image to video: the first frames.
+            images: bytes, `[batch height width 3]`, or a list of arrays or of PIL's images. Image
+                to image: sampling starts from the images, noised to the time that `strength` gives.
+                Inpainting: pixels outside `known` are filled in. Image to video: the first frames.
             last_images: the last frames of the videos, like `images`.
             strength: the fraction of the steps to take, in (0, 1], rounded up to whole steps. At 1
                 only the `known` part of `images` remains.
@@ -172,6 +172,8 @@ class Pipeline:
                 scale have no effect; or the target is singular at a time of the grid.
         """
         pictures = dict(images=images, last_images=last_images, known=known)
+        pictures = {name: _as_array(name, each) for name, each in pictures.items()}
+        images, last_images, known = pictures.values()
         batch = self._checked_count(prompts, negative_prompts, seeds=seeds, **pictures)
         size, frames = self._checked_size(size, images, known), self._checked_frames(frames)
         self._check_given_frames(frames, strength, **pictures)
@@ -503,6 +505,15 @@ def check_labels(name: str, labels: Any, count: int) -> None:
         raise ValueError(
             f"{name}={given.tolist()!r} must be a list of whole numbers from 0 to {count - 1}"
         )
+
+
+def _as_array(name: str, pictures: np.ndarray | Sequence[Any] | None) -> np.ndarray | None:
+    """Return pictures as one array; raise ValueError if those of a list differ in size."""
+    if pictures is None:
+        return None
+    if isinstance(pictures, Sequence) and len(shapes := set(map(np.shape, pictures))) > 1:
+        raise ValueError(f"{name} have the shapes {sorted(shapes)}: give pictures of one size")
+    return np.asarray(pictures)
 
 
 def _keys(seeds: Sequence[int]) -> Key[Array, " batch"]:

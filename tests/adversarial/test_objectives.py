@@ -245,7 +245,8 @@ def test_discriminator_gradients_far_out(name):
 
 def test_logits_of_two_shapes_are_no_pairs(unchecked_annotations):
     """Logits [4] and [4, 1] would be 16 pairs, of which 12 are none."""
-    for loss in (relativistic.discriminator, relativistic.generator):
+    losses = [objective.discriminator for objective in OBJECTIVES.values()]
+    for loss in (*losses, relativistic.generator, value):
         with pytest.raises(ValueError, match="logits of pairs have one shape"):
             loss(jnp.zeros(4), jnp.zeros((4, 1)))
 

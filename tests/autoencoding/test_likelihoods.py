@@ -125,3 +125,23 @@ def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
     expected = (-1.5 + half) / scale + np.log(-np.expm1(-2 * half / scale))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, 1 / scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "mean", "log_scale", "value", "gradient"),
+    [
+        # A wide law is flat, so a level inside has the mass half/2/scale, and the lowest one 1/2.
+        (1 / 255, 0.5, 95.0, np.log(1 / 255 / 2) - 95, (0, -1)),
+        (-1.0, 0.5, 95.0, np.log(1 / 2), (0, 0)),
+        # A narrow law has all its mass in one level, and falls by 1/scale from that level's end.
+        (1 / 255, 1 / 255, -100.0, 0, (0, 0)),
+        (1 / 255, -0.5, -100.0, -0.5 * np.exp(80), (np.exp(80), 0)),
+    ],
+)
+def test_discretized_logistic_is_finite_for_every_scale(x, mean, log_scale, value, gradient):
+    """The limits of wide and narrow laws. Scales below e^-80 count as e^-80."""
+    log_probability = autoencoding.discretized_logistic(256).log_probability
+    loss = lambda outputs: log_probability(outputs[None], jnp.float32([x]))[0]
+    found = jax.value_and_grad(loss)(jnp.float32([mean, log_scale]))
+    np.testing.assert_allclose(found[0], value, rtol=1e-5)  # float32
+    np.testing.assert_allclose(found[1], gradient, rtol=1e-5, atol=1e-30)

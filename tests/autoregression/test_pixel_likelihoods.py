@@ -92,6 +92,14 @@ def test_its_gradient_is_finite_where_a_mass_is_tiny():
     assert np.isfinite(gradient).all() and np.abs(gradient).sum() > 0
 
 
+def test_its_gradient_is_finite_where_a_scale_is_huge():
+    """A flat law gives each level the mass half/2/scale, with half = 1/255."""
+    loss = lambda outputs: mixture_of_logistics(256, 1).log_probability(outputs, jnp.array([64]))[0]
+    value, gradient = jax.value_and_grad(loss)(jnp.array([0.0, 0.5, 95.0]))
+    assert value == pytest.approx(np.log(1 / 255 / 2) - 95, rel=1e-6)
+    np.testing.assert_allclose(gradient, [0, 0, -1], atol=1e-30)
+
+
 def test_a_mixture_of_other_channels_is_refused():
     with pytest.raises(ValueError, match="1 or 3 channels; got 4"):
         mixture_of_logistics().outputs(4)

@@ -92,7 +92,7 @@ def test_a_sweep_over_averages_and_guidance_finds_the_best(tmp_path_factory, tmp
 
     # The same setting by the flags of `evaluate`.
     report = tmp_path / "report.json"
-    flags = ["--weights=posthoc_0.2", "--guidance_scale=3", "--guidance_interval=0.4,0.6"]
+    flags = ["--weights=posthoc_0.2", "--guidance_scale=3", "--guidance_interval=0.4:0.6"]
     result = run("evaluate", f"--workdir={folder}", *flags, f"--out={report}")
     assert result.returncode == 0, result.stderr
     found = json.loads(report.read_text())
@@ -162,8 +162,8 @@ def test_flags_that_nothing_would_read_are_refused(given, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--widths=0.1", "--intervals=0:1,0.8:0.2", "--out=a.json"], "pairs LOW:HIGH"),
-        (["--widths=0.1", "--intervals=0.2,0.8", "--out=a.json"], "pairs LOW:HIGH, as 0:1"),
+        (["--widths=0.1", "--intervals=0:1,0.8:0.2", "--out=a.json"], "--intervals=0.8:0.2 must"),
+        (["--widths=0.1", "--intervals=0.2,0.8", "--out=a.json"], "0.2 must be LOW:HIGH, as 0.2:"),
         (["--out=absent/a.json"], "--out=absent/a.json needs the folder"),
         (["--widths=0.1", "--out=a.png"], "--out=a.png must end in .json"),
     ],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from genjax import diffusion, pipelines
 from genjax.diffusion import grids, samplers
@@ -176,7 +177,8 @@ def test_from_images(pipeline, pictures):
     assert distances[0] < distances[1] < distances[2]
     close(again(1.0), pipeline(["a cat", "a dog"], seeds=[5, 6], num_steps=8))
     noise = jax.vmap(lambda key: jax.random.normal(key, (8, 12, 4)))(_keys([5, 6]))
-    given = dict(images=images, strength=0.5, num_steps=8, noise=np.asarray(noise))
+    listed = [images[0], Image.fromarray(images[1])]
+    given = dict(images=listed, strength=0.5, num_steps=8, noise=np.asarray(noise))
     close(pipeline(["a cat", "a dog"], **given), again(0.5))
 
 
@@ -227,6 +229,7 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
             dict(images=BYTES[..., :1]),
             r"images are uint8 of shape \(1, 16, 24, 1\); give bytes",
         ),
+        (["a", "b"], dict(images=[BYTES[0], BYTES[0, 1:]]), r"have the shapes \[\(15, 24, 3\)"),
         (["a cat"], dict(images=BYTES, size=(8, 8)), r"size=\(8, 8\) and images of \(16, 24\)"),
         ([], {}, "prompts is empty"),
         (["a cat"], dict(num_steps=0), "num_steps=0; a picture takes at least 1"),

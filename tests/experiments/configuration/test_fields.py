@@ -81,6 +81,16 @@ def test_fields_that_a_part_reads_itself_are_left_to_the_part():
     check_fields(config, "mine.py")
 
 
+def test_the_networks_of_a_gan_are_fields():
+    config = digits_gan.get_config()
+    config.model.generatr = dict(width=3)
+    with pytest.raises(ValueError, match="there is no such field; did you mean config.model.gene"):
+        check_fields(config, "mine.py")
+    config = digits_flow.get_config()
+    config.model = dict(width=3)  # the lack of a name is reported where the network is made
+    check_fields(config, "mine.py")
+
+
 def test_a_task_of_ones_own_may_read_any_field(monkeypatch, capsys):
     """A name close to that of a field, which is more likely a mistake, is warned of."""
 
@@ -112,6 +122,8 @@ def test_a_task_of_ones_own_may_read_any_field(monkeypatch, capsys):
         ("profile_at", "10", "it must be an integer or None"),
         ("sampling.guidance_scale", "2", "it must be a number or fields of its own"),
         ("data.flip", "False", "it must be True or False"),
+        ("sampling.frames", "9", "it must be an integer"),  # of tasks of video
+        ("sampling.modality_scale", "2", "it must be a number or fields of its own or None"),
         ("data.image_shape", 8, "it must be several values"),
         ("model", "DiT", "is 'DiT' in mine.py; it has fields of its own, so set those"),
         ("optimizer", None, "is None in mine.py; it has fields of its own, so set those"),

@@ -40,9 +40,10 @@ def test_a_guidance_scale_and_a_weight_together_are_an_error():
         sampling_flags.sampling_changes()
 
 
-def test_an_interval_of_guidance_is_numbers():
-    flags.FLAGS.guidance_interval = ["0.2", "much"]
-    with pytest.raises(ValueError, match="--guidance_interval=0.2,much must be two times, as"):
+@pytest.mark.parametrize("given", ["0.2:much", "0.2,0.8", "0.8:0.2", "0.2"])
+def test_an_interval_of_guidance_is_two_numbers(given):
+    flags.FLAGS.guidance_interval = given
+    with pytest.raises(ValueError, match=f"--guidance_interval={given} must be LOW:HIGH, as"):
         sampling_flags.sampling_changes()
 
 
@@ -63,7 +64,7 @@ def as_recorded(config):
 
 def test_masked_diffusion_is_sampled_with_an_interval_of_guidance():
     config = as_recorded(digits_masked_diffusion.get_config("masked"))
-    flags.FLAGS.sampler, flags.FLAGS.guidance_interval = "flow,eta=2.0", ["0.2", "0.8"]
+    flags.FLAGS.sampler, flags.FLAGS.guidance_interval = "flow,eta=2.0", "0.2:0.8"
     change_sampling(config, **sampling_flags.sampling_changes())
     task = build(config)
     assert task.sampler.keywords == {"eta": 2.0}
@@ -74,7 +75,7 @@ def test_masked_diffusion_is_sampled_with_an_interval_of_guidance():
 @pytest.mark.parametrize("choice", ["text_to_video", "image_to_video", "packed"])
 def test_videos_are_sampled_with_an_interval_of_guidance(choice):
     config = as_recorded(moving_digits_video.get_config(choice))
-    flags.FLAGS.guidance_interval = ["0.2", "0.8"]
+    flags.FLAGS.guidance_interval = "0.2:0.8"
     change_sampling(config, **sampling_flags.sampling_changes())
     assert interval_of(config.sampling) == (0.2, 0.8)
 
