@@ -28,7 +28,7 @@ def commands() -> dict[str, str]:
 
 def main() -> None:
     """Run the command that the first argument names, with the arguments after it."""
-    experiments.end_at_signals()
+    experiments.end_at_ctrl_c()
     name, there = (sys.argv[1:] or ["--help"])[0], commands()
     if name not in there:
         print("usage: genjax COMMAND [FLAGS]\n       genjax COMMAND --help\n\ncommands:")

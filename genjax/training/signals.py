@@ -43,8 +43,6 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        # A program that reads signals from this descriptor might end before training has saved.
-        self._descriptor = signal.set_wakeup_fd(-1)
         for each in SIGNALS:
             if not (each.name == "SIGHUP" and signal.getsignal(each) is signal.SIG_IGN):
                 self._previous[each] = signal.getsignal(each) or signal.SIG_DFL
@@ -55,7 +53,6 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for each, previous in self._previous.items():
             signal.signal(each, previous)
-        signal.set_wakeup_fd(self._descriptor)
 
     @contextlib.contextmanager
     def raising(self, allowed: bool) -> Iterator[None]:
@@ -72,7 +69,6 @@ class StopSignals:
         self.received = self.received or signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(number, self._previous[signal.SIGINT])
-            signal.set_wakeup_fd(self._descriptor)
         if self._raising:
             self._raising = False
             raise Interrupted(self.received)
