@@ -8,6 +8,7 @@ pages need no network.
 """
 
 import gc
+import inspect
 import re
 import shutil
 from importlib import import_module
@@ -82,12 +83,20 @@ def write_reference() -> None:
                 lines += [f"## {name.removeprefix(f'genjax.{package}.')}", ""]
             lines += ["```{eval-rst}", f".. automodule:: {name}"]
             if not hasattr(import_module(name), "__path__"):  # packages only gather names
-                lines += ["   :members:", "   :exclude-members: setup"]
+                lines += ["   :members:", "   :special-members: __call__"]
             lines += ["```", ""]
         text = "\n".join(lines)
         page = folder / f"{package}.md"
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
+
+
+def keep_methods(app, what, name, obj, skip, options) -> bool | None:
+    """Show methods without a docstring, too: their annotations say what they take and return."""
+    if name == "setup":
+        return True
+    shown = name == "__call__" or (inspect.isfunction(obj) and not name.startswith("_"))
+    return False if shown else None
 
 
 SECTIONS = {"Args:": "Arguments"} | {
@@ -191,6 +200,7 @@ def setup(app) -> None:
     app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_block_math, None))
     app.add_domain(Objects, override=True)
     app.connect("html-page-context", shorten_navigation, priority=100)  # before the theme reads it
+    app.connect("autodoc-skip-member", keep_methods)
     app.connect("autodoc-process-signature", shorten)
     app.connect("autodoc-process-docstring", plain_text_to_rst, priority=100)
     copy_notebooks()

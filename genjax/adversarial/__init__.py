@@ -10,6 +10,7 @@ from genjax.adversarial import inverse as inverse
 from genjax.adversarial import latents as latents
 from genjax.adversarial import objectives as objectives
 from genjax.adversarial import regularizers as regularizers
+from genjax.adversarial.adaptive import ADA as ADA
 from genjax.adversarial.augmentation import augment as augment
 from genjax.adversarial.augmentation import color as color
 from genjax.adversarial.augmentation import cutout as cutout

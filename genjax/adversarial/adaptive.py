@@ -27,6 +27,7 @@ import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jaxtyping import Array, Float, Int, Key, Real
 
+from genjax.adversarial.augmentation import check_image
 from genjax.filters import filter_axis, resample_axis
 
 Number = float | int | Real[Array, ""]
@@ -181,6 +182,12 @@ class Adaptation(NamedTuple):
 class ADA:
     """Random changes of images, whose probability p keeps r_t at its target.
 
+    Each image of a batch has its own changes:
+
+        change = functools.partial(ada, probability=adaptation.probability)
+        changed = augment(jax.random.split(key, len(images)), images, [change])
+        adaptation = ada.update(adaptation, step, jnp.sign(logits).mean(), images=len(images))
+
     Attributes:
         changes: groups of changes, the names of `Strengths`.
         target: the r_t to keep.
@@ -215,7 +222,15 @@ class ADA:
         return Adaptation(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
     def __call__(self, key: Key[Array, ""], image: Image, probability: Number) -> Image:
-        """Return the image after changes that each happen with the probability p."""
+        """Return an image after changes that each happen with the probability p.
+
+        Args:
+            image: one image in [−1, 1], `[height width channels]`.
+
+        Raises:
+            ValueError: the image has neither 1 nor 3 channels, or is a batch.
+        """
+        check_image(image)
         strengths = Strengths(*(float(group in self.changes) for group in Strengths._fields))
         return apply(image, draw(key, probability, image.shape, strengths), strengths)
 

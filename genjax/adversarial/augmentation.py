@@ -38,11 +38,21 @@ def augment(
     return jax.vmap(augment_one)(keys, images)
 
 
+def check_image(image: Float[Array, "..."]) -> None:
+    """Raise ValueError for a batch of images, which would share one draw."""
+    if image.ndim != 3:
+        raise ValueError(
+            "an augmentation takes one image [height width channels]; got "
+            f"{list(image.shape)}: give batches to genjax.adversarial.augment"
+        )
+
+
 def color(key: Key[Array, ""], image: Image) -> Image:
     """Change brightness by ± ½, saturation by a factor in [0, 2] and contrast by one in [½, 1½].
 
     All are uniform and follow in this order.
     """
+    check_image(image)
     brightness, saturation, contrast = jax.random.uniform(key, (3,), image.dtype, -0.5, 0.5)
     image = image + brightness
     grey = image.mean(axis=2, keepdims=True)
@@ -55,6 +65,7 @@ def translation(key: Key[Array, ""], image: Image, ratio: float = 0.125) -> Imag
 
     Pixels that enter are 0.
     """
+    check_image(image)
     height, width, channels = image.shape
     reach = jnp.array([int(height * ratio + 0.5), int(width * ratio + 0.5)])
     down, right = jax.random.randint(key, (2,), -reach, reach + 1)
@@ -67,6 +78,7 @@ def translation(key: Key[Array, ""], image: Image, ratio: float = 0.125) -> Imag
 
 def cutout(key: Key[Array, ""], image: Image, ratio: float = 0.5) -> Image:
     """Set a box of `ratio` of each side to 0. Its centre is uniform over the image."""
+    check_image(image)
     shape = image.shape[:2]
     sides = jnp.array([int(side * ratio + 0.5) for side in shape])
     centre = jax.random.randint(key, (2,), 0, jnp.array(shape) + 1 - sides % 2)

@@ -64,6 +64,9 @@ def masked_counts(
     long as any is masked. At least one is left for each following step, and the last step reveals
     all.
 
+    Args:
+        schedule: of this module (`masked.cosine`, …), or another function that falls from 1 to 0.
+
     Raises:
         ValueError: there are no steps, or more than tokens.
     """

@@ -13,6 +13,7 @@ A mesh is a product of up to four axes:
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,16 +108,15 @@ def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dic
     if math.prod(axes.values()) != num_devices:
         needed = f"a multiple of {fixed}" if -1 in given.values() else fixed
         raise ValueError(
-            f"the mesh {given} needs {needed} devices and this machine has {num_devices}; set "
-            f"config.mesh so that the product of its sizes is {num_devices}, or one size to −1"
+            f"the mesh {given} needs {needed} devices and this machine has {num_devices}: "
+            f"sizes (config.mesh) must multiply to {num_devices}, and one of them may be −1"
         )
     shards = math.prod(axes.get(name, 1) for name in BATCH_AXES)
     if batch_size % shards:
         split = " × ".join(f"{name} {axes[name]}" for name in BATCH_AXES if name in axes)
         raise ValueError(
-            f"a batch of {batch_size} does not divide over {shards} devices (mesh axes {split}); "
-            f"choose config.batch_size (divided by config.accumulation_steps) among the multiples "
-            f"of {shards}"
+            f"a batch of {batch_size} does not divide over {shards} devices (mesh axes {split}): "
+            f"a multiple of {shards} does (config.batch_size divided by config.accumulation_steps)"
         )
     return axes
 
@@ -155,9 +155,13 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array | np.ndarray]:
-    """Return `process_rows` of a batch as a function jitted with `batch_sharding` takes them.
+    """Return `process_rows` of a batch for a function that is jitted with `batch_sharding`.
 
-    The copy to the devices is asynchronous: it goes on while they compute the step before.
+        step = jax.jit(step, in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)))
+
+    With one process these are the NumPy arrays themselves, which the call places. Without
+    `in_shardings` XLA may split them in another way than by examples. The copy to the devices is
+    asynchronous: it goes on while they compute the step before.
     """
     if jax.process_count() == 1:
         return dict(batch)  # the call itself places it, in a fraction of the time
@@ -169,8 +173,8 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
     """Return how an array of the state is split.
 
     `tensor` splits the outputs of `COLUMNS` and the inputs of `ROWS`, if they divide. `fsdp` splits
-    the largest other dimension that divides, if the array is not small. Dimension 0 of scanned
-    layers stays whole, since each iteration of the scan takes one slice of it.
+    the largest other dimension that divides, if the array has 4,096 elements or more. Dimension 0
+    of scanned layers stays whole, since each iteration of the scan takes one slice of it.
 
     Args:
         path: names of the array's place in the state, joined by "/".
@@ -202,6 +206,20 @@ def variable_path(key_path: tuple) -> str:
 def variable_sharding(mesh: Mesh | AbstractMesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
     """Return the function from an array's path and shape to its sharding by `partition_spec`."""
     return lambda path, shape: NamedSharding(mesh, partition_spec(path, shape, mesh))
+
+
+def state_sharding(state: Any, mesh: Mesh | AbstractMesh) -> Any:
+    """Return the sharding of each array of a state, by its place there (`partition_spec`).
+
+        shardings = state_sharding(jax.eval_shape(init, key), mesh)
+        state = jax.jit(init, out_shardings=shardings)(key)
+
+    Args:
+        state: arrays, or their shapes and types, in any tree: parameters, averages, an optimizer's
+            state.
+    """
+    of = variable_sharding(mesh)
+    return jax.tree.map_with_path(lambda path, a: of(variable_path(path), a.shape), state)
 
 
 def agree(mesh: Mesh) -> Callable[[bool], jax.Array]:

@@ -5,7 +5,8 @@ are an array or a tree of arrays, each with a process of its own (`trees`). Time
 example, or one per frame or token.
 
 Arguments have one order: the key (where something is drawn), the denoiser or network, process and
-target, data, noise and times. Samplers take `keys=` by name, whether they draw noise or not.
+target, data, noise and times. `keys`, one per sample, come after noise and times. Samplers take
+them by name (`keys=`), whether they draw noise or not.
 """
 
 from genjax.diffusion import optimal as optimal
@@ -144,7 +145,9 @@ from genjax.diffusion.targets import Prediction as Prediction
 from genjax.diffusion.targets import at_same_level as at_same_level
 from genjax.diffusion.targets import check_target as check_target
 from genjax.diffusion.targets import clean as clean
+from genjax.diffusion.targets import combine as combine
 from genjax.diffusion.targets import edm as edm
+from genjax.diffusion.targets import network_inputs as network_inputs
 from genjax.diffusion.targets import noise as noise
 from genjax.diffusion.targets import predict as predict
 from genjax.diffusion.targets import recover as recover

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from genjax.metrics.border import check_finite
+from genjax.metrics.kernel_distance import kernel_distance
 
 
 def bootstrap_interval(
@@ -25,8 +26,10 @@ def bootstrap_interval(
     would be off by twice the bias.
 
     Resampling repeats examples. Do not use this interval for measures by nearest neighbours, such
-    as precision, because repeated examples are neighbours of each other. Take the interval of such
-    measures from seeds (`seed_interval`).
+    as precision, because repeated examples are neighbours of each other. Do not use it for
+    `kernel_distance` either: the estimate leaves out the pair of an example with itself, and a
+    repeated example brings this pair back. Take the interval of such measures from seeds
+    (`seed_interval`).
 
     Args:
         measure: a function of all `features`.
@@ -35,12 +38,17 @@ def bootstrap_interval(
 
     Raises:
         ValueError: no features are given, `resamples` is below 1, the confidence is not between 0
-            and 1, or the measure is not finite.
+            and 1, or the measure is not finite or `kernel_distance`.
 
     Source: Davison & Hinkley 1997, "Bootstrap Methods and their Application", section 5.2.
     """
     if not features:
         raise ValueError("there are no features to resample; pass the arrays that measure takes")
+    if measure is kernel_distance:
+        raise ValueError(
+            "resampled examples repeat, and kernel_distance would count the pairs of their copies: "
+            "take its interval from seeds (seed_interval)"
+        )
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; expected 1 or more, such as 1000")
     _check(confidence)

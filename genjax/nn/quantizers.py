@@ -2,7 +2,7 @@
 
 Every quantizer is called on latents `[... features]` and returns `Quantized`; `lookup` is the way
 back from indices, and `num_codes` says how many there are. All of it is float32, whatever the
-network's type.
+network's type. `genjax.autoencoding.diagnostics` measures how many codes are used, and how evenly.
 """
 
 import functools
@@ -71,6 +71,11 @@ class VectorQuantizer(nn.Module):
     the moving average of the latents that chose it (appendix A.1). Calls with `train` update the
     codes if the collection is mutable. Averages are over the whole batch, even if the batch is
     sharded over devices.
+
+        keys = {"params": key, "restart": key}
+        variables = quantizer.init(keys, latents)
+        options = dict(train=True, mutable=["codebook"], rngs={"restart": key})
+        quantized, new_codebook = quantizer.apply(variables, latents, **options)
 
     The nearest code is the argmin of |c|² − 2·z·c. Its float32 rounding is some 1e-7·(|z|² + |c|²),
     so the chosen code may be farther than the nearest one by this much. This does not matter unless

@@ -271,7 +271,8 @@ def save(
 
     Networks, autoencoders and LTX-2's vocoder are written with their present variables, such as
     after fine-tuning. Text encoders, tokenizers and schedule are copied from the folder that they
-    were loaded from. For a pipeline built by hand, name its system and give these parts:
+    were loaded from. For a pipeline built by hand, name its system and give these parts, as here
+    for FLUX.1:
 
         schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
         clip = dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip"))

@@ -46,7 +46,8 @@ class Pipeline:
         variables: those of the two, as `network` and `autoencoder`.
         condition: maps prompts, or class labels, to the network's condition.
         empty: the prompt, or label, to guide away from without a negative prompt.
-        process, target, sampler: of `genjax.diffusion`.
+        process, target, sampler: of `genjax.diffusion`. Functions of `genjax.pipelines.schedules`
+            return these three and `grid` for a published schedule.
         grid: `(num_steps, tokens) -> times`, where tokens is the number of image tokens.
         size: the default (height, width) of pictures, in pixels.
         frames: the default number of frames of a video; None if the system makes pictures.

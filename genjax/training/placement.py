@@ -5,18 +5,12 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from genjax.devices.mesh import variable_path, variable_sharding
-
-
-def _shardings(arrays: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """Return the sharding of each array of a state, by its place there."""
-    sharding = variable_sharding(mesh)
-    return jax.tree.map_with_path(lambda path, a: sharding(variable_path(path), a.shape), arrays)
+from genjax.devices.mesh import state_sharding
 
 
 def _abstract(arrays: Any, mesh: Mesh | AbstractMesh) -> Any:
     of = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
-    return jax.tree.map(of, arrays, _shardings(arrays, mesh))
+    return jax.tree.map(of, arrays, state_sharding(arrays, mesh))
 
 
 def abstract_state(task: Any, key: jax.Array, mesh: Mesh | AbstractMesh) -> Any:
@@ -31,7 +25,7 @@ def init_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
         return task.init(key)
 
     with jax.set_mesh(mesh):
-        shardings = _shardings(jax.eval_shape(init, key), mesh)
+        shardings = state_sharding(jax.eval_shape(init, key), mesh)
         return jax.jit(init, out_shardings=shardings)(key)
 
 
@@ -40,7 +34,7 @@ def place_frozen(task: Any, mesh: Mesh) -> tuple:
     if not hasattr(task, "frozen"):
         return ()
     frozen = task.frozen()
-    return jax.tree.map(jax.device_put, frozen, _shardings(frozen, mesh))
+    return jax.tree.map(jax.device_put, frozen, state_sharding(frozen, mesh))
 
 
 def abstract_frozen(task: Any, mesh: Mesh | AbstractMesh) -> tuple:

@@ -1,10 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from genjax.adversarial import augment, color, cutout, translation
+from genjax.adversarial import ADA, augment, color, cutout, translation
 
 COUNT = 6000
 KEYS = jax.random.split(jax.random.key(0), COUNT)
@@ -157,3 +159,12 @@ def test_augmentations_follow_one_another_with_draws_of_their_own():
     sums = augment(KEYS, jnp.zeros((COUNT, 1, 1, 1)), [noise(1.0), noise(1.0)])
     # It is √2 if the two are independent and 2 if they are the same, up to four standard errors.
     assert abs(np.std(sums) - np.sqrt(2)) < 4 * np.sqrt(2) / np.sqrt(2 * COUNT)
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+@pytest.mark.parametrize(
+    "augmentation", [color, translation, cutout, functools.partial(ADA(), probability=0.5)]
+)
+def test_a_batch_is_refused_where_its_images_would_share_a_draw(augmentation):
+    with pytest.raises(ValueError, match=r"one image .* got \[2, 8, 8, 1\]: .*augment"):
+        augmentation(KEYS[0], image=jnp.zeros((2, 8, 8, 1)))

@@ -1,9 +1,11 @@
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from genjax.devices import make_mesh
+from genjax.devices import make_mesh, state_sharding
 from genjax.devices import mesh as module
 from genjax.devices.mesh import _shares, abstract_mesh, process_rows
 
@@ -16,7 +18,7 @@ def test_minus_one_takes_all_devices():
 @pytest.mark.parametrize(
     ("axes", "words"),
     [
-        ({"data": 2}, "needs 2 devices and this machine has 1; set config.mesh"),
+        ({"data": 2}, "needs 2 devices and this machine has 1: .* must multiply to 1, and"),
         ({"data": 2, "fsdp": -1}, "needs a multiple of 2 devices"),
         ({"data": -1, "fsdp": -1}, "one −1 at most"),
         ({"data": 0}, "must be positive"),
@@ -31,7 +33,8 @@ def test_impossible_meshes(axes, words):
 def test_a_batch_divides_over_data_and_fsdp_alone():
     axes = {"data": 2, "fsdp": 3, "tensor": 5}
     assert abstract_mesh(axes, 12).size == 30
-    with pytest.raises(ValueError, match=r"a batch of 10 .* over 6 devices .*data 2 × fsdp 3\)"):
+    words = r"a batch of 10 .* over 6 devices .*data 2 × fsdp 3\): a multiple of 6 does"
+    with pytest.raises(ValueError, match=words):
         abstract_mesh(axes, 10)
 
 
@@ -39,6 +42,20 @@ def test_the_first_axes_go_over_slices():
     assert _shares({"data": 2, "fsdp": 8}, 4) == [2, 2] and _shares({"data": 8}, 4) == [4]
     with pytest.raises(ValueError, match="does not divide over 3 slices"):
         _shares({"data": 2, "fsdp": 8}, 3)
+
+
+def test_a_state_is_split_by_the_names_and_shapes_of_its_arrays():
+    """Small arrays stay whole, and so does the axis over which layers are scanned."""
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, np.float32)
+    layers = {"mlp_in": {"kernel": shape(64, 8, 32), "bias": shape(64, 32)}}
+    state = ({"blocks": layers, "own": shape(100, 64)}, {"own": shape(63, 64)})
+    found = state_sharding(state, abstract_mesh({"fsdp": 4, "tensor": 2}, 8))
+    split = {"kernel": PartitionSpec(None, "fsdp", "tensor"), "bias": PartitionSpec(None, "tensor")}
+    expected = (
+        {"blocks": {"mlp_in": split}, "own": PartitionSpec("fsdp")},
+        {"own": PartitionSpec()},
+    )
+    assert jax.tree.map(lambda each: each.spec, found) == expected
 
 
 def test_a_process_reads_each_of_its_rows_once_and_in_order(monkeypatch):

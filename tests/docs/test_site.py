@@ -97,6 +97,8 @@ def test_the_reference_has_every_public_name(site, package):
     for name, value in vars(module).items():
         if not name.startswith("_") and callable(value):
             assert f'.{name}"' in shown, name
+            if isinstance(value, type) and "__call__" in vars(value):
+                assert f'.{name}.__call__"' in shown, name
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from genjax.metrics import (
     bootstrap_interval,
     feature_moments,
     frechet_distance_from_moments,
+    kernel_distance,
     seed_interval,
 )
 
@@ -50,6 +51,8 @@ def test_seeds():
 def test_errors():
     with pytest.raises(ValueError, match="no features to resample"):
         bootstrap_interval(np.mean)
+    with pytest.raises(ValueError, match="kernel_distance would count .* from seeds"):
+        bootstrap_interval(kernel_distance, np.ones((3, 1)), np.ones((3, 1)))
     with pytest.raises(ValueError, match="confidence is 95; expected a share"):
         bootstrap_interval(np.mean, np.ones((3, 1)), confidence=95)
     with pytest.raises(ValueError, match="resamples is 0; expected 1 or more"):

@@ -6,8 +6,7 @@ from tests import virtual_devices
 
 FOUR_DEVICES = """
 import functools, jax, jax.numpy as jnp, numpy as np
-from genjax.devices import make_mesh
-from genjax.devices.mesh import batch_sharding, variable_sharding
+from genjax.devices import batch_sharding, make_mesh, state_sharding
 from genjax.models.autoregressive.llamagen import LlamaGen
 from genjax.models.autoregressive.pixel_transformer import PixelTransformer
 from genjax.models.autoregressive.prefixes import ClassPrefix
@@ -41,16 +40,13 @@ CASES = [
     (VAR(8, (1, 2), num_classes=5, **sizes), inputs, maps_in_turn, 5),
 ]
 mesh = make_mesh({"data": 2, "tensor": 2}, 4)
-place = lambda path, a: jax.device_put(
-    a, variable_sharding(mesh)(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape)
-)
 for network, x, in_turn, places in CASES:
     shapes = jax.eval_shape(network.init, jax.random.key(0), x, labels)
     variables = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
     expected = jax.jit(network.apply)(variables, x, labels)
     run = lambda variables, *batch: in_turn(functools.partial(network.apply, variables), *batch)
     with jax.set_mesh(mesh):
-        placed = jax.tree.map_with_path(place, variables)
+        placed = jax.device_put(variables, state_sharding(variables, mesh))
         batch = [jax.device_put(a, batch_sharding(mesh)) for a in (x, labels)]
         logits, state = jax.jit(run)(placed, *batch)
         np.testing.assert_allclose(logits, expected.reshape(logits.shape), rtol=0, atol=1e-5)
