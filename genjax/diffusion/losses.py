@@ -76,8 +76,19 @@ def _times(x, distribution, process, u):
     return jax.jvp(lambda u: distribution(process, u), (u,), (jnp.ones_like(u),))
 
 
+def _check_functions(**parts):
+    """Raise ValueError if a name or a number stands in place of a function."""
+    for name, part in parts.items():
+        for leaf in jax.tree.leaves(part):
+            if not callable(leaf):
+                raise ValueError(
+                    f"{name} is {leaf!r}; expected a function, such as those of genjax.diffusion"
+                )
+
+
 def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes, z=None):
     """Return the network's output at random times, the target y, the times, and their dt/du."""
+    _check_functions(target=target, times=times, variates=variates)
     time_key, noise_key = jax.random.split(key)
     x, z = data_and_noise(leaf_keys(noise_key, x), x, z)
     t, inverse_density = _times(x, times, process, _variates(time_key, x, variates, time_axes))
@@ -156,8 +167,8 @@ def simple_loss(
 
     Raises:
         ValueError: leaves of x share a function of `variates`, but the shapes of their times
-            differ; x is not of floats; the noise has not x's shape; or the network's output has not
-            x's shape and structure.
+            differ; x is not of floats; the noise has not x's shape; the network's output has not
+            x's shape and structure; or target, times, variates or weighting is no function.
     """
 
     @leafwise
@@ -170,6 +181,7 @@ def simple_loss(
             loss = weighting(process, target, t) * loss
         return inverse_density * loss if importance_corrected else loss
 
+    _check_functions(weighting=weighting)
     output, y, t, inverse_density = _evaluate(
         key, apply, x, conditioning, process, target, times, variates, time_axes, noise
     )

@@ -23,7 +23,12 @@ def write_wav(path: str | os.PathLike, sound: Sound, sample_rate: int) -> None:
     Args:
         sound: int16, or floats in [−1, 1]; beyond them floats are clipped.
         sample_rate: in Hz.
+
+    Raises:
+        ValueError: sound has not two axes.
     """
+    if sound.ndim != 2:
+        raise ValueError(f"sound has shape {sound.shape}; a file takes [samples channels]")
     samples = sound if sound.dtype == np.int16 else sound_to_int16(sound)
     with wave.open(os.fspath(path), "wb") as file:
         file.setnchannels(samples.shape[1])
@@ -64,12 +69,17 @@ def write_clip(
 
     Raises:
         ImportError: PyAV is not installed.
-        ValueError: the path has another suffix; or sound comes without its rate, without a sample
-            or with more than two channels.
+        ValueError: the path has another suffix; video is not one video; or sound comes
+            without its rate, without a sample or with more than two channels.
     """
     suffix = Path(path).suffix
     if suffix not in CODECS:
         raise ValueError(f"a clip's file ends in {' or '.join(CODECS)}, not in {suffix!r}: {path}")
+    if np.ndim(video) != 4 or np.shape(video)[-1] not in (1, 3):
+        raise ValueError(
+            f"video has shape {np.shape(video)}; a file takes [frames height width colours], of 1 "
+            "or 3 colours"
+        )
     if sound is not None and not sample_rate:
         raise ValueError("sound is given without a sample_rate: give the rate in Hz")
     if sound is not None and not (sound.ndim == 2 and len(sound) and sound.shape[1] in (1, 2)):
@@ -83,7 +93,7 @@ def write_clip(
             "clips are written with PyAV, which is not installed: pip install av"
         ) from error
     codec, audio_codec = CODECS[suffix]
-    frames = _enlarged(video)
+    frames = _enlarged(np.asarray(video))
     with av.open(os.fspath(path), "w") as container:
         pictures = container.add_stream(codec, rate=Fraction(frames_per_second).limit_denominator())
         pictures.height, pictures.width, pictures.pix_fmt = *frames.shape[1:3], "yuv420p"

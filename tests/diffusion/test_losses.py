@@ -452,6 +452,14 @@ def test_bytes_are_refused(unchecked_annotations):
         run(jnp.zeros((2, 4, 3), jnp.uint8))
 
 
+def test_names_and_numbers_are_no_functions(unchecked_annotations):
+    parts = dict(process=RectifiedFlow(), target=velocity, times=uniform)
+    for wrong in (dict(target="velocity"), dict(times=0.5), dict(weighting=2.0)):
+        [(name, value)] = wrong.items()
+        with pytest.raises(ValueError, match=f"{name} is {value!r}; expected a function"):
+            simple_loss(jax.random.key(0), lambda x, t: x, jnp.ones((2, 3)), **parts | wrong)
+
+
 def test_float64_of_numpy_is_float32_without_a_warning(recwarn, unchecked_annotations):
     x = np.random.default_rng(0).standard_normal((2, 3))
     choices = dict(process=RectifiedFlow(), target=velocity, times=uniform)
