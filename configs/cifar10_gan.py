@@ -6,8 +6,12 @@ The choices:
 - r3gan: Huang et al. 2024, appendix D.
 - stylegan2: the "cifar" settings of StyleGAN2-ADA (Karras et al. 2020, appendix D).
 
-Differences from the papers: r3gan has DiffAugment instead of adaptive augmentation. The half-life
-of the average and β₂ have their final values from the start.
+Differences from the papers: r3gan has DiffAugment instead of the changes of ADA, whose probability
+the authors raise by a schedule. The half-life of the average and β₂ have their final values from
+the start. The generator's step compares with the real images of the discriminator's step, and the
+authors draw others. stylegan2 adds lazy penalties to the loss of a step. All its convolutions are
+bfloat16, and the authors' are float16 in the four highest resolutions. Its average of w is averaged
+too, and the authors copy the last one.
 
 Not yet run to the end, so there is no score.
 """

@@ -10,8 +10,8 @@ FOLDER holds PNG files whose side is that of the choice. The choices:
 - stylegan3_t, stylegan3_r: configurations T and R at 1024 pixels (Karras et al. 2021, "StyleGAN3").
 - r3gan_256, r3gan_64: Huang et al. 2024, appendix D.
 
-Difference from the papers: R3GAN's augmentation, average and β₂ are those of
-configs/cifar10_gan.py.
+Differences from the papers: R3GAN's augmentation, average and β₂, and StyleGAN's penalties, types
+and averages are those of configs/cifar10_gan.py. Path lengths are of the whole batch, not of half.
 
 The discriminator of stylegan3_r sees its first 200,000 images blurred, less and less (section 3.2).
 The authors' program blurs only in configuration R.

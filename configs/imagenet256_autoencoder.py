@@ -10,6 +10,10 @@ IMAGES holds pictures of 256×256 (genjax/data/sets/folder.py). The choices:
   recipe. LlamaGen's authors take squared differences in place of absolute ones. Their discriminator
   has a fixed weight, and starts at step 20,000.
 
+Differences from Stable Diffusion's recipe: the learning rate is 1e-4 with warm-up and falls as a
+cosine, where the authors' stays at 4.5e-6 times the batch. Gradients are clipped, weights are
+averaged, and PatchGAN has group norm. The adaptive weight is bounded later (`adaptive_weight`).
+
 Not yet run to the end, so there is no score.
 """
 

@@ -82,11 +82,16 @@ def test_weights_are_the_authors():
     np.testing.assert_allclose(15 * adversary.weight * loss, (1 - fake) ** 2, rtol=1e-6)
     assert config.reconstruction.name.endswith("mel")
     assert config.optimizer.autoencoder.learning_rate == 1e-4 and config.batch_size == 72
+    # The authors clip gradients of 15 and of 2 times these losses, at 1,000 and at 10.
+    norms = [config.optimizer[player].clip_norm for player in ("autoencoder", "discriminator")]
+    np.testing.assert_allclose(norms, [1000 / 15, 10 / 2])
 
 
 def test_stable_audio_matches_features_as_its_authors():
     """The adversarial loss is a mean over 5 parts; 5 times feature matching, over 5 layers too."""
-    adversary = sound_autoencoder.get_config("stable_audio").adversary
+    config = sound_autoencoder.get_config("stable_audio")
+    adversary = config.adversary
+    assert all(player.clip_norm is None for player in config.optimizer.values())
     matching = adversary.weight * adversary.feature_matching
     np.testing.assert_allclose([adversary.weight, matching], [0.1 / 5, 5 / (5 * 5)])
 

@@ -73,7 +73,8 @@ class Adversary:
             optimizer stay as they were made.
         r1: the penalty of the mean logit of real images. Its burn-in counts from `start_step`.
         feature_matching: weight of `adversarial.feature_matching` in the generator's loss, for a
-            discriminator that returns features. It is 2 for HiFi-GAN.
+            discriminator that returns features. HiFi-GAN's weight of 2 is 1 here, because
+            `least_squares` is half of its adversarial loss.
     """
 
     network: nn.Module

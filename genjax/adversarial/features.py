@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 def feature_matching(
     real: PyTree[Float[Array, "batch ..."]], fake: PyTree[Float[Array, "batch ..."]]
 ) -> Float[Array, ""]:
-    """Return the sum over layers of the mean |real − fake| (Kong et al. 2020, "HiFi-GAN", eq. 5).
+    """Return the sum over layers of the mean |real − fake| (Kong et al. 2020, "HiFi-GAN", eq. 4).
 
     Larsen et al. 2016 proposed it. No gradient flows into the features of real examples.
 

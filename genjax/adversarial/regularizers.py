@@ -62,7 +62,7 @@ def path_length(
 
     Karras et al. 2020, "StyleGAN2", equation 4. The squared norm is averaged over styles. The
     target a is the running mean of the lengths, updated with this batch by the weight `decay`.
-    Gradients flow through a, as in the authors' program.
+    Gradients flow through a, as in the authors' program, which takes half of a batch.
 
     Args:
         mean: the running mean so far.
@@ -85,7 +85,8 @@ def orthogonality(params: PyTree) -> Float[Array, ""]:
     """Return ‖WᵀW ⊙ (1 − I)‖² summed over the kernels W, whose columns are their outputs' weights.
 
     Brock et al. 2019, "BigGAN", equation 3, to be weighted by β. It is 0 if the columns of each W
-    are orthogonal, of whatever length. Embeddings are left out, as in the authors' program.
+    are orthogonal, of whatever length. The authors' PyTorch program has half of this gradient, and
+    also leaves out the shared embedding.
 
     Args:
         params: of a network. Its kernels are the arrays named "kernel". A stack of kernels, as of
@@ -138,7 +139,8 @@ def lazy_penalty(
 
     The other steps cost nothing. This is lazy regularization (Karras et al. 2020, "StyleGAN2",
     section 3.1). Weight such a penalty `every` times as much: its mean gradient over steps is then
-    that of the penalty at every step.
+    that of the penalty at every step. The authors' program makes a step of its own for penalties,
+    and lowers Adam's learning rate and β₂ in return. A penalty in the loss needs neither.
     """
     if every == 1:
         return penalty()

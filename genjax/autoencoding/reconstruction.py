@@ -52,7 +52,8 @@ def adaptive_weight(
     """Return ‖∇L_reconstruction‖ / ‖∇L_adversarial‖, at most 10⁴.
 
     With this weight both losses pull equally at the decoder's last layer (Esser et al. 2021,
-    "VQGAN", equation 7). No gradient flows through it.
+    "VQGAN", equation 7). No gradient flows through it. Latent diffusion's program (`AutoencoderKL`)
+    sums L_reconstruction over pixel values, so its weight reaches the bound at far smaller ratios.
 
     Args:
         reconstruction, adversarial: the gradients of the two losses by the parameters of the

@@ -58,7 +58,9 @@ class PeriodDiscriminator(nn.Module):
 class SpectrumDiscriminator(nn.Module):
     """Judge the complex spectrum of frames, its real and imaginary part as channels.
 
-    By default the network is EnCodec's. DAC's has five `bands`, dilations of 1 and slope 0.1.
+    By default the network is EnCodec's. DAC's has five `bands`, dilations of 1 and slope 0.1. DAC's
+    program also takes the mean from a sound, scales its peak to 0.8, pads it, and does not divide
+    the spectrum by the norm of the window.
 
     Attributes:
         n_fft: samples of a frame. Frames start a quarter of a frame apart.

@@ -345,7 +345,8 @@ class Generator(nn.Module):
             turned, so equivariance can be measured (StyleGAN3's configuration B).
         style_mixing: probability that a training example takes its finer styles from a second
             latent.
-        average_decay: decay per update of the average of w.
+        average_decay: decay per update of the average of w: 0.998 as in StyleGAN3's program, where
+            StyleGAN2-ADA's has 0.995.
         clamp: bound of activations that keeps float16 finite; None for no bound. Weights published
             since StyleGAN2-ADA were trained with 256.
         dtype: type of the convolutions. Mapping, styles, demodulation and images are always
