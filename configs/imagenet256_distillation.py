@@ -71,7 +71,6 @@ def get_config(choice: str = "mean_flow_b4") -> ConfigDict:
     config = imagenet256_latent_flow.get_config("sit")
     config.experiment = f"imagenet256_distillation_{choice}"
     base.distillation(config)
-    config.model.time_scale = 1.0
     config.optimizer.b2 = 0.95
     config.times = dict(name="logit_normal", mean=-0.4, deviation=1.0)
     config.num_steps = 240 * (EPOCH // 256)
@@ -147,7 +146,6 @@ def _consistency(config: ConfigDict, size: str) -> None:
 
 def _distribution_matching(config: ConfigDict, size: str) -> None:
     config.task, config.teacher = "Matching", "runs/imagenet256_latent_flow"
-    config.model.time_scale = 1000.0  # the teacher's
     config.times = dict(name="uniform")
     config.weighting = dict(name="edm", data_deviation=1.0)  # of the critic
     config.conditioning_dropout = 0.0

@@ -22,6 +22,7 @@ from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch
 from experiments.launch.experiment import Experiment
 from experiments.tasks import adapters, autoencoding
+from experiments.tasks.diffusion import time_grid
 from genjax import parts
 from genjax.devices import make_mesh
 from genjax.metrics.lpips import LPIPS
@@ -375,25 +376,34 @@ def test_a_config_builds_on_configs_that_build_on_none():
 
 
 # What DiT's and SiT's training scripts say, and LightningDiT's config of 64 epochs: learning rate,
-# betas, batch, steps.
+# betas, batch, steps. DiT embeds a step of its table, and the others a time from 0 to 1.
 @pytest.mark.parametrize(
     ("choice", "recipe"),
     [
-        ("dit", (1e-4, 0.9, 0.999, 256, 400_000)),
-        ("sit", (1e-4, 0.9, 0.999, 256, 400_000)),
-        ("lightning_dit", (2e-4, 0.9, 0.95, 1024, 80_000)),
+        ("dit", (1e-4, 0.9, 0.999, 256, 400_000, 1000)),
+        ("sit", (1e-4, 0.9, 0.999, 256, 400_000, 1)),
+        ("lightning_dit", (2e-4, 0.9, 0.95, 1024, 80_000, 1)),
     ],
 )
-def test_latent_flows_are_trained_as_published(choice, recipe):
+def test_latent_flows_are_trained_and_sampled_as_published(choice, recipe):
     """Adam at a constant rate, without clipping and without decay.
 
     Clipping would make gradients of 1 and −2 equally long.
     """
     config = load(f"imagenet256_latent_flow:{choice}")
     task, (rate, b1, b2, *sizes) = build(config), recipe
-    assert [config.batch_size, config.num_steps] == sizes
+    assert [config.batch_size, config.num_steps, task.network.time_scale] == sizes
+    times = np.asarray(time_grid(task.process, config.sampling))
+    if choice == "dit":  # 250 steps from 999 to 0, rounded, and the clean end
+        steps = [round(i * 999 / 249) for i in range(249, -1, -1)]
+        np.testing.assert_allclose(1000 * times[:-1] - 1, steps, atol=1e-3)
+    elif choice == "lightning_dit":  # 0.3·u/(1 − 0.7·u) of u from noise to data
+        u = np.linspace(0, 1, 251)
+        np.testing.assert_allclose(1 - times, 0.3 * u / (1 - 0.7 * u), atol=1e-6)
     np.testing.assert_allclose(
-        [task.optimization.schedule(step) for step in (0, 1000, sizes[1] - 1)], rate, rtol=1e-6
+        [task.optimization.schedule(step) for step in (0, 1000, config.num_steps - 1)],
+        rate,
+        rtol=1e-6,
     )
     params = {"layer": {"kernel": jnp.ones(3)}}
     optimizer = task.optimization.optimizer

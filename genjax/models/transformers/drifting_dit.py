@@ -114,7 +114,8 @@ class DriftingDiT(OverPatches, nn.Module):
         rotations = join([jnp.asarray(rotary_positions(p, (size,)))[None] for p in places])[0]
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
-        blocks = blocks(self.num_heads, self.mlp_ratio, True, *types.values(), name="blocks")
+        sizes = self.num_heads, self.mlp_ratio, True
+        blocks = blocks(*sizes, *types.values(), gate_init=xavier, name="blocks")
         tokens, _ = blocks(tokens, conditioning, rotations)
         _, patches = separate(tokens, lengths)
 

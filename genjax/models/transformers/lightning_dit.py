@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
 from genjax.models.traits import OfClasses, OverPatches
@@ -32,6 +34,19 @@ from genjax.nn.transformer import Attention, FeedForward, inline
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
 small = nn.initializers.normal(0.02)
+
+
+def xavier_part(count: int) -> Initializer:
+    """Make Xavier's initializer of one of `count` layers that are one matrix in released code.
+
+    The bound is √(6/(inputs + count·outputs)), smaller than that of a layer by itself.
+    """
+
+    def init(key: Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Array:
+        bound = (6 / (shape[0] + count * shape[1])) ** 0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def rms_norm(param_dtype: Dtype, name: str) -> nn.RMSNorm:
@@ -68,13 +83,18 @@ def image_head(
 
 class Block(nn.Module):
     """Self-attention with rotary positions and a SwiGLU layer, each after an RMS norm and between
-    adaLN-Zero's scale/shift and its gate."""
+    adaLN-Zero's scale/shift and its gate.
+
+    Attributes:
+        gate_init: initializer of the first two layers of SwiGLU, one matrix in the released code.
+    """
 
     num_heads: int
     mlp_ratio: float
     qk_norm: bool
     dtype: Dtype
     param_dtype: Dtype
+    gate_init: Callable = xavier_part(2)
 
     @nn.compact
     def __call__(
@@ -88,11 +108,13 @@ class Block(nn.Module):
         attention_norm, mlp_norm = (
             rms_norm(self.param_dtype, name) for name in ("attention_norm", "mlp_norm")
         )
-        attention = Attention(self.num_heads, qk_norm=self.qk_norm, norm=attention_norm, **types)
+        options = dict(qk_norm=self.qk_norm, kernel_init=xavier_part(3), norm=attention_norm)
+        attention = Attention(self.num_heads, **options, **types)
         x, _ = inline(self, attention)(x, *modulation[:3], rotations=rotations)
         # Three matrices, together as large as the two of a layer without gate.
         mlp_features = int(2 / 3 * self.mlp_ratio * x.shape[-1])
-        mlp = FeedForward(mlp_features, mlp_norm, nn.silu, gated=True, **types)
+        options = dict(gated=True, kernel_init=self.gate_init)
+        mlp = FeedForward(mlp_features, mlp_norm, nn.silu, **options, **types)
         return inline(self, mlp)(x, *modulation[3:]), None
 
 

@@ -246,7 +246,7 @@ class Wan(nn.Module):
         sinusoids = sinusoidal_embedding(t.reshape(-1) * self.time_scale, 256)
         embed = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")
         conditioning = embed(sinusoids).reshape(*t.shape, self.width)
-        modulation = self._dense32(6 * self.width, small, "modulation")(nn.silu(conditioning))
+        modulation = self._dense32(6 * self.width, xavier, "modulation")(nn.silu(conditioning))
         modulation = modulation.reshape(*t.shape, 6, self.width)
         if t.ndim == 1:
             return conditioning, constrain(modulation, BATCH_AXES)

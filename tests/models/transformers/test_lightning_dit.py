@@ -67,8 +67,17 @@ def test_initialisation_is_adaln_zero(inputs):
     params = variables["params"]
     for modulation in (params["blocks"]["modulation"], params["modulation"], params["head"]):
         assert all(np.all(a == 0) for a in jax.tree.leaves(modulation))
-    kernel = np.asarray(params["blocks"]["query"]["kernel"])
+    blocks = params["blocks"]
+    kernel = np.asarray(blocks["query"]["kernel"])
     assert kernel.shape == (DEPTH, 16, 16) and not np.allclose(kernel[0], kernel[1])
+    # Xavier's bound √(6/(inputs + outputs)) of the matrices in the authors' code, where one makes
+    # queries, keys and values, and one the two first parts of SwiGLU. The largest of 512 and more
+    # uniform numbers is below the bound by at most 3 %, but for one time in 10⁶.
+    sizes = dict(query=(16, 48), key=(16, 48), value=(16, 48), projection=(16, 16))
+    sizes |= dict(mlp_gate=(16, 84), mlp_in=(16, 84), mlp_out=(42, 16))
+    for name, (inputs, outputs) in sizes.items():
+        largest = np.abs(blocks[name]["kernel"]).max()
+        np.testing.assert_allclose(largest, np.sqrt(6 / (inputs + outputs)), rtol=0.03)
 
 
 def test_unroll_and_remat_change_nothing_but_speed(apply, perturbed, inputs):

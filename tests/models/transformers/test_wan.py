@@ -83,6 +83,9 @@ def test_initialisation_predicts_zero(inputs):
     assert table.shape == (DEPTH, 6, WIDTH)
     # N(0, 1/width): 288 numbers have that deviation but for 4 %, so four times that.
     np.testing.assert_allclose(table.std() * np.sqrt(WIDTH), 1, atol=4 * 0.042)
+    # Xavier's bound, as in wan/modules/model.py: the largest of 3,456 uniform numbers is near it.
+    largest = np.abs(variables["params"]["modulation"]["kernel"]).max()
+    np.testing.assert_allclose(largest, np.sqrt(6 / (WIDTH + 6 * WIDTH)), rtol=0.01)
 
 
 def test_time_and_text_matter_and_each_to_its_own_example(apply, perturbed, inputs):
