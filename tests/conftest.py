@@ -102,7 +102,7 @@ def pytest_runtest_protocol(item, nextitem):
     began = used_cpu_seconds()
     result = yield
     file_ends = nextitem is None or nextitem.path != item.path
-    # An allocator that keeps freed memory for a minute leaves memory_now high for as long.
+    # With an allocator that keeps freed memory, memory_now stays high for a while.
     rested = used_cpu_seconds() - cleared > 30
     if rested and memory_now() > (1.5 if file_ends else 1.75):
         jax.clear_caches()  # compiled programs stay in memory otherwise: 5 GiB in the end

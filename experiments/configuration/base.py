@@ -429,7 +429,7 @@ def family_measures(config: ConfigDict, num_samples: int, **measures: dict[str, 
 
 
 def every_field() -> list[ConfigDict]:
-    """Return a config of each family, and one of parts whose fields have any name.
+    """Return a config of each family, and one of the parts that take any field.
 
     They have all fields that genjax reads, but for `config_fields` of tasks and spaces.
     """

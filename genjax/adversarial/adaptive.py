@@ -185,8 +185,9 @@ class ADA:
     Each image of a batch has its own changes:
 
         change = functools.partial(ada, probability=adaptation.probability)
-        changed = augment(jax.random.split(key, len(images)), images, [change])
-        adaptation = ada.update(adaptation, step, jnp.sign(logits).mean(), images=len(images))
+        changed = augment(jax.random.split(key, len(real)), real, [change])
+        signs = jnp.sign(discriminator(changed))  # of real images
+        adaptation = ada.update(adaptation, step, signs.mean(), images=len(real))
 
     Attributes:
         changes: groups of changes, the names of `Strengths`.
@@ -235,7 +236,7 @@ class ADA:
         return apply(image, draw(key, probability, image.shape, strengths), strengths)
 
     def update(
-        self, adaptation: Adaptation, step: Int[Array, ""], r_t: Number, images: int
+        self, adaptation: Adaptation, step: int | Int[Array, ""], r_t: Number, images: int
     ) -> Adaptation:
         """Return the state after a step; p is adjusted after each `every` steps.
 

@@ -31,7 +31,7 @@ class Objective(NamedTuple):
     boundary: float | None = 0.0
 
 
-def _of_pairs(loss: Loss) -> Loss:
+def _equal_shapes(loss: Loss) -> Loss:
     """Return a loss that refuses logits of two shapes: [batch] and [batch 1] would be all pairs."""
 
     @functools.wraps(loss)
@@ -46,7 +46,7 @@ def _of_pairs(loss: Loss) -> Loss:
     return checked
 
 
-@_of_pairs
+@_equal_shapes
 def value(real: Logits, fake: Logits) -> Logits:
     """Return log D(x) + log(1 − D(G(z))), whose mean is V(G, D), for D = sigmoid(logit).
 
@@ -67,25 +67,25 @@ non_saturating = Objective(_cross_entropy, lambda real, fake: softplus(-fake))
 """G minimizes −log D(G(z)) instead, whose slope is −(1 − D) (Goodfellow et al. 2014, section 3)."""
 
 hinge = Objective(
-    _of_pairs(lambda real, fake: relu(1 - real) + relu(1 + fake)), lambda real, fake: -fake
+    _equal_shapes(lambda real, fake: relu(1 - real) + relu(1 + fake)), lambda real, fake: -fake
 )
 """The hinge loss (Lim & Ye 2017, "Geometric GAN"; Miyato et al. 2018, equations 16 and 17)."""
 
 least_squares = Objective(
-    _of_pairs(lambda real, fake: (jnp.square(real - 1) + jnp.square(fake)) / 2),
+    _equal_shapes(lambda real, fake: (jnp.square(real - 1) + jnp.square(fake)) / 2),
     lambda real, fake: jnp.square(fake - 1) / 2,
     boundary=0.5,
 )
 """Labels are 0 and 1, and G aims at 1 (Mao et al. 2017, equation 9)."""
 
 wasserstein = Objective(
-    _of_pairs(lambda real, fake: fake - real), lambda real, fake: -fake, boundary=None
+    _equal_shapes(lambda real, fake: fake - real), lambda real, fake: -fake, boundary=None
 )
 """For a critic that a penalty or spectral norm keeps Lipschitz (Arjovsky et al. 2017)."""
 
 relativistic = Objective(
-    _of_pairs(lambda real, fake: softplus(fake - real)),
-    _of_pairs(lambda real, fake: softplus(real - fake)),
+    _equal_shapes(lambda real, fake: softplus(fake - real)),
+    _equal_shapes(lambda real, fake: softplus(real - fake)),
     boundary=None,
 )
 """Losses of the difference of the logits in each pair of a real and a generated example.

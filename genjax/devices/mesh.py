@@ -218,8 +218,8 @@ def state_sharding(state: Any, mesh: Mesh | AbstractMesh) -> Any:
         state: arrays, or their shapes and types, in any tree: parameters, averages, an optimizer's
             state.
     """
-    of = variable_sharding(mesh)
-    return jax.tree.map_with_path(lambda path, a: of(variable_path(path), a.shape), state)
+    sharding = variable_sharding(mesh)
+    return jax.tree.map_with_path(lambda path, a: sharding(variable_path(path), a.shape), state)
 
 
 def agree(mesh: Mesh) -> Callable[[bool], jax.Array]:

@@ -48,7 +48,7 @@ def _commitment(x: Array, codes: Array, weight: Array | float = 1.0) -> Float[Ar
 
 
 def _unit(x: Array) -> Array:
-    # A floor rather than a summand: codes of a large codebook begin at lengths of 1e-5.
+    # A floor rather than a summand: moving averages of a large codebook begin at 1e-5.
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-16))
 
 
@@ -72,8 +72,7 @@ class VectorQuantizer(nn.Module):
     codes if the collection is mutable. Averages are over the whole batch, even if the batch is
     sharded over devices.
 
-        keys = {"params": key, "restart": key}
-        variables = quantizer.init(keys, latents)
+        variables = quantizer.init(key, latents)
         options = dict(train=True, mutable=["codebook"], rngs={"restart": key})
         quantized, new_codebook = quantizer.apply(variables, latents, **options)
 

@@ -513,7 +513,9 @@ def _as_array(name: str, pictures: np.ndarray | Sequence[Any] | None) -> np.ndar
     if pictures is None:
         return None
     if isinstance(pictures, Sequence) and len(shapes := set(map(np.shape, pictures))) > 1:
-        raise ValueError(f"{name} have the shapes {sorted(shapes)}: give pictures of one size")
+        raise ValueError(
+            f"{name} have the shapes {sorted(shapes)}: give pictures of one size and mode"
+        )
     return np.asarray(pictures)
 
 

@@ -33,7 +33,7 @@ def load(
         param_dtype: type of the floating-point variables; float32, the modules' default, if None.
             The type of the computation is the module's `dtype`: `module.clone(dtype=jnp.bfloat16)`.
         sharding: from a variable's path, "params/blocks/mlp_in/kernel", and its shape to its
-            sharding, such as `genjax.devices.mesh.variable_sharding(mesh)`. Without it, variables
+            sharding, such as `genjax.devices.variable_sharding(mesh)`. Without it, variables
             are NumPy arrays.
 
     Raises:

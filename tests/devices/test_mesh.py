@@ -45,7 +45,7 @@ def test_the_first_axes_go_over_slices():
 
 
 def test_a_state_is_split_by_the_names_and_shapes_of_its_arrays():
-    """Small arrays stay whole, and so does the axis over which layers are scanned."""
+    """`fsdp` leaves small arrays whole, and so does the axis over which layers are scanned."""
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, np.float32)
     layers = {"mlp_in": {"kernel": shape(64, 8, 32), "bias": shape(64, 32)}}
     state = ({"blocks": layers, "own": shape(100, 64)}, {"own": shape(63, 64)})

@@ -152,7 +152,9 @@ LECTURE = sorted(ROOT.glob("docs/lecture/*.md"))
 
 
 @pytest.mark.parametrize(
-    "page", [*LECTURE, ROOT / "docs/guides/evaluation.md"], ids=lambda page: page.stem
+    "page",
+    [*LECTURE, *(ROOT / f"docs/guides/{name}.md" for name in ("evaluation", "laptop_to_pod"))],
+    ids=lambda page: page.stem,
 )
 def test_python_of_a_page_runs(page):
     names = {}
