@@ -109,8 +109,8 @@ def cosmap(process: Process, u: Variates) -> Variates:
 def uniform_log_snr(process: Process, u: Variates, lowest: float = -15.0) -> Variates:
     """Return times with equally likely log-SNRs between the domain's ends, none below `lowest`.
 
-    A bound that starts at −15 instead of −∞ is looser by 2e-7 nats per dimension, for data of
-    deviation 1.
+    A bound that starts at −15 instead of −∞ is looser by at most SNR/2 = 2e-7 nats per dimension,
+    for data of mean square 1.
 
     Raises:
         ValueError: sigma is 0 at the clean end of the domain.
@@ -135,7 +135,7 @@ def log_normal_sigma(
 ) -> Variates:
     """Return times with log(sigma/alpha) ~ N(mean, deviation²), given that t is in the domain.
 
-    This is EDM's distribution (Karras et al. 2022, table 1). The condition cuts 1.7e-5 of the
+    This is EDM's distribution (Karras et al. 2022, table 1). The condition cuts 1.6e-5 of the
     distribution off EDM's domain of 0.002 to 80, and nothing off rectified flow's.
 
     Raises:

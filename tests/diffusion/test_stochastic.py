@@ -281,6 +281,20 @@ def test_edm_stochastic_is_algorithm_2(reference, s_churn, s_min, s_max):
     assert any(churned) and all(churned) == (s_min == 0)
 
 
+def test_default_noise_is_the_papers(float64):
+    """Churn is that of ImageNet-64 (Karras et al. 2022, table 5), and snr that of Song et al. 2021.
+
+    sigma is just inside and outside of [0.05, 50], and there are 256 steps as in the paper.
+    """
+    times = jnp.concatenate([jnp.array([51.0, 49.0]), jnp.geomspace(40, 0.051, 253), jnp.zeros(2)])
+    times = times.at[-2].set(0.049)
+    churn = samplers.edm_stochastic.table(EDM_PROCESS, times).churn[::2]
+    expected = 1.003 * np.sqrt((1 + 40 / 256) ** 2 - 1) * times[:-1].at[jnp.array([0, -1])].set(0)
+    np.testing.assert_allclose(churn, expected, rtol=1e-12)
+    noise = samplers.predictor_corrector.table(EDM_PROCESS, times).fresh[::2]
+    np.testing.assert_allclose(noise, 2 * 0.16 * times[:-1], rtol=1e-12)
+
+
 def test_churn_stays_below_the_noise_end(float64):
     """At the very end nothing is added. Just below it, noise is added up to the end."""
     table = lambda *times: samplers.edm_stochastic.table(

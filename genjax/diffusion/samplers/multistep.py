@@ -139,7 +139,7 @@ def adams_bashforth(process: Process, times: Float[Array, " times"], order: int 
 def lms(process: Process, times: Float[Array, " times"], order: int = 4) -> Table:
     """Integrate the polynomial in rho through the last ẑ: Adams–Bashforth, order 1 to 4.
 
-    This is the linear multistep method of Karras et al.'s program.
+    It is `sample_lms` of Crowson 2022, k-diffusion, and the ρAB-DEIS of Zhang & Chen 2023.
     """
     choose("order", order, (1, 2, 3, 4))
     alpha, sigma, rho = process.alpha(times), process.sigma(times), noise_ratio(process, times)
@@ -154,8 +154,9 @@ def deis(
 ) -> Table:
     """Integrate the polynomial in lambda through the last ẑ exactly, of order 1 to 3.
 
-    Zhang & Chen 2023, DEIS, in their variable log(rho) = −lambda. With h = lambda_s − lambda_t, x_s
-    = alpha_s/alpha_t·x − sigma_s·h·∫₀¹ exp(h·(1 − τ))·ẑ(τ) dτ.
+    It is the DEIS of diffusers. The authors, Zhang & Chen 2023, take polynomials in t (tAB-DEIS) or
+    in rho (ρAB-DEIS, which is `lms`). With h = lambda_s − lambda_t, x_s = alpha_s/alpha_t·x −
+    sigma_s·h·∫₀¹ exp(h·(1 − τ))·ẑ(τ) dτ.
     """
     choose("order", order, (1, 2, 3))
     u = half_log_snr(process, times)

@@ -121,7 +121,8 @@ def edm_stochastic(
 def noise_growth(process: Process, t: Float[Array, " *times"]) -> Float[Array, " *times"]:
     """Return sigma·sigma', half the rate at which the variance of the noise grows.
 
-    It is sigma for rectified flow (Ma et al. 2024, SiT).
+    It is sigma for rectified flow, as the paper's w (Ma et al. 2024, SiT). The authors' program
+    draws √(2·diffusion), so its form "sigma" is twice this w.
     """
     return process.sigma(t) * process.sigma_prime(t)
 
