@@ -27,9 +27,8 @@ Differences from the papers:
 - Any example may drop its class. The released mean flows drop it only where s = t, and the released
   shortcut models only where they learn flow matching.
 - mean_flow_xl2 is guided at all times. The paper's network is guided at t ≤ 0.75.
-- shortcut_xl2 draws all lengths of jumps equally often. The released code has more jumps from noise
-  to data: it divides the jumps of a batch by the seven lengths, and gives the remainder to the
-  longest.
+- shortcut_xl2 draws all lengths of jumps equally often. The released code divides the jumps
+  of a batch by the seven lengths, and gives the remainder to the longest.
 - scm_xl2 has no learned weight of the loss over times.
 - pmf_b16 lacks the second perceptual term, on ConvNeXt's features. Examples with s = t take the
   later of two drawn times, as in imf_b2. The released code draws one time for them. LPIPS needs

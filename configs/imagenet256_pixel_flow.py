@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     config.sampling.update(
         sampler=dict(name="edm_heun"), num_steps=50, guidance_scale=2.9, every=50_000
     )
-    # Of steps of 0.02, the paper guides those at t < 0.9.
+    # Steps are 0.02 long, and the paper guides those at t < 0.9.
     config.sampling.update(guidance_interval=(0.0, 0.89), per_class=1, batch_size=64)
     config.checkpoint.every = 10_000
     config.evaluation.num_samples = 50_000

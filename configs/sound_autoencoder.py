@@ -154,8 +154,8 @@ def _stable_audio() -> ConfigDict:
 def _dac() -> ConfigDict:
     """Return DAC's codec of 7.75 kb/s, whose quantizers' losses have its weights over 15.
 
-    Norms of clipped gradients are the authors' in units of the losses here: the autoencoder's loss
-    is 1/15 of theirs, and the discriminator's is half.
+    The autoencoder's loss is 1/15 of the authors', and the discriminator's is half. So gradients
+    are clipped at 1/15 and half of the authors' norms.
     """
     config = _published("dac", 32 * 512, channels=1, batch_size=72)
     codes = dict(num_levels=9, num_codes=1024, features=1024, width=8, dropout=0.5)

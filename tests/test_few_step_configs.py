@@ -125,7 +125,7 @@ def test_jit_has_its_papers_numbers():
     check_recipe(config, (2e-4, 0.95, 0.0), (1024, 250_200), [6931.1], (0.8, 0.8))
     assert config.optimizer.warmup == 5 * 1251
     assert (config.sampling.num_steps, config.sampling.guidance_scale) == (50, 2.9)
-    # Theirs guides where 0.1 < 1 − t < 1: the steps to 0.88 and fewer, of 0.02.
+    # The authors guide where 0.1 < 1 − t < 1. These are the steps of 0.02 up to 0.88.
     scale = interval(2.9, *config.sampling.guidance_interval)(jnp.arange(51) / 50)
     np.testing.assert_allclose(scale, [1.0] + 44 * [2.9] + 6 * [1.0], rtol=1e-6)  # float32
     assert dict(config.weighting) == dict(name="bounded_velocity", smallest=0.05)

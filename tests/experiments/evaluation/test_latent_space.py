@@ -66,7 +66,7 @@ def test_path_length_of_latents_themselves_in_full_precision():
     with jax.default_matmul_precision("bfloat16"):
         length = latent_space.path_length(styles(images), key, labels)
     start, end = (jax.random.normal(each, (200, 4, 3)) for each in jax.random.split(key, 3)[:2])
-    # Of float32: steps of 1e-4 between numbers of 1 are known to 1e-3.
+    # In float32, steps of 1e-4 between numbers of 1 are known to 1e-3.
     np.testing.assert_allclose(length, jnp.square(end - start).mean(), rtol=2e-3)
     assert set(precisions) == {"highest"}
 
