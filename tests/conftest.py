@@ -1,7 +1,6 @@
 """Shared by all tests: fast compilation, a cache of programs, and a report of each file's cost."""
 
 import collections
-import contextlib
 import ctypes
 import gc
 import importlib.util
@@ -88,6 +87,15 @@ def memory_now() -> float:
     )
 
 
+def return_freed_memory():
+    """Give freed memory back to the system, if the allocator is jemalloc or glibc's."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallctl"):
+        library.mallctl(b"arena.4096.purge", None, None, None, ctypes.c_size_t(0))  # all arenas
+    elif hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
 def pytest_collection_finish():
     cpu_seconds[IMPORTS] = used_cpu_seconds()
     gc.collect()
@@ -102,13 +110,11 @@ def pytest_runtest_protocol(item, nextitem):
     began = used_cpu_seconds()
     result = yield
     file_ends = nextitem is None or nextitem.path != item.path
-    # With an allocator that keeps freed memory, memory_now stays high for a while.
     rested = used_cpu_seconds() - cleared > 10
     if rested and memory_now() > (1.5 if file_ends else 1.75):
         jax.clear_caches()  # compiled programs stay in memory otherwise: 5 GiB in the end
         gc.collect()
-        with contextlib.suppress(AttributeError, OSError):  # glibc alone
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+        return_freed_memory()
         cleared = used_cpu_seconds()
     if file_ends:
         peak_memory[str(item.path.relative_to(ROOT))] = peak_since_last_call()
