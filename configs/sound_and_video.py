@@ -10,6 +10,9 @@ sound 126. SYSTEM is a folder of LTX-2 as diffusers saves it. LATENTS is a funct
 LTX-2's autoencoders, float32 with mean 0 and deviation 1. Samples are latents too. Not yet run, so
 there is no score.
 
+The numbers of training are genjax's own. Those of sampling are the defaults of the authors'
+program, except that it also guides by perturbed attention, and rescales what is guided.
+
 `python -m experiments.plan --config=configs/sound_and_video.py:CHOICE --mesh=fsdp:64 --device=h100`
 plans a training step with 64 clips. Arithmetic is the largest term.
 
@@ -64,7 +67,7 @@ def get_config(choice: str = "ltx_2_3") -> ConfigDict:
     config.optimizer.update(learning_rate=1e-4, warmup=1000.0, schedule="constant")
     config.averages.ema.steps = 7000.0
     config.mesh.update(data=1, fsdp=-1)
-    config.sampling.update(every=0, num_steps=30, per_class=1, batch_size=8)
+    config.sampling.update(every=0, num_steps=30 if gated else 40, per_class=1, batch_size=8)
     del config.sampling.guidance_scale
     config.sampling.update(guidance_scale=dict(video=3.0, sound=7.0), modality_scale=3.0, given=())
     config.checkpoint.every = 5000

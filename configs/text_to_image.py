@@ -12,6 +12,9 @@ sizes with captions (genjax/data/sets/folder.py).
 Prompts are encoded once, before training. Images are encoded within the step. To encode images once
 too, add ",latents" to the choice and run python -m experiments.encode with the same flags. Not yet
 run, so there is no score.
+
+The numbers of training are genjax's own, and the same for both systems: steps, batch, learning
+rate, EMA and the share of dropped captions. The network of flux is that of FLUX.1 [schnell].
 """
 
 from ml_collections import ConfigDict

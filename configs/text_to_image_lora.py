@@ -9,7 +9,7 @@ that system as diffusers saves it. IMAGES is a folder of pictures with captions
 (genjax/data/sets/folder.py). The network's weights stay frozen. Queries, keys and values get
 adapters of rank 16 (Hu et al. 2021): 7,077,888 parameters, or 22,413,312 for FLUX.1.
 
-Not yet run, so there is no score.
+The numbers of training are genjax's own. Not yet run, so there is no score.
 """
 
 from ml_collections import ConfigDict

@@ -428,7 +428,7 @@ def family_measures(config: ConfigDict, num_samples: int, **measures: dict[str, 
     config.evaluation.measures = measures | dict(cost=dict(name="SamplingCost")) | own
 
 
-def every_field() -> list[ConfigDict]:
+def configs_of_all_fields() -> list[ConfigDict]:
     """Return a config of each family, and one of the parts that take any field.
 
     They have all fields that genjax reads, but for `config_fields` of tasks and spaces.

@@ -38,7 +38,7 @@ def known_fields() -> dict[str, set[type]]:
     modules = parts.modules_in(kinds.TASK.places + kinds.SPACE.places)
     found = [part for module in modules for part in parts.public(module).values()]
     own = [ConfigDict(part.config_fields) for part in found if hasattr(part, "config_fields")]
-    for config in base.every_field() + own:
+    for config in base.configs_of_all_fields() + own:
         for path in field_paths(config):
             owner, name = _split(path)
             parent = value_at(config, owner)
@@ -71,7 +71,8 @@ def check_fields(config: ConfigDict, file: str, flags: Collection[str] = ()) -> 
         if path in known and _split(path)[0] not in free:
             if not any(_fits(value, kind) for kind in known[path]):
                 place = "" if path in flags else f" in {file}"
-                raise ValueError(f"config.{path} is {_shown(value)}{place}; {_allowed(path)}")
+                allowed = _allowed(path) + (_default(path) if value is None else "")
+                raise ValueError(f"config.{path} is {_shown(value)}{place}; {allowed}")
     for path in unknown_fields(config):
         _refuse(path, config, file)
 
@@ -165,6 +166,13 @@ def _allowed(path: str) -> str:
     if ConfigDict in types and len(words) < 2:
         return "it has fields of its own, so set those"
     return f"it must be {' or '.join(words)}"
+
+
+def _default(path: str) -> str:
+    """Return what to do in place of None, if a field's default is a number."""
+    found = [value_at(config, path) for config in base.configs_of_all_fields()]
+    number = next((each for each in found if isinstance(each, numbers.Real)), None)
+    return "" if number is None else f". Remove the line to have the default, {number}"
 
 
 def _refuse(path: str, config: ConfigDict, file: str) -> None:

@@ -82,9 +82,9 @@ def loudness(waveforms: Waveforms, sample_rate: int) -> Float[Array, " batch"]:
     powers = (weighted**2).reshape(len(waveforms), hops, hop, channels).mean(2)
     powers = powers @ jnp.asarray(CHANNEL_WEIGHTS[:channels], jnp.float32)
     blocks = sum(powers[:, i : i + hops - 3] for i in range(4)) / 4
-    passed = _lufs(blocks) > ABSOLUTE_GATE
+    passed = ~(_lufs(blocks) <= ABSOLUTE_GATE)  # NaN passes, so it is not taken for silence
     relative = _lufs(_mean_where(blocks, passed)) + RELATIVE_GATE
-    return _lufs(_mean_where(blocks, passed & (_lufs(blocks) > relative[:, None])))
+    return _lufs(_mean_where(blocks, passed & ~(_lufs(blocks) <= relative[:, None])))
 
 
 def _lufs(powers: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -91,6 +91,22 @@ def mel_filters(
     return filters * 2 / (right - left) if unit_area else filters
 
 
+def frame_length(filters: Float[np.ndarray, "bins num_mels"]) -> int:
+    """Return the length of the frames whose spectra mel filters take, 2·(bins − 1).
+
+    Raises:
+        ValueError: filters are transposed, or are no matrix.
+    """
+    shape = np.shape(filters)
+    # Of short frames, filters may have more bands than bins, but a bin lies in two bands at most.
+    if len(shape) != 2 or (shape[0] < shape[1] and np.count_nonzero(filters, axis=1).max() > 2):
+        raise ValueError(
+            f"filters have shape {shape}; expected [bins num_mels], as mel_filters gives them: "
+            "transpose filters of librosa"
+        )
+    return 2 * (len(filters) - 1)
+
+
 def log_mel_spectrogram(
     waveforms: Waveforms,
     filters: Float[np.ndarray, "bins num_mels"],
@@ -121,9 +137,9 @@ def log_mel_spectrogram(
         log: `jnp.log` or `jnp.log10`.
 
     Raises:
-        ValueError: as of `stft`.
+        ValueError: filters are transposed, or as of `stft`.
     """
-    n_fft = 2 * (len(filters) - 1)
+    n_fft = frame_length(filters)
     spectra = stft(waveforms, n_fft, hop, window=window, padding=padding, pad_mode=pad_mode)
     bands = jnp.einsum(
         "btfc,fm->btmc",

@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from genjax.audio.mel import frame_length
 from genjax.audio.spectra import PadMode, istft, stft
 
 MOMENTUM = 0.99
@@ -79,11 +80,17 @@ def from_mel_bands(
         num_steps, hop, padding, length: as of `griffin_lim`.
 
     Raises:
-        ValueError: as of `griffin_lim`.
+        ValueError: filters are transposed, bands do not have four axes or are not those of the
+            filters, or as of `griffin_lim`.
     """
+    n_fft, num_mels = frame_length(filters), np.shape(filters)[1]
+    if np.ndim(bands) != 4 or np.shape(bands)[2] != num_mels:
+        raise ValueError(
+            f"bands have shape {np.shape(bands)}; expected [batch frames {num_mels} channels], the "
+            "bands of the filters"
+        )
     inverse = jnp.asarray(np.linalg.pinv(filters), jnp.float32)
     exact = jax.lax.Precision.HIGHEST
     magnitudes = jnp.einsum("btmc,mf->btfc", jnp.asarray(bands), inverse, precision=exact)
-    n_fft = 2 * (len(filters) - 1)
     form = dict(num_steps=num_steps, padding=padding, length=length)
     return griffin_lim(jnp.maximum(magnitudes, 0), n_fft, hop, **form)

@@ -31,24 +31,24 @@ def sinc_kernel(
 
 
 def resample(
-    waveforms: Waveforms, rate: int, new_rate: int
+    waveforms: Waveforms, sample_rate: int, new_rate: int
 ) -> Float[Array, "batch new_samples channels"]:
-    """Return waveforms at another sample rate, with ⌈samples·new_rate / rate⌉ samples.
+    """Return waveforms at another sample rate, with ⌈samples·new_rate / sample_rate⌉ samples.
 
-    Output sample n is Σₖ x[k]·h(n / new_rate − k / rate) with `sinc_kernel` as h, where x is 0
-    outside the waveform. Any two rates take memory in proportion to the longer waveform, and a
+    Output sample n is Σₖ x[k]·h(n / new_rate − k / sample_rate) with `sinc_kernel` as h, where x is
+    0 outside the waveform. Any two rates take memory in proportion to the longer waveform, and a
     table of filters for new_rate / gcd output samples at most.
 
     Args:
-        rate, new_rate: in Hz, whole numbers.
+        sample_rate, new_rate: in Hz, whole numbers.
 
     Raises:
         ValueError: a rate is not positive, or waveforms are not floats with three axes.
     """
-    if min(rate, new_rate) < 1:
-        raise ValueError(f"rates of {rate} and {new_rate} Hz; give positive whole numbers")
+    if min(sample_rate, new_rate) < 1:
+        raise ValueError(f"rates of {sample_rate} and {new_rate} Hz; give positive whole numbers")
     waveforms = as_waveforms(waveforms)
-    return waveforms if rate == new_rate else _resample(waveforms, rate, new_rate)
+    return waveforms if sample_rate == new_rate else _resample(waveforms, sample_rate, new_rate)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

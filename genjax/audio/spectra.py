@@ -111,17 +111,19 @@ def istft(
         length: samples to return; by default hop·(frames − 1) + n_fft − 2·padding.
 
     Raises:
-        ValueError: `n_fft` or `hop` is below 1; the spectrogram does not have n_fft // 2 + 1 bins;
-            it is too short for `length`; or the windows leave a sample uncovered.
+        ValueError: `n_fft` or `hop` is below 1; the spectrogram does not have four axes, or
+            n_fft // 2 + 1 bins; it is too short for `length`; or the windows leave a sample
+            uncovered.
     """
     window = _frame_window(window, n_fft, hop)
     padding = n_fft // 2 if padding is None else padding
-    count, bins = np.shape(spectrogram)[1:3]
-    if bins != n_fft // 2 + 1:
+    shape, bins = np.shape(spectrogram), n_fft // 2 + 1
+    if len(shape) != 4 or shape[2] != bins:
         raise ValueError(
-            f"the spectrogram has {bins} bins; n_fft of {n_fft} has {n_fft // 2 + 1}: give the "
-            "n_fft of its stft"
+            f"the spectrogram has shape {shape}; expected [batch frames {bins} channels] for an "
+            f"n_fft of {n_fft}: give the n_fft of its stft"
         )
+    count = shape[1]
     covered = hop * (count - 1) + n_fft - padding
     end = covered - padding if length is None else length
     if not 0 < end <= covered:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genjax.logistic import log_mass
+
 Images = Float[Array, " batch *shape channels"]
 Outputs = Float[Array, " batch *shape outputs"]
 
@@ -91,20 +93,8 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
 
     def log_probability(outputs, x):
         mean, log_scale = _split(outputs)
-        log_scale = jnp.maximum(log_scale, LEAST_LOG_SCALE)
-        over_scale = jnp.exp(-log_scale)
         x = jnp.round((x + 1) / (2 * half)) * (2 * half) - 1
-        above, below = (x - mean + half) * over_scale, (x - mean - half) * over_scale
-        # σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)). This form loses no digits however far x is from
-        # the mean.
-        width = 2 * half * over_scale  # of a level, in scales; 0 in float32 for the widest scales
-        log_within = jnp.log(-jnp.expm1(-jnp.maximum(width, 1e-16)))
-        # Below 1e-16, 1 − exp(−width) is the width up to rounding.
-        log_within = jnp.where(width > 1e-16, log_within, math.log(2 * half) - log_scale)
-        to_bottom = jax.nn.log_sigmoid(above)  # all mass up to x's level
-        to_top = jax.nn.log_sigmoid(-below)
-        log_mass = to_bottom + to_top + log_within
-        return _sum(jnp.where(x < half - 1, to_bottom, jnp.where(x > 1 - half, to_top, log_mass)))
+        return _sum(log_mass(x, mean, jnp.maximum(log_scale, LEAST_LOG_SCALE), levels))
 
     return Likelihood(
         2, log_probability, lambda outputs: jnp.clip(_split(outputs)[0], -1, 1), levels

@@ -5,13 +5,14 @@ the network reads, and given the earlier channels of its own pixel. So every lik
 probability of whole pictures, which sums to 1 over all pictures.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from genjax.logistic import log_mass
 
 Levels = Int[Array, "*shape channels"]
 
@@ -81,8 +82,8 @@ def mixture_of_logistics(levels: int = 256, components: int = 10) -> PixelLikeli
     def joint(outputs, x):
         """Return log p(component, channels up to each), `[… channels components]`."""
         log_weights, mean, log_scale = _parameters(outputs, _values(x, levels), components)
-        log_mass = _log_mass(_values(x, levels)[..., None], mean, log_scale, levels)
-        return log_weights[..., None, :] + jnp.cumsum(log_mass, axis=-2)
+        masses = log_mass(_values(x, levels)[..., None], mean, log_scale, levels)
+        return log_weights[..., None, :] + jnp.cumsum(masses, axis=-2)
 
     def log_probability(outputs, x):
         upto = jax.nn.logsumexp(joint(outputs, x), axis=-1)
@@ -93,8 +94,8 @@ def mixture_of_logistics(levels: int = 256, components: int = 10) -> PixelLikeli
         posterior = jnp.concatenate([log_weights[..., None, :], joint(outputs, x)], axis=-2)
         of_channel = lambda a: jax.lax.dynamic_index_in_dim(a, channel, -2)
         candidates = _values(jnp.arange(levels)[:, None], levels)
-        log_mass = _log_mass(candidates, of_channel(mean), of_channel(log_scale), levels)
-        return jax.nn.log_softmax(jax.nn.logsumexp(of_channel(posterior) + log_mass, axis=-1))
+        masses = log_mass(candidates, of_channel(mean), of_channel(log_scale), levels)
+        return jax.nn.log_softmax(jax.nn.logsumexp(of_channel(posterior) + masses, axis=-1))
 
     return PixelLikelihood(levels, shape, log_probability, logits)
 
@@ -117,17 +118,3 @@ def _parameters(
         red, green = x[..., 0, None], x[..., 1, None]
         mean += jnp.stack([jnp.zeros_like(a), a * red, b * red + c * green], axis=-2)
     return jax.nn.log_softmax(logits), mean, log_scale
-
-
-def _log_mass(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
-    """Return log ∫ of a logistic within half a level of x (equation 2), exact in the tails."""
-    half, over_scale = 1 / (levels - 1), jnp.exp(-log_scale)
-    above, below = (x - mean + half) * over_scale, (x - mean - half) * over_scale
-    # σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)). This form loses no digits far from the mean.
-    to_bottom, to_top = jax.nn.log_sigmoid(above), jax.nn.log_sigmoid(-below)
-    width = 2 * half * over_scale  # of a level, in scales; 0 in float32 for the widest scales
-    log_within = jnp.log(-jnp.expm1(-jnp.maximum(width, 1e-16)))
-    # Below 1e-16, 1 − exp(−width) is the width up to rounding.
-    log_within = jnp.where(width > 1e-16, log_within, math.log(2 * half) - log_scale)
-    log_mass = to_bottom + to_top + log_within
-    return jnp.where(x < half - 1, to_bottom, jnp.where(x > 1 - half, to_top, log_mass))

@@ -74,7 +74,11 @@ def nearest_buckets(
 
     Ratios are compared by logarithm. Among buckets of the same ratio, the nearest area wins, also
     by logarithm.
+
+    Raises:
+        ValueError: sizes are not `[examples 2]` of 1 or more.
     """
+    check_sizes(sizes, 2)
     ratios, areas = _log_ratios_and_areas(np.array(buckets))
 
     def nearest(sizes: Int[np.ndarray, "examples 2"]) -> Int[np.ndarray, " examples"]:
@@ -85,6 +89,15 @@ def nearest_buckets(
         return np.where(tied, np.abs(own_areas[:, None] - areas), np.inf).argmin(axis=1)
 
     return np.concatenate([nearest(sizes[i : i + CHUNK]) for i in range(0, len(sizes), CHUNK)])
+
+
+def check_sizes(sizes: np.ndarray, axes: int) -> None:
+    """Raise ValueError unless sizes are those of one example or more."""
+    if np.ndim(sizes) != 2 or np.shape(sizes)[1] != axes or not len(sizes) or np.min(sizes) < 1:
+        raise ValueError(
+            f"sizes have shape {np.shape(sizes)}; expected [examples {axes}] of 1 or more: one row "
+            "for each example"
+        )
 
 
 def _log_ratios_and_areas(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

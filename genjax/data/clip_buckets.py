@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from genjax.data.buckets import BucketedBatches, nearest_buckets, resize_and_crop, transformed
+from genjax.data.buckets import (
+    BucketedBatches,
+    check_sizes,
+    nearest_buckets,
+    resize_and_crop,
+    transformed,
+)
 from genjax.data.dataset import Dataset, OnDisk
 from genjax.data.transforms import Example
 
@@ -28,8 +34,10 @@ def nearest_clip_buckets(
     the nearest ratio, as `nearest_buckets` finds it.
 
     Raises:
-        ValueError: a clip is shorter than all buckets.
+        ValueError: a clip is shorter than all buckets, or sizes are not `[examples 3]` of 1 or
+            more.
     """
+    check_sizes(sizes, 3)
     lengths = np.unique([frames for frames, _, _ in buckets])
     if sizes[:, 0].min() < lengths[0]:
         raise ValueError(

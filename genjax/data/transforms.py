@@ -81,9 +81,23 @@ def flip_images(
     return jnp.where(flipped, jnp.flip(images, -2), images)
 
 
-def flip_example(example: Example, generator: np.random.Generator) -> Example:
-    """Mirror the image, left to right, with probability one half."""
+def _image(example: Example) -> np.ndarray:
+    """Return an example's image; raise ValueError unless it has three axes and a pixel."""
     image = example["image"]
+    if np.ndim(image) != 3 or not np.size(image):
+        raise ValueError(
+            f"an image has shape {np.shape(image)}; expected [height width channels] of one example"
+        )
+    return image
+
+
+def flip_example(example: Example, generator: np.random.Generator) -> Example:
+    """Mirror the image, left to right, with probability one half.
+
+    Raises:
+        ValueError: the image does not have three axes.
+    """
+    image = _image(example)
     return {**example, "image": image[:, ::-1] if generator.random() < 0.5 else image}
 
 
@@ -105,6 +119,9 @@ def resize(size: int) -> Transform:
     `size`; Pillow's antialiased bicubic filter does the rest. With `center_crop(size)` this
     prepares ImageNet as the literature does, and published Fréchet distances depend on it.
 
+    Raises:
+        ValueError: an image does not have three axes.
+
     Source: Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), their code's
     `center_crop_arr`.
     """
@@ -112,7 +129,7 @@ def resize(size: int) -> Transform:
     def resized(example: Example, generator: np.random.Generator) -> Example:
         from PIL import Image
 
-        image = example["image"]
+        image = _image(example)
         channels = image.shape[2]
         picture = Image.fromarray(image[..., 0] if channels == 1 else image)
         while min(picture.size) >= 2 * size:
@@ -133,7 +150,7 @@ def center_crop(size: int) -> Transform:
     An odd margin loses its larger half at the bottom and right.
 
     Raises:
-        ValueError: an image is smaller than the crop.
+        ValueError: an image is smaller than the crop, or does not have three axes.
     """
     return lambda example, generator: _crop(example, size, lambda margin: margin // 2)
 
@@ -142,7 +159,7 @@ def random_crop(size: int) -> Transform:
     """Return a transform that crops `size`×`size` pixels at a uniformly drawn place.
 
     Raises:
-        ValueError: an image is smaller than the crop.
+        ValueError: an image is smaller than the crop, or does not have three axes.
     """
     return lambda example, generator: _crop(
         example, size, lambda margin: int(generator.integers(margin + 1))
@@ -150,7 +167,7 @@ def random_crop(size: int) -> Transform:
 
 
 def _crop(example: Example, size: int, offset: Callable[[int], int]) -> Example:
-    image = example["image"]
+    image = _image(example)
     if min(image.shape[:2]) < size:
         raise ValueError(
             f"an image of shape {image.shape} is smaller than the crop of {size}: "

@@ -128,8 +128,8 @@ def _powers(
 
 def _root(squares: Array) -> Array:
     """Return the square root, whose derivative at 0 is 0."""
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+    zero = squares == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def _checked_pair(waveforms: ArrayLike, originals: ArrayLike) -> tuple[Array, Array]:

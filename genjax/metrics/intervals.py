@@ -7,8 +7,14 @@ import scipy  # which loads its parts when they are used: `scipy.stats` is slow 
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from genjax.metrics.border import check_finite
+from genjax.metrics.border import as_matrix, check_finite
+from genjax.metrics.density_coverage import density_coverage
 from genjax.metrics.kernel_distance import kernel_distance
+from genjax.metrics.neighbours import memorization
+from genjax.metrics.precision_recall import precision_recall
+
+# Repeated examples would be each other's neighbours, or pairs that these measures leave out.
+BY_PAIRS = kernel_distance, precision_recall, density_coverage, memorization
 
 
 def bootstrap_interval(
@@ -32,32 +38,39 @@ def bootstrap_interval(
     (`seed_interval`).
 
     Args:
-        measure: a function of all `features`.
+        measure: a function of all `features` that returns one number. Choose one of several, as in
+            `lambda logits: inception_score(logits)[0]`.
         features: arrays whose rows are resampled, each array by itself.
         confidence: the share of intervals that contain the true value.
 
     Raises:
-        ValueError: no features are given, `resamples` is below 1, the confidence is not between 0
-            and 1, or the measure is not finite or `kernel_distance`.
+        ValueError: no features are given, or they are not finite `[examples features]`; `resamples`
+            is below 1, or the confidence is not between 0 and 1; or the measure is one of
+            `BY_PAIRS`, is not finite, or returns several numbers.
 
     Source: Davison & Hinkley 1997, "Bootstrap Methods and their Application", section 5.2.
     """
     if not features:
         raise ValueError("there are no features to resample; pass the arrays that measure takes")
-    if measure is kernel_distance:
+    if measure in BY_PAIRS:
         raise ValueError(
-            "resampled examples repeat, and kernel_distance would count the pairs of their copies: "
-            "take its interval from seeds (seed_interval)"
+            f"resampled examples repeat, and {measure.__name__} would count copies as neighbours "
+            "or pairs: take its interval from seeds (seed_interval)"
         )
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; expected 1 or more, such as 1000")
     _check(confidence)
-    arrays = [np.asarray(each) for each in features]
+    arrays = [as_matrix(each, "features") for each in features]
+    measured = measure(*arrays)
+    if np.ndim(measured):
+        raise ValueError(
+            f"the measure returns {np.size(measured)} numbers; expected one: choose one of them, "
+            "as in lambda logits: inception_score(logits)[0]"
+        )
     generator = np.random.default_rng(seed)
     draw = lambda array: array[generator.integers(len(array), size=len(array))]
     resampled = [measure(*map(draw, arrays)) for _ in range(resamples)]
     tail = (1 - confidence) / 2
-    measured = measure(*arrays)
     check_finite(np.array([measured, *resampled]), "the measure of features")
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(2 * measured - high), float(2 * measured - low)

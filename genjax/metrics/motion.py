@@ -46,12 +46,21 @@ def warping_error(
             it leaves the frame, beyond which pixels count as 0.
 
     Raises:
-        ValueError: as of `frame_differences`.
+        ValueError: as of `frame_differences`; flow or `known` have another shape; or the flow is
+            not finite where it is known.
 
     Source: Lai et al. 2018, "Learning blind video temporal consistency", equation 6.
     """
-    videos, flow, known = _as_videos(videos), np.asarray(flow, np.float64), np.asarray(known)
-    rows, columns = np.indices(videos.shape[2:4])
+    videos, flow, known = _as_videos(videos), np.asarray(flow, np.float64), np.asarray(known, bool)
+    batch, frames, *sides, _ = videos.shape
+    shape = batch, frames - 1, *sides
+    if (flow.shape, known.shape) != ((*shape, 2), shape):
+        raise ValueError(
+            f"flow has shape {flow.shape} and known {known.shape}; expected {(*shape, 2)} and "
+            f"{shape}: give a flow for each frame but the last"
+        )
+    check_finite(flow[known], "flow where it is known")
+    rows, columns = np.indices(sides)
     errors, warped = [], scipy.ndimage.map_coordinates
     for video, steps, counted in zip(videos, flow, known, strict=True):
         squares = [

@@ -35,9 +35,10 @@ def ridge_scorer(
         embeddings, after the training captions' mean is subtracted from both.
 
     Raises:
-        ValueError: features and embeddings differ in number, or are not matrices.
+        ValueError: features and embeddings differ in number, are not finite matrices, or are fewer
+            than 2 pairs. So does the score if a width differs from the one in training.
     """
-    features, embeddings = as_matrix(features, "features"), as_matrix(embeddings, "embeddings")
+    features, embeddings = as_matrix(features, "features", 2), as_matrix(embeddings, "embeddings")
     if len(features) != len(embeddings):
         raise ValueError(
             f"{len(features)} images and {len(embeddings)} captions; a pair needs one of each"
@@ -53,6 +54,7 @@ def ridge_scorer(
     def score(features: ArrayLike, embeddings: ArrayLike) -> np.ndarray:
         features, embeddings = as_matrix(features, "features"), as_matrix(embeddings, "embeddings")
         check_same_width(images=features, training=centre)
+        check_same_width(captions=embeddings, training=mean)
         return unit((features - centre) / deviation @ weights) @ unit(embeddings - mean).T
 
     return score

@@ -1,5 +1,7 @@
 """Features that keep the position of things in an image."""
 
+import math
+
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
@@ -30,4 +32,4 @@ def spatial_features(
             f"maps have {maps.shape[-1]} channels; expected {channels} or more: take a wider "
             f"layer, or pass channels={maps.shape[-1]}"
         )
-    return maps[..., :channels].reshape(len(maps), -1)
+    return maps[..., :channels].reshape(len(maps), math.prod(maps.shape[1:3]) * channels)

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from genjax.audio import hann_window, stft
+from genjax.metrics.border import check_finite
 
 Times = Float[np.ndarray, "_"]
 STEP = 0.004  # seconds between the frames of `onset_strength`
@@ -57,7 +58,8 @@ def synchrony(
         tolerance: the largest lag of a match, in seconds.
 
     Raises:
-        ValueError: `video_events` and `audio_events` are of different numbers of clips.
+        ValueError: `video_events` and `audio_events` are of different numbers of clips, or a clip's
+            are not finite `[events]`.
     """
     if len(video_events) != len(audio_events):
         raise ValueError(
@@ -101,8 +103,12 @@ def match_events(
     """Return the pairs of one event seen and one heard that are at most `tolerance` seconds apart.
 
     As many events as possible are paired, and with as little total lag as possible.
+
+    Raises:
+        ValueError: events are not finite `[events]`.
     """
-    gaps = np.abs(np.asarray(audio_events)[None] - np.asarray(video_events)[:, None])
+    seen, heard = _as_times(video_events, "video_events"), _as_times(audio_events, "audio_events")
+    gaps = np.abs(heard[None] - seen[:, None])
     allowed = gaps <= tolerance
     # One more match outweighs any lag.
     costs = np.where(allowed, gaps, (1 + tolerance) * (1 + min(gaps.shape)))
@@ -118,6 +124,9 @@ def detect_onsets(
 
     They are the peaks of `onset_strength` that reach `threshold`, and rise by as much from their
     surroundings. Onsets less than 16 ms apart count as one.
+
+    Raises:
+        ValueError: the waveform is not finite `[samples channels]`.
     """
     strength, times = onset_strength(waveform, sample_rate)
     at_least = dict(height=threshold, distance=LAG, prominence=threshold)
@@ -136,13 +145,16 @@ def onset_strength(
     4 ms of its beginning. The peak of a tone that decays by 1/e in 50 ms is 4 ms early. Channels
     become their mean, and there is silence before the first sample.
 
+    Raises:
+        ValueError: as of `detect_onsets`.
+
     Source: Bello et al. 2005, "A tutorial on onset detection in music signals", section III-A,
     where the flux is the sum of the rises.
     """
     hop = round(STEP * sample_rate)
     size = FRAME * hop
     # Silence before the first sample, so that the flux of a tone there rises to its peak.
-    mono = np.pad(np.mean(waveform, axis=1), (size, 0))
+    mono = np.pad(_as_mono(waveform), (size, 0))
     padded = stft(mono[None, :, None], size, hop, pad_mode="constant")
     magnitudes = np.abs(np.asarray(padded[0, :, :, 0], np.complex128)) / (size / 4)
     changes = magnitudes[LAG:] - magnitudes[:-LAG]
@@ -172,10 +184,13 @@ def onset_pitch(
         seconds: of sound to measure. A longer time is more exact for a single tone, and less exact
             if another tone follows.
         low, high: the range of pitches, in Hz.
+
+    Raises:
+        ValueError: as of `detect_onsets`.
     """
     size = round(seconds * sample_rate)
     start = max(round(time * sample_rate), 0)
-    part = np.mean(waveform, axis=1)[start : start + size]
+    part = _as_mono(waveform)[start : start + size]
     padded = 8 * size
     magnitudes = np.abs(
         np.fft.rfft(np.pad(part, (0, size - len(part))) * hann_window(size), padded)
@@ -190,3 +205,26 @@ def onset_pitch(
     bend = left - 2 * middle + right
     shift = (left - right) / (2 * bend) if bend < 0 else 0.0
     return float((peak + np.clip(shift, -0.5, 0.5)) * sample_rate / padded)
+
+
+def _as_times(events: ArrayLike, name: str) -> Times:
+    """Return a clip's events in float64; raise ValueError unless they are finite `[events]`."""
+    times = np.asarray(events, np.float64)
+    if times.ndim != 1:
+        raise ValueError(
+            f"{name} of a clip have shape {times.shape}; expected [events], times in seconds"
+        )
+    check_finite(times, name)
+    return times
+
+
+def _as_mono(waveform: ArrayLike) -> Float[np.ndarray, " samples"]:
+    """Return the mean of the channels; raise ValueError unless it is finite."""
+    if np.ndim(waveform) != 2:
+        raise ValueError(
+            f"the waveform has shape {np.shape(waveform)}; expected [samples channels]: give one "
+            "clip, and a single channel as waveform[:, None]"
+        )
+    mono = np.mean(waveform, axis=1)
+    check_finite(mono, "the waveform")
+    return mono

@@ -88,9 +88,10 @@ def test_what_the_filters_still_say_after_the_end_is_not_heard_at_the_start():
 
 
 def test_silence_is_minus_infinity():
-    waves = np.stack([np.zeros(20_000), tone(48_000)[:20_000]])[..., None]
-    silent, loud = loudness(waves, 48_000)
-    assert silent == -np.inf and np.isfinite(loud)
+    sound = tone(48_000)[:20_000]
+    waves = np.stack([np.zeros(20_000), sound, np.where(np.arange(20_000) == 9, np.nan, sound)])
+    silent, loud, broken = loudness(waves[..., None], 48_000)
+    assert silent == -np.inf and np.isfinite(loud) and np.isnan(broken)
 
 
 def test_faults():

@@ -2,7 +2,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.audio import HTK, SLANEY, hann_window, log_mel_spectrogram, mel_filters
+from genjax.audio import (
+    HTK,
+    SLANEY,
+    from_mel_bands,
+    hann_window,
+    log_mel_spectrogram,
+    mel_filters,
+)
 
 RATE, N_FFT = 16_000, 512
 
@@ -62,7 +69,20 @@ def test_faults():
         mel_filters(RATE, N_FFT, 8, high=9000)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_transposed_filters_are_refused():
+    """They would set frames of 2·(bands − 1) samples."""
+    filters, sounds = mel_filters(RATE, N_FFT, 8), np.zeros((1, 1000, 1))
+    words = rf"filters have shape \(8, {N_FFT // 2 + 1}\); expected \[bins num_mels\].*transpose"
+    with pytest.raises(ValueError, match=words):
+        log_mel_spectrogram(sounds, filters.T, 128)
+    with pytest.raises(ValueError, match=words):
+        from_mel_bands(np.zeros((1, 3, 8, 1)), filters.T, 128)
+
+
 def test_empty_bands_are_counted():
     """EnCodec's 64 bands at its shortest frames: librosa counts 37 empty filters, and warns too."""
     with pytest.warns(UserWarning, match="37 of 64 mel bands hold no frequency of an FFT of 32"):
-        assert np.sum(~mel_filters(24_000, 32, 64).any(axis=0)) == 37
+        filters = mel_filters(24_000, 32, 64)
+    assert np.sum(~filters.any(axis=0)) == 37
+    assert log_mel_spectrogram(np.zeros((1, 64, 1)), filters, 32).shape == (1, 3, 64, 1)

@@ -50,3 +50,12 @@ def test_sound_of_mel_bands_has_about_these_bands():
     assert error.mean() < 0.15  # nepers
     silent = from_mel_bands(np.zeros_like(bands), filters, HOP, length=4000)
     np.testing.assert_array_equal(silent, 0)
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_arrays_of_another_form_are_refused():
+    with pytest.raises(ValueError, match=r"\(5, 65, 1\); expected \[batch frames 65 channels\]"):
+        griffin_lim(np.zeros((5, 65, 1)), N_FFT, HOP)
+    for bands in (np.zeros((5, 16, 1)), np.zeros((1, 5, 15, 1))):
+        with pytest.raises(ValueError, match=r"bands have shape .*\[batch frames 16 channels\]"):
+            from_mel_bands(bands, mel_filters(8000, N_FFT, 16), HOP)

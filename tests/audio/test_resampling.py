@@ -82,7 +82,7 @@ def test_tone_above_the_new_band_is_removed():
 
 def test_same_rate_changes_nothing():
     x = np.random.default_rng(0).uniform(-1, 1, (1, 50, 1)).astype(np.float32)
-    np.testing.assert_array_equal(resample(x, 8000, 8000), x)
+    np.testing.assert_array_equal(resample(x, sample_rate=8000, new_rate=8000), x)
 
 
 def test_faults():

@@ -357,6 +357,13 @@ def test_without_the_bucket_that_is_too_small_its_examples_go_to_another():
     assert np.all(np.bincount(labels) == 7)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_sizes_are_rows_of_positive_numbers():
+    for sizes in (np.zeros((0, 2), int), np.array([5, 7]), np.array([[5, 0]])):
+        with pytest.raises(ValueError, match=r"expected \[examples 2\] of 1 or more"):
+            nearest_buckets(sizes, [(4, 4)])
+
+
 def test_no_such_buckets():
     with pytest.raises(
         ValueError, match="no multiples of 64 make an area of 0.9 to 1 times 1000 pixels"

@@ -169,6 +169,13 @@ def test_crops():
             apply(crop, image)
 
 
+@pytest.mark.parametrize("transform", [resize(4), center_crop(4), random_crop(4), flip_example])
+def test_what_is_no_single_image_is_refused(transform):
+    for image in (noise(7, 9)[..., 0], noise(7, 9)[None], noise(0, 9)):
+        with pytest.raises(ValueError, match=r"image has shape .*expected \[height width channels"):
+            apply(transform, image)
+
+
 def test_flip_of_an_example_keeps_the_rest():
     image = noise(3, 4)
     flips = []

@@ -107,6 +107,7 @@ def test_gradients_of_losses_are_finite_at_silence():
     for x, target in ((silence, silence), (silence, tone), (tone, silence), (tone, tone)):
         assert np.isfinite(gradient(x, target)).all()
     assert np.abs(gradient(tone, silence)).max() > 0
+    assert np.isnan(metrics.log_spectral_distance(tone.at[0, 9].set(np.nan), tone)).all()
 
 
 def test_faults(noise, unchecked_annotations):

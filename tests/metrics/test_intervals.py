@@ -5,7 +5,9 @@ from genjax.metrics import (
     bootstrap_interval,
     feature_moments,
     frechet_distance_from_moments,
+    inception_score,
     kernel_distance,
+    precision_recall,
     seed_interval,
 )
 
@@ -51,14 +53,20 @@ def test_seeds():
 def test_errors():
     with pytest.raises(ValueError, match="no features to resample"):
         bootstrap_interval(np.mean)
-    with pytest.raises(ValueError, match="kernel_distance would count .* from seeds"):
-        bootstrap_interval(kernel_distance, np.ones((3, 1)), np.ones((3, 1)))
+    for measure in (kernel_distance, precision_recall):
+        with pytest.raises(ValueError, match=f"{measure.__name__} would count .* from seeds"):
+            bootstrap_interval(measure, np.ones((9, 1)), np.ones((9, 1)))
+    with pytest.raises(ValueError, match="the measure returns 2 numbers; expected one: choose"):
+        bootstrap_interval(inception_score, np.ones((10, 2)))
     with pytest.raises(ValueError, match="confidence is 95; expected a share"):
         bootstrap_interval(np.mean, np.ones((3, 1)), confidence=95)
     with pytest.raises(ValueError, match="resamples is 0; expected 1 or more"):
         bootstrap_interval(np.mean, np.ones((3, 1)), resamples=0)
     with pytest.raises(ValueError, match="the measure of features holds NaN"):
-        bootstrap_interval(np.mean, np.array([[1.0], [np.nan]]), resamples=2)
+        bootstrap_interval(lambda x: np.nan, np.ones((3, 1)), resamples=2)
+    for features, words in ((np.ones((0, 1)), "has 0 rows"), (np.full((2, 1), np.nan), "NaN")):
+        with pytest.raises(ValueError, match=f"features .*{words}"):
+            bootstrap_interval(np.mean, features)
     with pytest.raises(ValueError, match=r"shape \(1,\); expected \[seeds\]"):
         seed_interval([1.0])
     with pytest.raises(ValueError, match="values holds NaN or infinity"):

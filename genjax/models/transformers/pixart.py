@@ -1,4 +1,9 @@
-"""PixArt-α and -Σ: transformers conditioned by cross-attention to text (Chen et al. 2024, both)."""
+"""PixArt-α and -Σ: transformers conditioned by cross-attention to text (Chen et al. 2024, both).
+
+First weights are the authors', except for attention. They draw the queries, keys and values of
+self-attention as one matrix, and the keys and values of cross-attention as another. So by Xavier's
+rule theirs have variances of 1/(2·width) and 2/(3·width), where ours have 1/width.
+"""
 
 from typing import Any
 

@@ -377,3 +377,21 @@ def test_log_scores_of_bfloat16_are_compared_in_float32():
         jax.random.key(0), lambda x_t, t: output, x, **options
     )[0]
     np.testing.assert_array_equal(loss(output), loss(output.astype(jnp.float32)))
+
+
+def test_steps_by_scores_of_independent_tokens_are_exact_in_float32():
+    """Each but the first of 64 steps, at whose time all scores are 1. Errors are 1e-7 / alpha."""
+    size, alpha = 17, np.arange(1, 64)[:, None, None] / 64
+    generator = np.random.default_rng(0)
+    law, x_t = generator.dirichlet(np.full(size, 0.3), 8), generator.integers(size, size=(63, 8))
+    later, earlier = (a * law + (1 - a) / size for a in (alpha, alpha + 1 / 64))
+    of_x_t = np.take_along_axis(later, x_t[..., None], -1)
+    kept, own = alpha / (alpha + 1 / 64), x_t[..., None] == np.arange(size)
+    expected = (kept * own + (1 - kept) / size) * earlier / of_x_t  # Bayes' rule
+    process = discrete.Uniform(vocabulary_size=size)
+    t = jnp.float32(1 - alpha[:, 0, 0])
+    log_p = discrete.score(process, jnp.float32(np.log(later / of_x_t)), jnp.asarray(x_t), t)
+    found = process.posterior(log_p, jnp.asarray(x_t), t, t - 1 / 64)
+    assert found.dtype == jnp.float32
+    found = found / found.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)

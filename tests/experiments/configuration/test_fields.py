@@ -129,6 +129,11 @@ def test_a_task_of_ones_own_may_read_any_field(monkeypatch, capsys):
         ("optimizer", None, "is None in mine.py; it has fields of its own, so set those"),
         ("space", "Pixels", "is 'Pixels' in mine.py; it has fields of its own, so set those"),
         ("task", 5, "is 5 in mine.py; it must be text"),
+        (
+            "sampling.temperature",
+            None,
+            "is None in mine.py; it must be a number. Remove the line to have the default, 1.0",
+        ),
         ("num_steps", {"num": 5}, "is {'num': 5} in mine.py; it must be an integer"),
     ],
 )
