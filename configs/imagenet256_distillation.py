@@ -33,7 +33,8 @@ Differences from the papers:
 - pmf_b16 lacks the second perceptual term, on ConvNeXt's features. Examples with s = t take the
   later of two drawn times, as in imf_b2. The released code draws one time for them. LPIPS needs
   pip install '.[lpips]'. At the same learning rate, genjax's Muon makes updates 0.2·√max(in,
-  out)/√max(1, out/in) times as large as the paper's.
+  out)/√max(1, out/in) times as large as the paper's. The released code's Muon also takes the
+  matrices that embed numbers and the last layers. Its Adam has Nesterov's momentum.
 - dmd2_xl2 has an averaged student, a teacher guided at 1.5, and discriminator heads on all blocks.
   The paper's teacher is EDM without guidance, and its single head reads the middle of the U-Net.
   Times are uniform. The paper's levels of noise are those of EDM's grid, for the student without

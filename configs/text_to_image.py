@@ -9,6 +9,9 @@ The choices, for many accelerators: stable_diffusion_3 is MMDiT of 2 billion par
 diffusers saves it. The run uses its text encoders and its autoencoder. IMAGES holds pictures of any
 sizes with captions (genjax/data/sets/folder.py).
 
+Difference from Stable Diffusion 3's paper: a tenth of the examples drop their whole prompt, where
+the paper drops each of the three text encoders in 46 % of them. FLUX's training is not published.
+
 Prompts are encoded once, before training. Images are encoded within the step. To encode images once
 too, add ",latents" to the choice and run python -m experiments.encode with the same flags. Not yet
 run, so there is no score.

@@ -12,7 +12,8 @@ Patches of 2×2 pixels are channels, as in Wan 2.2. The choices:
   genjax/data/sets/animated_emoji.py names the packages of the clips. Unpack them in
   --config.data.directory.
 - wan_256: the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
-  accelerators. Not yet run.
+  accelerators. Wan's authors train on images first, and their discriminator reads whole clips. Not
+  yet run.
 
 The default is 1,200 steps. These runs had --config.num_steps=3000 and one CPU core, which other
 programs shared in the run of animated_emoji. Results on 50 held-out clips:

@@ -98,7 +98,7 @@ def floored_grid(
 def stable_diffusion_3_grid(process: Process, num_steps: int, shift: Shift = 3.0) -> Times:
     """Return `floored_grid` with its floor 1/1000 shifted twice (Esser et al. 2024).
 
-    This is diffusers' grid for a static shift.
+    This is the grid of Stability's program, and diffusers' for a static shift.
     """
     return floored_grid(process, num_steps, shift, shift_time(jnp.asarray(0.001), shift))
 

@@ -591,8 +591,8 @@ def zero_init(
 ) -> Callable[..., Any]:
     """Make the denoiser whose velocity is zero at times t > `after`.
 
-    These are the first steps of CFG-Zero* (Fan et al. 2025, section 4.2). The authors zero the
-    first 4 % of the steps: for a uniform grid of rectified flow, `after=0.96`.
+    These are the first steps of CFG-Zero* (Fan et al. 2025). The authors' repository advises 4 %
+    of the steps: for a uniform grid of rectified flow, `after=0.96`. Its default is one step.
     """
 
     def change(x_t, t, prediction):

@@ -109,7 +109,7 @@ def frequency_decoupled(
 
     Δ_low is the coarse level of a Laplacian pyramid. All axes of Δ between batch and channels
     shrink by `factor` and grow again, by linear interpolation. The authors take low_scale = 5 and s
-    = 10 for Stable Diffusion XL.
+    = 10 for Stable Diffusion XL (table 8).
 
     With a factor of 2, Δ_low keeps cos⁶(ω/2) of a wave of frequency ω per pixel, and an alias of
     the wave. The version of diffusers also blurs before and after, so its Δ_low is narrower:

@@ -191,9 +191,9 @@ def discrete_bound(
     """Compute the bound of a sampler with these steps, Σ (SNR(s) − SNR(t))/2·‖x − x̂(x_t)‖².
 
     The sum is over steps t → s, with SNR = alpha²/sigma²; prior and reconstruction are added at
-    both ends. It is equation 5 of Ho et al. 2020, written as equations 13 and 14 of Kingma et al.
-    2021. Data and noise are drawn once for each step. The prior term is exact, and without levels
-    the reconstruction term is too. The prior is N(0, sigma²) at the first time.
+    both ends. It is equation 5 of Ho et al. 2020, written as equation 13 of Kingma et al. 2021.
+    Data and noise are drawn once for each step. The prior term is exact, and without levels the
+    reconstruction term is too. The prior is N(0, sigma²) at the first time.
 
     Args:
         times: a grid, noise end first, that stops before sigma is 0.
@@ -232,7 +232,7 @@ def continuous_bound(
 ) -> Bound:
     """Compute the bound of infinitely many steps, ½∫ −λ'(t)·‖z − ẑ(x_t)‖² dt with λ the log-SNR.
 
-    Kingma et al. 2021, equation 18. The other two terms are those of `discrete_bound`. If a
+    Kingma et al. 2021, equation 17. The other two terms are those of `discrete_bound`. If a
     denoiser knows time by its log-SNR, the value depends only on the log-SNR at the ends of the
     process.
 

@@ -29,8 +29,8 @@ def independent(key: Key[Array, ""], shape: tuple[int, ...]) -> Variates:
 def stratified(key: Key[Array, ""], shape: tuple[int, ...]) -> Variates:
     """Draw n uniform variates (u + i/n) mod 1, i = 0, …, n − 1, with one u for all.
 
-    This is the low-discrepancy sampler of VDM (Kingma et al. 2021, appendix). Each variate is
-    uniform in (0, 1), and each n-th part of the interval holds exactly one. Where a loss varies
+    This is the low-discrepancy sampler of VDM (Kingma et al. 2021, appendix I.1). Each variate
+    is uniform in (0, 1), and each n-th part of the interval holds exactly one. Where a loss varies
     smoothly with time, the variance that time adds to the mean loss falls as 1/n² instead of 1/n.
 
     Variates `[batch frames]` are shuffled among the examples, each frame by itself. Otherwise the

@@ -41,7 +41,7 @@ class PowerFunction:
     """An average whose weights grow as the γ-th power of time since the start.
 
     At step t the decay is (1 − 1/t)^(γ + 1) (Karras et al. 2024, "Analyzing and improving the
-    training dynamics of diffusion models" (EDM2), section 3.1).
+    training dynamics of diffusion models" (EDM2), equation 127).
 
     Attributes:
         width: σ_rel, the weights' standard deviation as a share of t: above 0, at most 1/√12 ≈
@@ -75,7 +75,7 @@ def update_average(average: PyTree, params: PyTree, step: Int[Array, ""], rule: 
 
 
 def width_of_power(power: float) -> float:
-    """Return σ_rel = √(γ + 1) / ((γ + 2)·√(γ + 3)) of a power γ (EDM2, section 3.1).
+    """Return σ_rel = √(γ + 1) / ((γ + 2)·√(γ + 3)) of a power γ (EDM2, equation 123).
 
     It is the standard deviation of a density proportional to t^γ on [0, 1].
     """
@@ -83,7 +83,7 @@ def width_of_power(power: float) -> float:
 
 
 def power_of_width(width: float) -> float:
-    """Return the power γ of a relative width σ (EDM2, appendix C).
+    """Return the power γ of a relative width σ (EDM2, equation 126).
 
     It is the largest root of γ³ + 7γ² + (16 − σ⁻²)γ + 12 − σ⁻².
 

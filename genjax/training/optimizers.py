@@ -28,15 +28,17 @@ def kernels_only(params: Any) -> Any:
 # `conv_in` and a `conv_out`, which are hidden.
 NOT_HIDDEN = (
     "embedding|modulation|_exchange(_gate)?/|_time/dense/"
-    "|head/|logits/|to_image/|(to|from)_rgb/|quant_conv/|(^|coder/)(project|conv_in|conv_out)/"
+    "|head/|logits/|to_image/|(to|from)_rgb/|quant_conv/|(^|coder/)"
+    "(project|patch_projection|map_in|(conv|convolution|dense)_in"
+    "|(conv|convolution|average|velocity)_out)/"
 )
 
 
 def hidden_matrices(params: Any) -> Any:
     """Mark the kernels that Muon orthogonalizes: those outside `NOT_HIDDEN`.
 
-    The names decide. First and last layers that are numbered like the others, as `conv_0` of DCGAN,
-    count as hidden.
+    The names decide. First and last layers without a name of their own, as `conv_0` of DCGAN, count
+    as hidden.
     """
 
     def is_hidden(path, a):
@@ -64,6 +66,9 @@ def muon(
     scaled by 0.2·√max(in, out), which gives it the root mean square of an AdamW update. So both
     share learning rate and weight decay (Liu et al. 2025, "Muon is scalable for LLM training",
     equation 4).
+
+    Differences from the authors' repositories: Jordan et al. view a convolution's taps and inputs
+    as one side of one matrix, and iterate in bfloat16. Liu et al. take b2 = 0.95.
 
     Args:
         beta: decay of Muon's momentum. It is Nesterov's, corrected for its start at 0 as in Nadam

@@ -27,7 +27,7 @@ def inner_products(
 ) -> Float[np.ndarray, "a b"]:
     """Return ∫ p_a(τ) p_b(τ) dτ of profiles p(τ) = (γ + 1) τ^γ / t^(γ + 1) on [0, t].
 
-    With s = min(t_a, t_b) it is (EDM2, appendix C)
+    With s = min(t_a, t_b) it is (EDM2, equation 151)
 
         (γ_a + 1)(γ_b + 1)/(γ_a + γ_b + 1) · s^(γ_a + γ_b + 1) / (t_a^(γ_a + 1) t_b^(γ_b + 1)).
 

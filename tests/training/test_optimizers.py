@@ -8,7 +8,9 @@ import pytest
 
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.gans import resnet_gan
+from genjax.models.transformers.jit import JiT
 from genjax.models.transformers.ltx2 import LTX2
+from genjax.models.transformers.mean_flow_dit import MeanFlowDiT
 from genjax.models.transformers.sound_and_video import SoundAndVideoDiT
 from genjax.models.unets.adm import ADM
 from genjax.models.unets.song_unet import SongUNet
@@ -258,6 +260,24 @@ def test_muon_leaves_the_layers_at_pictures_and_latents_to_adamw(network, inputs
     for (path, a), is_hidden in zip(jax.tree.leaves_with_path(params), marks, strict=True):
         if a.ndim == 4:
             assert is_hidden != bool({3, 6} & {*a.shape[2:]}), jax.tree_util.keystr(path)
+
+
+SIZES = dict(patch_size=4, width=16, depth=2, num_heads=2, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [JiT(**SIZES, start=1), MeanFlowDiT(**SIZES, head_depth=1, bottleneck=4)],
+    ids=["JiT", "MeanFlowDiT"],
+)
+def test_muon_takes_only_the_blocks_of_transformers_over_pixels(network):
+    """Jordan et al. 2024: not the first layers, which read patches, and not the last."""
+    numbers = (TIME, TIME) if isinstance(network, MeanFlowDiT) else ()
+    inputs = IMAGE, TIME, TIME.astype(int), *numbers
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    marks = jax.tree.leaves_with_path(hidden_matrices(params))
+    hidden = {path[0].key for path, is_hidden in marks if is_hidden}
+    assert hidden == {name for name in params if name.endswith("blocks")}
 
 
 STREAMS = dict(depth=1, num_heads=2)

@@ -268,8 +268,8 @@ def unipc(
 
     Args:
         variant: how to treat a line, which is a predictor of order 2 or a corrector of order 1. The
-            moment of its slope is B/2, with B = h for "bh1" and 1 − e^{−h} for "bh2". Otherwise the
-            variants agree.
+            moment of its slope is B/2, with B = h for "bh1", the authors' default, and 1 − e^{−h}
+            for "bh2", that of diffusers. Otherwise the variants agree.
         corrector: use the corrector.
         lower_order_final: the order of a step is at most the number of steps left.
     """
@@ -304,8 +304,8 @@ def sa_solver(
         corrector_order: the number of values that the corrector uses, 2 to 4, including the new
             one. 1 leaves the corrector out.
         form: "exact" integrates a line exactly. "program" takes the moment of its slope as (1 +
-            tau²)·h/2, as the authors' program and diffusers do. The difference is within an error
-            of order 2.
+            tau²)·h/2, as diffusers and the authors' program for few steps do. The difference is
+            within an error of order 2.
         lower_order_final: the order of a step is at most the number of steps left.
     """
     choose("order", order, (1, 2, 3))

@@ -39,8 +39,9 @@ def restart(
 
     At times[last] noise leads back up to times[first], and the steps between are taken again,
     `repeats` times (the paper's K). So t_max is times[first] and t_min is times[last]. The steps
-    are those of `edm_heun`. For another interval or another method, combine `join`, `cut` and
-    `noised` as here.
+    are those of `edm_heun`. The authors' program takes Karras' steps from t_max to t_min instead,
+    and scales the noise by `S_noise`. For another interval or another method, combine `join`, `cut`
+    and `noised` as here.
 
     Raises:
         ValueError: not 0 <= first < last <= steps of the grid, or `repeats` is negative.

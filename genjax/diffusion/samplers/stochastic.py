@@ -131,8 +131,7 @@ def process_diffusion(process: Process, t: Float[Array, " *times"]) -> Float[Arr
     """Return g² = 2·sigma·sigma' − 2·(alpha'/alpha)·sigma².
 
     g is the diffusion coefficient of the SDE from data to noise that has the process' marginals. It
-    is infinite where alpha is zero (Song et al. 2021; Kingma et al. 2021, equation 2 of the
-    appendix).
+    is infinite where alpha is zero (Song et al. 2021; Kingma et al. 2021, equation 36).
     """
     sigma = process.sigma(t)
     return 2 * sigma * (process.sigma_prime(t) - process.alpha_prime(t) / process.alpha(t) * sigma)
@@ -146,10 +145,10 @@ def euler_maruyama(
 ) -> Table:
     """Take Euler–Maruyama steps x_s = x_t + (s − t)·(velocity − w/2·score) + √(w·(t − s))·ξ.
 
-    Song et al. 2021, appendix D; Ma et al. 2024, SiT, equation 6. The steps go from noise to data,
-    with score = −ẑ/sigma. The diffusion coefficient w = diffusion(process, t) is free, because the
-    marginals are always those of the probability-flow ODE. w = 0 is `euler`. A step to sigma_s = 0
-    is Euler's too, because its noise would stay in the sample. So is a step where w is infinite.
+    Song et al. 2021, appendix D; Ma et al. 2024, SiT. The steps go from noise to data, with score =
+    −ẑ/sigma. The diffusion coefficient w = diffusion(process, t) is free, because the marginals are
+    always those of the probability-flow ODE. w = 0 is `euler`. A step to sigma_s = 0 is Euler's
+    too, because its noise would stay in the sample. So is a step where w is infinite.
     """
     t, s = times[:-1], times[1:]
     drawn = jnp.isfinite(diffusion(process, t)) & (process.sigma(s) > 0)

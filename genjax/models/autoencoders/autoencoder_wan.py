@@ -259,6 +259,9 @@ class AutoencoderWan(GaussianAutoencoder):
     frames more take 2.9 GiB. A chunk of four frames takes 3.2 GiB. Its cache takes 3.5 GiB and
     exists twice, before and after the chunk. XLA reports these numbers for its CPU programs.
 
+    First weights are Flax's. The authors' are PyTorch's, which are √3 times as small, and their
+    attention's last layer starts at zero.
+
     Attributes:
         latent_channels: number of channels of the latents.
         image_channels: number of channels of the decoded video. The encoder takes any number.

@@ -2,8 +2,10 @@
 
 "ViTGAN: training GANs with vision transformers". As in the paper, z modulates the generator's
 norms, and patches overlap in the discriminator. Differences from the paper: the modulation is
-DiT's, patches come from a linear layer, and the discriminator's attention is ordinary. Gradient
-penalties bound its slope, instead of spectral norm and distances. No layer mixes examples.
+DiT's with gates, and the mapping of z has two layers, whose output is also added to the tokens.
+Positions are fixed, and patches come from a linear layer. The discriminator's attention is
+ordinary, and it reads the mean token, not one of the class. Gradient penalties bound its slope,
+instead of spectral norm and distances. No layer mixes examples.
 """
 
 from typing import Any, ClassVar

@@ -233,7 +233,7 @@ class Flux(OverPatches, nn.Module):
         )
         _, image = separate(tokens, lengths)
 
-        # In FLUX's order.
+        # In the order of diffusers' weights; the authors' layer has the shift first.
         scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
         features = self.patch_size**2 * (self.out_channels or channels)
         out = output_layer(features, self.param_dtype)(modulate(image, shift, scale))

@@ -1,4 +1,7 @@
-"""FLUX.1: dev, whose network takes the guidance scale, and schnell."""
+"""FLUX.1: dev, whose network takes the guidance scale, and schnell.
+
+Steps and scales are diffusers' defaults. The authors' program takes 50 steps of dev.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,8 @@
-"""Stable Diffusion 3 and 3.5 (Esser et al. 2024)."""
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024).
+
+Sampler, steps and scale are diffusers' defaults. Stability's program takes DPM-Solver++(2M), 40 or
+50 steps, scales of 4.5 to 5, and no shift for Stable Diffusion 3.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

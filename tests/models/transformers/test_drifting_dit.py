@@ -1,10 +1,12 @@
 import authors_outputs
+import first_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from genjax.models.transformers.drifting_dit import Drifting_B, Drifting_L, DriftingDiT
+from genjax.nn import sincos_positions
 
 
 # Counted in the authors' code.
@@ -86,3 +88,18 @@ def test_outputs_are_those_of_the_authors():
     expected = arrays["output"]
     # float32 on both sides: some 50 operations, each rounded by about 1e-7.
     np.testing.assert_allclose(output, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+def test_first_weights_are_drawn_as_the_authors_draw_them():
+    """One matrix of the authors makes queries, keys and values. SwiGLU's parts are two."""
+    module = DriftingDiT(2, 32, 2, 2, num_classes=32, class_tokens=32, num_codes=2, code_classes=16)
+    inputs = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1, int), jnp.ones(1), jnp.zeros((1, 2), int)
+    params = jax.jit(module.init)(jax.random.key(0), *inputs)["params"]
+    np.testing.assert_array_equal(params.pop("positions"), sincos_positions(4, 4, 32))
+    block = dict(query=(32, 96), key=(32, 96), value=(32, 96), projection=(32, 32))
+    block |= dict(mlp_gate=(32, 85), mlp_in=(32, 85), mlp_out=(85, 32))
+    xavier = dict(patch_embedding=(16, 32), class_embedding=(32, 32))
+    xavier |= {f"blocks/{name}": sizes for name, sizes in block.items()}
+    small = [f"guidance_embedding/linear_{side}/kernel" for side in ("in", "out")]
+    small += [f"{name}_embedding/embedding" for name in ("label", "code")]
+    first_weights.check(params, xavier, [*small, "class_positions"])

@@ -1,4 +1,5 @@
 import authors_outputs
+import first_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,3 +87,19 @@ def test_outputs_are_those_of_the_authors():
     # float32 on both sides: some 50 operations, each rounded by about 1e-7.
     scale = np.abs(arrays["output"]).max()
     np.testing.assert_allclose(output, arrays["output"], rtol=0, atol=5e-6 * scale)
+
+
+def test_first_weights_are_drawn_as_the_authors_draw_them():
+    """One matrix of the authors makes queries, keys and values, and one SwiGLU's two parts."""
+    module = JiT(4, 32, 4, 2, num_classes=31, bottleneck=16, class_tokens=32, start=2)
+    inputs = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1), jnp.zeros(1, int)
+    params = jax.jit(module.init)(jax.random.key(0), *inputs)["params"]
+    block = dict(query=(32, 96), key=(32, 96), value=(32, 96), projection=(32, 32))
+    block |= dict(mlp_gate=(32, 170), mlp_in=(32, 170), mlp_out=(85, 32))
+    xavier = dict(patch_projection=(48, 16), patch_embedding=(16, 32)) | {
+        f"{blocks}/{name}": sizes
+        for blocks in ("blocks", "class_blocks")
+        for name, sizes in block.items()
+    }
+    small = ("time_embedding/linear_in/kernel", "time_embedding/linear_out/kernel")
+    first_weights.check(params, xavier, (*small, "label_embedding/embedding", "class_positions"))
