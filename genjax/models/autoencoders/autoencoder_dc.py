@@ -401,8 +401,7 @@ class AutoencoderDC(nn.Module):
 
     Stages with batch normalization keep running statistics in the collection "batch_stats". With
     `train`, a call normalizes by the statistics of its batch. It also updates the running
-    statistics if the collection is mutable. First weights are Flax's, since the authors publish no
-    training.
+    statistics if the collection is mutable. First weights are Flax's.
 
     Attributes:
         latent_channels: number of channels of the latents.
