@@ -114,7 +114,11 @@ def assert_close(ours, expected):
 TIMES = dict(video=jnp.array([0.3, 0.9]), audio=jnp.array([0.8, 0.1]))
 
 
-@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize(
+    ("saved", "mask"),
+    [("2.0", True), ("2.0", False), ("2.3", True), ("2.5", True)],
+    indirect=["saved"],
+)
 def test_outputs_agree(saved, mask):
     _, model, module, variables, apply = saved
     x, text = inputs(module, mask)
@@ -185,7 +189,8 @@ def test_unsupported_entries_are_named(saved, tmp_path, name, value):
 
 
 def test_rotations_are_those_of_the_published_widths():
-    model = LTX2VideoTransformer3DModel(num_layers=0, rope_type="split")
+    with torch.device("meta"):  # weights are not needed
+        model = LTX2VideoTransformer3DModel(num_layers=0, rope_type="split")
     sides, length, rate = (3, 11, 19), 26, 25.0
     video = model.rope.prepare_video_coords(1, *sides, "cpu", fps=rate)
     audio = model.audio_rope.prepare_audio_coords(1, length, "cpu")
