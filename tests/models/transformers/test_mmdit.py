@@ -160,22 +160,19 @@ def test_outputs_depend_on_all_of_their_own_example_and_nothing_of_others(
     assert np.all(tokens[1, 2:] == 0)  # padding
 
 
-@pytest.fixture(scope="module")
-def expected(differentiate, perturbed, inputs):
-    (gradients, *_), output = differentiate(perturbed, *inputs, jnp.ones_like(inputs[0]))
-    return gradients, output
-
-
 def test_options_reach_the_blocks(perturbed, inputs):
     """Both blocks of the loop have two attentions; the last block is on its own."""
     check_block_options(small(), perturbed, *inputs, products=30, kinds=2)
 
 
-def test_every_parameter_matters_but_what_the_last_block_makes_of_text_queries(expected):
+def test_every_parameter_matters_but_what_the_last_block_makes_of_text_queries(
+    differentiate, perturbed, inputs
+):
     """The published weights have these, and nobody reads what they give."""
+    (gradients, *_), _ = differentiate(perturbed, *inputs, jnp.ones_like(inputs[0]))
     unused = {
         jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, gradient in jax.tree.leaves_with_path(expected[0]["params"])
+        for path, gradient in jax.tree.leaves_with_path(gradients["params"])
         if not np.any(gradient)
     }
     assert unused == {
