@@ -189,7 +189,7 @@ def test_unsupported_entries_are_named(saved, tmp_path, name, value):
 
 
 def test_rotations_are_those_of_the_published_widths():
-    with torch.device("meta"):  # weights are not needed
+    with torch.device("meta"):  # 1 GiB of weights that the rotations do not use
         model = LTX2VideoTransformer3DModel(num_layers=0, rope_type="split")
     sides, length, rate = (3, 11, 19), 26, 25.0
     video = model.rope.prepare_video_coords(1, *sides, "cpu", fps=rate)
