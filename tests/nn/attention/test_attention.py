@@ -61,11 +61,8 @@ def check(output, inputs, mask=None, **options):
     )
 
 
-jitted = jax.jit(attention, static_argnames="scale")  # one program, not one per operation
-
-
 def test_against_float64(inputs):
-    check(jitted(*inputs), inputs)
+    check(attention(*inputs), inputs)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +71,7 @@ def test_against_float64(inputs):
 def test_masks_broadcast(inputs, shape):
     mask = np.random.default_rng(1).random(shape) < 0.5
     mask[..., 2] = True  # every query may look somewhere
-    check(jitted(*inputs, jnp.asarray(mask)), inputs, mask)
+    check(attention(*inputs, jnp.asarray(mask)), inputs, mask)
 
 
 @pytest.mark.parametrize("shape", [(1, HEADS, QUERIES, KEYS), (BATCH, 1, 1, KEYS)])
@@ -82,17 +79,17 @@ def test_biases_broadcast_and_the_scale_can_be_given(inputs, shape):
     bias = 3 * np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     mask = np.arange(KEYS) < KEYS - 2
     mask = mask[None, None, None]
-    output = jitted(*inputs, jnp.asarray(mask), jnp.asarray(bias), scale=0.5)
+    output = attention(*inputs, jnp.asarray(mask), jnp.asarray(bias), scale=0.5)
     check(output, inputs, mask, bias=bias, scale=0.5)
 
 
 def test_one_query_is_the_first_of_several(inputs):
     """It has a product of its own, as in decoding token by token."""
     query, *others = inputs
-    mask = np.random.default_rng(1).random((BATCH, HEADS, QUERIES, KEYS)) < 0.5
-    mask[..., 2] = True
-    alone = jitted(query[:, :1], *others, jnp.asarray(mask[:, :, :1]))
-    several = np.asarray(jitted(*inputs, jnp.asarray(mask)), np.float32)[:, :1]
+    mask = jnp.asarray(np.random.default_rng(1).random((BATCH, HEADS, QUERIES, KEYS)) < 0.5)
+    mask = mask.at[..., 2].set(True)
+    alone = attention(query[:, :1], *others, mask[:, :, :1])
+    several = np.asarray(attention(*inputs, mask)[:, :1], np.float32)
     assert alone.shape == several.shape and alone.dtype == query.dtype
     rounding = 5e-6 if query.dtype == jnp.float32 else 0.02  # sums in another order
     np.testing.assert_allclose(np.asarray(alone, np.float32), several, atol=rounding, rtol=rounding)
@@ -103,25 +100,27 @@ def test_causal_mask_cuts_gradients_of_later_keys():
     query, key, value = (
         jnp.asarray(a, jnp.float32) for a in random.standard_normal((3, 1, 4, 1, FEATURES))
     )
-    mask = jnp.asarray(np.tri(4, dtype=bool))[None, None]
-    loss = lambda value: attention(query, key, value, mask)[0, 1].sum()
-    gradient = jax.jit(jax.grad(loss))(value)
+    mask = jnp.tril(jnp.ones((4, 4), bool))[None, None]
+    gradient = jax.grad(lambda value: attention(query, key, value, mask)[0, 1].sum())(value)
     assert np.all(gradient[0, :2] != 0) and np.all(gradient[0, 2:] == 0)
 
 
 def test_large_logits_do_not_overflow():
-    ones = np.ones((1, 2, 1, FEATURES), np.float32)
-    values = np.array([100, 101, 0, 1], np.float32).reshape(2, 1, 2, 1, 1)
-    key, value = (jnp.asarray(each * ones) for each in values)
-    # Logits of 28,284 and 28,567: their exponentials are infinite.
-    output = jitted(key[:, :1], key, value)
+    query, key = (
+        jnp.full((1, 1, 1, FEATURES), 100.0),
+        jnp.full((1, 2, 1, FEATURES), 100.0).at[0, 1].set(101),
+    )
+    value = jnp.array([0.0, 1.0])[None, :, None, None].repeat(FEATURES, -1)
+    output = attention(
+        query, key, value
+    )  # logits of 28,284 and 28,567: their exponentials are infinite
     np.testing.assert_array_equal(output, np.ones((1, 1, 1, FEATURES)))
 
 
 def test_a_query_that_may_look_nowhere_stays_finite():
     inputs = (jnp.ones((1, 1, 1, FEATURES)),) * 3
     loss = lambda *inputs: attention(*inputs, jnp.zeros((1, 1, 1, 1), bool)).sum()
-    for a in jax.tree.leaves(jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*inputs)):
+    for a in jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1, 2))(*inputs)):
         assert np.all(np.isfinite(a))
 
 
@@ -130,7 +129,7 @@ def test_logits_keep_float32_precision_in_bfloat16():
     query = jnp.ones((1, 1, 1, 64), jnp.bfloat16)
     key = jnp.full((1, 2, 1, 64), 16, jnp.bfloat16).at[0, 1, 0, 0].set(18)  # logits 128 and 128.25
     value = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None].repeat(64, -1)
-    output = np.asarray(jitted(query, key, value), np.float64)
+    output = np.asarray(attention(query, key, value), np.float64)
     np.testing.assert_allclose(
         output, 1 / (1 + np.exp(-0.25)), atol=0.002
     )  # the output's own rounding
@@ -142,15 +141,10 @@ def test_forward_and_backward_derivatives_agree():
         tuple(jnp.asarray(a, jnp.float32) for a in random.standard_normal((3, 1, 6, 2, FEATURES)))
         for _ in range(2)
     )
-
-    @jax.jit
-    def both_ways(inputs, directions):
-        output, derivative = jax.jvp(attention, inputs, directions)
-        return output, derivative, jax.vjp(attention, *inputs)[1](output)
-
-    output, derivative, gradients = jax.device_get(both_ways(inputs, directions))
-    expected = sum(np.vdot(g, d) for g, d in zip(gradients, directions, strict=True))
-    np.testing.assert_allclose(np.vdot(output, derivative), expected, rtol=1e-4)
+    output, derivative = jax.jvp(attention, inputs, directions)
+    gradients = jax.vjp(attention, *inputs)[1](output)
+    expected = sum(jnp.vdot(g, d) for g, d in zip(gradients, directions, strict=True))
+    np.testing.assert_allclose(jnp.vdot(output, derivative), expected, rtol=1e-4)
 
 
 def test_the_weights_alone_are_kept_for_their_gradient():
@@ -172,8 +166,7 @@ def test_chunks_against_float64(inputs, chunk, shape):
     mask = random.random(shape) < 0.5
     mask[..., 5] = True  # not in the first chunk
     bias = 3 * random.standard_normal((1, HEADS, QUERIES, KEYS)).astype(np.float32)
-    chunked = jax.jit(functools.partial(chunked_attention, scale=0.5, chunk=chunk))
-    output = chunked(*inputs, jnp.asarray(mask), jnp.asarray(bias))
+    output = chunked_attention(*inputs, jnp.asarray(mask), jnp.asarray(bias), 0.5, chunk=chunk)
     check(output, inputs, mask, bias=bias, scale=0.5)
 
 
@@ -209,8 +202,8 @@ def test_every_form_has_the_plain_gradients(inputs, form, masked):
     keys = np.array([[1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 1, 1, 1, 1]], bool)
     mask = jnp.asarray(keys)[:, None, None] if masked else None
     function = lambda form: lambda *inputs: form(*inputs, mask, None, 0.5)
-    gradients = lambda form: jax.jit(functools.partial(value_and_gradients, function(form)))
-    check_equal(gradients(FORMS[form])(*inputs), gradients(plain_attention)(*inputs))
+    actual = jax.jit(functools.partial(value_and_gradients, function(FORMS[form])))(*inputs)
+    check_equal(actual, value_and_gradients(function(plain_attention), *inputs))
 
 
 @pytest.mark.parametrize("form", ["chunked", "forward_mode"])
@@ -221,8 +214,8 @@ def test_gradients_of_bias_and_masks_of_all_shapes(form, shape):
     inputs = small_inputs()
     bias = jnp.asarray(np.random.default_rng(2).standard_normal(shape), jnp.float32)
     function = lambda form: lambda *inputs: form(*inputs[:3], jnp.asarray(mask), inputs[3], None)
-    gradients = lambda form: jax.jit(functools.partial(value_and_gradients, function(form)))
-    check_equal(gradients(FORMS[form])(*inputs, bias), gradients(plain_attention)(*inputs, bias))
+    actual = jax.jit(functools.partial(value_and_gradients, function(FORMS[form])))(*inputs, bias)
+    check_equal(actual, value_and_gradients(function(plain_attention), *inputs, bias))
 
 
 def test_the_kernels_blocks_cover_lengths_of_several():
@@ -500,5 +493,5 @@ def test_gpus_kernel_and_what_stands_in_for_it_elsewhere(monkeypatch):
     ]
     check_equal(
         jax.jit(functools.partial(value_and_gradients, attention))(*inputs),
-        jax.jit(functools.partial(value_and_gradients, plain_attention))(*inputs),
+        value_and_gradients(plain_attention, *inputs),
     )
