@@ -35,11 +35,11 @@ CONFIGS = {
     | dict(is_residual=True, patch_size=2, in_channels=12, base_dim=4, decoder_base_dim=6),
 }
 SIZES = {  # frames, height, width
-    "published pattern": [(1, 8, 24), (13, 24, 16)],
-    "halvings apart": [(9, 16, 24)],
-    "one halving": [(5, 6, 10)],
-    "frames kept": [(5, 6, 4)],
-    "Wan 2.2": [(1, 16, 32), (9, 32, 16)],
+    "published pattern": (13, 24, 16),
+    "halvings apart": (9, 16, 24),
+    "one halving": (5, 6, 10),
+    "frames kept": (5, 6, 4),
+    "Wan 2.2": (9, 32, 16),
 }
 
 
@@ -85,11 +85,12 @@ def from_torch(video):
     return np.moveaxis(video.detach().numpy(), 1, -1)
 
 
-@pytest.mark.parametrize("name, size", [(name, size) for name in CONFIGS for size in SIZES[name]])
-def test_agrees(name, size):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_agrees(name):
+    """An image is the first frame of a video: `test_first_frame_stands_alone` in tests/models."""
     theirs, module, variables = pair(name)
     random = np.random.default_rng(0)
-    video = random.uniform(-1, 1, (2, *size, module.image_channels)).astype(np.float32)
+    video = random.uniform(-1, 1, (2, *SIZES[name], module.image_channels)).astype(np.float32)
 
     @jax.jit
     def reconstruct(variables, video):

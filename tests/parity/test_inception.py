@@ -1,4 +1,4 @@
-"""Inception-v3 compared with torchvision's blocks, in torchvision's form and in that of FID.
+"""Inception-v3 compared with torchvision's; test_fid_packages.py has FID's form of it.
 
 Measured: features and logits differ by less than 2e-6 of their largest value.
 """
@@ -9,27 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.nn.functional import avg_pool2d, max_pool2d
-from torchvision.models import inception, inception_v3
+from torchvision.models import inception_v3
 
-from genjax.models.encoders.inception import Inception, inception_features
 from genjax.pretrained.inception import load
-
-
-def mean_of_pixels(x, **window):
-    return avg_pool2d(x, count_include_pad=False, **window)
-
-
-def pooling(monkeypatch, block, pool):
-    """Make a block pool by another function than `avg_pool2d`."""
-    forward = block.forward
-
-    def with_pool(x):
-        with monkeypatch.context() as patch:
-            patch.setattr(inception.F, "avg_pool2d", pool)
-            return forward(x)
-
-    block.forward = with_pool
 
 
 def randomize(model):
@@ -65,13 +47,6 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.fixture(scope="module")
-def fid():
-    return randomize(
-        inception_v3(weights=None, init_weights=False, num_classes=1008, aux_logits=False)
-    )
-
-
 def test_torchvision_agrees(tmp_path):
     theirs = randomize(inception_v3(weights=None, init_weights=False))
     save_file(theirs.state_dict(), tmp_path / "inception.safetensors")
@@ -83,35 +58,9 @@ def test_torchvision_agrees(tmp_path):
         assert_close(output, expected)
 
 
-def test_features_of_fid_agree(tmp_path, fid, monkeypatch):
-    """Start from pictures' bytes, with the poolings of pytorch-fid and torch-fidelity."""
-    for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
-        pooling(monkeypatch, getattr(fid, f"Mixed_{name}"), mean_of_pixels)
-    pooling(monkeypatch, fid.Mixed_7c, max_pool2d)
-    np.savez(
-        tmp_path / "inception.npz",
-        **{name: tensor.numpy() for name, tensor in fid.state_dict().items()},
-    )
-    module, variables = load(tmp_path / "inception.npz")
-    assert module == Inception()
-
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 7, 5, 3)).astype(np.uint8)
-    resized = pictures.astype(float)
-    # Output i of 299 lies at i·side/299. Beyond the last pixel its value continues.
-    for axis in (1, 2):
-        side = resized.shape[axis]
-        line = lambda values, side=side: np.interp(
-            np.arange(299) * side / 299, np.arange(side), values
-        )
-        resized = np.apply_along_axis(line, axis, resized)
-    features, logits = outputs(fid, ((resized - 128) / 128).astype(np.float32))
-    ours, unbiased = jax.jit(inception_features)(variables, pictures / np.float32(127.5) - 1)
-    assert_close(ours, features)
-    assert_close(unbiased, logits - fid.fc.bias.detach().numpy())
-
-
-def test_faults(tmp_path, fid):
-    tensors = {name: tensor.numpy() for name, tensor in fid.state_dict().items()}
+def test_faults(tmp_path):
+    network = inception_v3(weights=None, init_weights=False, num_classes=1008, aux_logits=False)
+    tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     tensors["other"] = tensors.pop("Mixed_7c.branch3x3dbl_3b.conv.weight")
     np.savez(tmp_path / "inception.npz", **tensors)
     with pytest.raises(

@@ -114,7 +114,11 @@ def assert_close(ours, expected):
 TIMES = dict(video=jnp.array([0.3, 0.9]), audio=jnp.array([0.8, 0.1]))
 
 
-@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize(
+    ("saved", "mask"),
+    [("2.0", True), ("2.0", False), ("2.3", True), ("2.5", True)],
+    indirect=["saved"],
+)
 def test_outputs_agree(saved, mask):
     _, model, module, variables, apply = saved
     x, text = inputs(module, mask)

@@ -27,7 +27,7 @@ SMALL = {
     "autoencoder_gradient": Case(
         "autoencoder_kl",
         "AutoencoderKL",
-        dict(latent_channels=2, widths=(8, 16), blocks=1, groups=4),
+        dict(latent_channels=2, widths=(8,), blocks=1, groups=4),
         (8, 8, 3),
         2,
         "gradient",

@@ -7,6 +7,7 @@ import functools
 import types
 
 import diffusers
+import jax
 import numpy as np
 import pytest
 import torch
@@ -214,7 +215,6 @@ CASES = {
         functools.partial(stable_diffusion_3, with_t5=False),
         dict(guidance_scale=3.0),
     ),
-    "Stable Diffusion 3 unguided": (stable_diffusion_3, dict(guidance_scale=0.0)),
     "FLUX.1 dev": (functools.partial(flux, dev=True), dict(guidance_scale=3.5)),
     "FLUX.1 dev, guided twice": (
         functools.partial(flux, dev=True),
@@ -227,7 +227,7 @@ CASES = {
         dict(guidance_scale=4.5),
     ),
     "DiT": (dit, dict(guidance_scale=4.0)),
-    "DiT unguided": (dit, dict(guidance_scale=1.0)),
+    "DiT unguided": (dit, dict(guidance_scale=0.0)),
 }
 
 
@@ -383,9 +383,10 @@ def test_diffusers_opens_a_pipeline_that_was_built_by_hand(tmp_path):
     pipelines.save(tmp_path / "ours", ours, "FluxPipeline", scheduler=schedule, **parts)
     latents = torch.randn(2, 4, 8, 12)
     given = dict(size=(16, 24), num_steps=2, noise=latents.numpy().transpose(0, 2, 3, 1))
-    images = ours(PROMPTS, **given)
-    np.testing.assert_array_equal(pipelines.load(tmp_path / "ours")(PROMPTS, **given), images)
+    again = pipelines.load(tmp_path / "ours")
+    assert again.network == ours.network and again.autoencoder == ours.autoencoder
+    jax.tree.map(np.testing.assert_array_equal, again.variables, ours.variables)
     theirs = diffusers.FluxPipeline.from_pretrained(tmp_path / "ours")
     theirs.set_progress_bar_config(disable=True)
     expected = 255 * pictures_of(theirs, "FLUX", flux, {}, PROMPTS, (16, 24), 2, latents)
-    assert np.abs(images - expected).max() <= 1
+    assert np.abs(ours(PROMPTS, **given) - expected).max() <= 1

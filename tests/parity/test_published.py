@@ -15,7 +15,7 @@ from genjax import pretrained
 from genjax.pretrained.configuration import default_of
 from genjax.pretrained.published import TRANSFORMERS, record_of, records
 from genjax.pretrained.safetensors_io import open_tensors
-from tests.pretrained.test_published import CASES, CONFIGS, network
+from tests.pretrained.test_published import CASES, CONFIGS, network, shapes_once  # noqa: F401
 
 OF_LIBRARIES = [record for record in records() if record.library.name]
 CASES_OF_LIBRARIES = [case for case in CASES if case[0].library.name]
@@ -38,6 +38,7 @@ def assert_says(config, entries):
             assert as_json(config[name]) == as_json(value), name
 
 
+@pytest.mark.usefixtures("shapes_once")
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     ("record", "number"), CASES_OF_LIBRARIES, ids=lambda x: getattr(x, "name", x)

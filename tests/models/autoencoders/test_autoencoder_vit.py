@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from genjax.models.autoencoders.autoencoder_vit import AutoencoderViT
+from tests.models.block_options import check_block_options
 
 ENCODER_DEPTH, DECODER_DEPTH = 2, 3
 small = functools.partial(
@@ -76,31 +77,8 @@ def test_shapes(variables, images):
         jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 6, 5, 1)))
 
 
-def output_and_gradients(network, variables, images):
-    def loss(variables):
-        mean, log_variance = network.apply(variables, images, method="encode")
-        output = network.apply(variables, mean, method="decode")
-        return jnp.sum(output**2) + jnp.sum(log_variance**2), (mean, log_variance, output)
-
-    gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(variables)
-    return outputs, gradients
-
-
-@pytest.fixture(scope="module")
-def expected(variables, images):
-    return output_and_gradients(small(), variables, images)
-
-
-@pytest.mark.parametrize(
-    "options", [dict(unroll=DECODER_DEPTH), dict(remat_policy="nothing_saveable")]
-)
-def test_unroll_and_remat_change_nothing_but_speed(variables, images, expected, options):
-    # float32 sums in another order: a hundred times one rounding, 1e-7.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
-        output_and_gradients(small(**options), variables, images),
-        expected,
-    )
+def test_options_reach_the_blocks(variables, images):
+    check_block_options(small(), variables, images, products=16, loops=2, kinds=2)
 
 
 def layer_norm(x, parameters):
@@ -140,8 +118,13 @@ def position_table(height, width, features):
     )
 
 
-def test_against_numpy(variables, images, expected):
-    (mean, log_variance, output), _ = expected
+def test_against_numpy(variables, images):
+    @jax.jit
+    def apply(variables):
+        mean, log_variance = small().apply(variables, images, method="encode")
+        return mean, log_variance, small().apply(variables, mean, method="decode")
+
+    mean, log_variance, output = apply(variables)
     parameters = jax.tree.map(np.float64, variables["params"])
     for n, image in enumerate(np.float64(images[..., 0])):
         patches = np.array([image[i : i + 2, j : j + 2].ravel() for i in (0, 2, 4) for j in (0, 2)])

@@ -88,7 +88,7 @@ def test_parameters():
     assert (module.factor, module.temporal_factor, module.latent_channels) == (8, 8, 16)
 
 
-@pytest.mark.parametrize("frames, latent_frames", [(1, 1), (4, 1), (5, 2), (17, 5), (256, 64)])
+@pytest.mark.parametrize("frames, latent_frames", [(1, 1), (4, 1), (5, 2), (256, 64)])
 def test_shapes(module, variables, frames, latent_frames):
     """⌈T/4⌉ latent frames decode to the original number of frames."""
     video = jax.ShapeDtypeStruct((1, frames, HEIGHT, WIDTH, 3), jnp.float32)

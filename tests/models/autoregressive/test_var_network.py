@@ -62,13 +62,15 @@ def test_a_texts_pooled_vector_stands_for_the_class(variables):
         "kernel": params.pop("labels")["embedding"], "bias": np.zeros(16, np.float32)
     }  # fmt: skip
     text = Text(jnp.zeros((3, 2, 1)), jax.nn.one_hot(LABELS, 6))
-    of_text = functools.partial(network.apply, {"params": params})
-    of_class = functools.partial(NETWORK.apply, variables)
-    np.testing.assert_allclose(
-        of_text(INPUTS, text), of_class(INPUTS, LABELS), rtol=1e-5, atol=1e-5
-    )
-    started, expected = of_text(text, method="start"), of_class(LABELS, method="start")
-    np.testing.assert_allclose(started.label, expected.label, rtol=1e-6)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(network, variables, condition):
+        started = network.apply(variables, condition, method="start")
+        return network.apply(variables, INPUTS, condition), started.label
+
+    found, expected = run(network, {"params": params}, text), run(NETWORK, variables, LABELS)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
     own = dict(jax.eval_shape(network.init, jax.random.key(0), INPUTS, text)["params"])
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, params)
 

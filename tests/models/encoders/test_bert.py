@@ -5,6 +5,7 @@ import pytest
 
 from genjax.models.encoders.bert import Bert, bert_base, bert_large, minilm_l6, sentence_embedding
 from genjax.nn import Text
+from tests.models.block_options import check_block_options
 
 OPTIONS = dict(num_tokens=11, width=8, depth=2, num_heads=2, mlp_width=12, max_length=6)
 MODULE = Bert(**OPTIONS)
@@ -79,23 +80,8 @@ def test_texts_that_are_too_long():
         jax.eval_shape(MODULE.init, jax.random.key(0), jnp.zeros((1, 7), int))
 
 
-def test_unroll_remat_and_types(variables):
-    """Nothing else changes; with bfloat16 products, states and parameters stay float32."""
-    for options in (
-        dict(unroll=2),
-        dict(remat_policy="nothing_saveable"),
-        dict(dtype=jnp.bfloat16),
-    ):
-        tokens, pooled, parameters = shapes(Bert(**OPTIONS, **options))
-        assert jax.tree.map(jnp.shape, parameters) == jax.tree.map(jnp.shape, variables)
-        assert tokens.dtype == pooled.dtype == jnp.float32
-        assert {a.dtype for a in jax.tree.leaves(parameters)} == {jnp.dtype("float32")}
-    gradient = jax.jit(
-        jax.grad(
-            lambda v: Bert(**OPTIONS, remat_policy="nothing_saveable").apply(v, IDS).tokens.sum()
-        )
-    )
-    assert np.all(gradient(variables)["params"]["norm"]["bias"] != 0)
+def test_options_reach_the_blocks(variables):
+    check_block_options(MODULE, variables, IDS, products=7)
 
 
 def test_sentence_embedding():

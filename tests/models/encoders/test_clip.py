@@ -16,6 +16,7 @@ from genjax.models.encoders.clip import (
     CLIPVision,
     resize_and_crop,
 )
+from tests.models.block_options import check_block_options
 
 VOCABULARY, LENGTH, SIZE, DEPTH = 12, 9, 8, 2
 END = VOCABULARY - 1
@@ -112,26 +113,8 @@ def test_masked_tokens_get_no_attention(apply, variables, tokens):
     assert np.abs(before.last - apply(variables, tokens).last)[:, 3:].max() > 1e-3
 
 
-def test_unroll_and_remat_change_nothing_but_speed(variables, tokens):
-    def gradients(network):
-        loss = lambda variables, tokens: jnp.sum(network.apply(variables, tokens).projected ** 2)
-        return jax.jit(jax.grad(loss))(variables, tokens)
-
-    # float32 sums in another order: a hundred times one rounding, 1e-7.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
-        gradients(text_encoder(unroll=DEPTH, remat_policy="nothing_saveable")),
-        gradients(text_encoder()),
-    )
-
-
-def test_bfloat16_computes_near_float32_and_keeps_states_float32(apply, variables, tokens):
-    output = jax.jit(text_encoder(dtype=jnp.bfloat16).apply)(variables, tokens)
-    assert {a.dtype for a in jax.tree.leaves(output)} == {jnp.dtype("float32")}
-    expected = apply(variables, tokens).last
-    error = np.linalg.norm(output.last - expected) / np.linalg.norm(expected)
-    # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products sum to a few times that.
-    assert 1e-4 < error < 0.02
+def test_options_reach_the_blocks(variables, tokens):
+    check_block_options(text_encoder(), variables, tokens, products=7)
 
 
 def test_param_dtype_is_that_of_every_parameter(tokens):

@@ -16,6 +16,7 @@ from genjax.models.encoders.dinov2 import (
     dinov2_small,
     preprocess,
 )
+from tests.models.block_options import check_block_options
 
 OPTIONS = dict(width=8, depth=2, num_heads=2, patch_size=2, image_size=6, num_registers=3)
 MODULE = Dinov2(**OPTIONS)
@@ -69,22 +70,8 @@ def test_sizes(variables):
         shape(4, 5)
 
 
-def test_unroll_remat_and_types(variables, images):
-    """Nothing else changes; with bfloat16 products, states and parameters stay float32."""
-    for options in (
-        dict(unroll=2),
-        dict(remat_policy="nothing_saveable"),
-        dict(dtype=jnp.bfloat16),
-    ):
-        module = Dinov2(**OPTIONS, **options)
-        output, parameters = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
-        assert jax.tree.map(jnp.shape, parameters) == jax.tree.map(jnp.shape, variables)
-        assert output.dtype == jnp.float32
-        assert {a.dtype for a in jax.tree.leaves(parameters)} == {jnp.dtype("float32")}
-    jax.eval_shape(
-        jax.grad(lambda v: module.clone(remat_policy="dots_saveable").apply(v, images).sum()),
-        variables,
-    )
+def test_options_reach_the_blocks(variables, images):
+    check_block_options(MODULE, variables, images, products=8)
 
 
 def test_preprocessing():

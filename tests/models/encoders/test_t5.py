@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from genjax.models.encoders.t5 import T5_XXL, UMT5_XXL, Block, T5Encoder, relative_buckets
+from tests.models.block_options import check_block_options
 
 VOCABULARY, LENGTH, DEPTH, WIDTH, HEAD = 12, 9, 2, 16, 4
 encoder = functools.partial(
@@ -89,19 +90,8 @@ def test_padding_matters_without_a_mask_alone(kind, tokens):
     assert np.abs(apply(variables, tokens) - apply(variables, padded))[mask].max() > 0.1
 
 
-def test_unroll_and_remat_change_nothing_but_speed(tokens):
-    variables = perturbed()
-
-    def gradients(network):
-        loss = lambda variables, tokens: jnp.sum(network.apply(variables, tokens) ** 2)
-        return jax.jit(jax.grad(loss))(variables, tokens)
-
-    # float32 sums in another order: a hundred times one rounding, 1e-7.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
-        gradients(encoder(unroll=DEPTH, remat_policy="nothing_saveable")),
-        gradients(encoder()),
-    )
+def test_options_reach_the_blocks(tokens):
+    check_block_options(encoder(), perturbed(), tokens, products=8)
 
 
 def test_bfloat16_computes_near_float32_also_of_long_texts():

@@ -88,12 +88,14 @@ def test_scaling_inputs_and_outputs_is_a_kernel_per_image(resample, demodulate):
         kernels = style[:, None, None, :, None] * kernel
         if demodulate:
             kernels = kernels / np.sqrt(np.sum(kernels**2, axis=(1, 2, 3), keepdims=True) + 1e-8)
+        alone = jax.jit(resample)
         expected = [
-            resample(jnp.asarray(x[i : i + 1]), jnp.asarray(kernels[i]))[0] for i in range(BATCH)
+            alone(jnp.asarray(x[i : i + 1]), jnp.asarray(kernels[i]))[0] for i in range(BATCH)
         ]
-        output = modulated_convolve(
-            *map(jnp.asarray, (x, kernel, style)), convolve=resample, demodulate=demodulate
+        modulated = jax.jit(
+            functools.partial(modulated_convolve, convolve=resample, demodulate=demodulate)
         )
+        output = modulated(*map(jnp.asarray, (x, kernel, style)))
         # The demodulation is float32: 1e-7 of sums of 45 terms.
         np.testing.assert_allclose(output, np.stack(expected), rtol=1e-5, atol=1e-5)
 
@@ -121,6 +123,7 @@ def test_truncation(generator):
     z, average = normal(1, BATCH, LATENT), variables["moving_average"]["w_average"]
     map = jax.jit(functools.partial(module.apply, method="map"))
     w = map(variables, z)
+    w, average = np.asarray(w), np.asarray(average)
     assert w.shape == (BATCH, module.num_styles, module.w_size)
     np.testing.assert_array_equal(w, np.broadcast_to(w[:, :1], w.shape))
     np.testing.assert_array_equal(map(variables, z, truncation=1.0), w)
@@ -139,20 +142,24 @@ def test_average_of_w_moves_in_training_alone(generator):
     z = normal(2, BATCH, LATENT)
     rngs = {"noise": jax.random.key(0)}
     before = variables["moving_average"]["w_average"]
-    apply = functools.partial(
-        module.apply, variables, z, rngs=rngs, method="map", mutable=["moving_average"]
-    )
-    _, state = apply(train=True)
-    w = module.apply(variables, z, method="map")[:, 0]
+
+    @jax.jit
+    def run(variables, z):
+        apply = functools.partial(module.apply, variables, z, method="map")
+        states = [
+            apply(rngs=rngs, train=train, mutable=["moving_average"])[1] for train in (True, False)
+        ]
+        fresh = module.init({"params": jax.random.key(0), **rngs}, z, train=True, method="map")
+        return *states, fresh, apply()[:, 0]
+
+    state, evaluated, fresh, w = run(variables, z)
     np.testing.assert_allclose(
         state["moving_average"]["w_average"],
         0.998 * before + 0.002 * w.mean(0),
         rtol=1e-5,
         atol=1e-6,
     )
-    _, state = apply(train=False)
-    np.testing.assert_array_equal(state["moving_average"]["w_average"], before)
-    fresh = module.init({"params": jax.random.key(0), **rngs}, z, train=True, method="map")
+    np.testing.assert_array_equal(evaluated["moving_average"]["w_average"], before)
     np.testing.assert_array_equal(fresh["moving_average"]["w_average"], 0)
 
 
@@ -161,8 +168,10 @@ def test_style_mixing(generator, probability):
     variables = generator[1]
     module, batch = small_generator(style_mixing=probability), 400
     z = normal(3, batch, LATENT)
-    own = module.apply(variables, z, method="map")[:, 0]
-    w = module.apply(variables, z, train=True, method="map", rngs={"noise": jax.random.key(0)})
+    map = functools.partial(module.apply, method="map")
+    own = np.asarray(jax.jit(map)(variables, z))[:, 0]
+    mixing = jax.jit(functools.partial(map, train=True, rngs={"noise": jax.random.key(0)}))
+    w = np.asarray(mixing(variables, z))
     is_own = np.all(np.isclose(w, own[:, None], atol=1e-5), axis=-1)
     assert np.all(is_own[:, 0])  # the coarsest style is always the first latent's
     # After the first mixed style all finer styles are mixed.
@@ -218,7 +227,7 @@ def test_noise(generator):
 def test_call_is_map_then_synthesize(generator):
     module, variables = generator
     z = normal(7, BATCH, LATENT)
-    w = module.apply(variables, z, method="map")
+    w = jax.jit(functools.partial(module.apply, method="map"))(variables, z)
     expected = jax.jit(functools.partial(module.apply, method="synthesize"))(variables, w)
     np.testing.assert_allclose(
         jax.jit(module.apply)(variables, z), expected, atol=1e-5 * np.abs(expected).max()
@@ -273,10 +282,8 @@ def test_classes_matter_where_there_are_any(generator, discriminator):
     assert np.abs(output[0] - output[1]).max() > 0.1
     module, variables = generator
     # The generator ignores the labels.
-    np.testing.assert_array_equal(
-        module.apply(variables, z, jnp.array([0, 1]), method="map"),
-        module.apply(variables, z, method="map"),
-    )
+    map = jax.jit(functools.partial(module.apply, method="map"))
+    np.testing.assert_array_equal(map(variables, z, jnp.array([0, 1])), map(variables, z))
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(generator, discriminator):

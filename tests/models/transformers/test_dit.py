@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from genjax import diffusion
-from genjax.devices.cost import multiply_adds
 from genjax.models.transformers.dit import Block, DiT, DiT_B, DiT_L, DiT_S, DiT_XL
 from genjax.nn.embeddings import sincos_positions
+from tests.models.block_options import check_block_options
 
 BATCH, SIDE, CHANNELS, CLASSES, DEPTH = 3, 4, 2, 5, 2
 small_dit = functools.partial(
@@ -100,40 +100,8 @@ def test_expected_loss_at_initialisation(apply, initial, target, expected):
     np.testing.assert_allclose(losses.mean(), expected, atol=4 * 0.0068)
 
 
-def output_and_gradients(network, params, inputs):
-    def loss(params):
-        output = network.apply(params, *inputs)
-        return jnp.sum(output**2), output
-
-    gradients, output = jax.jit(jax.grad(loss, has_aux=True))(params)
-    return output, gradients
-
-
-@pytest.fixture(scope="module")
-def expected(perturbed, inputs):
-    return output_and_gradients(small_dit(), perturbed, inputs)
-
-
-@pytest.mark.parametrize("options", [dict(unroll=DEPTH), dict(remat_policy="nothing_saveable")])
-def test_unroll_and_remat_change_nothing_but_speed(initial, perturbed, expected, inputs, options):
-    network = small_dit(**options)
-    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, initial)
-    # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
-        output_and_gradients(network, perturbed, inputs),
-        expected,
-    )
-
-
-def test_remat_policy_decides_what_is_computed_again(initial, inputs):
-    def cost(remat_policy):
-        loss = lambda params: jnp.sum(small_dit(remat_policy=remat_policy).apply(params, *inputs))
-        return multiply_adds(jax.grad(loss), initial)
-
-    assert cost("nothing_saveable") > 1.1 * cost(None)
-    assert cost("dots_saveable") == cost(None)
+def test_options_reach_the_blocks(perturbed, inputs):
+    check_block_options(small_dit(), perturbed, *inputs, products=8)
 
 
 def test_remat_saves_memory_in_the_compiled_program(initial):

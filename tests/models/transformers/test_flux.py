@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.devices.cost import multiply_adds
 from genjax.models.transformers.flux import DoubleBlock, Flux, SingleBlock, flux_dev, flux_schnell
 from genjax.nn import Text
+from tests.models.block_options import check_block_options
 
 BATCH, HEIGHT, WIDTH, CHANNELS, LENGTH, FEATURES, POOLED = 2, 4, 6, 3, 4, 5, 7
 SHAPE = (BATCH, HEIGHT, WIDTH, CHANNELS)
@@ -152,7 +152,7 @@ def test_output_depends_on_all_of_its_own_example_and_nothing_of_others(
 
 
 def test_text_in_context(inputs):
-    """No blocks of two streams, no pooled text, one latent a patch; and unrolled it is the same."""
+    """No blocks of two streams, no pooled text, and one latent a patch."""
     x, t, tokens, *_ = inputs
     mask = jnp.array([[True, True, False, False]] * BATCH)
     arguments = lambda tokens: (x, t, tokens, None, None, mask)
@@ -168,38 +168,11 @@ def test_text_in_context(inputs):
     change = np.abs(apply(variables, *arguments(tokens.at[:, 1].add(1.0))) - output)
     assert change.max(axis=(1, 2, 3)).min() > 0.01
 
-    unrolled = network.clone(unroll=2)
-    shapes = jax.eval_shape(functools.partial(init, unrolled), *arguments(tokens))
-    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
-    loops = lambda network: (
-        jax.jit(call(network)).lower(variables, *arguments(tokens)).as_text().count("while")
-    )
-    assert loops(unrolled) < loops(network)
-    # the same sums of float32 in another order
-    again = jax.jit(call(unrolled))(variables, *arguments(tokens))
-    np.testing.assert_allclose(again, output, atol=1e-5 * np.abs(output).max())
 
-
-def test_remat_policy_decides_what_is_computed_again(variables, inputs):
-    def cost(remat_policy):
-        loss = lambda variables: jnp.sum(
-            call(small_flux(remat_policy=remat_policy))(variables, *inputs)
-        )
-        return multiply_adds(jax.grad(loss), variables)
-
-    assert cost("nothing_saveable") > 1.1 * cost(None)
-    assert cost("dots_saveable") == cost(None)
-
-
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, variables, inputs):
-    network = small_flux(dtype=jnp.bfloat16)
-    shapes = jax.eval_shape(functools.partial(init, network), *inputs)
-    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    output, expected = jax.jit(call(network))(variables, *inputs), apply(variables, *inputs)
-    assert output.dtype == jnp.float32
-    error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
-    # bfloat16 rounds by 2⁻⁹ = .002 relative; some twenty products add up to a few times that.
-    assert 1e-4 < error < 0.03
+def test_options_reach_the_blocks(variables, inputs):
+    x, t, tokens, pooled, guidance, mask = inputs
+    arguments = x, t, Text(tokens, pooled, mask), guidance
+    check_block_options(small_flux(), variables, *arguments, products=22, loops=2, kinds=2)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.devices.cost import multiply_adds
 from genjax.models.transformers.lightning_dit import (
     LightningDiT,
     LightningDiT_B,
     LightningDiT_L,
     LightningDiT_XL,
 )
+from tests.models.block_options import check_block_options
 
 CLASSES, DEPTH = 5, 2
 
@@ -80,18 +80,8 @@ def test_initialisation_is_adaln_zero(inputs):
         np.testing.assert_allclose(largest, np.sqrt(6 / (inputs + outputs)), rtol=0.03)
 
 
-def test_unroll_and_remat_change_nothing_but_speed(apply, perturbed, inputs):
-    network = lambda **options: small(qk_norm=True, **options)
-    expected = apply(perturbed, *inputs)
-    output = jax.jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(
-        perturbed, *inputs
-    )
-    # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
-    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    cost = lambda **options: multiply_adds(
-        jax.grad(lambda variables: jnp.sum(network(**options).apply(variables, *inputs))), perturbed
-    )
-    assert cost(remat_policy="nothing_saveable") > 1.1 * cost()
+def test_options_reach_the_blocks(perturbed, inputs):
+    check_block_options(small(qk_norm=True), perturbed, *inputs, products=9)
 
 
 def test_queries_and_keys_are_normalised(apply, perturbed, inputs):
@@ -117,14 +107,3 @@ def test_label_null_label_time_and_place_matter(apply, perturbed, inputs):
     outputs = np.asarray(apply(perturbed, x, jnp.array([0.5, 0.5, 0.8]), jnp.zeros(3, int)))
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
     assert np.abs(outputs[0] - outputs[2]).max() > 0.1
-
-
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, perturbed, inputs):
-    network = small(qk_norm=True, dtype=jnp.bfloat16)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
-    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    output, expected = jax.jit(network.apply)(perturbed, *inputs), apply(perturbed, *inputs)
-    assert output.dtype == jnp.float32
-    error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
-    # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.
-    assert 1e-4 < error < 0.02

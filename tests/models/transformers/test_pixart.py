@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.devices.cost import multiply_adds
 from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
+from tests.models.block_options import check_block_options
 
 DEPTH = 2
 
@@ -108,29 +108,8 @@ def test_positions_span_the_same_range_at_every_size(apply, perturbed):
     assert np.abs(rows[1][0] - rows[1][1]).max() > 1e-2
 
 
-def test_unroll_and_remat_change_nothing_but_speed(apply, perturbed, inputs):
-    network = lambda **options: small(**options)
-    expected = apply(perturbed, *inputs)
-    output = jax.jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(
-        perturbed, *inputs
-    )
-    # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
-    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    cost = lambda **options: multiply_adds(
-        jax.grad(lambda variables: jnp.sum(network(**options).apply(variables, *inputs))), perturbed
-    )
-    assert cost(remat_policy="nothing_saveable") > 1.1 * cost()
-
-
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, perturbed, inputs):
-    network = small(dtype=jnp.bfloat16)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
-    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    output, expected = jax.jit(network.apply)(perturbed, *inputs), apply(perturbed, *inputs)
-    assert output.dtype == jnp.float32
-    error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
-    # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.
-    assert 1e-4 < error < 0.02
+def test_options_reach_the_blocks(perturbed, inputs):
+    check_block_options(small(), perturbed, *inputs, products=15)
 
 
 def test_who_asks_is_told_what_looks_where():

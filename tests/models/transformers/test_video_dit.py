@@ -131,15 +131,23 @@ def clips():
     return [(x, t, jnp.array([i])) for i, (x, t, _) in enumerate(parts)]
 
 
+patches_of = jax.jit(lambda x: patchify_video(x, PATCH)[0])
+video_of = jax.jit(lambda patches: unpatchify_video(patches, PATCH, SIDES))
+
+
 def packed(parts, length):
-    """Return the arguments of `packed` for clips, and their packing."""
+    """Return the arguments of `packed` for clips, and their packing.
+
+    Packed by NumPy, which compiles nothing.
+    """
+    parts = jax.device_get(parts)
     grids = [tuple((np.array(x.shape[1:4]) // PATCH).tolist()) for x, _, _ in parts]
     packing = Packing.of(grids, length, slots=3)
     places = [int(np.prod(grid[1:])) for grid in packing.grids]
-    times = [jnp.repeat(t[0], n) for (_, t, _), n in zip(parts, places, strict=True)]
-    tokens = packing.pack([patchify_video(x, PATCH)[0] for x, _, _ in parts])
-    labels = packing.pack_conditions(jnp.concatenate([label for _, _, label in parts]))
-    told = packing.pack(times), labels, jnp.asarray(packing.segments), packing.positions
+    times = [np.repeat(t[0], n) for (_, t, _), n in zip(parts, places, strict=True)]
+    tokens = packing.pack([np.asarray(patches_of(x)) for x, _, _ in parts])
+    labels = packing.pack_conditions(np.concatenate([label for _, _, label in parts]))
+    told = packing.pack(times), labels, packing.segments, packing.positions
     return (tokens, *told), packing
 
 
@@ -169,11 +177,12 @@ def check(derivative, length=64):
     variables, weights, expected = alone()
     for parts in (clips()[:1], clips()):
         (tokens, *told), packing = packed(parts, length)
-        weighted = [weights, *(jnp.zeros_like(x) for x, _, _ in parts[1:])]
-        weighted = packing.pack([patchify_video(each, PATCH)[0] for each in weighted])
-        outputs, by_variables, by_tokens = derivative(variables, tokens, weighted, *told)
+        weighted = [weights, *(np.zeros(x.shape, np.float32) for x, _, _ in parts[1:])]
+        weighted = packing.pack([np.asarray(patches_of(each)) for each in weighted])
+        made = jax.device_get(derivative(variables, tokens, weighted, *told))
+        outputs, by_variables, by_tokens = made
         outputs, by_clip = (packing.unpack(rows) for rows in (outputs, by_tokens))
-        whole = lambda patches: unpatchify_video(patches[0][None], PATCH, SIDES)
+        whole = lambda patches: video_of(patches[0][None])
         # Sums of float32 in another order.
         same = lambda a, b: np.testing.assert_allclose(
             a, b, rtol=0, atol=2e-5 * max(1.0, np.abs(b).max())
@@ -218,12 +227,13 @@ def test_a_clip_is_the_same_on_a_ring_of_devices():
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_packed_clips_are_causal_and_factorized_too(name):
-    network, variables, (x, t, labels), expected = causal(name)
+    network, variables, arguments, expected = causal(name)
+    x, t, labels = jax.device_get(arguments)
     parts = [(x[i : i + 1], t[i : i + 1], labels[i : i + 1]) for i in range(2)]
     image = normal(1, 1, 8, 10, 3), jnp.ones((1, 1)), jnp.array([3])
     (tokens, *told), packing = packed([*parts, image], 24)  # each has a row of its own
     outputs = jax.jit(functools.partial(network.apply, method="packed"))(variables, tokens, *told)
-    outputs = unpatchify_video(jnp.stack(packing.unpack(outputs)[:2]), PATCH, SIDES)
+    outputs = video_of(np.stack(packing.unpack(jax.device_get(outputs))[:2]))
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
@@ -232,14 +242,15 @@ def test_packed_clips_read_their_own_texts():
     text = Text(normal(2, 5, 7), None, mask)
     variables = perturbed(WORDS, x, t, text)
     expected = jax.jit(WORDS.apply)(variables, x, t, text)
+    x, t, label = *jax.device_get((x, t)), np.array([0])
     (tokens, times, _, segments, positions), packing = packed(
-        [(x[i : i + 1], t[i : i + 1], jnp.array([0])) for i in range(2)], 40
+        [(x[i : i + 1], t[i : i + 1], label) for i in range(2)], 40
     )
-    texts = jax.tree.map(packing.pack_conditions, text)
+    texts = jax.tree.map(packing.pack_conditions, jax.device_get(text))
     outputs = jax.jit(functools.partial(WORDS.apply, method="packed"))(
         variables, tokens, times, texts, segments, positions
     )
-    outputs = unpatchify_video(jnp.stack(packing.unpack(outputs)), PATCH, SIDES)
+    outputs = video_of(np.stack(packing.unpack(jax.device_get(outputs))))
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     other = text.replace(tokens=text.tokens.at[0].add(normal(5, 7)))
     change = np.abs(jax.jit(WORDS.apply)(variables, x, t, other) - expected).max((1, 2, 3, 4))

@@ -52,10 +52,10 @@ def apply(name):
 
 every = pytest.mark.parametrize("name", BUILDS)
 # Except for its frequencies, every part of DDPM++ is in one of these networks.
-compiled = pytest.mark.parametrize("name", ["NCSN++", "ADM"])
+of_each_class = pytest.mark.parametrize("name", ["NCSN++", "ADM"])
 
 
-@every
+@of_each_class
 def test_sides_are_multiples_of_the_divisor(name):
     x, t, labels = INPUTS
     network = BUILDS[name](multipliers=(1, 1, 1), out_channels=5)
@@ -72,7 +72,7 @@ def test_sides_are_multiples_of_the_divisor(name):
             shape(height, width)
 
 
-@compiled
+@of_each_class
 def test_transposed_kernels_make_of_transposed_images_transposed_images(name):
     """Neither the filters nor attention tell height from width."""
     x, t, labels = INPUTS
@@ -84,7 +84,7 @@ def test_transposed_kernels_make_of_transposed_images_transposed_images(name):
     np.testing.assert_allclose(other.swapaxes(1, 2), output, atol=2e-5)
 
 
-@compiled
+@of_each_class
 def test_classes_and_times_matter(name):
     x, t = jnp.broadcast_to(INPUTS[0][:1], INPUTS[0].shape), jnp.full(BATCH, 0.5)
     outputs = np.asarray(apply(name)(variables(name), x, t, jnp.array([0, 1, CLASSES])))
@@ -96,7 +96,7 @@ def test_classes_and_times_matter(name):
     assert np.abs(outputs[0] - outputs[2]).max() > 0.005
 
 
-@compiled
+@of_each_class
 def test_the_null_class_is_that_of_no_class(name):
     """The null label uses none of the classes' weights."""
     x, t, labels = INPUTS
@@ -109,7 +109,7 @@ def test_the_null_class_is_that_of_no_class(name):
     assert np.any(apply(name)({"params": params}, x, t, labels) != expected)
 
 
-@every
+@of_each_class
 def test_without_classes_labels_are_ignored(name):
     x, t, labels = INPUTS
     network = BUILDS[name](num_classes=0)
@@ -137,7 +137,7 @@ def gradients(name):
     return quick_jit(jax.grad(pixel, argnums=(0, 1, 2)))(variables(name), *INPUTS[:2])
 
 
-@compiled
+@of_each_class
 def test_outputs_depend_on_all_of_their_own_example_and_nothing_of_others(name):
     _, of_x, of_t = gradients(name)
     assert np.all(of_x[1] != 0) and of_t[1] != 0
@@ -145,7 +145,7 @@ def test_outputs_depend_on_all_of_their_own_example_and_nothing_of_others(name):
         assert np.all(of_x[other] == 0) and of_t[other] == 0
 
 
-@compiled
+@of_each_class
 def test_every_parameter_matters(name):
     """Biases of keys have no effect: softmax cancels what they add to all logits of a query."""
     for path, leaf in jax.tree.leaves_with_path(gradients(name)[0]):
@@ -186,13 +186,13 @@ def test_products_are_bfloat16_and_all_else_is_float32(name):
     assert seen >= {"query_key_value", "projection", "shortcut", "conv_in", "conv_out", "norm_in"}
 
 
-@every
+@of_each_class
 def test_param_dtype_is_that_of_every_parameter(name):
     params = jax.eval_shape(BUILDS[name](param_dtype=jnp.bfloat16).init, key, *INPUTS)
     assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
 
 
-@every
+@of_each_class
 def test_every_block_drops_features_where_a_key_is_given(name):
     network = BUILDS[name](dropout_rate=0.2, remat_policy="nothing_saveable")
     params, calls = variables(name), []
