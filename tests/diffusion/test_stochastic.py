@@ -15,6 +15,7 @@ from mixtures import (
     Reference,
     filled,
     mixture_denoiser,
+    normal,
     optimized_jit,
     quick_jit,
     states_of,
@@ -49,11 +50,6 @@ TIME_AT = {  # functions of rho = sigma/alpha
 
 def keys_of(batch, seed=0):
     return sample_keys(jax.random.key(seed), jnp.arange(batch))
-
-
-@jax.jit
-def normal(keys, number):
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number)))(keys)
 
 
 def check(reference, sampler, step, per_step=1, **options):
