@@ -97,6 +97,12 @@ def quantiles_at(process, t):
     return quantiles_of(float(process.alpha(jnp.asarray(t))), float(process.sigma(jnp.asarray(t))))
 
 
+@jax.jit
+def normal(keys, number):
+    """Return the noise of each sample that `run` draws with this number."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number)))(keys)
+
+
 # The same in plain NumPy, for step loops that share no code with the library.
 
 # alpha, sigma and their derivatives, and a grid on which alpha and sigma stay positive.

@@ -160,10 +160,12 @@ def test_the_loss_counts_modalities_that_are_not_given():
 
     count, generator = 4000, np.random.default_rng(1)
     x = {"sound": generator.standard_normal((count, 3)), "video": generator.random((count, 2, 2))}
-    x = jax.tree.map(jnp.float32, x)
+    x = jax.tree.map(np.float32, x)
     options = dict(process=flow, target=velocity, times={name: uniform for name in NAMES})
     shares = dict(clean_share=0.3, noise_share=0.2)
-    losses, t, given = diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
+    joint_loss = lambda x: diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
+    found = jax.device_get(quick_jit(lambda x: (joint_loss(x), dict(seen)))(x))
+    (losses, t, given), seen = found
     clean, lost = ({n: np.asarray(seen["t"][n] == end) for n in NAMES} for end in (0, 1))
     # Four deviations of a share of 4,000 examples are 0.03 at most.
     for name, other in (NAMES, NAMES[::-1]):
@@ -196,10 +198,12 @@ def test_the_known_rows_of_continued_clips_are_clean_and_have_no_loss():
 
     count, generator = 500, np.random.default_rng(2)
     x = {"sound": generator.random((count, 8, 1)), "video": generator.random((count, 4, 2))}
-    x, known = jax.tree.map(jnp.float32, x), {"sound": 2, "video": 1}
+    x, known = jax.tree.map(np.float32, x), {"sound": 2, "video": 1}
     options = dict(process=flow, target=velocity, times={name: uniform for name in NAMES})
     shares = dict(clean_share=0.2, noise_share=0.2, continued_share=0.5, known_part=0.25)
-    losses, t, given = diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
+    joint_loss = lambda x: diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
+    found = jax.device_get(quick_jit(lambda x: (joint_loss(x), dict(seen)))(x))
+    (losses, t, given), seen = found
     continued = {n: np.asarray((seen["t"][n][:, 0] == 0) & ~given[n]) for n in NAMES}
     for name in NAMES:
         times, rows, own = np.asarray(seen["t"][name]), known[name], continued[name]
@@ -234,17 +238,19 @@ def test_given_parts_do_not_spoil_gradients(target, weighting, known_part):
     options |= dict(times={name: uniform for name in NAMES}, known_part=known_part)
     shares = dict(clean_share=0.5, noise_share=0.0, continued_share=0.5 if known_part else 0.0)
 
+    @quick_jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
     def loss(scale):
         def apply(x_t, t):
             seen.append(t)
             return jax.tree.map(lambda a: scale * a, x_t)
 
         found = diffusion.joint_loss(jax.random.key(0), apply, x, **options, **shares)
-        return sum(jax.tree.leaves(jax.tree.map(jnp.mean, found.losses)))
+        return sum(map(jnp.mean, jax.tree.leaves(found.losses))), seen[0]
 
-    value, slope = jax.value_and_grad(loss)(0.5)
+    (value, times), slope = loss(0.5)
     assert np.isfinite(value) and np.isfinite(slope) and slope != 0
-    assert all(np.any(t == 0) for t in seen[0].values())
+    assert all(np.any(t == 0) for t in times.values())
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import SAMPLERS, gradient_by_times, quantiles_of, states_of, tabulate
+from mixtures import DISTINCT, gradient_by_times, quantiles_of, states_of, tabulate
 
 from genjax.diffusion import EDM, RectifiedFlow, process_diffusion, sample_keys, samplers
 from genjax.diffusion.samplers.limits import clip, quotient, root
 
 FLOW = RectifiedFlow()
-CASES = {name: (sampler, {}) for name, sampler in SAMPLERS.items()} | {
+CASES = {name: (sampler, {}) for name, sampler in DISTINCT.items()} | {
     "ddim, eta .5": (samplers.ddim, dict(eta=0.5)),
     "dpm_solver_pp_2m, eta 1": (samplers.dpm_solver_pp_2m, dict(eta=1.0)),
     "dpm_solver_pp_2s, on_grid": (samplers.dpm_solver_pp_2s, dict(on_grid=True)),

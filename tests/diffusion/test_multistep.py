@@ -2,7 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import integrals_of_polynomials, mixture_denoiser, quantiles_of, states_of, tabulate
+from mixtures import (
+    integrals_of_polynomials,
+    mixture_denoiser,
+    normal,
+    quantiles_of,
+    states_of,
+    tabulate,
+)
 
 from genjax.diffusion import (
     EDM,
@@ -170,12 +177,7 @@ def test_the_sde_form_of_2m(reference, eta):
     """
     half = reference.half_log_snr
     keys = sample_keys(jax.random.key(0), jnp.arange(len(reference.start)))
-    draws = iter(
-        [
-            np.array([jax.random.normal(jax.random.fold_in(key, 2 * row + 1), ()) for key in keys])
-            for row in range(len(reference.times) - 1)
-        ]
-    )
+    draws = (np.asarray(normal(keys, 2 * row + 1)) for row in range(len(reference.times) - 1))
 
     def step(x, past, values, s):
         h = half(s) - half(past[0])
@@ -355,7 +357,7 @@ def test_sa_solver_against_the_paper(reference, order, corrector_order, tau):
         else:
             state = predicted
         past, values = [t, *past], [value, *values]
-        xi = np.array([jax.random.normal(jax.random.fold_in(key, 2 * i + 1), ()) for key in keys])
+        xi = np.asarray(normal(keys, 2 * i + 1))
         predicted = moved(state, t, s, past[:order], values[:order], xi)
         states.append(predicted)
     options = dict(order=order, corrector_order=corrector_order, tau=tau)

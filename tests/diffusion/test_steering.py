@@ -59,32 +59,49 @@ def test_inpainting_with_one_particle_is_replacement():
     samples, keys = filled_in(num_particles=1, num_steps=20)[:8], keys_of(8)
     denoiser = inpaint(gaussian_denoiser(), FLOW, MASK, jnp.full((8, 2), KNOWN))
     noise = FLOW.prior(keys, (1, 2))[:, 0]
-    # `ddpm` folds other numbers for its noise, so the steps are made here.
     table = ddpm.table(FLOW, uniform_grid(FLOW, 20))
-    x = noise
-    for i, t in enumerate(table.times):
-        prediction = denoiser(x, jnp.full(8, t))
-        xi = jax.vmap(
-            lambda key, i=i: jax.random.normal(jax.random.fold_in(key, 2 * i), (1, 2))[0]
-        )(keys)
-        x = (
-            table.clean[i, 0] * prediction.clean
-            + table.noise[i, 0] * prediction.noise
-            + table.fresh[i] * xi
-        )
+
+    # `ddpm` folds other numbers for its noise, so the steps are made here.
+    @jax.jit
+    def step(x, row, number):
+        prediction = denoiser(x, jnp.full(8, row.times))
+        draw = lambda key: jax.random.normal(jax.random.fold_in(key, number), (1, 2))[0]
+        moved = row.clean[0] * prediction.clean + row.noise[0] * prediction.noise
+        return moved + row.fresh * jax.vmap(draw)(keys)
+
+    x, table = noise, table._replace(step=None)
+    for i in range(20):
+        x = step(x, jax.tree.map(lambda column, i=i: column[i], table), 2 * i)
     np.testing.assert_allclose(samples, x, rtol=1e-4, atol=1e-5)
 
 
 def test_each_image_has_its_own_known_part():
     images, noise = jnp.arange(8.0).reshape(4, 2), FLOW.prior(keys_of(4), (4, 2))
     known = jnp.array([[True, False], [False, True]] * 2)
-    fill = lambda *batch: steer_inpainting(
-        gaussian_denoiser(), FLOW, batch[0], uniform_grid(FLOW, 4), *batch[1:]
-    )
-    filled = fill(noise, keys_of(4), known, images)
+    times = uniform_grid(FLOW, 4)
+
+    @jax.jit
+    def fill(noise, keys, known, images):
+        fill = lambda *batch: steer_inpainting(
+            gaussian_denoiser(), FLOW, batch[0], times, *batch[1:]
+        )
+        alone = fill(noise[1:2], keys[1:2], known[1], images[1:2])
+        return fill(noise, keys, known, images), alone
+
+    filled, alone = fill(noise, keys_of(4), known, images)
     np.testing.assert_array_equal(filled[known], images[known])
-    alone = fill(noise[1:2], keys_of(4)[1:2], known[1], images[1:2])
     np.testing.assert_allclose(filled[1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+def dtypes_of(denoiser, noise, times):
+    """Return the types of both functions' samples, without computing them."""
+
+    def samples(noise, times):
+        inputs = denoiser, FLOW, noise, times, keys_of(2)
+        filled = steer_inpainting(*inputs, MASK, jnp.ones((2, 2), jnp.float32))
+        return filled, steer(*inputs, lambda x, t: x[:, 0])
+
+    return [samples.dtype for samples in jax.eval_shape(samples, noise, times)]
 
 
 def test_particles_of_bfloat16_see_times_of_float32():
@@ -95,11 +112,9 @@ def test_particles_of_bfloat16_see_times_of_float32():
         return Prediction(0 * x_t, x_t)
 
     noise, times = FLOW.prior(keys_of(2), (4, 2)).astype(jnp.bfloat16), uniform_grid(FLOW, 3)
-    images = jnp.ones((2, 2))
-    filled = steer_inpainting(denoiser, FLOW, noise, times, keys_of(2), MASK, images)
-    steered = steer(denoiser, FLOW, noise, times, keys_of(2), lambda x, t: x[:, 0])
+    filled, steered = dtypes_of(denoiser, noise, times)
     assert set(seen) == {jnp.dtype(jnp.float32)}
-    assert filled.dtype == steered.dtype == jnp.bfloat16
+    assert filled == steered == jnp.bfloat16
 
 
 def test_rewards_tilt_the_law():
@@ -173,12 +188,9 @@ def test_the_network_is_held_once_and_a_sample_does_not_depend_on_its_batch():
 
 def test_float32_stays_float32_while_float64_is_enabled():
     with jax.enable_x64(True):
-        keys, times, images = keys_of(2), uniform_grid(FLOW, 3), jnp.ones((2, 2), jnp.float32)
-        noise = FLOW.prior(keys, (4, 2)).astype(jnp.float32)
-        denoiser = lambda x_t, t: Prediction(0 * x_t, x_t)
-        filled = steer_inpainting(denoiser, FLOW, noise, times, keys, MASK, images)
-        steered = steer(denoiser, FLOW, noise, times, keys, lambda x, t: x[:, 0])
-        assert times.dtype == jnp.float64 and filled.dtype == steered.dtype == jnp.float32
+        noise, times = jnp.ones((2, 4, 2), jnp.float32), uniform_grid(FLOW, 3)
+        filled, steered = dtypes_of(lambda x_t, t: Prediction(0 * x_t, x_t), noise, times)
+        assert times.dtype == jnp.float64 and filled == steered == jnp.float32
 
 
 def test_rewards_may_be_of_a_wider_type_than_the_data():
@@ -187,6 +199,6 @@ def test_rewards_may_be_of_a_wider_type_than_the_data():
     noise = FLOW.prior(keys, (16, 2)).astype(jnp.bfloat16)
     denoiser = lambda x_t, t: Prediction(jnp.sign(x_t), 0 * x_t)
     reward = lambda x, t: 50 * x[:, 0].astype(jnp.float32)
-    steered = steer(denoiser, FLOW, noise, times, keys, reward)
+    steered = jax.jit(lambda noise: steer(denoiser, FLOW, noise, times, keys, reward))(noise)
     assert steered.dtype == jnp.bfloat16
     np.testing.assert_array_equal(steered[:, 0], jnp.ones(4))

@@ -76,14 +76,14 @@ def perturbed(function, theta):
     return member
 
 
-def mean_gradient(loss, theta=(0.0, 0.0, 0.0)):
-    """The gradient in θ of E[loss], exact over data and noise; `loss(θ, x, z)` gives [batch]."""
-    x, z, weights = nodes()
-    return np.asarray(
-        jax.grad(lambda theta: jnp.sum(weights * loss(theta, jnp.asarray(x), jnp.asarray(z))))(
-            jnp.asarray(theta)
-        )
-    )
+def mean_gradient(loss):
+    """Return θ ↦ the gradient in θ of E[loss], exact over data and noise, compiled once.
+
+    `loss(θ, x, z)` gives [batch].
+    """
+    x, z, weights = map(jnp.asarray, nodes())
+    gradient = jax.jit(jax.grad(lambda theta: jnp.sum(weights * loss(theta, x, z))))
+    return lambda theta=(0.0, 0.0, 0.0): np.asarray(gradient(jnp.asarray(theta)))
 
 
 def at(t, s):

@@ -43,9 +43,10 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_exact_map_of_trigflow_is_where_the_gradient_vanishes(name, float64):
     loss = lambda theta, x, z: LOSSES[name](theta, x, z)[0]
-    np.testing.assert_allclose(mean_gradient(loss), 0, atol=1e-10)
+    gradient = mean_gradient(loss)
+    np.testing.assert_allclose(gradient(), 0, atol=1e-10)
     for direction in np.eye(3):
-        assert np.abs(mean_gradient(loss, 0.3 * direction)).max() > 1e-3, direction
+        assert np.abs(gradient(0.3 * direction)).max() > 1e-3, direction
 
 
 @pytest.mark.parametrize("process", [FLOW, TRIG], ids=lambda p: type(p).__name__)

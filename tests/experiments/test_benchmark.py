@@ -183,11 +183,10 @@ def test_what_a_config_is_evaluated_by_need_not_be_there(monkeypatch):
     for module in (autoencoders, prompts):
         monkeypatch.setattr(module, "require_lpips", absent)
     monkeypatch.setattr(autoencoding, "load_lpips", absent)
-    for config in (
-        imagenet256_latent_flow.get_config(),
-        emoji_text.get_config(),
-        emoji_autoencoder.get_config(),
-    ):
+    latent, text = imagenet256_latent_flow.get_config(), emoji_text.get_config()
+    latent.model.update(name="DiT", width=32, depth=1, num_heads=2)
+    text.model.update(depth=1, unroll=1)
+    for config in (latent, text, emoji_autoencoder.get_config()):
         mesh = make_mesh({"data": 1}, config.batch_size)
         for name in PROGRAMS:
             program_of(name, config, mesh)

@@ -1,5 +1,7 @@
 """Test what a derivative and a mean-flow step cost beside a forward pass and a flow step."""
 
+import functools
+
 import jax
 import pytest
 
@@ -13,6 +15,11 @@ MESH = make_mesh({"data": 1}, 64)
 
 def operations(config, name):
     return cost_of(program_of(name, config, MESH), MESH).operations
+
+
+@functools.cache
+def operations_of_flow():
+    return operations(digits_flow.get_config(), "train")
 
 
 @pytest.mark.parametrize("policy", [None, "nothing_saveable"])
@@ -33,19 +40,17 @@ def test_a_derivative_adds_one_forward_pass_and_nothing_backward(policy):
 
 
 def test_an_improved_mean_flow_calls_the_network_once_more():
-    step = operations(digits_flow.get_config(), "train")
     config = digits_distillation.get_config("ImprovedMeanFlow")
     config.method.guidance_scale = 1.0
-    assert operations(config, "train") / step == pytest.approx(5 / 3, rel=0.03)
+    assert operations(config, "train") / operations_of_flow() == pytest.approx(5 / 3, rel=0.03)
 
 
 @pytest.mark.parametrize(("method", "passes"), [("MeanFlow", 5), ("ImprovedMeanFlow", 6)])
 def test_guidance_calls_the_network_once_more(method, passes):
     """The configs of the digits learn guidance. A step of flow matching is three passes."""
-    step = operations(digits_flow.get_config(), "train")
     config = digits_distillation.get_config(method)
     assert config.method.guidance_scale > 1
-    assert operations(config, "train") / step == pytest.approx(passes / 3, rel=0.03)
+    assert operations(config, "train") / operations_of_flow() == pytest.approx(passes / 3, rel=0.03)
 
 
 def test_a_row_of_the_derivative_counts_what_xla_counts(monkeypatch):

@@ -55,20 +55,12 @@ def table_network(seed=0):
 
 
 @pytest.mark.usefixtures("float64")
-def test_bound_of_the_exact_denoiser_is_the_exact_likelihood(kind):
-    process = kind(vocabulary_size=VOCABULARY)
-    # 1e-4: the quadrature's error, which falls to 1e-6 with twice the nodes.
-    np.testing.assert_allclose(
-        expected_bound(process, exact(process)), -np.log(LAW), rtol=1e-4, atol=1e-4
-    )
-
-
-@pytest.mark.usefixtures("float64")
-def test_bound_lies_above_the_likelihood_of_the_model_of_another_law(kind):
-    """A denoiser of a wrong law bounds the likelihood of that law, so its mean exceeds entropy."""
+def test_the_bound_of_the_exact_denoiser_of_a_law_is_its_likelihood(kind):
+    """If the law is wrong for the data, the bound's mean exceeds their entropy."""
     process = kind(vocabulary_size=VOCABULARY)
     wrong = 0.5 * LAW + 0.5 / len(LAW)
     bound = expected_bound(process, exact(process, wrong))
+    # 1e-4: the quadrature's error, which falls to 1e-6 with twice the nodes.
     np.testing.assert_allclose(bound, -np.log(wrong), rtol=1e-4, atol=1e-4)
     assert np.sum(LAW * np.asarray(bound)) > ENTROPY + 0.1
 
@@ -177,14 +169,21 @@ def test_score_entropy_of_scores_is_the_bound_of_the_prediction(kind):
         return jnp.log(process.scores(denoiser(x_t, t), x_t, t)[..., :VOCABULARY])
 
     options = dict(process=process, times=diffusion.uniform)
-    key = jax.random.key(3)
-    entropy, t = discrete.score_entropy_loss(key, log_scores, x, target=discrete.score, **options)
-    bound, _ = discrete.bound_loss(key, network, x, target=discrete.leave_one_out, **options)
+
+    @jax.jit
+    def losses_and_predictions(key):
+        entropy, t = discrete.score_entropy_loss(
+            key, log_scores, x, target=discrete.score, **options
+        )
+        bound, _ = discrete.bound_loss(key, network, x, target=discrete.leave_one_out, **options)
+        x_t = process.corrupt(key, x, t)
+        back = discrete.predict(log_scores, process, discrete.score)(x_t, t)
+        return entropy, bound, jnp.exp(back), jnp.exp(denoiser(x_t, t))
+
+    entropy, bound, back, expected = losses_and_predictions(jax.random.key(3))
     np.testing.assert_allclose(entropy, bound, rtol=1e-9, atol=1e-12)
     # The target `score` returns the prediction that the scores came from.
-    x_t = process.corrupt(key, x, t)
-    back = discrete.predict(log_scores, process, discrete.score)(x_t, t)
-    np.testing.assert_allclose(jnp.exp(back), jnp.exp(denoiser(x_t, t)), atol=1e-9)
+    np.testing.assert_allclose(back, expected, atol=1e-9)
 
 
 @pytest.mark.usefixtures("float64")
@@ -193,16 +192,20 @@ def test_steps_of_d3pm_tend_to_the_continuous_bound(kind):
     process = kind(vocabulary_size=VOCABULARY, schedule=discrete.Cosine())
     x = jnp.tile(OUTCOMES, (8, 1))
     t = jnp.linspace(0.1, 0.9, len(x))
-    x_t = process.corrupt(jax.random.key(4), x, t)
-    log_p = discrete.predict(
-        table_network() if kind is discrete.Masked else CONSTANT, process, discrete.leave_one_out
-    )(x_t, t)
-    rate = process.divergence_rate(x, x_t, log_p, t)
-    error = lambda steps: jnp.max(
-        jnp.abs(discrete.step_divergence(process, x, x_t, log_p, t, t - 1 / steps) * steps - rate)
-    )
-    assert error(1e5) < 1e-2
-    np.testing.assert_allclose(error(1e4) / error(1e5), 10, rtol=0.1)
+    network = table_network() if kind is discrete.Masked else CONSTANT
+    denoiser = discrete.predict(network, process, discrete.leave_one_out)
+
+    @jax.jit
+    def error(steps):
+        x_t = process.corrupt(jax.random.key(4), x, t)
+        log_p = denoiser(x_t, t)
+        rate = process.divergence_rate(x, x_t, log_p, t)
+        divergence = discrete.step_divergence(process, x, x_t, log_p, t, t - 1 / steps)
+        return jnp.max(jnp.abs(divergence * steps - rate))
+
+    few, many = error(1e4), error(1e5)
+    assert many < 1e-2
+    np.testing.assert_allclose(few / many, 10, rtol=0.1)
 
 
 @pytest.mark.usefixtures("float64")
@@ -274,17 +277,16 @@ def test_a_schedule_that_jumps_at_the_clean_end_adds_reconstruction(kind):
 
 def test_gradients_are_finite_at_the_clean_end(kind, schedule):
     process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
-    gradient = jax.grad(
-        lambda logits: discrete.bound_loss(
-            jax.random.key(0),
-            lambda x_t, t: logits,
-            OUTCOMES,
-            process=process,
-            target=discrete.leave_one_out,
-            times=diffusion.uniform,
-            variates=lambda key, shape: jnp.zeros(shape),
-        )[0].sum()
-    )(jnp.zeros((*OUTCOMES.shape, VOCABULARY)))
+
+    @jax.jit
+    @jax.grad
+    def gradient_by(logits):
+        options = dict(process=process, target=discrete.leave_one_out, times=diffusion.uniform)
+        at_zero = lambda key, shape: jnp.zeros(shape)
+        network, key = lambda x_t, t: logits, jax.random.key(0)
+        return discrete.bound_loss(key, network, OUTCOMES, variates=at_zero, **options)[0].sum()
+
+    gradient = gradient_by(jnp.zeros((*OUTCOMES.shape, VOCABULARY)))
     assert jnp.all(jnp.isfinite(gradient))
 
 
@@ -293,16 +295,22 @@ def test_simple_loss_is_the_weighted_cross_entropy():
     process, x = discrete.Masked(vocabulary_size=VOCABULARY), OUTCOMES
     weight = lambda process, t: process.sigma_prime(t) / process.sigma(t)
     key, shared = jax.random.key(10), dict(process=process, target=discrete.clean)
-    run = lambda loss, **options: loss(
-        key, table_network(), x, times=diffusion.uniform, **shared, **options
-    )[0]
-    np.testing.assert_allclose(
-        run(discrete.simple_loss, weighting=weight), run(discrete.bound_loss), rtol=1e-5
-    )
-    assert np.all(run(discrete.simple_loss) <= run(discrete.bound_loss))
+    run = lambda loss, **options: jax.jit(
+        lambda key: loss(key, table_network(), x, times=diffusion.uniform, **shared, **options)[0]
+    )(key)
+    bound = run(discrete.bound_loss)
+    np.testing.assert_allclose(run(discrete.simple_loss, weighting=weight), bound, rtol=1e-5)
+    assert np.all(run(discrete.simple_loss) <= bound)
 
 
-@pytest.mark.parametrize("domain", [(0.0, 1.0), (0.0, 0.5)])
+@pytest.mark.parametrize(
+    ("kind", "domain"),
+    [
+        (discrete.Masked, (0.0, 1.0)),
+        (discrete.Uniform, (0.0, 1.0)),
+        (discrete.Uniform, (0.0, 0.5)),
+    ],
+)
 def test_hybrid_loss_is_the_bound_plus_cross_entropy(kind, domain):
     process = kind(vocabulary_size=VOCABULARY, domain=domain)
     x = jnp.tile(OUTCOMES, (64, 1))
@@ -336,18 +344,14 @@ def test_blocks_of_one_token_are_autoregression():
             [logits[i, earlier[:, i], earlier[:, i + 1]] for i in range(LENGTH)], 1
         )  # each token is told the two before it, and not itself
 
-    loss, t = discrete.bound_loss(
-        jax.random.key(13),
-        network,
-        x,
-        x,
-        process=process,
-        target=discrete.clean,
-        times=diffusion.uniform,
-        block_length=1,
-    )
-    log_p = jax.nn.log_softmax(network(x, jnp.zeros(x.shape), x))
-    exact_nll = -jnp.take_along_axis(log_p, x[..., None], -1)[..., 0]
+    @jax.jit
+    def losses(key, x):
+        options = dict(process=process, target=discrete.clean, times=diffusion.uniform)
+        log_p = jax.nn.log_softmax(network(x, jnp.zeros(x.shape), x))
+        exact_nll = -jnp.take_along_axis(log_p, x[..., None], -1)[..., 0]
+        return *discrete.bound_loss(key, network, x, x, block_length=1, **options), exact_nll
+
+    loss, t, exact_nll = map(np.asarray, losses(jax.random.key(13), x))
     assert loss.shape == t.shape == x.shape
     difference = loss - exact_nll
     assert abs(difference.mean()) < 4 * difference.std() / difference.size**0.5

@@ -137,21 +137,32 @@ def one_token(process, t, law):
 def test_steps_map_the_marginal_of_one_token_to_that_of_the_next_time(sampler, process, options):
     """Whatever the step's length: from 0.9 to 0.3. Probabilities sum to 1."""
     law = jnp.asarray([0.4, 0.3, 0.15, 0.1, 0.05])
-    states, before, log_p = one_token(process, 0.9, law)
-    t, s = jnp.asarray(0.9), jnp.asarray(0.3)
-    step = sampler.step(process, log_p, states, t, s, **options)[0]
+
+    @jax.jit
+    def of_both_times(t, s):
+        states, before, log_p = one_token(process, t, law)
+        step = sampler.step(process, log_p, states, t, s, **options)[0]
+        return before, step, one_token(process, s, law)[1]
+
+    before, step, after = of_both_times(jnp.asarray(0.9), jnp.asarray(0.3))
     np.testing.assert_allclose(step.sum(-1), 1, atol=1e-12)
     assert step.min() >= 0
-    _, after, _ = one_token(process, 0.3, law)
     np.testing.assert_allclose(before @ step, after, atol=1e-12)
 
 
 def test_tau_leaping_starts_from_every_schedule(kind, schedule):
     """In float32, at t = 1: noise stays noise, but for the masks that are unmasked until 7/8."""
     process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
-    states, t, s = jnp.arange(process.num_states)[None], jnp.asarray(1.0), jnp.asarray(0.875)
-    log_p = discrete.leave_one_out(process, jnp.zeros((*states.shape, VOCABULARY)), states, t[None])
-    step = discrete.tau_leaping.step(process, log_p, states, t, s)[0]
+    states = jnp.arange(process.num_states)[None]
+
+    @jax.jit
+    def step_between(t, s):
+        zeros = jnp.zeros((*states.shape, VOCABULARY))
+        log_p = discrete.leave_one_out(process, zeros, states, t[None])
+        return discrete.tau_leaping.step(process, log_p, states, t, s)[0]
+
+    t = jnp.asarray(1.0)
+    step = step_between(t, jnp.asarray(0.875))
     assert step.min() >= 0
     np.testing.assert_allclose(step.sum(-1), 1, rtol=1e-5)
     after = process.noise_distribution @ step
@@ -210,20 +221,8 @@ def test_flow_has_the_published_rates_of_masks(eta):
 
 @pytest.mark.parametrize(
     ("sampler", "process", "options"),
-    [
-        (discrete.ancestral, MASKED, ()),
-        (discrete.ancestral, UNIFORM, ()),
-        (discrete.flow, UNIFORM, (("eta", 4.0),)),
-        (discrete.flow, PATH, (("eta", 1.0),)),
-        (discrete.remasking, COSINE, (("rate", functools.partial(discrete.rescaled, eta=0.5)),)),
-    ],
-    ids=[
-        "ancestral, masked",
-        "ancestral, uniform",
-        "flow with eta, uniform",
-        "flow along a path",
-        "remasking",
-    ],
+    [(discrete.ancestral, MASKED, ()), (discrete.flow, PATH, (("eta", 1.0),))],
+    ids=["ancestral, masked", "flow along a path"],
 )
 def test_marginals_in_the_middle_are_those_of_the_process(sampler, process, options):
     """Not only the end: at t = 1/2 the states have the law of data corrupted to t = 1/2."""
@@ -244,8 +243,9 @@ def test_a_sample_does_not_depend_on_its_batch(case):
     sampler, process, _, options = case
     times = diffusion.uniform_grid(process, 2)
     together = sample(sampler, process, times, keys=KEYS[:8], options=options)
-    alone = sample(sampler, process, times, keys=KEYS[5:6], options=options)
-    np.testing.assert_array_equal(together[5:6], alone)
+    others = KEYS[jnp.asarray([5, 9, 10, 11, 12, 13, 14, 15])]
+    apart = sample(sampler, process, times, keys=others, options=options)
+    np.testing.assert_array_equal(together[5], apart[0])
 
 
 @pytest.mark.parametrize("name", ["ancestral", "flow", "confident", "entropy_bounded"])

@@ -87,7 +87,8 @@ def same(a, b):
 def test_alternately_the_generator_meets_the_discriminator_as_it_has_become():
     """The generators of the two ways differ, and the discriminators agree.
 
-    With a discriminator that does not move, both ways are the same.
+    Simultaneous updates are those against the discriminator of the start, however fast it moves. So
+    they equal alternating ones whose discriminator does not move.
     """
     alternating, simultaneous = (
         after(plane(updates__simultaneous=way))[0] for way in (False, True)
@@ -95,13 +96,8 @@ def test_alternately_the_generator_meets_the_discriminator_as_it_has_become():
     assert same(alternating.discriminator, simultaneous.discriminator)
     assert not same(alternating.generator.params, simultaneous.generator.params)
     still = dict(plane().optimizer.discriminator, learning_rate=0.0)
-    alternating, simultaneous_still = (
-        after(plane(updates__simultaneous=way, optimizer__discriminator=still))[0]
-        for way in (False, True)
-    )
-    assert same(alternating.generator, simultaneous_still.generator)
-    # simultaneous updates are those against the discriminator of the start, however fast it moves
-    assert same(simultaneous_still.generator, simultaneous.generator)
+    against_the_first = after(plane(optimizer__discriminator=still))[0]
+    assert same(against_the_first.generator, simultaneous.generator)
 
 
 def count_of(player):
@@ -354,19 +350,20 @@ def test_mistakes_are_named(changes, words):
         build(plane(**changes))
 
 
-@pytest.mark.parametrize("count", [30, 70])
-def test_logits_of_any_number_of_examples(count):
+def test_logits_of_any_number_of_examples():
     """The discriminator's groups of 8 divide a batch of 32, and neither 30 nor 70."""
     task = build(gan_run.small_config("stylegan2"))
     state = jax.jit(task.init)(jax.random.key(0))
-    examples = np.random.default_rng(0).uniform(-1, 1, (count, 8, 8, 1)).astype(np.float32)
-    labels = np.arange(count) % 10
-    logits = task.functions(state, None)["logits"](examples, labels)
-    assert logits.shape == (min(count, 64),)
-    first = np.resize(np.arange(count), 32)
+    logits_of = task.functions(state, None)["logits"]
     judge = jax.jit(task.discriminator.apply)
-    expected = judge(state.discriminator.variables, examples[first], labels[first])
-    np.testing.assert_allclose(logits[:30], expected[:30], rtol=1e-5, atol=1e-5)
+    for count in (30, 70):
+        examples = np.random.default_rng(0).uniform(-1, 1, (count, 8, 8, 1)).astype(np.float32)
+        labels = np.arange(count) % 10
+        logits = logits_of(examples, labels)
+        assert logits.shape == (min(count, 64),)
+        first = np.resize(np.arange(count), 32)
+        expected = judge(state.discriminator.variables, examples[first], labels[first])
+        np.testing.assert_allclose(logits[:30], expected[:30], rtol=1e-5, atol=1e-5)
 
 
 def test_a_discriminator_of_latents_judges_no_images():

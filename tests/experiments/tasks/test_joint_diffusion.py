@@ -254,7 +254,8 @@ def test_what_does_not_fit_is_refused(changes, message, folder):
 
 def test_a_sheet_shows_the_frames_of_a_clip_above_its_sound(folder):
     """Strips of four frames are 32 pixels wide; the sounds are silent in their second half."""
-    space, held_out = made(folder).task.space, small_sounding.load("test").source[:]
+    space = build(small_sounding.config(folder)).space
+    held_out = small_sounding.load("test").source[:]
     clips = {"video": held_out["video"], "sound": held_out["audio"] * np.int16(40)}
     clips["sound"][:, 16:] = 0
     cells = np.asarray(space.picture(clips, 1)).reshape(4, 74, 194)[:, 1:-1:6, 1:-1:6]
