@@ -1,27 +1,27 @@
 """LPIPS compared with the authors' PyTorch package, its linear layers and torchvision's VGG16."""
 
-import warnings
+from types import SimpleNamespace
+from unittest import mock
 
 import jax
+import lpips as reference
 import numpy as np
 import pytest
 import torch
+from torchvision.models import vgg
 
 from genjax.data import load_dataset, to_float
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # a warning of torchvision on how lpips calls it
-    import lpips as reference
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """The authors' LPIPS with our VGG16, which it would download; our LPIPS, and its variables."""
     ours, variables = load_lpips(tmp_path_factory.mktemp("weights") / "lpips.safetensors")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    # Without the classifier, which LPIPS does not use: 0.5 GiB of random weights.
+    features = SimpleNamespace(features=vgg.make_layers(vgg.cfgs["D"]))
+    with mock.patch.object(reference.pretrained_networks.tv, "vgg16", lambda **_: features):
         theirs = reference.LPIPS(net="vgg", version="0.1", pnet_rand=True, verbose=False).eval()
     convs = [layer for layer in theirs.net.modules() if isinstance(layer, torch.nn.Conv2d)]
     with torch.no_grad():
