@@ -2,7 +2,7 @@
 
 First weights are the authors', except for attention. They draw the queries, keys and values of
 self-attention as one matrix, and the keys and values of cross-attention as another. So by Xavier's
-rule theirs have variances of 1/(2·width) and 2/(3·width), where ours have 1/width.
+rule their variances are 1/(2·width) and 2/(3·width). Ours are 1/width.
 """
 
 from typing import Any
