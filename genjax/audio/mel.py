@@ -98,7 +98,7 @@ def frame_length(filters: Float[np.ndarray, "bins num_mels"]) -> int:
         ValueError: filters are transposed, or are no matrix.
     """
     shape = np.shape(filters)
-    # Of short frames, filters may have more bands than bins, but a bin lies in two bands at most.
+    # A bin lies in two bands at most, also where short frames have fewer bins than bands.
     if len(shape) != 2 or (shape[0] < shape[1] and np.count_nonzero(filters, axis=1).max() > 2):
         raise ValueError(
             f"filters have shape {shape}; expected [bins num_mels], as mel_filters gives them: "

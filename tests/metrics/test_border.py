@@ -1,4 +1,4 @@
-"""What measures say of arrays that they cannot take. Without it, most would return a number."""
+"""Measures refuse what they cannot measure. Without the refusal, most would return a number."""
 
 import re
 
