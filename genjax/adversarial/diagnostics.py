@@ -142,6 +142,8 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
       gradient.
     - `accuracy/train` with `accuracy/held_out` shows a discriminator that overfits the training
       images.
+    - `weight/adversarial`, an adaptive weight, shows a discriminator that no longer tells
+      reconstructions from real examples.
     - `regularizer/…` with `loss/discriminator` or `loss/generator`, weighted as in the loss, shows
       an exploding regularizer.
     - Any metric may be NaN or infinite.
@@ -174,6 +176,12 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
             "Overfitting discriminator: it calls "
             f"{metrics['accuracy/train']:.0%} of the training images real, but only "
             f"{metrics['accuracy/held_out']:.0%} of the held-out images."
+        )
+    if metrics.get("weight/adversarial", 0) > 100:
+        found.append(
+            "Blind discriminator: the adaptive weight of its loss is "
+            f"{metrics['weight/adversarial']:,.0f}, so it hardly answers to reconstructions. Try a "
+            "smaller weight."
         )
     for name, value in metrics.items():
         if name.startswith("regularizer/"):

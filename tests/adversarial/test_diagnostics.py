@@ -190,6 +190,10 @@ CASES = [
         "Overfitting discriminator: it calls 98% of the training images real, but only "
         "40% of the held-out images.",
     ),
+    (
+        {"weight/adversarial": 1498.0},
+        "Blind discriminator: the adaptive weight of its loss is 1,498",
+    ),
     ({"regularizer/r1": 40.0}, "Exploding regularizer: r1 is 40, and the loss is 1.2."),
     (
         {"regularizer/path_length": 40.0},
@@ -216,6 +220,7 @@ def test_alarms_together_and_with_missing_metrics():
         *["Mode collapse"] * 3,
         "Vanishing generator gradient",
         "Overfitting discriminator",
+        "Blind discriminator",
         *["Exploding regularizer"] * 3,
     ]
     assert alarms({"modes_covered": 3.0}) == [] and alarms({"accuracy/train": 1.0}) == []
@@ -233,6 +238,7 @@ def test_alarms_together_and_with_missing_metrics():
         ("duplicate_rate", 0.1, 0.101),
         ("slope/generator", 0.02, 0.0199),
         ("accuracy/held_out", 0.401, 0.399),
+        ("weight/adversarial", 100.0, 100.1),
         ("regularizer/r1", 22.0, 22.1),  # ten times the sum of the loss 1.2 and 1
         ("regularizer/path_length", 18.0, 18.1),
     ],
