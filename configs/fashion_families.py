@@ -80,8 +80,8 @@ def _autoencoder(quantizer: dict | None) -> ConfigDict:
     network = dict(widths=(32, 64, 64), blocks=1, groups=8, mid_attention=True, image_channels=1)
     config.weights.perceptual = 0.0
     config.adversary.network = dict(width=32, layers=2, groups=8)
-    # With an adaptive weight of 0.5 the discriminator soon told nothing apart, and its weight rose to
-    # 1,500. This fixed weight is better by PSNR, SSIM, LPIPS and FD-VGG16.
+    # With an adaptive weight of 0.5 the discriminator soon told nothing apart, and its weight rose
+    # to 1,500. This fixed weight is better by PSNR, SSIM, LPIPS and FD-VGG16.
     config.adversary.update(adaptive=False, weight=0.03)
     if quantizer is None:
         config.weights.divergence = 1e-3
