@@ -266,7 +266,7 @@ def test_grids_of_frames_are_arguments():
 
 
 def test_gradients_are_finite_beside_a_clean_frame():
-    """The velocity of linear rates is infinite at the clean end, and so are Euler's coefficients."""
+    """Linear rates have an infinite velocity at the clean end, which is a coefficient of Euler."""
     grid = staggered_grid(uniform_grid(FLOW, 3), (-3, 0, 1))
     for sampler, process in ((samplers.euler, VariancePreservingLinear()), (samplers.unipc, FLOW)):
 

@@ -108,9 +108,7 @@ def edm_stochastic(
     churned = raised > rho  # false at infinite rho
     rho, raised = jnp.where(churned, rho, 1), jnp.where(churned, raised, 1)
     start = jnp.where(churned, process.time_at(-2 * jnp.log(raised)), t)
-    added = jnp.where(
-        churned, s_noise * process.alpha(start) * root((raised - rho) * (raised + rho)), 0
-    )
+    added = s_noise * process.alpha(start) * root((raised - rho) * (raised + rho))
     scale = jnp.where(churned, process.alpha(start) / jnp.where(churned, process.alpha(t), 1), 1)
     zeros = jnp.zeros_like(start)
     table = heun_in_rho(process, start, s)
