@@ -29,9 +29,7 @@ def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
     kept = noise_kept(process, times[:-1], times[1:])
     total = jnp.sqrt(alpha**2 + sigma**2)
     largest = sigma[:-1] * root((1 - kept) * (1 + kept)) * total[1:] / total[:-1]
-    return ddim_step(process, times[:-1], times[1:], 1.0)._replace(
-        largest=jnp.where(sigma[1:] > 0, largest, 0)
-    )
+    return ddim_step(process, times[:-1], times[1:], 1.0)._replace(largest=largest)
 
 
 @sampler
