@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.guidance import with_clean
 from genjax.diffusion.processes import Process, across_batch, expand
+from genjax.diffusion.samplers.restart import renoising
 from genjax.diffusion.samplers.stochastic import ddpm
 from genjax.diffusion.samplers.tables import Table, check_times, sampler
 from genjax.diffusion.trees import Tree, leaf_keys, leafwise
@@ -125,13 +126,10 @@ def repaint(
     steps = np.array(steps)
     # The grid index at which the state is before each step's noise.
     grid_index = np.append(0, steps[:-1] + 1)
-    alpha, sigma = process.alpha(times), process.sigma(times)
-    ratio = jnp.where(
-        grid_index == steps, 1, alpha[steps] / jnp.where(grid_index == steps, 1, alpha[grid_index])
-    )
-    added = jnp.where(grid_index == steps, 0, sigma[steps] ** 2 - (ratio * sigma[grid_index]) ** 2)
+    scale, added = renoising(process, times[grid_index], times[steps])
+    back = grid_index > steps
     table = jax.tree.map(lambda column: column[steps], ddpm.table(process, times))
-    return table._replace(churn_state=ratio, churn=jnp.sqrt(added))
+    return table._replace(churn_state=jnp.where(back, scale, 1), churn=jnp.where(back, added, 0))
 
 
 @leafwise
@@ -191,7 +189,6 @@ def invert(
             "some processes have their clean end in their domain and some do not: invert their "
             "leaves separately"
         )
-    if outside == {True}:
-        times = jax.tree.map(lambda times: times[:-1], times)
-    times = jax.tree.map(lambda times: times[::-1], times)
+    start = -2 if outside == {True} else -1
+    times = jax.tree.map(lambda times: times[start::-1], times)
     return sampler(denoiser, process, images, times, **options)

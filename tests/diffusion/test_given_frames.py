@@ -72,6 +72,8 @@ def test_given_frames_have_a_time_that_the_network_knows():
     losses, _ = diffusion.given_frames_loss(jax.random.key(0), apply, CLIPS, **options)
     np.testing.assert_allclose(seen[0][:, 0], np.log(process.domain[0]) / 4, rtol=1e-6)
     assert np.isfinite(losses).all()
+    grid = diffusion.given_grid(process, jnp.ones(3), diffusion.given_mask((0,), 4))
+    assert not np.any(grid[:, 0])
 
 
 def test_samplers_keep_given_frames_and_fill_in_the_others():

@@ -67,6 +67,9 @@ def test_edm_table():
         np.testing.assert_allclose(
             value, float(digits), atol=half_of_the_last_digit * 1.001, rtol=1e-7
         )
+    # 0.002 in float32 is above 0.002, and is the same end of the domain.
+    given = karras_grid(EDM(), 18, sigma_min=0.002, sigma_max=80.0)
+    np.testing.assert_allclose(given, grid, rtol=1e-6)
 
 
 def test_flux_shifts_four_steps_at_4096_tokens():
@@ -129,7 +132,8 @@ def test_uniform_grids_fill_the_domain_from_the_noise_end():
     grid = uniform_grid(process, 5, shift=2.0)
     np.testing.assert_allclose(grid, 0.2 + 0.5 * shift_time(jnp.linspace(1, 0, 6), 2.0), rtol=1e-6)
     np.testing.assert_array_equal(uniform_grid(FLOW, 1), [1, 0])
-    np.testing.assert_allclose(uniform_grid(EDM(), 3), [80, 40.001, 0.002, 0], rtol=1e-6)
+    for grid in (uniform_grid, functools.partial(karras_grid, rho=1.0)):  # equal steps in sigma
+        np.testing.assert_allclose(grid(EDM(), 3), [80, 40.001, 0.002, 0], rtol=1e-6)
 
 
 # The level of step i of `last`, from `low` to `high`, by NumPy and SciPy.
@@ -191,12 +195,14 @@ def test_exponential_grid_is_uniform_in_log_snr(float64):
     )
 
 
-def test_beta_grid_in_t(float64):
+def test_beta_grid_in_t_and_in_sigma(float64):
     for a, b in ((0.6, 0.6), (1.0, 2.0)):
         expected = scipy.stats.beta(a, b).ppf(np.linspace(1, 0, 11))
         np.testing.assert_allclose(
             beta_grid(FLOW, 10, alpha=a, beta=b), expected, rtol=1e-12, atol=1e-15
         )
+        in_sigma = beta_sigma_grid(EDM(), 11, alpha=a, beta=b)[:-1]
+        np.testing.assert_allclose(in_sigma, 0.002 + 79.998 * expected, rtol=1e-12)
     np.testing.assert_allclose(
         beta_grid(FLOW, 10, alpha=1.0, beta=1.0), uniform_grid(FLOW, 10), atol=1e-15
     )
@@ -215,6 +221,8 @@ def test_spacings_of_ten_steps_of_a_table_of_1000():
     np.testing.assert_allclose(
         1000 * leading_grid(STABLE_DIFFUSION, 10, offset=1)[-2], 2, rtol=1e-6
     )
+    for grid, steps in ((leading_grid, [3, 1]), (linspace_grid, [4, 1]), (trailing_grid, [4, 2])):
+        np.testing.assert_array_equal(4 * grid(FLOW, 2, table_size=4), [*steps, 0])
 
 
 @pytest.mark.parametrize("grid", OF_TABLES, ids=named)

@@ -9,7 +9,7 @@ import pytest
 from mixtures import quick_jit
 
 from genjax import diffusion
-from genjax.diffusion import Prediction, RectifiedFlow, VariancePreservingCosine
+from genjax.diffusion import EDM, Prediction, RectifiedFlow, VariancePreservingCosine
 from genjax.diffusion.joint import known_rows
 from genjax.diffusion.targets import clean, score, velocity
 from genjax.diffusion.times import independent, stratified, uniform
@@ -310,14 +310,17 @@ def test_known_rows_of_parts_that_floats_cannot_hold():
 
 
 def test_windows_wait_where_they_continue():
+    """What is given waits at the clean end, also at EDM's, which lies outside the domain."""
     times = {name: jnp.linspace(1, 0, 4) for name in NAMES}
-    flow, rows = {name: RectifiedFlow() for name in NAMES}, {"sound": 8, "video": 4}
+    flow, rows = {"sound": EDM(), "video": RectifiedFlow()}, {"sound": 8, "video": 4}
     grids = diffusion.windowed_grid(flow, times, rows, 0.25, 3, start_known=False)
     assert grids["sound"].shape == (3, 4, 8) and grids["video"].shape == (3, 4, 4)
     np.testing.assert_array_equal(grids["video"][0], np.tile(times["video"][:, None], 4))
     assert not np.any(grids["sound"][1:, :, :2]) and np.all(grids["sound"][1:, 0, 2:] == 1)
     known = diffusion.windowed_grid(flow, times, rows, 0.25, 1, start_known=True)
     assert not np.any(known["video"][0, :, 0]) and np.all(known["video"][0, 0, 1:] == 1)
+    assert not np.any(diffusion.given_modalities_grid(flow, times, ["sound"])["sound"])
+    assert not np.any(diffusion.sequential_grid(flow, times, ["sound"])["sound"][3:])
 
 
 def test_a_modality_scale_without_noise_is_refused():

@@ -19,6 +19,7 @@ from genjax.diffusion import (
     hybrid_loss,
     noise,
     simple_loss,
+    stratified,
     sums_by_time,
     to_domain,
     uniform,
@@ -389,7 +390,9 @@ def test_hybrid_loss(x):
         **arguments,
     )
     (x_t,) = seen
-    np.testing.assert_array_equal(hybrid(0.3, 0.5, bound_weight=0.0)[0], plain)
+    more = dict(variates=stratified, time_axes=2)
+    of_frames = hybrid(0.3, 0.5, bound_weight=0.0, **more)
+    jax.tree.map(np.testing.assert_array_equal, of_frames, simple(0.3, **more))
     alpha, sigma = (
         np.asarray(f(t), np.float64)[:, None, None] for f in (process.alpha, process.sigma)
     )

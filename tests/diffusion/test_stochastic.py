@@ -130,10 +130,15 @@ def test_learned_variance_runs_from_the_least_to_the_largest(reference):
 
 
 def test_no_learned_variance_at_the_clean_end():
+    """The sample is x̂ = 0, and its gradient by the times is 0."""
     share = jnp.array([0.5, 0.5, 1.0, 1.0])
     denoiser = lambda x_t, t: Prediction(0 * x_t, 0 * x_t, share)
-    found = samplers.ddpm(denoiser, FLOW, jnp.ones(4), jnp.array([1.0, 0.5, 0.0]), keys=keys_of(4))
+    sample = lambda times: samplers.ddpm(denoiser, FLOW, jnp.ones(4), times, keys=keys_of(4))
+    found, slopes = quick_jit(lambda times: (sample(times), jax.jacobian(sample)(times)))(
+        jnp.array([1.0, 0.5, 0.0])
+    )
     np.testing.assert_array_equal(found, 0)
+    np.testing.assert_array_equal(slopes, 0)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])

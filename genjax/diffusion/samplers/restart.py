@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.samplers.limits import root
+from genjax.diffusion.samplers.limits import quotient, root
 from genjax.diffusion.samplers.runge_kutta import edm_heun
 from genjax.diffusion.samplers.tables import Table, cut, join, sampler
 
@@ -13,7 +13,7 @@ def renoising(
     process: Process, low: Float[Array, " *frames"], high: Float[Array, " *frames"]
 ) -> tuple[Float[Array, " *frames"], Float[Array, " *frames"]]:
     """Return the factor of the state and the deviation of the noise that lead to time `high`."""
-    scale = process.alpha(high) / process.alpha(low)
+    scale = quotient(process.alpha(high), process.alpha(low))
     kept = scale * process.sigma(low)
     # A compiler may round a difference of equal squares below 0, whose root is NaN.
     return scale, root(jnp.maximum((process.sigma(high) - kept) * (process.sigma(high) + kept), 0))

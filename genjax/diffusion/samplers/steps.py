@@ -120,8 +120,8 @@ def _deviation(row, x, variance):
     fresh = across_batch(row.fresh, x)
     if variance is None or row.largest is None:
         return fresh
-    # A step to sigma = 0 draws nothing. Both deviations are 0 there, and the derivative of 0^(1 −
-    # v) is infinite.
+    # A step to sigma = 0 draws nothing, however large the largest deviation is. The derivative of
+    # 0^(1 − v) is infinite.
     quiet = fresh == 0
     return jnp.where(
         quiet,

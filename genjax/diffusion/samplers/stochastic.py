@@ -29,9 +29,7 @@ def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
     kept = noise_kept(process, times[:-1], times[1:])
     total = jnp.sqrt(alpha**2 + sigma**2)
     largest = sigma[:-1] * root((1 - kept) * (1 + kept)) * total[1:] / total[:-1]
-    return ddim_step(process, times[:-1], times[1:], 1.0)._replace(
-        largest=jnp.where(sigma[1:] > 0, largest, 0)
-    )
+    return ddim_step(process, times[:-1], times[1:], 1.0)._replace(largest=largest)
 
 
 @sampler
@@ -108,9 +106,7 @@ def edm_stochastic(
     churned = raised > rho  # false at infinite rho
     rho, raised = jnp.where(churned, rho, 1), jnp.where(churned, raised, 1)
     start = jnp.where(churned, process.time_at(-2 * jnp.log(raised)), t)
-    added = jnp.where(
-        churned, s_noise * process.alpha(start) * root((raised - rho) * (raised + rho)), 0
-    )
+    added = s_noise * process.alpha(start) * root((raised - rho) * (raised + rho))
     scale = jnp.where(churned, process.alpha(start) / jnp.where(churned, process.alpha(t), 1), 1)
     zeros = jnp.zeros_like(start)
     table = heun_in_rho(process, start, s)

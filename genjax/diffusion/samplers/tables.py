@@ -57,9 +57,7 @@ class Table(NamedTuple):
     clean: History | None = None
     noise: History | None = None
     fresh: Rows | None = None
-    largest: Rows | None = (
-        None  # deviation of the noise for the largest learned variance; `fresh` is the least
-    )
+    largest: Rows | None = None  # deviation for the largest learned variance; `fresh` is the least
     stage_state: Rows | None = None
     stage_clean: History | None = None
     stage_noise: History | None = None
