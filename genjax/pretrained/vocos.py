@@ -1,7 +1,6 @@
 """Vocos' vocoder from its authors' state dict (Siuzdak 2023), saved as safetensors."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,15 +22,8 @@ _LAYERS = {
 }
 
 
-def load(
-    path: str | os.PathLike,
-    module: Vocos,
-    abstract: Callable[[Any], Any] = lambda expected: expected,
-) -> Any:
+def load(path: str | os.PathLike, module: Vocos) -> Any:
     """Read the variables of `module` from a file or folder of safetensors.
-
-    Args:
-        abstract: from the expected shapes and types to the wanted ones, possibly with shardings.
 
     Raises:
         ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
@@ -40,7 +32,7 @@ def load(
     expected = jax.eval_shape(module.init, jax.random.key(0), sound)
     # Tables of the transforms, which follow from the sizes.
     is_table = lambda name, tensor: name.startswith(("feature_extractor.", "head.istft."))
-    return load_variables(path, abstract(expected), layer_names(_LAYERS), _convert, is_table)
+    return load_variables(path, expected, layer_names(_LAYERS), _convert, is_table)
 
 
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
