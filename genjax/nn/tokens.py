@@ -4,9 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 
@@ -29,36 +26,6 @@ class TokenLayout:
     shape: tuple[int, ...]
     vocabulary: int
     sides: tuple[int, ...] | None = None
-
-    @classmethod
-    def of_quantizer(cls, quantizer: nn.Module, rows: int, columns: int) -> "TokenLayout":
-        """Return the layout of the codes of latents `[batch rows columns features]`.
-
-        Args:
-            quantizer: one of `genjax.nn.quantizers` or `genjax.nn.multiscale`.
-
-        Raises:
-            ValueError: the quantizer takes latents of another side.
-        """
-        latents = jax.ShapeDtypeStruct((1, rows, columns, quantizer.features), jnp.float32)
-        key = jax.random.key(0)
-        quantized, _ = jax.eval_shape(quantizer.init_with_output, key, latents)
-        sides = getattr(quantizer, "sides", None)
-        shape = quantized.indices.shape[1:]
-        return cls(shape, quantizer.num_codes, sides if sides is None else tuple(sides))
-
-    @classmethod
-    def of_tokenizer(cls, tokenizer: nn.Module, image_shape: tuple[int, ...]) -> "TokenLayout":
-        """Return the layout of the codes of images.
-
-        Args:
-            tokenizer: a network with `encode` and a quantizer, such as `VQModel`.
-            image_shape: height, width and channels.
-        """
-        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        encode = lambda key, x: tokenizer.init_with_output(key, x, method="encode")[0]
-        rows, columns = jax.eval_shape(encode, jax.random.key(0), images).shape[1:3]
-        return cls.of_quantizer(tokenizer.quantizer, rows, columns)
 
     @property
     def length(self) -> int:

@@ -74,14 +74,6 @@ def update_average(average: PyTree, params: PyTree, step: Int[Array, ""], rule: 
     return jax.tree.map(lambda a, p: (old * a + new * p).astype(a.dtype), average, params)
 
 
-def width_of_power(power: float) -> float:
-    """Return σ_rel = √(γ + 1) / ((γ + 2)·√(γ + 3)) of a power γ (EDM2, equation 123).
-
-    It is the standard deviation of a density proportional to t^γ on [0, 1].
-    """
-    return math.sqrt(power + 1) / ((power + 2) * math.sqrt(power + 3))
-
-
 def power_of_width(width: float) -> float:
     """Return the power γ of a relative width σ (EDM2, equation 126).
 

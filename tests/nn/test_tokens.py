@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.models.autoencoders.vqgan import VQModel
 from genjax.models.autoregressive.llamagen import LlamaGen
 from genjax.models.autoregressive.maskgit import MaskGIT
 from genjax.models.autoregressive.var import VAR
@@ -32,9 +31,8 @@ QUANTIZERS = [
     QUANTIZERS,
     ids=[type(quantizer).__name__ for quantizer, *_ in QUANTIZERS],
 )
-def test_any_quantizer_has_a_layout_and_sequences_go_back_to_codes(quantizer, shape, vocabulary):
-    layout = TokenLayout.of_quantizer(quantizer, 4, 4)
-    assert (layout.shape, layout.vocabulary) == (shape, vocabulary)
+def test_sequences_go_back_to_the_codes_of_any_quantizer(quantizer, shape, vocabulary):
+    layout = TokenLayout(shape, vocabulary)
     latents = jax.random.normal(jax.random.key(1), (2, 4, 4, quantizer.features))
     quantized, _ = jax.jit(quantizer.init_with_output)(jax.random.key(0), latents)
     sequence = layout.sequence(quantized.indices)
@@ -48,17 +46,6 @@ def test_levels_of_a_place_follow_one_another():
     codes = jnp.arange(12).reshape(1, 2, 3, 2)
     np.testing.assert_array_equal(layout.sequence(codes)[0], np.arange(12))
     assert layout.grid == (2, 6)
-
-
-def test_a_tokenizer_has_the_layout_of_its_images():
-    options = dict(encoder_channels=4, widths=(4, 4), blocks=1, groups=2)
-    tokenizer = VQModel(VectorQuantizer(16, 3), **options)
-    assert TokenLayout.of_tokenizer(tokenizer, (8, 12, 3)) == TokenLayout((4, 6), 16)
-    tokenizer = VQModel(MultiScaleQuantizer(16, 3, (1, 2, 4)), **options)
-    layout = TokenLayout.of_tokenizer(tokenizer, (8, 8, 3))
-    assert layout == TokenLayout((21,), 16, (1, 2, 4))
-    with pytest.raises(ValueError, match=r"takes latents \(4, 4, 3\); got \(4, 6, 3\)"):
-        TokenLayout.of_tokenizer(tokenizer, (8, 12, 3))
 
 
 def test_a_transformer_for_other_tokens_is_refused_before_compute():

@@ -1,5 +1,7 @@
 """Averages against explicit weighted sums of a history of parameters, in float64 NumPy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,6 @@ from genjax.training.ema import (
     PowerFunction,
     power_of_width,
     update_average,
-    width_of_power,
 )
 from genjax.training.posthoc import Snapshots, inner_products, posthoc_coefficients
 
@@ -94,7 +95,8 @@ def test_widths_and_powers_of_the_paper():
     assert power_of_width(0.05) == pytest.approx(16.97, abs=5e-3)
     assert power_of_width(0.10) == pytest.approx(6.94, abs=5e-3)
     for power in (0.0, 1.0, 16.97, 1e4):
-        assert power_of_width(width_of_power(power)) == pytest.approx(power, rel=1e-6, abs=1e-6)
+        width = math.sqrt(power + 1) / ((power + 2) * math.sqrt(power + 3))  # equation 123
+        assert power_of_width(width) == pytest.approx(power, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("width", [0.0, -0.1, 0.3])

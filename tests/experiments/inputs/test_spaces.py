@@ -47,7 +47,7 @@ def test_tokens_are_the_nearest_codes_and_decode_to_the_reconstruction(tmp_path)
     variables = save_small(module, tmp_path)
     space = kinds.SPACE.bind(dict(name="Tokens", published=str(tmp_path)), "space", data=DATA)
     assert space.shape == (4, 6) and space.vocabulary == 16
-    assert space.layout == TokenLayout.of_tokenizer(module, DATA.image_shape)
+    assert space.layout == TokenLayout((4, 6), 16)
     frozen = space.frozen()
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), frozen)
     assert shapes == jax.tree.map(lambda a: (a.shape, a.dtype), space.abstract_frozen())
