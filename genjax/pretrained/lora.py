@@ -26,10 +26,7 @@ _SETTINGS = "lora_adapter_metadata"  # PEFT's settings in the header of diffuser
 
 
 def init_lora(
-    key: Key[Array, ""],
-    variables: Any,
-    rank: int,
-    select: Callable[[str], bool],
+    key: Key[Array, ""], variables: Any, rank: int, select: Callable[[str], bool]
 ) -> Adapters:
     """Return initial adapters, which change nothing (Hu et al. 2021, section 4.1).
 

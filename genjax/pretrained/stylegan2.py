@@ -71,9 +71,7 @@ def load_generator(path: str | os.PathLike, module: Generator) -> Any:
 
 
 def load_discriminator(
-    path: str | os.PathLike,
-    module: Discriminator,
-    image_channels: int = 3,
+    path: str | os.PathLike, module: Discriminator, image_channels: int = 3
 ) -> Any:
     """Read the variables of `module` from the state dict of a discriminator.
 

@@ -37,10 +37,7 @@ attention_init = nn.initializers.variance_scaling(0.2, "fan_avg", "uniform")
 nearly_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
 
 
-def geometric_embedding(
-    x: Float[Array, " batch"],
-    features: int,
-) -> Float[Array, "batch features"]:
+def geometric_embedding(x: Float[Array, " batch"], features: int) -> Float[Array, "batch features"]:
     """Return [cos(wx), sin(wx)] with w geometric from 1 to 1/10,000, both included, in float32."""
     half = features // 2
     return sinusoidal_embedding(x, features, 10_000.0 ** (half / (half - 1)))
