@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
-from experiments.configuration.options import described
 from experiments.inputs.datasets import condition_of
 from experiments.tasks import diffusion as continuous
 from experiments.tasks.diffusion import Diffusion, check_no_interval, evaluation_times
@@ -39,7 +38,7 @@ class Objective(continuous.Objective):
 
     def __call__(
         self, key: Key[Array, ""], apply: Callable, x: Tokens, condition: PyTree, null: PyTree
-    ) -> tuple[Float[Array, ""], tuple]:
+    ) -> tuple[Float[Array, ""], tuple[tuple, tuple]]:
         """Return the mean loss of the masked tokens, and no parts of it."""
         dropout_key, loss_key = jax.random.split(key)
         losses = autoregression.mar_loss(
@@ -51,7 +50,10 @@ class Objective(continuous.Objective):
             loss=self.losses,
             repeats=self.repeats,
         )
-        return losses.mean(), ()
+        return losses.mean(), ((), ())
+
+    def time_bins(self) -> list[str]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,7 @@ class MaskedAutoregression(Diffusion):
 
     @classmethod
     def from_config(cls, config: Any) -> "MaskedAutoregression":
-        """Return the task of a config.
-
-        Raises:
-            ValueError: a part does not exist or does not fit the others: examples have several
-                shapes, the space does not divide into patches, the network does not take its
-                tokens, there are more steps than tokens, the target is singular where the sampler
-                would evaluate the network, the temperature is negative, or guidance is limited to
-                an interval.
-        """
+        """Return the task of a config; raise ValueError if its parts do not fit together."""
         task = cls(**cls.fields(config))
         task._check_network()
         autoregression.masked_counts(task.schedule, task._length, task.num_steps)
@@ -165,13 +159,6 @@ class MaskedAutoregression(Diffusion):
     def _init_network(self, key: Key[Array, ""]) -> PyTree:
         return self.network.init(key, *self._inputs())["params"]
 
-    def update(
-        self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree = None
-    ) -> tuple[State, dict[str, Float[Array, ""]]]:
-        loss = functools.partial(self._loss, state=state, frozen=frozen)
-        state, _, metrics = self.optimization.step(state, loss, batch, key)
-        return state, metrics
-
     def _examples(self, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree) -> Tokens:
         return patchify(super()._examples(batch, key, frozen), self.patch_size)
 
@@ -246,12 +233,5 @@ class MaskedAutoregression(Diffusion):
         return self.num_steps
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
-        return {
-            "sampler": described(sampling.sampler),
-            "num_steps": sampling.num_steps,
-            "schedule": sampling.schedule,
-            "token_steps": sampling.token_steps,
-            "grid": described(sampling.grid),
-            "guidance_scale": sampling.guidance_scale,
-            "temperature": sampling.temperature,
-        }
+        own = {name: sampling[name] for name in ("schedule", "token_steps", "temperature")}
+        return super().describe_sampling(sampling) | own
