@@ -55,6 +55,9 @@ def adaptive_weight(
     "VQGAN", equation 7). No gradient flows through it. Latent diffusion's program (`AutoencoderKL`)
     sums L_reconstruction over pixel values, so its weight reaches the bound at far smaller ratios.
 
+    The weight grows as the discriminator's gradient vanishes, so a blind discriminator still pulls.
+    `adversarial.alarms` names such a weight.
+
     Args:
         reconstruction, adversarial: the gradients of the two losses by the parameters of the
             decoder's last layer.
