@@ -154,7 +154,7 @@ def pytest_terminal_summary(terminalreporter, config):
             files = {
                 path: seconds
                 for path, seconds in cpu_seconds.items()
-                if path.startswith(f"{folder}/")
+                if path == folder or path.startswith(f"{folder}/")
             }
             for path, seconds in sorted(files.items(), key=lambda pair: -pair[1]):
                 terminalreporter.line(f"{seconds:16.1f} {peak_memory.get(path, 0.0):6.2f} {path}")
