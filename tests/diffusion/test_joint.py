@@ -310,7 +310,7 @@ def test_known_rows_of_parts_that_floats_cannot_hold():
 
 
 def test_windows_wait_where_they_continue():
-    """What is given waits at the clean end, also at EDM's, which lies outside the domain."""
+    """Given clips wait at the clean end. EDM's lies outside of the domain."""
     times = {name: jnp.linspace(1, 0, 4) for name in NAMES}
     flow, rows = {"sound": EDM(), "video": RectifiedFlow()}, {"sound": 8, "video": 4}
     grids = diffusion.windowed_grid(flow, times, rows, 0.25, 3, start_known=False)
