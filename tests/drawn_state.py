@@ -11,7 +11,11 @@ def drawn_state(task, deviation=0.2):
 
     def draw(path, a):
         variable = a.dtype == np.float32 and "optimizer" not in jax.tree_util.keystr(path)
-        values = deviation * random.standard_normal(a.shape) if variable else np.zeros(a.shape)
+        values = (
+            deviation * random.standard_normal(a.shape, np.float32)
+            if variable
+            else np.zeros(a.shape)
+        )
         return jnp.asarray(values, a.dtype)
 
     return jax.tree.map_with_path(draw, jax.eval_shape(task.init, jax.random.key(0)))
