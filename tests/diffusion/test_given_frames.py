@@ -26,9 +26,11 @@ def test_given_frames_are_clean_at_time_0_and_the_loss_is_of_the_others():
         return jnp.zeros_like(x_t)
 
     options = dict(process=FLOW, target=velocity, times=times.uniform, given=((0,), (0, -1)))
+    options |= dict(variates=times.stratified)
     losses, t = diffusion.given_frames_loss(jax.random.key(0), apply, CLIPS, **options)
     x, x_t, own = np.asarray(CLIPS), seen["x_t"], seen["t"]
     assert np.all(own[:, 0] == 0) and np.all(own[:, 1] > 0)
+    assert len(np.unique(np.floor(64 * t))) == 64  # one time in each part
     last = own[:, 3] == 0
     assert 20 < last.sum() < 44  # half of 64, within three deviations of 4
     np.testing.assert_array_equal(x_t[:, 0], x[:, 0])

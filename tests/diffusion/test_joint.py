@@ -307,6 +307,9 @@ def test_known_rows_of_parts_that_floats_cannot_hold():
         np.testing.assert_array_equal(known_rows(part, rows), np.arange(rows) < count)
     with pytest.raises(ValueError, match=r"0\.3 of 25 rows is 7\.5 rows"):
         known_rows(0.3, 25)
+    for part in (0.0, 1.0):
+        with pytest.raises(ValueError, match="a whole number from 1 to 3"):
+            known_rows(part, 4)
 
 
 def test_windows_wait_where_they_continue():

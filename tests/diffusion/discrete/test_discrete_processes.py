@@ -1,6 +1,7 @@
 """Discrete processes against matrix exponentials and Bayes' rule over an enumerated chain."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +182,8 @@ def test_path_mixes_data_and_noises():
     np.testing.assert_allclose(np.bincount(x_t[0]) / 20_000, expected[2], atol=0.0141)
     keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(3))
     np.testing.assert_array_equal(path.prior(keys, (4,)), np.full((3, 4), 5))
+    with pytest.raises(ValueError, match="a Path of 2 noises has a schedule of 2 weights"):
+        replace(path, schedule=discrete.Linear())
     # One noise is the process of that noise.
     one = discrete.Path(vocabulary_size=VOCABULARY, noises=(masked,), schedule=discrete.Linear())
     states = jnp.arange(6)[None]
