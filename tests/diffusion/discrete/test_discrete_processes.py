@@ -60,6 +60,9 @@ def test_alpha_and_sigma_of_schedules(schedule):
     # 1e-5: the steepest schedule multiplies the rounding of t, 6e-8, by about log(2e5).
     for a, b in zip(single, double, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+    rate = discrete.Masked(vocabulary_size=3, schedule=schedule).noise_rate
+    single = near.astype(jnp.float32)
+    np.testing.assert_allclose(rate(single), rate(single.astype(jnp.float64)), rtol=1e-5)
 
 
 def test_published_schedules_at_a_half():
@@ -68,6 +71,9 @@ def test_published_schedules_at_a_half():
     np.testing.assert_allclose(discrete.Cosine()(half)[0], 1 - np.cos(np.pi / 4), rtol=1e-12)
     np.testing.assert_allclose(discrete.Polynomial()(half)[0], 0.75)
     np.testing.assert_allclose(discrete.Geometric()(half)[0], np.exp(-((1e-4 * 20) ** 0.5)))
+    # SEDD's rate is that of the exponent, here in float32.
+    rate = discrete.Uniform(vocabulary_size=3, schedule=discrete.Geometric()).noise_rate
+    np.testing.assert_allclose(rate(jnp.float32(1.0)), 20 * np.log(20 / 1e-4), rtol=1e-6)
     first = jnp.asarray(1e-12)  # The clean end itself has no noise; see its test above.
     np.testing.assert_allclose(discrete.Geometric()(first)[1], 1e-4, rtol=1e-4)
 
