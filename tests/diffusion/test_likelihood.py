@@ -156,9 +156,10 @@ def test_hutchinson_is_unbiased(float64):
 def test_each_sample_has_its_own_condition_and_key(float64):
     """The denoiser may hold conditions of the whole batch.
 
-    A sample does not depend on its batch. Signs are exact for a diagonal Jacobian.
+    A sample does not depend on its batch. Signs are exact for a diagonal Jacobian. Samples of label
+    3 stand still, so the steps are those of the others.
     """
-    centre, deviations = jnp.array([-1.0, 0.0, 2.0]), jnp.array([0.5, 1.5])
+    centre, deviations = jnp.array([-1.0, 0.0, 2.0, 0.0]), jnp.array([0.5, 1.5])
 
     @quick_jit
     def run(x, labels, keys):
@@ -167,7 +168,8 @@ def test_each_sample_has_its_own_condition_and_key(float64):
             variance = (alpha * deviations) ** 2 + sigma**2
             pull = (x_t - alpha * centre[labels][:, None]) / variance
             clean = centre[labels][:, None] + alpha * deviations**2 * pull
-            return Prediction(clean, sigma * pull)
+            moves = (labels < 3)[:, None]
+            return Prediction(moves * clean, moves * sigma * pull)
 
         return log_likelihood(denoiser, FLOW, x, keys, rtol=1e-8, atol=1e-8)[0]
 
@@ -178,6 +180,8 @@ def test_each_sample_has_its_own_condition_and_key(float64):
         together, norm.logpdf(x, centre[labels][:, None], deviations).sum(1), atol=1e-7
     )
     np.testing.assert_allclose(alone, together[2], atol=1e-7)  # another sequence of steps
+    among_still = run(jnp.tile(x[2], (3, 1)), jnp.array([2, 3, 3]), batch[2][jnp.array([2, 2, 2])])
+    np.testing.assert_allclose(among_still[0], alone[0], rtol=1e-13)
 
 
 def test_gradients(float64):

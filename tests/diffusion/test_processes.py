@@ -15,6 +15,7 @@ from genjax.diffusion import (
     SubVariancePreserving,
     TrigFlow,
     TrigFlowPreconditioning,
+    UnitVariance,
     VarianceExploding,
     VariancePreservingCosine,
     VariancePreservingLinear,
@@ -308,7 +309,9 @@ def test_the_network_sees_unit_variance_and_times_in_the_unit_interval(process):
     [
         EDM(preconditioning=EDMPreconditioning(data_deviation=0.7)),
         TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=0.7)),
+        RectifiedFlow(preconditioning=UnitVariance(data_deviation=0.7)),
     ],
+    ids=lambda process: type(process).__name__,
 )
 def test_the_network_sees_unit_variance_for_data_of_their_deviation(process, float64):
     t = to_domain(process, jnp.asarray(TIMES))

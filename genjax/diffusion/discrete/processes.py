@@ -133,7 +133,7 @@ class DiscreteProcess(Process):
 
     def sigma_prime(self, t: Time) -> Time:
         """Return the derivative of sigma at time t, as −alpha' where alpha is the smaller one."""
-        # JAX rounds the slope of 1 − exp(−b) to 0 for b > 17, as in the last 1.5 % of `Geometric`.
+        # JAX rounds the slope of 1 − exp(−b) to 0 for b > 17.3: the last 1.2 % of `Geometric`.
         alpha, slope = jax.jvp(lambda t: self.schedule(t)[0], (t,), (jnp.ones_like(t),))
         return jnp.where(alpha < 0.5, -slope, super().sigma_prime(t))
 
