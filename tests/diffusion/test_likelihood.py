@@ -22,6 +22,7 @@ from genjax.diffusion import (
     dequantize,
     discrete_bound,
     log_likelihood,
+    log_normal_sigma,
     optimal,
     sample_keys,
     uniform,
@@ -450,6 +451,16 @@ def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
         continuous_bound(key, denoiser, FLOW, x)
     with pytest.raises(ValueError, match="the time grid runs from 0.5 to 2"):
         discrete_bound(key, denoiser, FLOW, x, jnp.array([2.0, 0.5]))
+
+
+def test_a_time_that_is_rounded_to_the_noise_end_has_a_finite_cost(monkeypatch):
+    """(15 + 0.9999999)/16 is 1 in float32, where log(sigma/alpha) is infinite and has no slope."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.ones(shape, dtype))
+    process, denoiser = RectifiedFlow(domain=(1e-3, 1.0)), lambda x_t, t: Prediction(x_t, x_t)
+    bound = continuous_bound(
+        jax.random.key(0), denoiser, process, jnp.ones((2, 3)), log_normal_sigma
+    )
+    assert jnp.isfinite(bound.diffusion).all()
 
 
 def test_data_of_bfloat16_are_those_in_float32():

@@ -267,6 +267,16 @@ def test_a_domain_that_ends_early_adds_prior_and_reconstruction():
     assert bound.reconstruction.mean() > 0.1
 
 
+def test_a_time_that_is_rounded_to_the_noise_end_costs_little(monkeypatch):
+    """(15 + 0.9999999)/16 is 1 in float32, where the rate is infinite, and no score is exact."""
+    logits = jax.random.normal(jax.random.key(1), (9, LENGTH, VOCABULARY))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.ones(shape))
+    process = discrete.Uniform(vocabulary_size=VOCABULARY)
+    denoiser = discrete.predict(lambda x_t, t: logits, process, discrete.leave_one_out)
+    bound = discrete.continuous_bound(jax.random.key(0), denoiser, process, OUTCOMES[:9])
+    assert jnp.all(bound.diffusion < 1e-3)
+
+
 def test_a_schedule_that_jumps_at_the_clean_end_adds_reconstruction(kind):
     """Constant logits cost log 5 a token; 39 % of the tokens are noise right after the jump."""
     process = kind(vocabulary_size=VOCABULARY, schedule=discrete.Geometric(sigma_min=0.5))
