@@ -303,7 +303,12 @@ def test_a_negative_prompt_may_have_another_length(points, t):
 
 def test_a_null_of_another_width_is_refused():
     text = {"tokens": jnp.ones((4, 7, 3)), "pooled": jnp.ones((4, 3))}
-    for null in (text | {"pooled": jnp.ones((1, 2))}, text | {"tokens": jnp.ones((1, 7, 2))}):
+    for wrong in (
+        dict(pooled=jnp.ones((1, 2))),
+        dict(tokens=jnp.ones((1, 7, 2))),
+        dict(tokens=jnp.ones((3, 5, 3))),  # another batch
+    ):
+        null = text | wrong
         with pytest.raises(ValueError, match="null broadcasts against it; got shapes"):
             guide(exact_denoiser(FLOW), text, null, 3.0)
 
@@ -821,6 +826,10 @@ def test_null_that_does_not_fit(conditioning, null, message):
 def test_numbers_of_conditionings_that_do_not_fit():
     with pytest.raises(ValueError, match="got 4 for 3 samples"):
         guide(tanh_denoiser, LABELS, CLASSES, 2.0)(jnp.zeros((3, 2)), jnp.zeros(3))
+    with pytest.raises(ValueError, match="got 4 for 1 samples"):  # in two calls
+        guide(tanh_denoiser, jnp.ones((4, 7, 3)), jnp.ones((1, 5, 3)), 2.0)(
+            jnp.zeros((1, 3)), jnp.zeros(1)
+        )
     with pytest.raises(ValueError, match="got 2 for 1"):
         compose(tanh_denoiser, [LABELS], CLASSES, [2.0, 1.0])
     with pytest.raises(ValueError, match="at least one; got 0 for 0"):
