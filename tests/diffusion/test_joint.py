@@ -210,6 +210,7 @@ def test_the_known_rows_of_continued_clips_are_clean_and_have_no_loss():
         assert times.shape == x[name].shape[:2]
         assert abs(own.mean() - 0.5 * 0.8) < 0.1  # neither given nor pure noise
         assert np.all(times[own, :rows] == 0) and np.all(times[own, rows:] > 0)
+        assert given[name].any() and np.all(times[given[name]] == 0)
         assert np.all(times[:, rows:] == times[:, -1:])  # all other rows share a time
         np.testing.assert_array_equal(seen["x_t"][name][own, :rows], x[name][own, :rows])
         np.testing.assert_array_equal(t[name], times[:, -1])

@@ -369,6 +369,10 @@ def test_the_network_time_is_the_index_of_the_step(x64):
             rtol=2 * jnp.finfo(t).eps,
         )
     assert process.domain == (1 / 1000, 1.0) and process.clean_end == 0
+    short = VariancePreservingTable(betas=linear_betas(4))
+    found = short.preconditioning.network_time(short, jnp.array([0.25, 0.5, 0.75, 1.0]))
+    np.testing.assert_array_equal(found, [0.0, 0.25, 0.5, 0.75])
+    assert short.domain == (0.25, 1.0)
 
 
 @pytest.mark.parametrize(
