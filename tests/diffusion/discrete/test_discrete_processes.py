@@ -186,6 +186,9 @@ def test_path_mixes_data_and_noises():
     np.testing.assert_allclose(path.likelihood(jnp.arange(6)[None], t)[0], expected.T, atol=1e-12)
     x_t = path.corrupt(jax.random.key(0), jnp.full((1, 20_000), 2), t)
     np.testing.assert_allclose(np.bincount(x_t[0]) / 20_000, expected[2], atol=0.0141)
+    # Each sample has its own mixture: that of t = 1 is masks alone.
+    of_both = path.corrupt(jax.random.key(0), jnp.full((8, 8), 2), jnp.repeat(jnp.array([T, 1]), 4))
+    assert np.any(of_both[:4] < 5) and np.all(of_both[4:] == 5)
     keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(3))
     np.testing.assert_array_equal(path.prior(keys, (4,)), np.full((3, 4), 5))
     with pytest.raises(ValueError, match="a Path of 2 noises has a schedule of 2 weights"):
