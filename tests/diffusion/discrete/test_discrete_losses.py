@@ -306,7 +306,7 @@ def test_gradients_are_finite_at_the_clean_end(kind, schedule):
 
 
 def test_simple_loss_is_the_weighted_cross_entropy():
-    """Weighted by sigma'/sigma, it is the bound of masks."""
+    """Weighted by sigma'/sigma, it is the bound of masks. The bound of steps weighs by 1/t too."""
     process, x = discrete.Masked(vocabulary_size=VOCABULARY), OUTCOMES
     weight = lambda process, t: process.sigma_prime(t) / process.sigma(t)
     key, shared = jax.random.key(10), dict(process=process, target=discrete.clean)
@@ -320,6 +320,12 @@ def test_simple_loss_is_the_weighted_cross_entropy():
         key, table_network(), x, times=diffusion.uniform, block_length=1, **shared
     )
     assert [each.shape for each in jax.eval_shape(loss, key)] == [x.shape, x.shape]
+    options = shared | dict(times=diffusion.uniform, num_steps=64)
+    hybrid = lambda key, weight: discrete.hybrid_loss(
+        key, table_network(), x, cross_entropy_weight=weight, **options
+    )
+    (steps, t), (both, _) = jax.jit(lambda key: (hybrid(key, 0.0), hybrid(key, 1.0)))(key)
+    np.testing.assert_allclose(steps, (both - steps) / t, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
