@@ -244,6 +244,8 @@ def test_singular_covariances_at_the_clean_end():
     np.testing.assert_array_equal(prediction.noise, jnp.zeros_like(x))
     assert jnp.isfinite(optimal.gaussian_mixture_log_density(*mixture, x, t)).all()
     assert jnp.isfinite(optimal.gaussian_mixture_score(*mixture, x, t)).all()
+    ones = optimal.principal_axes(jnp.ones((1, 3, 3)))  # two variances are rounded below 0
+    np.testing.assert_allclose(jnp.sort(ones.deviations[0]), [0, 0, 3**0.5], atol=1e-6)
 
 
 def test_covariances_without_axes_are_refused():

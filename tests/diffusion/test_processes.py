@@ -139,7 +139,9 @@ def test_derivatives_against_differences(every_process, float64):
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Process):
-    """A rectified flow that defines only alpha and sigma."""
+    """A rectified flow that defines only alpha and sigma, and its clean end."""
+
+    clean_end = 0.0
 
     def alpha(self, t):
         return 1 - t
@@ -166,6 +168,9 @@ def test_a_new_process_needs_alpha_and_sigma_alone(float64):
     times = jax.jit(Line().time_at)(log_snr)
     np.testing.assert_allclose(times, 1 / (1 + np.exp(np.asarray(log_snr) / 2)), rtol=1e-12)
     np.testing.assert_array_equal(Line().time_at(jnp.asarray([np.inf, -np.inf])), [0, 1])
+    # The clean end may lie outside the domain.
+    later = Line(domain=(0.5, 1.0))
+    np.testing.assert_allclose(later.time_of(jnp.asarray(3.0), jnp.asarray(1.0)), 0.25, rtol=1e-12)
     # Clamped to log-SNR ≥ −10.
     np.testing.assert_array_equal(Root().time_at(jnp.asarray([np.inf, -np.inf])), [0, 1])
     log_snr = jnp.asarray([-9.0, -3, 0.1, 2, 9])
