@@ -9,8 +9,8 @@ import pytest
 
 from genjax import diffusion
 from genjax.diffusion import times
-from genjax.diffusion.targets import clean, edm, score, velocity
-from genjax.diffusion.weightings import bounded_velocity, min_snr
+from genjax.diffusion.targets import clean, edm, noise, score, velocity
+from genjax.diffusion.weightings import bounded_velocity, min_snr, truncated_snr
 
 FLOW = diffusion.RectifiedFlow()
 RANDOM = np.random.default_rng(0)
@@ -44,10 +44,14 @@ def test_given_frames_are_clean_at_time_0_and_the_loss_is_of_the_others():
 
 
 @pytest.mark.parametrize(
-    ("target", "weighting"), [(clean, bounded_velocity), (score, None), (score, min_snr)]
+    ("target", "weighting"),
+    [(clean, bounded_velocity), (score, None), (score, min_snr), (noise, truncated_snr)],
 )
 def test_given_frames_do_not_spoil_gradients(target, weighting):
-    """At time 0 the clean target's weights and the score are infinite, and no loss counts them."""
+    """At time 0 the clean target's weights and the score are infinite, and no loss counts them.
+
+    At time 1, the last weights are.
+    """
     seen, options = [], dict(process=FLOW, target=target, times=times.uniform, weighting=weighting)
 
     def loss(scale):
