@@ -234,6 +234,15 @@ def check_conditioning(conditioning: PyTree, null: PyTree) -> None:
             )
 
 
+def _check_batch(conditioning: Array, x_t: PyTree) -> None:
+    """Raise ValueError unless there is one conditioning per sample."""
+    batch = jax.tree.leaves(x_t)[0].shape[0]
+    if conditioning.shape[0] != batch:
+        raise ValueError(
+            f"one conditioning per sample: got {conditioning.shape[0]} for {batch} samples"
+        )
+
+
 def predict_jointly(
     denoiser: Callable, x_t: PyTree, t: Tree, conditionings: Sequence[PyTree]
 ) -> list[PyTree]:
@@ -246,19 +255,14 @@ def predict_jointly(
     Raises:
         ValueError: the first conditioning does not have one entry per sample.
     """
-    batch = jax.tree.leaves(x_t)[0].shape[0]
-
     count = len(conditionings)
 
     # The copies are interleaved, so a batch sharded over devices needs no communication.
     def stack(first, *others):
         first = jnp.asarray(first)  # int64 of NumPy is int32 in JAX
-        if first.shape[0] != batch:
-            raise ValueError(
-                f"one conditioning per sample: got {first.shape[0]} for {batch} samples"
-            )
+        _check_batch(first, x_t)
         same = [jnp.broadcast_to(other, first.shape).astype(first.dtype) for other in others]
-        return jnp.stack([first, *same], axis=1).reshape(batch * count, *first.shape[1:])
+        return jnp.stack([first, *same], axis=1).reshape(len(first) * count, *first.shape[1:])
 
     answer = denoiser(
         *(jax.tree.map(stack, *several) for several in ([x_t] * count, [t] * count, conditionings))
@@ -288,9 +292,14 @@ def _lengths_differ(conditioning: PyTree, null: PyTree) -> bool:
 def predict_separately(
     denoiser: Callable, x_t: Tree, t: Tree, conditioning: PyTree, null: PyTree
 ) -> list[Prediction]:
-    """Return the predictions with conditioning and with a null of another length, in two calls."""
+    """Return the predictions with conditioning and with a null of another length, in two calls.
+
+    Raises:
+        ValueError: the conditioning does not have one entry per sample.
+    """
 
     def for_batch(c, n):
+        _check_batch(c, x_t)
         shape = (len(c), *n.shape[1:]) if jnp.ndim(n) == c.ndim else c.shape
         return jnp.broadcast_to(n, shape).astype(c.dtype)
 

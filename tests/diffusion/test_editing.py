@@ -25,6 +25,7 @@ from genjax.diffusion import (
     slerp,
     uniform_grid,
 )
+from genjax.diffusion.editing import last_steps
 from genjax.diffusion.samplers import ddpm, heun, midpoint, rk4
 
 FLOW = RectifiedFlow()
@@ -102,6 +103,10 @@ def test_strength_outside_its_range(strength):
             keys_of(1),
             strength=strength,
         )
+
+
+def test_the_least_strength_takes_a_step():
+    assert last_steps(10, 1e-20) == 1  # 10 − 1e-20 is 10 in floats
 
 
 # Inpainting.
@@ -282,6 +287,9 @@ def test_repaint_checks_its_numbers():
     for options in ({"jump_length": 0}, {"resamplings": 0}):
         with pytest.raises(ValueError, match="are positive"):
             repaint.table(FLOW, uniform_grid(FLOW, 6), **options)
+    # The paper's numbers: it takes 2 of 3 times 10 steps 10 times.
+    default = jax.eval_shape(functools.partial(repaint.table, FLOW), uniform_grid(FLOW, 30))
+    assert default.times.shape == (2 * 10 * 10 + 10,)
 
 
 def test_repaint_holds_the_network_once_and_no_image_or_mask():

@@ -9,8 +9,8 @@ import pytest
 
 from genjax import diffusion
 from genjax.diffusion import times
-from genjax.diffusion.targets import clean, edm, score, velocity
-from genjax.diffusion.weightings import bounded_velocity, min_snr
+from genjax.diffusion.targets import clean, edm, noise, score, velocity
+from genjax.diffusion.weightings import bounded_velocity, min_snr, truncated_snr
 
 FLOW = diffusion.RectifiedFlow()
 RANDOM = np.random.default_rng(0)
@@ -26,9 +26,11 @@ def test_given_frames_are_clean_at_time_0_and_the_loss_is_of_the_others():
         return jnp.zeros_like(x_t)
 
     options = dict(process=FLOW, target=velocity, times=times.uniform, given=((0,), (0, -1)))
+    options |= dict(variates=times.stratified)
     losses, t = diffusion.given_frames_loss(jax.random.key(0), apply, CLIPS, **options)
     x, x_t, own = np.asarray(CLIPS), seen["x_t"], seen["t"]
     assert np.all(own[:, 0] == 0) and np.all(own[:, 1] > 0)
+    assert len(np.unique(np.floor(64 * t))) == 64  # one time in each part
     last = own[:, 3] == 0
     assert 20 < last.sum() < 44  # half of 64, within three deviations of 4
     np.testing.assert_array_equal(x_t[:, 0], x[:, 0])
@@ -42,10 +44,14 @@ def test_given_frames_are_clean_at_time_0_and_the_loss_is_of_the_others():
 
 
 @pytest.mark.parametrize(
-    ("target", "weighting"), [(clean, bounded_velocity), (score, None), (score, min_snr)]
+    ("target", "weighting"),
+    [(clean, bounded_velocity), (score, None), (score, min_snr), (noise, truncated_snr)],
 )
 def test_given_frames_do_not_spoil_gradients(target, weighting):
-    """At time 0 the clean target's weights and the score are infinite, and no loss counts them."""
+    """At time 0 the clean target's weights and the score are infinite, and no loss counts them.
+
+    At time 1, the last weights are.
+    """
     seen, options = [], dict(process=FLOW, target=target, times=times.uniform, weighting=weighting)
 
     def loss(scale):

@@ -206,6 +206,7 @@ def test_beta_grid_in_t_and_in_sigma(float64):
     np.testing.assert_allclose(
         beta_grid(FLOW, 10, alpha=1.0, beta=1.0), uniform_grid(FLOW, 10), atol=1e-15
     )
+    np.testing.assert_array_equal(beta_grid(FLOW, 10), beta_grid(FLOW, 10, alpha=0.6, beta=0.6))
 
 
 def test_spacings_of_ten_steps_of_a_table_of_1000():

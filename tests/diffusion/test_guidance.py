@@ -83,7 +83,8 @@ def test_both_conventions(denoiser, inputs, scale):
 
 def test_one_call_on_twice_the_batch(denoiser, calls, inputs):
     x_t, t, labels = inputs
-    guide(denoiser, labels, NULL, 2.0)(x_t, t)
+    labels = labels.astype(jnp.int8)
+    guide(denoiser, labels, jnp.int32(NULL), 2.0)(x_t, t)
     ((both_x, both_t, both_labels),) = calls
     np.testing.assert_array_equal(both_x, np.repeat(x_t, 2, axis=0))
     np.testing.assert_array_equal(both_t, np.repeat(t, 2))
@@ -302,7 +303,12 @@ def test_a_negative_prompt_may_have_another_length(points, t):
 
 def test_a_null_of_another_width_is_refused():
     text = {"tokens": jnp.ones((4, 7, 3)), "pooled": jnp.ones((4, 3))}
-    for null in (text | {"pooled": jnp.ones((1, 2))}, text | {"tokens": jnp.ones((1, 7, 2))}):
+    for wrong in (
+        dict(pooled=jnp.ones((1, 2))),
+        dict(tokens=jnp.ones((1, 7, 2))),
+        dict(tokens=jnp.ones((3, 5, 3))),  # another batch
+    ):
+        null = text | wrong
         with pytest.raises(ValueError, match="null broadcasts against it; got shapes"):
             guide(exact_denoiser(FLOW), text, null, 3.0)
 
@@ -429,7 +435,16 @@ def test_variance_is_that_of_the_conditional(inputs):
     x_t, t, labels = inputs
     denoise = lambda x_t, t, labels: Prediction(x_t, x_t, x_t * labels[:, None, None])
     expected = x_t * labels[:, None, None]
+    conditional, other = (
+        functools.partial(lambda labels, x_t, t: denoise(x_t, t, labels), each)
+        for each in (labels, labels + 1)
+    )
+    log_likelihood = lambda x, t: jnp.sum(x, (1, 2))
     for guided in (
+        blend([conditional, other], [-1.0]),
+        autoguide(conditional, other, 2.0),
+        classifier_guide(conditional, FLOW, log_likelihood, 2.0),
+        posterior_guide(conditional, FLOW, log_likelihood),
         guide(denoise, labels, NULL, 2.0),
         guide(denoise, labels, NULL, 2.0, plus_plus),
         guide(denoise, labels, NULL, 2.0, target_rule(FLOW, velocity, zero_star)),
@@ -493,9 +508,9 @@ def test_extrapolation_where_the_target_is_singular(points):
 def test_zero_init_stands_still(points, t):
     process = VariancePreservingCosine()
     denoiser = lambda x, t: exact_denoiser(process)(x, t, LABELS)
-    result = zero_init(denoiser, process, 0.5)(points, t)
+    result = zero_init(denoiser, process, 0.3)(points, t)  # one of the times, at which it moves
     expected = (
-        np.asarray(denoiser(points, t).velocity(process, t)) * (np.asarray(t) <= 0.5)[:, None]
+        np.asarray(denoiser(points, t).velocity(process, t)) * (np.asarray(t) <= 0.3)[:, None]
     )
     np.testing.assert_allclose(result.velocity(process, t), expected, atol=1e-13)
     adds_up(process, result, points, t)
@@ -811,8 +826,18 @@ def test_null_that_does_not_fit(conditioning, null, message):
 def test_numbers_of_conditionings_that_do_not_fit():
     with pytest.raises(ValueError, match="got 4 for 3 samples"):
         guide(tanh_denoiser, LABELS, CLASSES, 2.0)(jnp.zeros((3, 2)), jnp.zeros(3))
+    with pytest.raises(ValueError, match="got 4 for 1 samples"):  # in two calls
+        guide(tanh_denoiser, jnp.ones((4, 7, 3)), jnp.ones((1, 5, 3)), 2.0)(
+            jnp.zeros((1, 3)), jnp.zeros(1)
+        )
     with pytest.raises(ValueError, match="got 2 for 1"):
         compose(tanh_denoiser, [LABELS], CLASSES, [2.0, 1.0])
+    with pytest.raises(ValueError, match="at least one; got 0 for 0"):
+        compose(tanh_denoiser, [], CLASSES, [])
+    with pytest.raises(ValueError, match="got 0 for 1 denoisers"):
+        blend([tanh_denoiser], [])
+    with pytest.raises(ValueError, match=r"conditioning is \[batch …\].*; got shapes \(\)"):
+        compose(tanh_denoiser, [LABELS, 3], CLASSES, [2.0, 1.0])
 
 
 # Dropping conditioning, for training.
@@ -873,5 +898,6 @@ def test_labels_of_numpy_are_guided_without_a_warning(denoiser, recwarn, uncheck
 
 
 def test_a_rate_is_no_percentage(unchecked_annotations):
-    with pytest.raises(ValueError, match="a share of the examples, from 0 to 1; got 10"):
-        drop_conditioning(jax.random.key(0), jnp.arange(BATCH), NULL, 10)
+    for rate in (10, -0.1):
+        with pytest.raises(ValueError, match=f"share of the examples, from 0 to 1; got {rate}"):
+            drop_conditioning(jax.random.key(0), jnp.arange(BATCH), NULL, rate)

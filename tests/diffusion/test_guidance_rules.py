@@ -41,6 +41,10 @@ def test_each_rule_against_plain_numpy(float64):
         )
         for result, value in zip(results.values(), expected, strict=True):
             np.testing.assert_allclose(result[i].ravel(), value, rtol=1e-12, atol=1e-12)
+    # By default, nothing of the difference along c is added.
+    added = adaptive_projected(jnp.asarray(c), jnp.asarray(u), scale) - c
+    np.testing.assert_allclose(np.sum(added * c, (1, 2, 3)), 0, atol=1e-12)
+    assert np.abs(added).max() > 1
 
 
 def test_an_answer_without_deviation_is_not_rescaled():
@@ -96,8 +100,11 @@ def test_low_part_of_a_wave_by_its_frequency(frequencies, float64):
 
 
 def test_equal_scales_are_plain_guidance_on_every_shape(float64):
-    """This holds for sides that the factor does not divide, for one axis, and for videos."""
-    for shape in ((2, 7, 5, 3), (2, 9, 1), (1, 3, 4, 5, 2)):
+    """This holds for sides that the factor does not divide, for one axis, and for videos.
+
+    Sides may be shorter than the factor.
+    """
+    for shape in ((2, 7, 5, 3), (2, 9, 1), (1, 2, 4, 5, 2)):
         c, u = np.random.default_rng(9).normal(size=(2, *shape))
         guided = frequency_decoupled(jnp.asarray(c), jnp.asarray(u), 4.5, low_scale=4.5, factor=3)
         np.testing.assert_allclose(guided, u + 4.5 * (c - u), rtol=1e-12, atol=1e-12)

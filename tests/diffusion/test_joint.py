@@ -210,6 +210,7 @@ def test_the_known_rows_of_continued_clips_are_clean_and_have_no_loss():
         assert times.shape == x[name].shape[:2]
         assert abs(own.mean() - 0.5 * 0.8) < 0.1  # neither given nor pure noise
         assert np.all(times[own, :rows] == 0) and np.all(times[own, rows:] > 0)
+        assert given[name].any() and np.all(times[given[name]] == 0)
         assert np.all(times[:, rows:] == times[:, -1:])  # all other rows share a time
         np.testing.assert_array_equal(seen["x_t"][name][own, :rows], x[name][own, :rows])
         np.testing.assert_array_equal(t[name], times[:, -1])
@@ -307,6 +308,9 @@ def test_known_rows_of_parts_that_floats_cannot_hold():
         np.testing.assert_array_equal(known_rows(part, rows), np.arange(rows) < count)
     with pytest.raises(ValueError, match=r"0\.3 of 25 rows is 7\.5 rows"):
         known_rows(0.3, 25)
+    for part in (0.0, 1.0):
+        with pytest.raises(ValueError, match="a whole number from 1 to 3"):
+            known_rows(part, 4)
 
 
 def test_windows_wait_where_they_continue():

@@ -22,6 +22,7 @@ from genjax.diffusion import (
     dequantize,
     discrete_bound,
     log_likelihood,
+    log_normal_sigma,
     optimal,
     sample_keys,
     uniform,
@@ -156,9 +157,10 @@ def test_hutchinson_is_unbiased(float64):
 def test_each_sample_has_its_own_condition_and_key(float64):
     """The denoiser may hold conditions of the whole batch.
 
-    A sample does not depend on its batch. Signs are exact for a diagonal Jacobian.
+    A sample does not depend on its batch. Signs are exact for a diagonal Jacobian. Samples of label
+    3 stand still, so the steps are those of the others.
     """
-    centre, deviations = jnp.array([-1.0, 0.0, 2.0]), jnp.array([0.5, 1.5])
+    centre, deviations = jnp.array([-1.0, 0.0, 2.0, 0.0]), jnp.array([0.5, 1.5])
 
     @quick_jit
     def run(x, labels, keys):
@@ -167,7 +169,8 @@ def test_each_sample_has_its_own_condition_and_key(float64):
             variance = (alpha * deviations) ** 2 + sigma**2
             pull = (x_t - alpha * centre[labels][:, None]) / variance
             clean = centre[labels][:, None] + alpha * deviations**2 * pull
-            return Prediction(clean, sigma * pull)
+            moves = (labels < 3)[:, None]
+            return Prediction(moves * clean, moves * sigma * pull)
 
         return log_likelihood(denoiser, FLOW, x, keys, rtol=1e-8, atol=1e-8)[0]
 
@@ -178,6 +181,8 @@ def test_each_sample_has_its_own_condition_and_key(float64):
         together, norm.logpdf(x, centre[labels][:, None], deviations).sum(1), atol=1e-7
     )
     np.testing.assert_allclose(alone, together[2], atol=1e-7)  # another sequence of steps
+    among_still = run(jnp.tile(x[2], (3, 1)), jnp.array([2, 3, 3]), batch[2][jnp.array([2, 2, 2])])
+    np.testing.assert_allclose(among_still[0], alone[0], rtol=1e-13)
 
 
 def test_gradients(float64):
@@ -446,6 +451,16 @@ def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
         continuous_bound(key, denoiser, FLOW, x)
     with pytest.raises(ValueError, match="the time grid runs from 0.5 to 2"):
         discrete_bound(key, denoiser, FLOW, x, jnp.array([2.0, 0.5]))
+
+
+def test_a_time_that_is_rounded_to_the_noise_end_has_a_finite_cost(monkeypatch):
+    """(15 + 0.9999999)/16 is 1 in float32, where log(sigma/alpha) is infinite and has no slope."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.ones(shape, dtype))
+    process, denoiser = RectifiedFlow(domain=(1e-3, 1.0)), lambda x_t, t: Prediction(x_t, x_t)
+    bound = continuous_bound(
+        jax.random.key(0), denoiser, process, jnp.ones((2, 3)), log_normal_sigma
+    )
+    assert jnp.isfinite(bound.diffusion).all()
 
 
 def test_data_of_bfloat16_are_those_in_float32():

@@ -24,6 +24,7 @@ from genjax.diffusion import (
     to_domain,
     uniform,
     uniform_grid,
+    v,
     velocity,
 )
 from genjax.diffusion.losses import discretized_nll, step_divergence, step_variances
@@ -374,10 +375,11 @@ def test_hybrid_loss(x):
         return lambda x_t, t: jnp.concatenate([mean * x_t, variance * jnp.cos(x_t)], axis=-1)
 
     def hybrid(mean, variance, **more):
-        return hybrid_loss(jax.random.key(0), network(mean, variance), x, **arguments, **more)
+        inputs = jax.random.key(0), network(mean, variance), x
+        return hybrid_loss(*inputs, **arguments | more)
 
     simple = lambda mean, **more: simple_loss(
-        jax.random.key(0), lambda x, t: mean * x, x, **arguments, **more
+        jax.random.key(0), lambda x, t: mean * x, x, **arguments | more
     )
     loss, t = hybrid(0.3, 0.5)
     plain, same = simple(0.3)
@@ -402,6 +404,11 @@ def test_hybrid_loss(x):
     bound = lambda variance: bound_step(process, x, t, error, (variance * jnp.cos(x_t) + 1) / 2)
     # sigma/alpha reaches 157.
     np.testing.assert_allclose(loss - plain, bound(0.5), rtol=1e-3, atol=1e-5)
+    # With y = 0.3·x_t of the target v, x̂ is alpha·x_t − sigma·y.
+    error_of_v = jnp.float32((alpha - 0.3 * sigma) * np.asarray(x_t) - np.asarray(x))
+    expected = bound_step(process, x, t, error_of_v, (jnp.cos(x_t) / 2 + 1) / 2)
+    of_v = hybrid(0.3, 0.5, target=v)[0] - simple(0.3, target=v)[0]
+    np.testing.assert_allclose(of_v, expected, rtol=1e-3, atol=1e-5)
     coarse = 0.002 * 250 * bound_step(process, x, t, error, (jnp.cos(x_t) / 2 + 1) / 2, 250)
     found, _ = hybrid(0.3, 0.5, bound_weight=0.002, num_steps=250)
     np.testing.assert_allclose(found - plain, coarse, rtol=1e-3, atol=1e-5)

@@ -15,6 +15,7 @@ from genjax.diffusion import (
     SubVariancePreserving,
     TrigFlow,
     TrigFlowPreconditioning,
+    UnitVariance,
     VarianceExploding,
     VariancePreservingCosine,
     VariancePreservingLinear,
@@ -138,7 +139,9 @@ def test_derivatives_against_differences(every_process, float64):
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Process):
-    """A rectified flow that defines only alpha and sigma."""
+    """A rectified flow that defines only alpha and sigma, and its clean end."""
+
+    clean_end = 0.0
 
     def alpha(self, t):
         return 1 - t
@@ -165,6 +168,9 @@ def test_a_new_process_needs_alpha_and_sigma_alone(float64):
     times = jax.jit(Line().time_at)(log_snr)
     np.testing.assert_allclose(times, 1 / (1 + np.exp(np.asarray(log_snr) / 2)), rtol=1e-12)
     np.testing.assert_array_equal(Line().time_at(jnp.asarray([np.inf, -np.inf])), [0, 1])
+    # The clean end may lie outside the domain.
+    later = Line(domain=(0.5, 1.0))
+    np.testing.assert_allclose(later.time_of(jnp.asarray(3.0), jnp.asarray(1.0)), 0.25, rtol=1e-12)
     # Clamped to log-SNR ≥ −10.
     np.testing.assert_array_equal(Root().time_at(jnp.asarray([np.inf, -np.inf])), [0, 1])
     log_snr = jnp.asarray([-9.0, -3, 0.1, 2, 9])
@@ -308,7 +314,9 @@ def test_the_network_sees_unit_variance_and_times_in_the_unit_interval(process):
     [
         EDM(preconditioning=EDMPreconditioning(data_deviation=0.7)),
         TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=0.7)),
+        RectifiedFlow(preconditioning=UnitVariance(data_deviation=0.7)),
     ],
+    ids=lambda process: type(process).__name__,
 )
 def test_the_network_sees_unit_variance_for_data_of_their_deviation(process, float64):
     t = to_domain(process, jnp.asarray(TIMES))
@@ -366,6 +374,10 @@ def test_the_network_time_is_the_index_of_the_step(x64):
             rtol=2 * jnp.finfo(t).eps,
         )
     assert process.domain == (1 / 1000, 1.0) and process.clean_end == 0
+    short = VariancePreservingTable(betas=linear_betas(4))
+    found = short.preconditioning.network_time(short, jnp.array([0.25, 0.5, 0.75, 1.0]))
+    np.testing.assert_array_equal(found, [0.0, 0.25, 0.5, 0.75])
+    assert short.domain == (0.25, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from mixtures import DEVIATIONS, MEANS, WEIGHTS, mixture_denoiser
+from mixtures import DEVIATIONS, MEANS, WEIGHTS, mixture_denoiser, quick_jit
 from scipy.special import softmax
 
 from genjax.diffusion import (
@@ -18,6 +18,7 @@ from genjax.diffusion import (
     uniform_grid,
 )
 from genjax.diffusion.samplers import ddpm
+from genjax.diffusion.steering import _resample
 
 FLOW = RectifiedFlow()
 CORRELATION, KNOWN, MASK = 0.8, 1.5, jnp.array([True, False])
@@ -91,6 +92,29 @@ def test_each_image_has_its_own_known_part():
     filled, alone = fill(noise, keys_of(4), known, images)
     np.testing.assert_array_equal(filled[known], images[known])
     np.testing.assert_allclose(filled[1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_all_particles_see_one_noised_path_of_the_known_part():
+    """From a time with data in it. The denoiser answers the known number for the unknown one."""
+    keys, images, t, s = keys_of(4), jnp.full((4, 2), KNOWN), 0.75, 0.5
+    noise = FLOW.prior(keys, (3, 2), jnp.asarray(t))
+    swap = lambda x_t, t: Prediction(x_t[:, ::-1], 0 * x_t)
+    fill = lambda *inputs: steer_inpainting(swap, FLOW, *inputs, keys, MASK, images)
+    filled = quick_jit(fill)(noise, jnp.array([t, s, 0.0]))
+    drawn = (1 - ((1 - t) / (1 - s)) ** 2 * s**2 / t**2) * s**2  # variance of q(x_s | x_t, x)
+    fresh = [jax.random.normal(jax.random.fold_in(key, 0), (3, 2))[0, 0] for key in keys]
+    path = (1 - s) * KNOWN + np.sqrt(s**2 - drawn) / t * noise[:, 0, 0]
+    np.testing.assert_allclose(filled[:, 1], path + np.sqrt(drawn) * np.array(fresh), rtol=1e-5)
+
+
+def test_resampling_is_systematic():
+    """N particles of weight w become N·w, rounded up or down. Equal weights keep all."""
+    log_weights = jax.random.normal(jax.random.key(1), (8, 5))
+    resample = quick_jit(lambda log_weights: _resample(keys_of(8), 0, log_weights))
+    chosen = np.asarray(resample(log_weights))
+    copies = np.sum(chosen[:, None] == np.arange(5)[:, None], axis=2)
+    assert np.all(np.abs(copies - 5 * softmax(log_weights, axis=1)) < 1)
+    np.testing.assert_array_equal(resample(0 * log_weights), [np.arange(5)] * 8)
 
 
 def dtypes_of(denoiser, noise, times):
@@ -194,11 +218,14 @@ def test_float32_stays_float32_while_float64_is_enabled():
 
 
 def test_rewards_may_be_of_a_wider_type_than_the_data():
-    """Data are bfloat16 and rewards float32. A reward of 50 for one sign leaves only that sign."""
+    """Data are bfloat16 and rewards float32. A reward of 50 for one sign leaves only that sign.
+
+    The reward is known at the clean end alone, so the choice of the last particle decides.
+    """
     keys, times = keys_of(4), uniform_grid(FLOW, 3)
     noise = FLOW.prior(keys, (16, 2)).astype(jnp.bfloat16)
     denoiser = lambda x_t, t: Prediction(jnp.sign(x_t), 0 * x_t)
-    reward = lambda x, t: 50 * x[:, 0].astype(jnp.float32)
+    reward = lambda x, t: jnp.where(t > 0, 0, 50 * x[:, 0].astype(jnp.float32))
     steered = jax.jit(lambda noise: steer(denoiser, FLOW, noise, times, keys, reward))(noise)
     assert steered.dtype == jnp.bfloat16
     np.testing.assert_array_equal(steered[:, 0], jnp.ones(4))

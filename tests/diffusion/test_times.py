@@ -254,6 +254,14 @@ def test_log_snrs_are_equally_likely(process, ends, float64):
     np.testing.assert_allclose(log_snr, ends[0] + (ends[1] - ends[0]) * np.asarray(u), rtol=1e-8)
 
 
+@pytest.mark.parametrize("law", [uniform_log_snr, karras])
+def test_rounded_levels_stay_in_the_domain(law):
+    for process in (EDM(), VarianceExploding()):
+        start, end = np.float32(process.domain)
+        t = law(process, jnp.array([0.0, 2.0**-24, 1 - 2.0**-24, 1.0]))
+        assert np.all((start <= t) & (t <= end))
+
+
 def test_infinite_log_snrs_are_refused():
     with pytest.raises(ValueError, match="domain of RectifiedFlow starts at 0, where sigma = 0"):
         jax.jit(lambda u: uniform_log_snr(FLOW, u))(jnp.ones(2))

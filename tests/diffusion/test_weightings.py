@@ -56,6 +56,7 @@ def test_min_snr(float64):
             )
     # The paper's gamma.
     compare(weightings.min_snr, VariancePreservingCosine(), noise, np.minimum(snr, 5) / snr)
+    assert weightings.min_snr(VariancePreservingCosine(), clean, jnp.zeros(1)) == 5  # sigma is 0
 
 
 def test_edm(float64):
@@ -80,6 +81,7 @@ def test_sigmoid(float64):
     compare(
         WEIGHTINGS["sigmoid"], VariancePreservingCosine(), clean, np.exp(1.5) * expit(log_snr - 1.5)
     )
+    compare(weightings.sigmoid, VariancePreservingCosine(), noise, expit(-log_snr))
 
 
 def test_p2(float64):

@@ -113,6 +113,5 @@ def continuous_bound(
         x_t = process.corrupt(jax.random.fold_in(key, num_times), x, t)
         return _total(cross_entropy(denoiser(x_t, t), x)).astype(zeros.dtype)
 
-    has_noise = (first > process.clean_end) | (process.sigma(t[0]) > 1e-6)
-    reconstruction = jax.lax.cond(has_noise, reconstruct, lambda: zeros)
+    reconstruction = jax.lax.cond(process.sigma(t[0]) > 1e-6, reconstruct, lambda: zeros)
     return Bound(_prior(process, x, jnp.asarray(last, zeros.dtype)), diffusion, reconstruction)

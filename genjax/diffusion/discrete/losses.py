@@ -33,8 +33,7 @@ def _times(key, x, process, distribution, variates, block_length):
     Raises:
         ValueError: x does not divide into the blocks.
     """
-    # At u = 0 the gradient of the bound of uniform noise would be NaN.
-    u = jnp.maximum(variates(key, shape_of_times(x, block_length)), 2.0**-24)
+    u = variates(key, shape_of_times(x, block_length))
     t, slope = jax.jvp(lambda u: distribution(process, u), (u,), (jnp.ones_like(u),))
     return t, slope, of_tokens(t, x, block_length)
 

@@ -168,7 +168,7 @@ def test_score_entropy_of_scores_is_the_bound_of_the_prediction(kind):
     def log_scores(x_t, t):
         return jnp.log(process.scores(denoiser(x_t, t), x_t, t)[..., :VOCABULARY])
 
-    options = dict(process=process, times=diffusion.uniform)
+    options = dict(process=process, times=diffusion.shifted(diffusion.uniform, 2.0))
 
     @jax.jit
     def losses_and_predictions(key):
@@ -256,10 +256,25 @@ def test_a_domain_that_ends_early_adds_prior_and_reconstruction():
     own = alpha + sigma / VOCABULARY
     prior = own * math.log(own * VOCABULARY) + 4 * sigma / VOCABULARY * math.log(sigma)
     np.testing.assert_allclose(bound.prior, LENGTH * prior, rtol=1e-3)
+    masked, times = discrete.Masked(vocabulary_size=VOCABULARY), jnp.asarray([0.99, 0.5])
+    steps = lambda process: discrete.discrete_bound(jax.random.key(9), CONSTANT, process, x, times)
+    of_steps, of_masks = jax.jit(lambda: (steps(process).prior, steps(masked).prior))()
+    np.testing.assert_allclose(of_steps, LENGTH * prior, rtol=1e-3)
+    assert np.all(np.isinf(of_masks))  # a token that is kept is impossible in the prior
     excess = -bound.log_likelihood - nll_of(x)
     # The model draws the tokens of the last step independently: that is looser, but not by much.
     assert -4 * excess.std() / len(x) ** 0.5 < excess.mean() < 0.3
     assert bound.reconstruction.mean() > 0.1
+
+
+def test_a_time_that_is_rounded_to_the_noise_end_costs_little(monkeypatch):
+    """(15 + 0.9999999)/16 is 1 in float32, where the rate is infinite, and no score is exact."""
+    logits = jax.random.normal(jax.random.key(1), (9, LENGTH, VOCABULARY))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.ones(shape))
+    process = discrete.Uniform(vocabulary_size=VOCABULARY)
+    denoiser = discrete.predict(lambda x_t, t: logits, process, discrete.leave_one_out)
+    bound = discrete.continuous_bound(jax.random.key(0), denoiser, process, OUTCOMES[:9])
+    assert jnp.all(bound.diffusion < 1e-3)
 
 
 def test_a_schedule_that_jumps_at_the_clean_end_adds_reconstruction(kind):
@@ -282,16 +297,16 @@ def test_gradients_are_finite_at_the_clean_end(kind, schedule):
     @jax.grad
     def gradient_by(logits):
         options = dict(process=process, target=discrete.leave_one_out, times=diffusion.uniform)
-        at_zero = lambda key, shape: jnp.zeros(shape)
+        least = lambda key, shape: jnp.full(shape, 2.0**-24)  # that `independent` can draw
         network, key = lambda x_t, t: logits, jax.random.key(0)
-        return discrete.bound_loss(key, network, OUTCOMES, variates=at_zero, **options)[0].sum()
+        return discrete.bound_loss(key, network, OUTCOMES, variates=least, **options)[0].sum()
 
     gradient = gradient_by(jnp.zeros((*OUTCOMES.shape, VOCABULARY)))
     assert jnp.all(jnp.isfinite(gradient))
 
 
 def test_simple_loss_is_the_weighted_cross_entropy():
-    """Weighted by sigma'/sigma, it is the bound of masks."""
+    """Weighted by sigma'/sigma, it is the bound of masks. The bound of steps weighs by 1/t too."""
     process, x = discrete.Masked(vocabulary_size=VOCABULARY), OUTCOMES
     weight = lambda process, t: process.sigma_prime(t) / process.sigma(t)
     key, shared = jax.random.key(10), dict(process=process, target=discrete.clean)
@@ -301,6 +316,16 @@ def test_simple_loss_is_the_weighted_cross_entropy():
     bound = run(discrete.bound_loss)
     np.testing.assert_allclose(run(discrete.simple_loss, weighting=weight), bound, rtol=1e-5)
     assert np.all(run(discrete.simple_loss) <= bound)
+    loss = lambda key: discrete.simple_loss(
+        key, table_network(), x, times=diffusion.uniform, block_length=1, **shared
+    )
+    assert [each.shape for each in jax.eval_shape(loss, key)] == [x.shape, x.shape]
+    options = shared | dict(times=diffusion.uniform, num_steps=64)
+    hybrid = lambda key, weight: discrete.hybrid_loss(
+        key, table_network(), x, cross_entropy_weight=weight, **options
+    )
+    (steps, t), (both, _) = jax.jit(lambda key: (hybrid(key, 0.0), hybrid(key, 1.0)))(key)
+    np.testing.assert_allclose(steps, (both - steps) / t, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +384,18 @@ def test_blocks_of_one_token_are_autoregression():
     np.testing.assert_allclose((loss * t)[masked], exact_nll[masked], rtol=1e-9)
 
 
+def test_tokens_of_a_block_share_a_time_and_a_loss():
+    """In raster order. Constant logits cost log V at each mask, weighted by 1/t."""
+    process, x, seen = discrete.Masked(vocabulary_size=VOCABULARY), jnp.zeros((4, 2, 6), int), []
+    network = lambda x_t, t: seen.extend([x_t, t]) or CONSTANT(x_t, t)
+    options = dict(process=process, target=discrete.clean, times=diffusion.uniform)
+    loss, t = discrete.bound_loss(jax.random.key(0), network, x, block_length=3, **options)
+    x_t, times = (np.asarray(each).reshape(4, 4, 3) for each in seen)
+    np.testing.assert_array_equal(times, np.asarray(t)[..., None] * np.ones(3))
+    masked = np.mean(x_t == process.mask, axis=2)
+    np.testing.assert_allclose(loss, math.log(VOCABULARY) * masked / t, rtol=1e-6)
+
+
 def test_blocks_divide_sequences():
     process = discrete.Masked(vocabulary_size=VOCABULARY)
     with pytest.raises(ValueError, match="blocks of 2 tokens do not divide a sequence of 3"):
@@ -373,14 +410,25 @@ def test_blocks_divide_sequences():
         )
 
 
-def test_log_scores_of_bfloat16_are_compared_in_float32():
+def test_outputs_of_bfloat16_are_compared_in_float32():
     process, x = discrete.Masked(vocabulary_size=3), jnp.zeros((4, 2), jnp.int32)
     output = jnp.full((4, 2, 3), -1.3, jnp.bfloat16)
     options = dict(process=process, times=diffusion.uniform)
-    loss = lambda output: discrete.score_entropy_loss(
-        jax.random.key(0), lambda x_t, t: output, x, **options
-    )[0]
-    np.testing.assert_array_equal(loss(output), loss(output.astype(jnp.float32)))
+    simple_loss = functools.partial(discrete.simple_loss, target=discrete.clean)
+    for loss in (discrete.score_entropy_loss, simple_loss):  # not compiled, which would round less
+        narrow, wide = (
+            loss(jax.random.key(0), lambda x_t, t, output=each: output, x, **options)[0]
+            for each in (output, output.astype(jnp.float32))
+        )
+        np.testing.assert_array_equal(narrow, wide)
+
+
+def test_the_score_entropy_is_of_scores():
+    options = dict(process=discrete.Masked(vocabulary_size=VOCABULARY), times=diffusion.uniform)
+    with pytest.raises(ValueError, match="the target is clean; take the target score"):
+        discrete.score_entropy_loss(
+            jax.random.key(0), CONSTANT, OUTCOMES, target=discrete.clean, **options
+        )
 
 
 def test_steps_by_scores_of_independent_tokens_are_exact_in_float32():

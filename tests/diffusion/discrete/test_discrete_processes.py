@@ -1,6 +1,7 @@
 """Discrete processes against matrix exponentials and Bayes' rule over an enumerated chain."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,9 @@ def test_alpha_and_sigma_of_schedules(schedule):
     # 1e-5: the steepest schedule multiplies the rounding of t, 6e-8, by about log(2e5).
     for a, b in zip(single, double, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+    rate = discrete.Masked(vocabulary_size=3, schedule=schedule).noise_rate
+    single = near.astype(jnp.float32)
+    np.testing.assert_allclose(rate(single), rate(single.astype(jnp.float64)), rtol=1e-5)
 
 
 def test_published_schedules_at_a_half():
@@ -67,6 +71,9 @@ def test_published_schedules_at_a_half():
     np.testing.assert_allclose(discrete.Cosine()(half)[0], 1 - np.cos(np.pi / 4), rtol=1e-12)
     np.testing.assert_allclose(discrete.Polynomial()(half)[0], 0.75)
     np.testing.assert_allclose(discrete.Geometric()(half)[0], np.exp(-((1e-4 * 20) ** 0.5)))
+    # SEDD's rate is that of the exponent, here in float32.
+    rate = discrete.Uniform(vocabulary_size=3, schedule=discrete.Geometric()).noise_rate
+    np.testing.assert_allclose(rate(jnp.float32(1.0)), 20 * np.log(20 / 1e-4), rtol=1e-6)
     first = jnp.asarray(1e-12)  # The clean end itself has no noise; see its test above.
     np.testing.assert_allclose(discrete.Geometric()(first)[1], 1e-4, rtol=1e-4)
 
@@ -179,8 +186,13 @@ def test_path_mixes_data_and_noises():
     np.testing.assert_allclose(path.likelihood(jnp.arange(6)[None], t)[0], expected.T, atol=1e-12)
     x_t = path.corrupt(jax.random.key(0), jnp.full((1, 20_000), 2), t)
     np.testing.assert_allclose(np.bincount(x_t[0]) / 20_000, expected[2], atol=0.0141)
+    # Each sample has its own mixture: that of t = 1 is masks alone.
+    of_both = path.corrupt(jax.random.key(0), jnp.full((8, 8), 2), jnp.repeat(jnp.array([T, 1]), 4))
+    assert np.any(of_both[:4] < 5) and np.all(of_both[4:] == 5)
     keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(3))
     np.testing.assert_array_equal(path.prior(keys, (4,)), np.full((3, 4), 5))
+    with pytest.raises(ValueError, match="a Path of 2 noises has a schedule of 2 weights"):
+        replace(path, schedule=discrete.Linear())
     # One noise is the process of that noise.
     one = discrete.Path(vocabulary_size=VOCABULARY, noises=(masked,), schedule=discrete.Linear())
     states = jnp.arange(6)[None]
