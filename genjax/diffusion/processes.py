@@ -496,17 +496,23 @@ class VariancePreservingTable(VariancePreserving):
             return 0 * t
         return jnp.maximum(len(self.betas) * t - (len(self.betas) - 1), 0)
 
-    def decay(self, t: Time) -> Time:
-        """Return ∫ beta from the clean end to t, without a last step to alpha = 0."""
+    def _decay(self, t: Time) -> Time:
+        """Return the decay of the table, without a last step to alpha = 0."""
         right = None if self.betas[-1] == 1 else "extrapolate"
         dtype = jnp.result_type(t, float)  # whole times would round the decays
         times, decays = (jnp.asarray(knots, dtype) for knots in self._knots)
         return jnp.interp(t, times, decays, left="extrapolate", right=right)
 
+    def decay(self, t: Time) -> Time:
+        return self._decay(t) - 2 * jnp.log1p(-self._last(t))
+
     def time_of_decay(self, decay: Time) -> Time:
-        """Return the time of a decay: the inverse of `decay`."""
         times, decays = (jnp.asarray(knots, decay.dtype) for knots in self._knots)
-        return jnp.interp(decay, decays, times, right="extrapolate")
+        t = jnp.interp(decay, decays, times, right="extrapolate")
+        if self.betas[-1] < 1:
+            return t
+        last = -jnp.expm1(-jnp.maximum(decay - decays[-1], 0) / 2)
+        return jnp.minimum(t, times[-1]) + last / len(self.betas)
 
     def time_of(self, alpha: Time, sigma: Time) -> Time:
         if self.betas[-1] < 1:
@@ -518,12 +524,12 @@ class VariancePreservingTable(VariancePreserving):
         return jnp.where(is_last, 1 - left / len(self.betas), before)
 
     def alpha(self, t: Time) -> Time:
-        return jnp.exp(-self.decay(t) / 2) * (1 - self._last(t))
+        return jnp.exp(-self._decay(t) / 2) * (1 - self._last(t))
 
     def sigma(self, t: Time) -> Time:
         # This form keeps derivatives finite where alpha is 0.
         last = self._last(t)
-        return jnp.sqrt(last * (2 - last) - jnp.expm1(-self.decay(t)) * (1 - last) ** 2)
+        return jnp.sqrt(last * (2 - last) - jnp.expm1(-self._decay(t)) * (1 - last) ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)
