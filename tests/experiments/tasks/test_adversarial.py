@@ -1,10 +1,12 @@
 """Test the task of GANs: which player moves when, on any devices and after interruptions."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,9 @@ from configs import digits_gan, fashion_gan, gaussians_gan
 from experiments.configuration import base
 from experiments.configuration.runs import build
 from experiments.launch.experiment import Experiment
+from experiments.tasks.optimization import Player
 from experiments.tasks.penalties import Penalties, Regularizer
+from genjax.adversarial import Anchors
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
 from tests.experiments import gan_run
@@ -107,14 +111,17 @@ def count_of(player):
 @pytest.mark.slow
 @pytest.mark.parametrize(("of_discriminator", "of_generator"), [(4, 1), (2, 3)])
 def test_any_ratio_of_updates(of_discriminator, of_generator):
-    state, metrics = after(
-        plane(updates__discriminator=of_discriminator, updates__generator=of_generator), steps=2
-    )
+    updates = dict(updates__discriminator=of_discriminator, updates__generator=of_generator)
+    config = plane(num_steps=4, **updates)
+    state, metrics = after(config, steps=2)
     assert count_of(state.discriminator) == 2 * of_discriminator
     assert count_of(state.generator) == 2 * of_generator
     assert int(state.step) == 2
     assert metrics["loss/discriminator"].count == of_discriminator
     assert metrics["loss/generator"].count == of_generator
+    for player, fields in config.optimizer.items():  # a cosine over all of a player's updates
+        expected = fields.learning_rate * (1 + np.cos(np.pi / 4)) / 2
+        np.testing.assert_allclose(metrics[f"learning_rate/{player}"], expected, rtol=1e-6)
 
 
 def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
@@ -193,25 +200,72 @@ def test_a_weight_goes_to_its_end_as_a_half_cosine():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-12), *moments)
 
 
-def test_the_discriminators_gradient_by_generated_examples_alone():
-    """Against the derivative of the part of its loss that they are in."""
-    config = plane(objective="non_saturating", regularizers=dict(r1=dict(weight=0.3)))
-    task, state, update = programs(config)
-    _, metrics = update(state, points(0), jax.random.key(1))
-    # as an update draws them: of the first of its keys, for the only update of the discriminator,
-    # for the latents
-    (key,) = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)
-    latent_key, _ = jax.random.split(jax.random.split(key, 3)[0])
-    latents = jax.random.normal(latent_key, (16, 2))
+def test_the_gradients_of_both_players_are_those_of_the_written_out_losses():
+    """The discriminator has four penalties, and the generator meets it after its step.
 
-    def loss(params):
-        fakes = task.generator.apply(state.generator.variables, latents)
-        return jax.nn.softplus(task.discriminator.apply({"params": params}, fakes)).mean()
+    Adam's first moments are the gradients, because their decay is 0.
+    """
+    weights = dict(r1=0.3, r2=0.2, interpolated=0.1, lecam=0.4)
+    x = jnp.asarray(points()["image"])
+    penalties = {name: dict(weight=weight) for name, weight in weights.items()}
+    task, state, update = programs(plane(objective="non_saturating", regularizers=penalties))
+    state = state.replace(anchors=Anchors(jnp.float32(0.7), jnp.float32(-0.4)))
+    after, metrics = update(state, points(), jax.random.key(1))
+    # as an update draws them, of the first of its keys for each player
+    keys = [jax.random.split(key, 1)[0] for key in jax.random.split(jax.random.key(1))]
+    latent_keys, _, penalty_keys = zip(*(jax.random.split(key, 3) for key in keys), strict=True)
+    z = [jax.random.normal(jax.random.split(key)[0], (16, 2)) for key in latent_keys]
+    share = jax.random.uniform(penalty_keys[0], (16, 1))
+    generate = lambda params, z: task.generator.apply({"params": params}, z)
+    judge = lambda params, x: task.discriminator.apply({"params": params}, x)
+    slopes = lambda params: jax.vmap(jax.grad(lambda x: judge(params, x[None])[0]))
 
-    expected = optax.tree.norm(jax.jit(jax.grad(loss))(state.discriminator.params))
-    found = metrics["norm/gradient_of_discriminator_by_generated"].total
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found != metrics["norm/gradient_of_discriminator"].total
+    def of_discriminator(params):
+        fakes = generate(state.generator.params, z[0])
+        real, fake = judge(params, x), judge(params, fakes)
+        square = lambda x: jnp.square(slopes(params)(x)).sum(1)
+        between = jnp.sqrt(square(share * x + (1 - share) * fakes))
+        terms = {
+            "r1": square(x).mean(),
+            "r2": square(fakes).mean(),
+            "interpolated": jnp.square(between - 1).mean(),
+            "lecam": (jnp.square(real + 0.4) + jnp.square(fake - 0.7)).mean(),
+        }
+        added = {name: weights[name] * term for name, term in terms.items()}
+        loss = (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
+        metrics = {f"regularizer/{name}": term for name, term in added.items()}
+        metrics |= {
+            "loss/discriminator": loss,
+            "logit/real": real.mean(),
+            "logit/fake": fake.mean(),
+        }
+        by_fakes = (jax.nn.softplus(fake) + 0.4 * jnp.square(fake - 0.7)).mean()
+        return jnp.stack([loss + sum(added.values()), by_fakes]), metrics
+
+    def of_generator(params):
+        return jax.nn.softplus(-judge(after.discriminator.params, generate(params, z[1]))).mean()
+
+    def written_out():
+        by_both, metrics = jax.jacrev(of_discriminator, has_aux=True)(state.discriminator.params)
+        by_params, by_fakes = (jax.tree.map(lambda a, i=i: a[i], by_both) for i in (0, 1))
+        metrics["norm/gradient_of_discriminator_by_generated"] = optax.tree.norm(by_fakes)
+        loss, by_generator = jax.value_and_grad(of_generator)(state.generator.params)
+        fakes, opponent = generate(state.generator.params, z[1]), after.discriminator.params
+        by_images = jax.nn.sigmoid(-judge(opponent, fakes))[:, None] * slopes(opponent)(fakes)
+        metrics["norm/gradient_of_images"] = jnp.linalg.norm(by_images, axis=1).mean()
+        return metrics | {"loss/generator": loss}, by_params, by_generator
+
+    expected, *gradients = jax.jit(written_out, compiler_options=QUICK)()
+    for name, value in expected.items():  # float32
+        np.testing.assert_allclose(metrics[name].total, value, rtol=1e-4, err_msg=name)
+    for player, gradient in zip((after.discriminator, after.generator), gradients, strict=True):
+        for a, b in zip(
+            *map(jax.tree.leaves, (player.optimizer_state[0].mu, gradient)), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
+    means = expected["logit/real"], expected["logit/fake"]
+    anchors = 0.99 * np.array([0.7, -0.4]) + 0.01 * np.array(means)
+    np.testing.assert_allclose(after.anchors, anchors, rtol=1e-5)
 
 
 def test_a_lazy_penalty_is_logged_where_it_is_computed_and_as_the_eager_one():
@@ -249,6 +303,64 @@ def test_orthogonality_is_a_part_of_the_generators_loss():
     np.testing.assert_allclose(
         metrics["norm/gradient_of_generator"].total, weight * norm, rtol=1e-4
     )
+
+
+class Styled(nn.Module):
+    """A generator of 2×2 pixels that is linear in its two styles, with noise in training."""
+
+    latent_size: int = 3
+
+    def setup(self):
+        self.to_x = nn.Dense(4, use_bias=False)
+
+    def map(self, z, labels=None, *, truncation=1.0, train=False):
+        return truncation * jnp.stack([z, 2 * z], axis=1)
+
+    def synthesize(self, w, *, train=False):
+        images = self.to_x(w.reshape(len(w), -1)).reshape(-1, 2, 2, 1)
+        return images + (jax.random.normal(self.make_rng("noise"), images.shape) if train else 0)
+
+
+def styled():
+    """Return a task with a penalty of path lengths at every third step, and its player."""
+    penalties = Penalties.from_config(dict(path_length=dict(weight=2.0, every=3)), Styled())
+    task = dataclasses.replace(programs(plane())[0], generator=Styled(), penalties=penalties)
+    kernel = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4), np.float32))
+    return task, Player.create({"params": {"to_x": {"kernel": kernel}}}, task.optimizers[0])
+
+
+def test_path_lengths_are_a_part_of_the_generators_loss_and_have_a_running_mean():
+    """The Jacobian of a linear synthesis is its kernel K, so lengths are |K·y|/√styles/√pixels."""
+    task, player = styled()
+    y = jax.random.normal(jax.random.split(jax.random.key(1), 3)[2], (5, 2, 2, 1)).reshape(5, 4)
+
+    def written_out(params):
+        lengths = jnp.linalg.norm(y @ params["to_x"]["kernel"].T, axis=1) / np.sqrt(2 * 4)
+        mean = 0.7 + 0.01 * (lengths.mean() - 0.7)
+        return 3 * 2.0 * jnp.square(lengths - mean).mean(), mean
+
+    penalties = jax.jit(task._generator_penalties, static_argnums=5, compiler_options=QUICK)
+    start = jnp.float32(0.7), None, jax.random.key(1), 5
+    gradients, added, mean = penalties(player, jnp.int32(6), *start)
+    (value, after), expected = jax.value_and_grad(written_out, has_aux=True)(player.params)
+    np.testing.assert_allclose(added["path_length"], (value, 1), rtol=1e-5)  # float32
+    np.testing.assert_allclose(mean, after, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), gradients, expected)
+    gradients, added, mean = penalties(player, jnp.int32(7), *start)
+    assert mean == start[0] and optax.tree.norm((gradients, added)) == 0
+
+
+def test_samples_of_a_generator_with_styles_have_noise_of_their_own_and_are_truncated_in_w():
+    task, player = styled()
+    state = programs(plane())[1].replace(generator=player)
+    generate = jax.jit(task.generate, compiler_options=QUICK)
+    of = lambda indices, truncation: np.asarray(
+        generate(state, jax.random.key(3), 0 * indices, indices, jnp.float32(truncation))
+    )
+    noise, images, half = (of(np.arange(3), truncation) for truncation in (0.0, 1.0, 0.5))
+    np.testing.assert_allclose(half - noise, (images - noise) / 2, atol=1e-6)
+    assert all(np.abs(np.diff(each, axis=0)).max() > 0.1 for each in (noise, images - noise))
+    np.testing.assert_array_equal(of(np.array([2, 0, 9]), 1.0)[:2], images[[2, 0]])
 
 
 def test_samples_depend_on_their_own_index_and_a_walk_ends_in_them():
