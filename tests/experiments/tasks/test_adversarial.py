@@ -306,7 +306,7 @@ def test_orthogonality_is_a_part_of_the_generators_loss():
 
 
 class Styled(nn.Module):
-    """A generator of 2×2 pixels that is linear in its two styles, with noise in training."""
+    """A generator of 2×2 pixels, linear in squares of its two styles, with noise in training."""
 
     latent_size: int = 3
 
@@ -317,7 +317,7 @@ class Styled(nn.Module):
         return truncation * jnp.stack([z, 2 * z], axis=1)
 
     def synthesize(self, w, *, train=False):
-        images = self.to_x(w.reshape(len(w), -1)).reshape(-1, 2, 2, 1)
+        images = self.to_x(jnp.square(w).reshape(len(w), -1)).reshape(-1, 2, 2, 1)
         return images + (jax.random.normal(self.make_rng("noise"), images.shape) if train else 0)
 
 
@@ -330,12 +330,14 @@ def styled():
 
 
 def test_path_lengths_are_a_part_of_the_generators_loss_and_have_a_running_mean():
-    """The Jacobian of a linear synthesis is its kernel K, so lengths are |K·y|/√styles/√pixels."""
+    """Pixels are Kᵀw² with the kernel K, so lengths are |2w·(Ky)|/√styles/√pixels."""
     task, player = styled()
-    y = jax.random.normal(jax.random.split(jax.random.key(1), 3)[2], (5, 2, 2, 1)).reshape(5, 4)
+    _, *keys = jax.random.split(jax.random.key(1), 3)
+    z, y = (jax.random.normal(key, (5, size)) for key, size in zip(keys, (3, 4), strict=True))
+    w = jnp.concatenate([z, 2 * z], axis=1)
 
     def written_out(params):
-        lengths = jnp.linalg.norm(y @ params["to_x"]["kernel"].T, axis=1) / np.sqrt(2 * 4)
+        lengths = jnp.linalg.norm(2 * w * (y @ params["to_x"]["kernel"].T), axis=1) / np.sqrt(2 * 4)
         mean = 0.7 + 0.01 * (lengths.mean() - 0.7)
         return 3 * 2.0 * jnp.square(lengths - mean).mean(), mean
 
@@ -358,7 +360,7 @@ def test_samples_of_a_generator_with_styles_have_noise_of_their_own_and_are_trun
         generate(state, jax.random.key(3), 0 * indices, indices, jnp.float32(truncation))
     )
     noise, images, half = (of(np.arange(3), truncation) for truncation in (0.0, 1.0, 0.5))
-    np.testing.assert_allclose(half - noise, (images - noise) / 2, atol=1e-6)
+    np.testing.assert_allclose(half - noise, (images - noise) / 4, atol=1e-5)
     assert all(np.abs(np.diff(each, axis=0)).max() > 0.1 for each in (noise, images - noise))
     np.testing.assert_array_equal(of(np.array([2, 0, 9]), 1.0)[:2], images[[2, 0]])
 
