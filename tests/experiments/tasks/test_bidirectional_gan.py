@@ -173,21 +173,44 @@ def test_updates_divide_the_batch_and_repeat_the_generators():
     assert metrics["loss/generator"].count == 3 and metrics["loss/discriminator"].count == 2
 
 
+def doubled(key, points):
+    return 2 * points
+
+
 def test_the_discriminator_sees_the_encoders_pairs_and_the_generators():
-    """Its first loss, from the networks by themselves and the keys of an update."""
-    config = points(objective="non_saturating")
-    config.regularizers = {}
-    _, state, _, metrics = one_step(config)
+    """Its first loss, from the networks by themselves and the keys of an update.
+
+    Adam's first moment is the gradient, because its decay is 0. Penalties are of the pairs before
+    their augmentation, which doubles points.
+    """
+    config = points(objective="non_saturating", augmentations=(f"{__name__}.doubled",))
+    config.regularizers = dict(r1=dict(weight=2.0), r2=dict(weight=3.0))
+    _, state, after, metrics = one_step(config)
     key = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)[0]
     latent_key, *_ = jax.random.split(jax.random.split(key, 3)[0], 3)
     x, z = some_points(0)["image"], jax.random.normal(latent_key, (16, 2))
-    maps = (state.generator.params[name]["map"]["kernel"] for name in ("generator", "encoder"))
-    (a, c), weights = maps, state.discriminator.params["weights"]
-    real, fake = (jnp.concatenate(pair, 1) for pair in ((x, x @ c), (z @ a, z)))
-    real, fake = (jnp.sum(v @ weights * v, 1) for v in (real, fake))
-    expected = (nn.softplus(-real) + nn.softplus(fake)).mean()
-    np.testing.assert_allclose(metrics["loss/discriminator"].total, expected, rtol=1e-5)
-    np.testing.assert_allclose(metrics["logit/real"].total, real.mean(), rtol=1e-4)
+    a, c = (state.generator.params[name]["map"]["kernel"] for name in ("generator", "encoder"))
+    twice = np.array([2.0, 2.0, 1.0, 1.0])
+    pairs = [twice * jnp.concatenate(pair, 1) for pair in ((x, x @ c), (z @ a, z))]
+
+    def written_out(weights):
+        real, fake = (jnp.sum(v @ weights * v, 1) for v in pairs)
+        slopes = (twice * (v @ (weights + weights.T)) for v in pairs)
+        r1, r2 = (jnp.square(each).sum(1).mean() for each in slopes)
+        loss = (nn.softplus(-real) + nn.softplus(fake)).mean()
+        return loss + 2 * r1 + 3 * r2, {
+            "loss/discriminator": loss,
+            "logit/real": real.mean(),
+            "regularizer/r1": 2 * r1,
+            "regularizer/r2": 3 * r2,
+        }
+
+    weights = state.discriminator.params["weights"]
+    gradient, expected = jax.grad(written_out, has_aux=True)(weights)
+    for name, value in expected.items():  # float32
+        np.testing.assert_allclose(metrics[name].total, value, rtol=1e-4, err_msg=name)
+    found = after.discriminator.optimizer_state[0].mu["weights"]
+    np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_of_several_scores_each_has_the_objectives_boundary_and_slope():
