@@ -75,6 +75,7 @@ def test_the_masses_of_all_levels_sum_to_one(levels, mean, log_scale):
     outputs = jnp.broadcast_to(logistic_outputs(mean, log_scale), (levels, 2))
     likelihood = autoencoding.discretized_logistic(levels)
     assert np.abs(likelihood.mean(outputs)).max() <= 1  # an image, even where the mean is outside
+    assert likelihood.levels == levels
     masses = jnp.exp(likelihood.log_probability(outputs, x))
     # 256 masses in float32, whose arguments of up to 1,000 are rounded by 1e-7: 1e-4 of a mass that
     # counts.
@@ -113,7 +114,7 @@ def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
 
     Its logarithm is finite, with a gradient that pulls the mean nearer.
     """
-    likelihood = autoencoding.discretized_logistic(256)
+    likelihood = autoencoding.discretized_logistic()  # of bytes
     x = 191 / 127.5 - 1  # a level
     loss = lambda mean: likelihood.log_probability(
         logistic_outputs([mean], [-6.9]), jnp.array([[x]])

@@ -104,6 +104,7 @@ def test_constant_logits_lose_ln_v_under_any_mask():
     for smoothing in (0.0, 0.1):
         loss = masked_loss(jnp.full((2, 3, 5), 0.7), tokens, mask, smoothing)
         np.testing.assert_allclose(loss, np.log(5), rtol=1e-6)
+    np.testing.assert_array_equal(masked_loss(jnp.zeros((2, 3, 5)), tokens, mask & False), 0)
     logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 5), np.float32))
     log_probabilities = np.log(jax.nn.softmax(logits))
     smooth = 0.9 * np.eye(5)[np.asarray(tokens)] + 0.1 / 5
