@@ -39,6 +39,7 @@ def test_draws_have_the_filtered_law():
     kept = expected > 0
     assert observed[~kept].sum() == 0 and 1 < kept.sum() < VOCABULARY
     assert stats.chisquare(observed[kept], expected[kept] / expected.sum() * count).pvalue > 1e-3
+    assert filtered(LOGITS.astype(jnp.bfloat16)).dtype == jnp.float32  # and so is Gumbel's noise
 
 
 def test_temperature_zero_is_greedy_and_no_temperature_recompiles():
