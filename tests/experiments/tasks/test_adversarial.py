@@ -140,6 +140,7 @@ def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
     parts = jax.jit(lambda *args: (task.update(*args), seen)[1])(state, batch, jax.random.key(1))
     assert [len(part) for part in parts] == [4] * 4
     np.testing.assert_array_equal(np.sort(np.concatenate(parts), 0), np.sort(batch["image"], 0))
+    assert task._seen(state.replace(step=jnp.int32(3))) == 3 * 16
 
 
 def test_two_time_scales():
