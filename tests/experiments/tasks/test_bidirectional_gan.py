@@ -14,6 +14,7 @@ from configs import digits_flow, gaussians_gan
 from experiments.configuration import base
 from experiments.configuration.runs import build, open_run
 from experiments.launch.experiment import Experiment
+from experiments.tasks import inversion
 from experiments.tasks.latent_generators import LatentGenerator
 from genjax.models.gans import stylegan2, stylegan3
 from genjax.training import Checkpoints
@@ -282,9 +283,19 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path, styled_run):
     assert same(whole, resumed)
 
 
-def test_an_encoder_after_the_fact_learns_w_and_reconstructions(styled_run):
+class Perceptual:
+    """A stand-in for LPIPS: differences times its only parameter."""
+
+    def apply(self, variables, x, y):
+        return variables * jnp.abs(x - y).mean(1)
+
+
+def test_an_encoder_after_the_fact_learns_w_and_reconstructions(styled_run, monkeypatch):
     """Its loss, from the matrices of the networks; the generator is the run's average."""
-    task = build(encoder_of_points(styled_run, latents=2.0, images=3.0))
+    stand_ins = dict(LPIPS=Perceptual, require_lpips=lambda: None, load_lpips=lambda: (None, 7.0))
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(inversion, name, stand_in)
+    task = build(encoder_of_points(styled_run, latents=2.0, images=3.0, perceptual=0.5))
     (frozen,) = task.frozen()
     assert same(frozen["generator"], jax.device_get(open_run(styled_run).variables))
     state = jax.jit(task.init)(jax.random.key(0))
@@ -297,7 +308,10 @@ def test_an_encoder_after_the_fact_learns_w_and_reconstructions(styled_run):
     of_images = jnp.square(synthesize(encode(x)) - x).mean()
     np.testing.assert_allclose(metrics["loss/latents"], of_latents, rtol=1e-4)
     np.testing.assert_allclose(metrics["loss/images"], of_images, rtol=1e-4)
-    np.testing.assert_allclose(metrics["loss"], 2 * of_latents + 3 * of_images, rtol=1e-4)
+    perceptual = 7 * jnp.abs(synthesize(encode(x)) - x).mean()
+    np.testing.assert_allclose(metrics["loss/perceptual"], perceptual, rtol=1e-4)
+    total = 2 * of_latents + 3 * of_images + 0.5 * perceptual
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
     # A sheet shows reconstructions of held-out examples, in the order of its rows.
     originals, *inputs = task.sampling_inputs(None)
     assert originals.shape == (3, task.columns, 2)
