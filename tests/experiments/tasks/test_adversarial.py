@@ -430,6 +430,7 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
             dict(regularizers=dict(r1=dict(weight=1.0, end_weight=0.1))),
             "both of end_weight and burn_in",
         ),
+        (dict(regularizers=dict(r1=dict(weight=1.0, every=0))), "an `every` of at least 1"),
         (dict(updates__generator=0), "config.updates must be positive"),
         (dict(updates__discriminator=0), "config.updates must be positive"),
         (dict(blur=dict(sigma=10.0)), "config.blur has sigma: set both sigma and images"),
