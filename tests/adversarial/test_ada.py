@@ -64,6 +64,13 @@ def test_changes_are_the_authors(name, changes):
     assert np.abs(found - images).max() > 0.1
 
 
+def test_a_hole_has_its_centre_at_x_and_y_and_half_of_each_side():
+    found = adaptive._cut(jnp.ones((4, 8, 1)), jnp.array([0.25, 0.5, 0.5]))[..., 0]
+    expected = np.ones((4, 8))
+    expected[1:3, 0:4] = 0
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_places_between_and_beyond_pixels_are_those_of_scipy():
     random = np.random.default_rng(0)
     image, places = random.standard_normal((5, 7, 1)), random.uniform(-9, 15, (2, 20, 30))

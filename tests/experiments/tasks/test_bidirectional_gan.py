@@ -3,6 +3,7 @@
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from experiments.configuration import base
 from experiments.configuration.runs import build, open_run
 from experiments.launch.experiment import Experiment
 from experiments.tasks import inversion
+from experiments.tasks.bidirectional import BidirectionalGAN
 from experiments.tasks.latent_generators import LatentGenerator
 from genjax.models.gans import stylegan2, stylegan3
 from genjax.training import Checkpoints
@@ -338,6 +340,20 @@ def test_generators_with_styles_take_one_w_for_all(network):
 
     latents, images = jax.eval_shape(both, jax.ShapeDtypeStruct((3, 6), jnp.float32))
     assert latents.shape == (3, 5) and images.shape == (3, 16, 16, 3)
+
+
+def test_an_encoder_to_z_gives_the_w_of_a_generator_with_styles():
+    x, key, encoder = jnp.asarray(some_points(0)["image"]), jax.random.key(0), Dense(3)
+    generator, inputs = LatentGenerator(Styled()), {"encoder": x, "generator": jnp.zeros((1, 3))}
+    networks = {"encoder": encoder, "generator": generator.network}
+    variables = {name: network.init(key, inputs[name]) for name, network in networks.items()}
+    task = SimpleNamespace(encoder=encoder)
+    w = BidirectionalGAN.encode_jointly(task, generator, variables, x, None)
+    layers = variables["encoder"]["params"]["map"], variables["generator"]["params"]["to_w"]
+    expected = x
+    for layer in layers:
+        expected = expected @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(w, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_that_cannot_be_inverted_is_named(tmp_path, styled_run, bigan_run):
