@@ -24,8 +24,10 @@ def total(a):
 def test_bernoulli_is_that_of_black_and_white_pixels(draws):
     logits, x = draws[0], np.sign(draws[1])
     expected = total(stats.bernoulli.logpmf(x > 0, 1 / (1 + np.exp(-logits))))
-    found = autoencoding.bernoulli().log_probability(jnp.asarray(logits), jnp.asarray(x))
+    likelihood = autoencoding.bernoulli()
+    found = likelihood.log_probability(jnp.asarray(logits), jnp.asarray(x))
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # float32
+    assert likelihood.parameters == 1
 
 
 def test_bernoulli_of_gray_is_the_expectation_over_black_and_white(draws):
@@ -58,6 +60,7 @@ def test_gaussian(draws):
     )
     np.testing.assert_allclose(likelihood.mean(outputs), mean, rtol=1e-6)
     fixed = autoencoding.gaussian(0.3)
+    assert fixed.parameters == 1
     expected = total(stats.norm.logpdf(x, mean, 0.3))
     np.testing.assert_allclose(
         fixed.log_probability(jnp.asarray(mean), jnp.asarray(x)), expected, rtol=1e-5
