@@ -50,7 +50,7 @@ product = functools.partial(jnp.matmul, precision="highest")
 class Strengths(NamedTuple):
     """Factors of p for each group of changes; 0 leaves the group out.
 
-    The defaults serve all of the authors' data sets.
+    The defaults, "bgc", serve all of the authors' data sets.
     """
 
     blitting: float = 1.0  # flips, quarter turns, moves by whole pixels
@@ -59,9 +59,6 @@ class Strengths(NamedTuple):
     filtering: float = 0.0
     noise: float = 0.0
     cutout: float = 0.0
-
-
-BGC = Strengths()  # the authors' name
 
 
 class Change(NamedTuple):
@@ -87,14 +84,14 @@ def draw(
     key: Key[Array, ""],
     probability: Number,
     shape: tuple[int, int, int],
-    strengths: Strengths = BGC,
+    strengths: Strengths,
 ) -> Change:
     """Draw the changes of an image, each with a probability (appendix B, table 3).
 
     Args:
         shape: height, width and channels.
     """
-    height, width, channels = shape
+    height, width, _ = shape
     keys = iter(jax.random.split(key, 40))
     uniform = lambda *shape: jax.random.uniform(next(keys), shape, minval=-1.0)
     normal = lambda *shape: jax.random.normal(next(keys), shape)
@@ -117,8 +114,6 @@ def draw(
     brightness, contrast = chosen(p, 0.2 * normal(), 0.0), chosen(p, jnp.exp2(normal() / 2), 1.0)
     luma_flip = chosen(p, below(2), 0)
     hue, saturation = chosen(p, jnp.pi * uniform(), 0.0), chosen(p, jnp.exp2(normal()), 1.0)
-    if channels == 1:
-        hue, saturation = 0.0, 1.0
     color = color_of(brightness, contrast, luma_flip, hue, saturation)
 
     p = probability * strengths.filtering
@@ -129,7 +124,7 @@ def draw(
     return Change(geometry, color, gains, deviation * normal(*shape), jnp.append(centre, size))
 
 
-def apply(image: Image, change: Change, strengths: Strengths = BGC) -> Image:
+def apply(image: Image, change: Change, strengths: Strengths) -> Image:
     """Return the changed image; groups with a strength of 0 cost nothing.
 
     Raises:
@@ -395,7 +390,7 @@ def _resample(
 
 
 def _recolor(image: Image, color: Float[Array, "4 4"]) -> Image:
-    if image.shape[-1] == 1:
+    if image.shape[-1] == 1:  # of which hue and saturation change nothing
         mean = color[:3].mean(axis=0)
         return image * mean[:3].sum() + mean[3]
     return product(image, color[:3, :3].T) + color[:3, 3]

@@ -84,7 +84,7 @@ def modes_covered(modes: Int[np.ndarray, " samples"], num_modes: int, least: flo
         modes: the mode of each sample, from a classifier or the nearest centre; negative for none.
         num_modes: the number of modes.
     """
-    counts = np.bincount(modes[modes >= 0], minlength=num_modes)
+    counts = np.bincount(modes[modes >= 0])
     return int(np.sum((counts > 0) & (counts >= least * len(modes) / num_modes)))
 
 

@@ -28,9 +28,7 @@ def perplexity(counts: Int[Array, " num_codes"]) -> Float[Array, ""]:
     It is the number of evenly used codes with this entropy.
     """
     shares = counts / counts.sum()
-    return jnp.exp(
-        -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0))
-    )
+    return jnp.exp(-jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1))))
 
 
 def codebook_metrics(counts: Int[Array, " num_codes"]) -> dict[str, Float[Array, ""]]:

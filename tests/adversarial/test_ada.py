@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import ndimage, stats
 
 from genjax.adversarial import adaptive, non_saturating
 from genjax.adversarial.adaptive import ADA, Strengths
@@ -62,6 +62,21 @@ def test_changes_are_the_authors(name, changes):
     # float32 on both sides; places of pixels are rounded by 1e-6.
     np.testing.assert_allclose(found, REFERENCE[name], rtol=0, atol=1e-5)
     assert np.abs(found - images).max() > 0.1
+
+
+def test_a_hole_has_its_centre_at_x_and_y_and_half_of_each_side():
+    found = adaptive._cut(jnp.ones((4, 8, 1)), jnp.array([0.25, 0.5, 0.5]))[..., 0]
+    expected = np.ones((4, 8))
+    expected[1:3, 0:4] = 0
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_places_between_and_beyond_pixels_are_those_of_scipy():
+    random = np.random.default_rng(0)
+    image, places = random.standard_normal((5, 7, 1)), random.uniform(-9, 15, (2, 20, 30))
+    expected = ndimage.map_coordinates(image[..., 0], places, order=1, mode="grid-constant")
+    found = adaptive._interpolated(*(jnp.asarray(a, jnp.float32) for a in (image, *places)))
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-5)  # of float32 places
 
 
 def test_bands_are_the_authors_and_sum_to_the_image():
@@ -176,6 +191,8 @@ def test_whole_pixels_and_turns_have_the_authors_laws():
     turned = geometries(p, count, SHAPE, Strengths(0.0, 1.0, 0.0))
     share = np.mean(np.abs(turned[:, 0, 1]) + np.abs(turned[:, 1, 0]) > 1e-6)
     assert abs(share - p) < 4.5 * np.sqrt(p * (1 - p) / count)
+    always = [geometries(p, count, SHAPE, Strengths(0.0, 1.0, 0.0)) for p in (1.0, 1.3)]
+    np.testing.assert_array_equal(*always)  # p may rise above 1
 
 
 def test_below_one_the_changes_of_a_law_can_be_undone():
@@ -230,6 +247,7 @@ def probabilities(ada, r_t, images, steps):
 
 
 def test_at_the_published_speed_the_probability_rises_to_one_in_500_thousand_images():
+    assert ADA(changes=("blitting", "geometry", "color")) == ADA()  # the authors' "bgc"
     p, _ = probabilities(ADA(), lambda p, key: 1.0, images=125, steps=4000)
     np.testing.assert_array_equal(p[:3], 0)
     np.testing.assert_allclose(p[3:7], 500 / 500_000, rtol=1e-6)  # four batches, all at once
@@ -327,4 +345,4 @@ def test_gradients_reach_the_image_through_every_change():
 
 def test_other_channels_are_refused(changes):
     with pytest.raises(ValueError, match="2 channels"):
-        adaptive.apply(jnp.zeros((HEIGHT, WIDTH, 2)), changes["color"])
+        adaptive.apply(jnp.zeros((HEIGHT, WIDTH, 2)), changes["color"], ALL)

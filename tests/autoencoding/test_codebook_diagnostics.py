@@ -61,6 +61,16 @@ def test_alarms():
     assert alarms({"loss": float("nan")}) == ["Not finite: loss is nan."]
 
 
+def test_thresholds():
+    """Half and a tenth of the 9.5 codes that 19 equal draws find among 10 codes."""
+    expected = 10 * (1 - 0.9**19)
+    for factor, count in ((1.001, 0), (0.999, 2)):
+        used = dict(usage=factor * expected / 20, perplexity=factor * expected / 10)
+        sizes = dict(num_codes=10.0, num_indices=19.0)
+        found = alarms({f"codebook/{name}": value for name, value in (used | sizes).items()})
+        assert len(found) == count
+
+
 def test_alarm_of_a_collapsed_posterior():
     """It is raised below a tenth of the units, and if none of a few units is active."""
     say = lambda active, units: alarms({"active_units": float(active), "num_units": float(units)})

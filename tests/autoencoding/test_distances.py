@@ -27,6 +27,7 @@ def test_distances_do_not_depend_on_size():
     np.testing.assert_allclose(autoencoding.l1(x, y), 0.5)
     np.testing.assert_allclose(autoencoding.l2(x, y), 0.25)
     np.testing.assert_allclose(autoencoding.charbonnier(x, y, 0.5), np.sqrt(0.5), rtol=1e-6)
+    np.testing.assert_allclose(autoencoding.charbonnier(x, x), 1e-3, rtol=1e-6)
 
 
 def test_charbonnier_is_smooth_at_zero():

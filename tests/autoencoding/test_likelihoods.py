@@ -24,8 +24,10 @@ def total(a):
 def test_bernoulli_is_that_of_black_and_white_pixels(draws):
     logits, x = draws[0], np.sign(draws[1])
     expected = total(stats.bernoulli.logpmf(x > 0, 1 / (1 + np.exp(-logits))))
-    found = autoencoding.bernoulli().log_probability(jnp.asarray(logits), jnp.asarray(x))
+    likelihood = autoencoding.bernoulli()
+    found = likelihood.log_probability(jnp.asarray(logits), jnp.asarray(x))
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # float32
+    assert likelihood.parameters == 1
 
 
 def test_bernoulli_of_gray_is_the_expectation_over_black_and_white(draws):
@@ -58,6 +60,7 @@ def test_gaussian(draws):
     )
     np.testing.assert_allclose(likelihood.mean(outputs), mean, rtol=1e-6)
     fixed = autoencoding.gaussian(0.3)
+    assert fixed.parameters == 1
     expected = total(stats.norm.logpdf(x, mean, 0.3))
     np.testing.assert_allclose(
         fixed.log_probability(jnp.asarray(mean), jnp.asarray(x)), expected, rtol=1e-5
@@ -75,6 +78,7 @@ def test_the_masses_of_all_levels_sum_to_one(levels, mean, log_scale):
     outputs = jnp.broadcast_to(logistic_outputs(mean, log_scale), (levels, 2))
     likelihood = autoencoding.discretized_logistic(levels)
     assert np.abs(likelihood.mean(outputs)).max() <= 1  # an image, even where the mean is outside
+    assert likelihood.levels == levels
     masses = jnp.exp(likelihood.log_probability(outputs, x))
     # 256 masses in float32, whose arguments of up to 1,000 are rounded by 1e-7: 1e-4 of a mass that
     # counts.
@@ -113,7 +117,7 @@ def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
 
     Its logarithm is finite, with a gradient that pulls the mean nearer.
     """
-    likelihood = autoencoding.discretized_logistic(256)
+    likelihood = autoencoding.discretized_logistic()  # of bytes
     x = 191 / 127.5 - 1  # a level
     loss = lambda mean: likelihood.log_probability(
         logistic_outputs([mean], [-6.9]), jnp.array([[x]])

@@ -1,5 +1,6 @@
 """Distances of spectra, for which tones have closed forms."""
 
+import inspect
 import math
 
 import jax
@@ -45,6 +46,24 @@ def test_e_times_louder_is_one_neper_and_a_convergence_of_e_less_one():
     # or more, as the window's mean square is 3/8.
     np.testing.assert_allclose(distance(1e-9 * NOISE, 0 * NOISE), 0.0, atol=1e-6)
     assert np.all(distance(1e-6 * NOISE, 0 * NOISE) > 0.3)
+
+
+def test_frames_overlap_by_three_quarters():
+    """A click is in four frames, which alone change with its height."""
+    click, frames = jnp.zeros((1, 4096, 1)).at[:, 2080].set(1e3), {256: 65, 512: 33}
+    mel = multi_scale_mel(10 * click, click, RATE, tuple(frames), (10, 20))
+    np.testing.assert_allclose(mel, sum(4 / count for count in frames.values()), rtol=1e-5)
+    for n_fft, count in frames.items():
+        distance = multi_resolution_stft(math.e * click, click, (n_fft,))
+        np.testing.assert_allclose(distance, math.e - 1 + 4 / count, rtol=1e-5)
+
+
+def test_the_resolutions_are_the_published_ones():
+    """Those of DAC's base config, and of Parallel WaveGAN's three FFTs."""
+    default = lambda function, name: inspect.signature(function).parameters[name].default
+    assert default(multi_scale_mel, "n_ffts") == (32, 64, 128, 256, 512, 1024, 2048)
+    assert default(multi_scale_mel, "num_mels") == (5, 10, 20, 40, 80, 160, 320)
+    assert default(multi_resolution_stft, "n_ffts") == (512, 1024, 2048)
 
 
 @pytest.mark.parametrize("name", ["mel", "stft"])

@@ -101,6 +101,8 @@ def test_one_tile_passes_into_the_next_linearly():
     merged = tiling.merge(tiles, (2,))[0, :, 0]
     expected = np.clip(1 + 2 * (np.arange(32) + 0.5 - 14) / 4, 1, 3)
     np.testing.assert_allclose(merged, expected, atol=ROUNDING)
+    rounded = tiling.merge(tiles.astype(jnp.bfloat16), (2,))[0, :, 0]
+    np.testing.assert_array_equal(rounded, merged)  # 1 and 3 are exact, and sums are of float32
 
 
 def test_no_seams():

@@ -39,6 +39,7 @@ def test_draws_have_the_filtered_law():
     kept = expected > 0
     assert observed[~kept].sum() == 0 and 1 < kept.sum() < VOCABULARY
     assert stats.chisquare(observed[kept], expected[kept] / expected.sum() * count).pvalue > 1e-3
+    assert filtered(LOGITS.astype(jnp.bfloat16)).dtype == jnp.float32  # and so is Gumbel's noise
 
 
 def test_temperature_zero_is_greedy_and_no_temperature_recompiles():
@@ -62,10 +63,15 @@ def test_a_sample_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(sample(keys(4), LOGITS)[2:], sample(keys(4)[2:], LOGITS[2:]))
 
 
-def test_the_most_likely_token_is_kept_where_the_threshold_is_rounded_above_it():
+def test_the_most_likely_tokens_are_kept_where_the_threshold_is_rounded_above_them(monkeypatch):
     """As it may be at min_p = 1, because XLA may compute logits twice with different rounding."""
     kept = jnp.isfinite(keep_min_p(LOGITS, 1 + 1e-6))
     np.testing.assert_array_equal(kept, np.arange(VOCABULARY) == LOGITS.argmax(-1)[:, None])
+    values, indices = jax.lax.top_k(LOGITS, 3)
+    monkeypatch.setattr(jax.lax, "top_k", lambda logits, k: (values + 1e-6, indices))
+    kept = np.isfinite(keep_top_k(LOGITS, 3))
+    np.testing.assert_array_equal(np.take_along_axis(kept, indices, axis=1), True)
+    np.testing.assert_array_equal(kept.sum(1), 3)
 
 
 def test_top_p_keeps_the_fewest_of_equally_likely_tokens_and_top_k_all():

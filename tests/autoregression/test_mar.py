@@ -103,3 +103,4 @@ def test_the_loss_is_of_masked_tokens_alone():
     share = lambda key: jnp.float32(0.7)
     mar_loss(jax.random.key(0), states, denoise, x, jnp.zeros(64), loss=loss, share=share)
     np.testing.assert_array_equal(masks[1].sum(axis=1), 6)
+    assert times[1].shape == (4 * 64, 8)  # their number of noises

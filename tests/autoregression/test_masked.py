@@ -60,6 +60,8 @@ def test_steps_are_checked():
     for num_steps in (0, 8):
         with pytest.raises(ValueError, match=f"7 tokens are revealed .* num_steps={num_steps}"):
             masked_counts(masked.cosine, 7, num_steps)
+        with pytest.raises(ValueError, match=f"7 tokens are revealed .* num_steps={num_steps}"):
+            masked.arccos_counts(7, num_steps)
 
 
 def test_choice_temperatures_of_the_authors():
@@ -104,11 +106,15 @@ def test_constant_logits_lose_ln_v_under_any_mask():
     for smoothing in (0.0, 0.1):
         loss = masked_loss(jnp.full((2, 3, 5), 0.7), tokens, mask, smoothing)
         np.testing.assert_allclose(loss, np.log(5), rtol=1e-6)
+    np.testing.assert_array_equal(masked_loss(jnp.zeros((2, 3, 5)), tokens, mask & False), 0)
     logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 5), np.float32))
     log_probabilities = np.log(jax.nn.softmax(logits))
     smooth = 0.9 * np.eye(5)[np.asarray(tokens)] + 0.1 / 5
     expected = [-(smooth * log_probabilities)[i].sum(-1)[mask[i]].mean() for i in range(2)]
     np.testing.assert_allclose(masked_loss(logits, tokens, mask, 0.1), expected, rtol=1e-6)
+    rounded = logits.astype(jnp.bfloat16)
+    losses = [masked_loss(a, tokens, mask) for a in (rounded, rounded.astype(jnp.float32))]
+    np.testing.assert_array_equal(*losses)
 
 
 # A random law over three tokens of five, with exact conditionals of any tokens given any others.

@@ -110,7 +110,11 @@ def test_equal_logits_are_8_bits_per_dimension():
     np.testing.assert_allclose(bits_per_dimension(nats, 3), 8.0, rtol=1e-6)
 
 
-def test_log_probabilities_of_bfloat16_logits_are_float32():
+def test_log_probabilities_of_bfloat16_outputs_are_float32():
+    outputs, x = outputs_of(1).astype(jnp.bfloat16), jnp.full((4, 1), 100)
+    log_probability = mixture_of_logistics().log_probability
+    nats = [log_probability(a, x) for a in (outputs, outputs.astype(jnp.float32))]
+    np.testing.assert_array_equal(*nats)
     found = categorical(2).log_probability(jnp.array([[7.0, 0.0]], jnp.bfloat16), jnp.zeros(1, int))
     np.testing.assert_allclose(found, -np.log1p(np.exp(-7.0)), rtol=1e-3)
 

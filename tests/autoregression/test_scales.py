@@ -61,3 +61,4 @@ def test_guidance_grows_with_the_scale():
 
 def test_unconditional_sampling_is_unconditional_at_every_scale():
     np.testing.assert_array_equal([linear_guidance(-1.0, 4)(scale) for scale in range(4)], 0)
+    assert linear_guidance(1.5, 1)(0) == 1  # of a single scale, which is the first

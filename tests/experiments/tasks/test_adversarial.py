@@ -1,10 +1,12 @@
 """Test the task of GANs: which player moves when, on any devices and after interruptions."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,9 @@ from configs import digits_gan, fashion_gan, gaussians_gan
 from experiments.configuration import base
 from experiments.configuration.runs import build
 from experiments.launch.experiment import Experiment
+from experiments.tasks.optimization import Player
 from experiments.tasks.penalties import Penalties, Regularizer
+from genjax.adversarial import Anchors
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
 from tests.experiments import gan_run
@@ -107,14 +111,17 @@ def count_of(player):
 @pytest.mark.slow
 @pytest.mark.parametrize(("of_discriminator", "of_generator"), [(4, 1), (2, 3)])
 def test_any_ratio_of_updates(of_discriminator, of_generator):
-    state, metrics = after(
-        plane(updates__discriminator=of_discriminator, updates__generator=of_generator), steps=2
-    )
+    updates = dict(updates__discriminator=of_discriminator, updates__generator=of_generator)
+    config = plane(num_steps=4, **updates)
+    state, metrics = after(config, steps=2)
     assert count_of(state.discriminator) == 2 * of_discriminator
     assert count_of(state.generator) == 2 * of_generator
     assert int(state.step) == 2
     assert metrics["loss/discriminator"].count == of_discriminator
     assert metrics["loss/generator"].count == of_generator
+    for player, fields in config.optimizer.items():  # a cosine over all of a player's updates
+        expected = fields.learning_rate * (1 + np.cos(np.pi / 4)) / 2
+        np.testing.assert_allclose(metrics[f"learning_rate/{player}"], expected, rtol=1e-6)
 
 
 def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
@@ -133,6 +140,7 @@ def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
     parts = jax.jit(lambda *args: (task.update(*args), seen)[1])(state, batch, jax.random.key(1))
     assert [len(part) for part in parts] == [4] * 4
     np.testing.assert_array_equal(np.sort(np.concatenate(parts), 0), np.sort(batch["image"], 0))
+    assert task._seen(state.replace(step=jnp.int32(3))) == 3 * 16
 
 
 def test_two_time_scales():
@@ -193,25 +201,72 @@ def test_a_weight_goes_to_its_end_as_a_half_cosine():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-12), *moments)
 
 
-def test_the_discriminators_gradient_by_generated_examples_alone():
-    """Against the derivative of the part of its loss that they are in."""
-    config = plane(objective="non_saturating", regularizers=dict(r1=dict(weight=0.3)))
-    task, state, update = programs(config)
-    _, metrics = update(state, points(0), jax.random.key(1))
-    # as an update draws them: of the first of its keys, for the only update of the discriminator,
-    # for the latents
-    (key,) = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)
-    latent_key, _ = jax.random.split(jax.random.split(key, 3)[0])
-    latents = jax.random.normal(latent_key, (16, 2))
+def test_the_gradients_of_both_players_are_those_of_the_written_out_losses():
+    """The discriminator has four penalties, and the generator meets it after its step.
 
-    def loss(params):
-        fakes = task.generator.apply(state.generator.variables, latents)
-        return jax.nn.softplus(task.discriminator.apply({"params": params}, fakes)).mean()
+    Adam's first moments are the gradients, because their decay is 0.
+    """
+    weights = dict(r1=0.3, r2=0.2, interpolated=0.1, lecam=0.4)
+    x = jnp.asarray(points()["image"])
+    penalties = {name: dict(weight=weight) for name, weight in weights.items()}
+    task, state, update = programs(plane(objective="non_saturating", regularizers=penalties))
+    state = state.replace(anchors=Anchors(jnp.float32(0.7), jnp.float32(-0.4)))
+    after, metrics = update(state, points(), jax.random.key(1))
+    # as an update draws them, of the first of its keys for each player
+    keys = [jax.random.split(key, 1)[0] for key in jax.random.split(jax.random.key(1))]
+    latent_keys, _, penalty_keys = zip(*(jax.random.split(key, 3) for key in keys), strict=True)
+    z = [jax.random.normal(jax.random.split(key)[0], (16, 2)) for key in latent_keys]
+    share = jax.random.uniform(penalty_keys[0], (16, 1))
+    generate = lambda params, z: task.generator.apply({"params": params}, z)
+    judge = lambda params, x: task.discriminator.apply({"params": params}, x)
+    slopes = lambda params: jax.vmap(jax.grad(lambda x: judge(params, x[None])[0]))
 
-    expected = optax.tree.norm(jax.jit(jax.grad(loss))(state.discriminator.params))
-    found = metrics["norm/gradient_of_discriminator_by_generated"].total
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found != metrics["norm/gradient_of_discriminator"].total
+    def of_discriminator(params):
+        fakes = generate(state.generator.params, z[0])
+        real, fake = judge(params, x), judge(params, fakes)
+        square = lambda x: jnp.square(slopes(params)(x)).sum(1)
+        between = jnp.sqrt(square(share * x + (1 - share) * fakes))
+        terms = {
+            "r1": square(x).mean(),
+            "r2": square(fakes).mean(),
+            "interpolated": jnp.square(between - 1).mean(),
+            "lecam": (jnp.square(real + 0.4) + jnp.square(fake - 0.7)).mean(),
+        }
+        added = {name: weights[name] * term for name, term in terms.items()}
+        loss = (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
+        metrics = {f"regularizer/{name}": term for name, term in added.items()}
+        metrics |= {
+            "loss/discriminator": loss,
+            "logit/real": real.mean(),
+            "logit/fake": fake.mean(),
+        }
+        by_fakes = (jax.nn.softplus(fake) + 0.4 * jnp.square(fake - 0.7)).mean()
+        return jnp.stack([loss + sum(added.values()), by_fakes]), metrics
+
+    def of_generator(params):
+        return jax.nn.softplus(-judge(after.discriminator.params, generate(params, z[1]))).mean()
+
+    def written_out():
+        by_both, metrics = jax.jacrev(of_discriminator, has_aux=True)(state.discriminator.params)
+        by_params, by_fakes = (jax.tree.map(lambda a, i=i: a[i], by_both) for i in (0, 1))
+        metrics["norm/gradient_of_discriminator_by_generated"] = optax.tree.norm(by_fakes)
+        loss, by_generator = jax.value_and_grad(of_generator)(state.generator.params)
+        fakes, opponent = generate(state.generator.params, z[1]), after.discriminator.params
+        by_images = jax.nn.sigmoid(-judge(opponent, fakes))[:, None] * slopes(opponent)(fakes)
+        metrics["norm/gradient_of_images"] = jnp.linalg.norm(by_images, axis=1).mean()
+        return metrics | {"loss/generator": loss}, by_params, by_generator
+
+    expected, *gradients = jax.jit(written_out, compiler_options=QUICK)()
+    for name, value in expected.items():  # float32
+        np.testing.assert_allclose(metrics[name].total, value, rtol=1e-4, err_msg=name)
+    for player, gradient in zip((after.discriminator, after.generator), gradients, strict=True):
+        for a, b in zip(
+            *map(jax.tree.leaves, (player.optimizer_state[0].mu, gradient)), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
+    means = expected["logit/real"], expected["logit/fake"]
+    anchors = 0.99 * np.array([0.7, -0.4]) + 0.01 * np.array(means)
+    np.testing.assert_allclose(after.anchors, anchors, rtol=1e-5)
 
 
 def test_a_lazy_penalty_is_logged_where_it_is_computed_and_as_the_eager_one():
@@ -249,6 +304,66 @@ def test_orthogonality_is_a_part_of_the_generators_loss():
     np.testing.assert_allclose(
         metrics["norm/gradient_of_generator"].total, weight * norm, rtol=1e-4
     )
+
+
+class Styled(nn.Module):
+    """A generator of 2×2 pixels, linear in squares of its two styles, with noise in training."""
+
+    latent_size: int = 3
+
+    def setup(self):
+        self.to_x = nn.Dense(4, use_bias=False)
+
+    def map(self, z, labels=None, *, truncation=1.0, train=False):
+        return truncation * jnp.stack([z, 2 * z], axis=1)
+
+    def synthesize(self, w, *, train=False):
+        images = self.to_x(jnp.square(w).reshape(len(w), -1)).reshape(-1, 2, 2, 1)
+        return images + (jax.random.normal(self.make_rng("noise"), images.shape) if train else 0)
+
+
+def styled():
+    """Return a task with a penalty of path lengths at every third step, and its player."""
+    penalties = Penalties.from_config(dict(path_length=dict(weight=2.0, every=3)), Styled())
+    task = dataclasses.replace(programs(plane())[0], generator=Styled(), penalties=penalties)
+    kernel = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4), np.float32))
+    return task, Player.create({"params": {"to_x": {"kernel": kernel}}}, task.optimizers[0])
+
+
+def test_path_lengths_are_a_part_of_the_generators_loss_and_have_a_running_mean():
+    """Pixels are Kᵀw² with the kernel K, so lengths are |2w·(Ky)|/√styles/√pixels."""
+    task, player = styled()
+    _, *keys = jax.random.split(jax.random.key(1), 3)
+    z, y = (jax.random.normal(key, (5, size)) for key, size in zip(keys, (3, 4), strict=True))
+    w = jnp.concatenate([z, 2 * z], axis=1)
+
+    def written_out(params):
+        lengths = jnp.linalg.norm(2 * w * (y @ params["to_x"]["kernel"].T), axis=1) / np.sqrt(2 * 4)
+        mean = 0.7 + 0.01 * (lengths.mean() - 0.7)
+        return 3 * 2.0 * jnp.square(lengths - mean).mean(), mean
+
+    penalties = jax.jit(task._generator_penalties, static_argnums=5, compiler_options=QUICK)
+    start = jnp.float32(0.7), None, jax.random.key(1), 5
+    gradients, added, mean = penalties(player, jnp.int32(6), *start)
+    (value, after), expected = jax.value_and_grad(written_out, has_aux=True)(player.params)
+    np.testing.assert_allclose(added["path_length"], (value, 1), rtol=1e-5)  # float32
+    np.testing.assert_allclose(mean, after, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), gradients, expected)
+    gradients, added, mean = penalties(player, jnp.int32(7), *start)
+    assert mean == start[0] and optax.tree.norm((gradients, added)) == 0
+
+
+def test_samples_of_a_generator_with_styles_have_noise_of_their_own_and_are_truncated_in_w():
+    task, player = styled()
+    state = programs(plane())[1].replace(generator=player)
+    generate = jax.jit(task.generate, compiler_options=QUICK)
+    of = lambda indices, truncation: np.asarray(
+        generate(state, jax.random.key(3), 0 * indices, indices, jnp.float32(truncation))
+    )
+    noise, images, half = (of(np.arange(3), truncation) for truncation in (0.0, 1.0, 0.5))
+    np.testing.assert_allclose(half - noise, (images - noise) / 4, atol=1e-5)
+    assert all(np.abs(np.diff(each, axis=0)).max() > 0.1 for each in (noise, images - noise))
+    np.testing.assert_array_equal(of(np.array([2, 0, 9]), 1.0)[:2], images[[2, 0]])
 
 
 def test_samples_depend_on_their_own_index_and_a_walk_ends_in_them():
@@ -315,6 +430,7 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
             dict(regularizers=dict(r1=dict(weight=1.0, end_weight=0.1))),
             "both of end_weight and burn_in",
         ),
+        (dict(regularizers=dict(r1=dict(weight=1.0, every=0))), "an `every` of at least 1"),
         (dict(updates__generator=0), "config.updates must be positive"),
         (dict(updates__discriminator=0), "config.updates must be positive"),
         (dict(blur=dict(sigma=10.0)), "config.blur has sigma: set both sigma and images"),

@@ -3,6 +3,7 @@
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,8 @@ from configs import digits_flow, gaussians_gan
 from experiments.configuration import base
 from experiments.configuration.runs import build, open_run
 from experiments.launch.experiment import Experiment
+from experiments.tasks import inversion
+from experiments.tasks.bidirectional import BidirectionalGAN
 from experiments.tasks.latent_generators import LatentGenerator
 from genjax.models.gans import stylegan2, stylegan3
 from genjax.training import Checkpoints
@@ -173,21 +176,44 @@ def test_updates_divide_the_batch_and_repeat_the_generators():
     assert metrics["loss/generator"].count == 3 and metrics["loss/discriminator"].count == 2
 
 
+def doubled(key, points):
+    return 2 * points
+
+
 def test_the_discriminator_sees_the_encoders_pairs_and_the_generators():
-    """Its first loss, from the networks by themselves and the keys of an update."""
-    config = points(objective="non_saturating")
-    config.regularizers = {}
-    _, state, _, metrics = one_step(config)
+    """Its first loss, from the networks by themselves and the keys of an update.
+
+    Adam's first moment is the gradient, because its decay is 0. Penalties are of the pairs before
+    their augmentation, which doubles points.
+    """
+    config = points(objective="non_saturating", augmentations=(f"{__name__}.doubled",))
+    config.regularizers = dict(r1=dict(weight=2.0), r2=dict(weight=3.0))
+    _, state, after, metrics = one_step(config)
     key = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)[0]
     latent_key, *_ = jax.random.split(jax.random.split(key, 3)[0], 3)
     x, z = some_points(0)["image"], jax.random.normal(latent_key, (16, 2))
-    maps = (state.generator.params[name]["map"]["kernel"] for name in ("generator", "encoder"))
-    (a, c), weights = maps, state.discriminator.params["weights"]
-    real, fake = (jnp.concatenate(pair, 1) for pair in ((x, x @ c), (z @ a, z)))
-    real, fake = (jnp.sum(v @ weights * v, 1) for v in (real, fake))
-    expected = (nn.softplus(-real) + nn.softplus(fake)).mean()
-    np.testing.assert_allclose(metrics["loss/discriminator"].total, expected, rtol=1e-5)
-    np.testing.assert_allclose(metrics["logit/real"].total, real.mean(), rtol=1e-4)
+    a, c = (state.generator.params[name]["map"]["kernel"] for name in ("generator", "encoder"))
+    twice = np.array([2.0, 2.0, 1.0, 1.0])
+    pairs = [twice * jnp.concatenate(pair, 1) for pair in ((x, x @ c), (z @ a, z))]
+
+    def written_out(weights):
+        real, fake = (jnp.sum(v @ weights * v, 1) for v in pairs)
+        slopes = (twice * (v @ (weights + weights.T)) for v in pairs)
+        r1, r2 = (jnp.square(each).sum(1).mean() for each in slopes)
+        loss = (nn.softplus(-real) + nn.softplus(fake)).mean()
+        return loss + 2 * r1 + 3 * r2, {
+            "loss/discriminator": loss,
+            "logit/real": real.mean(),
+            "regularizer/r1": 2 * r1,
+            "regularizer/r2": 3 * r2,
+        }
+
+    weights = state.discriminator.params["weights"]
+    gradient, expected = jax.grad(written_out, has_aux=True)(weights)
+    for name, value in expected.items():  # float32
+        np.testing.assert_allclose(metrics[name].total, value, rtol=1e-4, err_msg=name)
+    found = after.discriminator.optimizer_state[0].mu["weights"]
+    np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_of_several_scores_each_has_the_objectives_boundary_and_slope():
@@ -259,9 +285,19 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path, styled_run):
     assert same(whole, resumed)
 
 
-def test_an_encoder_after_the_fact_learns_w_and_reconstructions(styled_run):
+class Perceptual:
+    """A stand-in for LPIPS: differences times its only parameter."""
+
+    def apply(self, variables, x, y):
+        return variables * jnp.abs(x - y).mean(1)
+
+
+def test_an_encoder_after_the_fact_learns_w_and_reconstructions(styled_run, monkeypatch):
     """Its loss, from the matrices of the networks; the generator is the run's average."""
-    task = build(encoder_of_points(styled_run, latents=2.0, images=3.0))
+    stand_ins = dict(LPIPS=Perceptual, require_lpips=lambda: None, load_lpips=lambda: (None, 7.0))
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(inversion, name, stand_in)
+    task = build(encoder_of_points(styled_run, latents=2.0, images=3.0, perceptual=0.5))
     (frozen,) = task.frozen()
     assert same(frozen["generator"], jax.device_get(open_run(styled_run).variables))
     state = jax.jit(task.init)(jax.random.key(0))
@@ -274,7 +310,10 @@ def test_an_encoder_after_the_fact_learns_w_and_reconstructions(styled_run):
     of_images = jnp.square(synthesize(encode(x)) - x).mean()
     np.testing.assert_allclose(metrics["loss/latents"], of_latents, rtol=1e-4)
     np.testing.assert_allclose(metrics["loss/images"], of_images, rtol=1e-4)
-    np.testing.assert_allclose(metrics["loss"], 2 * of_latents + 3 * of_images, rtol=1e-4)
+    perceptual = 7 * jnp.abs(synthesize(encode(x)) - x).mean()
+    np.testing.assert_allclose(metrics["loss/perceptual"], perceptual, rtol=1e-4)
+    total = 2 * of_latents + 3 * of_images + 0.5 * perceptual
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
     # A sheet shows reconstructions of held-out examples, in the order of its rows.
     originals, *inputs = task.sampling_inputs(None)
     assert originals.shape == (3, task.columns, 2)
@@ -301,6 +340,20 @@ def test_generators_with_styles_take_one_w_for_all(network):
 
     latents, images = jax.eval_shape(both, jax.ShapeDtypeStruct((3, 6), jnp.float32))
     assert latents.shape == (3, 5) and images.shape == (3, 16, 16, 3)
+
+
+def test_an_encoder_to_z_gives_the_w_of_a_generator_with_styles():
+    x, key, encoder = jnp.asarray(some_points(0)["image"]), jax.random.key(0), Dense(3)
+    generator, inputs = LatentGenerator(Styled()), {"encoder": x, "generator": jnp.zeros((1, 3))}
+    networks = {"encoder": encoder, "generator": generator.network}
+    variables = {name: network.init(key, inputs[name]) for name, network in networks.items()}
+    task = SimpleNamespace(encoder=encoder)
+    w = BidirectionalGAN.encode_jointly(task, generator, variables, x, None)
+    layers = variables["encoder"]["params"]["map"], variables["generator"]["params"]["to_w"]
+    expected = x
+    for layer in layers:
+        expected = expected @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(w, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_that_cannot_be_inverted_is_named(tmp_path, styled_run, bigan_run):

@@ -1,5 +1,7 @@
 """The blur of what a discriminator sees in the task of GANs: where it acts, and when it ends."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,10 @@ def small_task():
 
 
 def test_the_discriminator_sees_less_and_less_blur_in_one_program():
-    """Logits of real images and R1 are those of D(blur(x)), for every σ of the schedule."""
+    """Logits of real images and R1 are those of D(blur(x)), for every σ of the schedule.
+
+    Running statistics take in real images first, then generated ones.
+    """
     task, traces = small_task(), []
 
     def traced(*args):
@@ -43,18 +48,30 @@ def test_the_discriminator_sees_less_and_less_blur_in_one_program():
     @jax.jit
     def expected(sigma):
         options = dict(train=True, mutable=["batch_stats"])
-        judge = lambda x: task.discriminator.apply(variables, blur(x, sigma, 6), **options)[0]
-        slopes = jax.grad(lambda x: judge(x).sum())(images)
-        return {"logit/real": judge(images).mean(), "regularizer/r1": jnp.sum(slopes**2) / 4}
+        judge = lambda x, variables=variables: task.discriminator.apply(
+            variables, blur(x, sigma, 6), **options
+        )
+        slopes = jax.grad(lambda x: judge(x)[0].sum())(images)
+        keys = [jax.random.split(key, 1)[0] for key in jax.random.split(jax.random.key(1))]
+        made = [
+            task._generate(started.generator, jax.random.split(key, 3)[0], None, 4) for key in keys
+        ]
+        real, kept = judge(images)
+        kept = judge(made[0][0], {**variables, **kept})[1], made[1][1]
+        return {"logit/real": real.mean(), "regularizer/r1": jnp.sum(slopes**2) / 4}, kept
 
     for step, sigma in ((0, 2.0), (1, 1.5), (2, 1.0), (4, 0.0), (9, 0.0)):
         state = started.replace(step=jnp.int32(step))  # all that a resumed run has of the schedule
-        _, metrics = update(state, {"image": images}, jax.random.key(1))
+        after, metrics = update(state, {"image": images}, jax.random.key(1))
+        values, kept = expected(sigma)
         assert float(metrics["augmentation/blur"]) == sigma
-        for name, value in expected(sigma).items():
+        for name, value in values.items():
             np.testing.assert_allclose(jnp.divide(*metrics[name]), value, rtol=2e-5)
+        for found, each in zip((after.discriminator, after.generator), kept, strict=True):
+            close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+            jax.tree.map(close, found.kept, each)
     assert len(traces) == 1
-    assert abs(expected(2.0)["logit/real"] - expected(0.0)["logit/real"]) > 1e-3
+    assert abs(expected(2.0)[0]["logit/real"] - expected(0.0)[0]["logit/real"]) > 1e-3
 
 
 def test_a_published_config_and_a_mistake():

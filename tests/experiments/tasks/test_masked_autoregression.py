@@ -9,6 +9,7 @@ import pytest
 
 from experiments.configuration import base
 from experiments.configuration.runs import build
+from experiments.tasks.masked_autoregression import Objective
 from genjax.data import load_dataset
 
 SIZE, KEY = 32, jax.random.key(1)
@@ -66,6 +67,25 @@ def test_the_first_loss_is_that_of_a_velocity_of_zero_and_falls():
     deviation = np.sqrt(np.var(x**2) + 2 + 4 * np.mean(x**2)) / np.sqrt(draws)
     assert abs(losses[0] - 1 - np.mean(x**2)) < 4 * deviation
     assert np.mean(losses[-3:]) < 0.8 * losses[0]
+
+
+def test_some_conditions_are_dropped_and_each_token_is_noised_as_often_as_the_config_says():
+    """The share of null conditions is within 4.5 deviations."""
+    config, count, shapes = small_config(), 3000, {}
+    config.conditioning_dropout = 0.3
+    labels, x = jnp.ones(count, int), jnp.ones((count, 2, 1))
+
+    def apply(x, *others, method):
+        shapes[method] = x.shape
+        if method == "denoise":
+            return x
+        mask, condition = others
+        assert abs(np.mean(condition == 9) - 0.3) < 4.5 * np.sqrt(0.3 * 0.7 / count)
+        assert np.all((condition == 9) | (condition == 1))
+        return condition[:, None]
+
+    Objective.from_config(config)(KEY, apply, x, labels, 9)
+    assert shapes == {"states": (count, 2, 1), "denoise": (2 * count, 2, 1)}
 
 
 @pytest.mark.slow

@@ -18,8 +18,10 @@ from experiments.configuration.runs import build
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import training_batches
 from experiments.launch.encoding import write
+from experiments.tasks.masked_tokens import MaskedTokens
 from experiments.tasks.next_scale import NextScale
 from experiments.tasks.token_autoregression import TokenAutoregression
+from experiments.tasks.tokens import TokenTask
 from genjax import autoregression
 from genjax.data import load_dataset, to_float
 from genjax.data.sets.latents import parts_of, write_latents, write_summary
@@ -218,6 +220,57 @@ def test_probabilities_of_a_network_in_bfloat16_are_computed_in_float32():
         NextScale.log_probability(network, None, tokens, None, None),
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-5)  # bfloat16 has 3 digits
+
+
+def test_the_loss_is_of_mirrored_examples_with_some_conditions_dropped():
+    """A stand-in for mirroring changes the signs of codes. The share is within 4.5 deviations."""
+    codes, labels, seen = jnp.arange(3000)[:, None], jnp.ones(3000, int), []
+
+    def losses(params, key, tokens, condition, frozen):
+        seen.extend((tokens, condition))
+        return jnp.array([1.0, 2.0])
+
+    task = SimpleNamespace(
+        _mirrored=lambda batch, key: batch | {"image": -batch["image"]},
+        condition=SimpleNamespace(of_batch=lambda batch: labels, null=lambda frozen: 9),
+        space=SimpleNamespace(
+            feature="image", encode=lambda x, frozen: x, layout=SimpleNamespace()
+        ),
+        dropout_rate=0.3,
+        losses=losses,
+    )
+    task.space.layout.sequence = lambda codes: codes + 1
+    loss, _ = TokenTask._loss(task, None, {"image": codes}, KEY, None)
+    (tokens, condition), share = seen, np.mean(seen[1] == 9)
+    assert loss == 1.5 and set(np.unique(condition)) == {1, 9}
+    np.testing.assert_array_equal(tokens, 1 - codes)
+    assert abs(share - 0.3) < 4.5 * np.sqrt(0.3 * 0.7 / 3000)
+
+
+def test_masked_tokens_are_predicted_from_the_others():
+    """The network's logits do not depend on tokens, so the masks that it sees tell the loss."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 3, (5, 8)))
+    table, seen = jnp.asarray(np.random.default_rng(1).standard_normal((8, 3), np.float32)), []
+
+    def network(tokens, condition):
+        seen.append(np.asarray(tokens))
+        return jnp.broadcast_to(table, (5, 8, 3))
+
+    task = SimpleNamespace(
+        network=SimpleNamespace(mask_token=3),
+        _apply=lambda params: network,
+        length=8,
+        label_smoothing=0.1,
+    )
+    losses = MaskedTokens.losses(task, None, KEY, tokens, None)
+    (seen,) = seen
+    masked = seen == 3
+    np.testing.assert_array_equal(seen[~masked], tokens[~masked])
+    assert 1 <= masked.sum(1).min() and masked.sum(1).max() <= 8 and not masked.all()
+    nats = scipy.special.log_softmax(table, axis=-1)
+    target = 0.9 * np.eye(3)[tokens] + 0.1 / 3
+    expected = [-(nats * t).sum(-1)[m].mean() for t, m in zip(target, masked, strict=True)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 def test_captions_condition_as_a_prefix(tokenizer, monkeypatch):
