@@ -78,6 +78,13 @@ def test_the_default_is_a_decay_of_999():
     assert old == np.float32(0.999) and new == 1 - np.float32(0.999)
 
 
+@pytest.mark.parametrize("types", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_an_average_keeps_its_type(types):
+    average, params = (jnp.ones(2, dtype) for dtype in types)
+    found = update_average(average, params, jnp.int32(5), HalfLife(50.0))
+    assert found.dtype == types[0]
+
+
 @pytest.mark.parametrize("width", [0.02, 0.05, 0.1, 0.2, 0.28])
 def test_width_of_the_tracked_profile_is_the_one_asked_for(width):
     """The profile is read off as the average of one-hot parameters."""
