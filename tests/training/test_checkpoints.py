@@ -389,3 +389,13 @@ def test_each_process_checks_its_share_and_names_what_is_missing(checkpoint, mon
     assert damage(checkpoint, process, 2) == (None if process else "its file 0 is altered")
     delete_a_file(checkpoint)
     assert damage(checkpoint, process, 2) == "its file 0 is missing"
+
+
+def test_a_disk_that_is_away_is_no_damage_of_files(checkpoint, monkeypatch):
+    module._write_manifest(checkpoint, 1)
+
+    def fail(file, algorithm):
+        raise OSError("the file server is away")
+
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+    assert damage(checkpoint) == "it cannot be read (the file server is away)"
