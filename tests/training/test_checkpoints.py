@@ -193,6 +193,12 @@ def test_there_is_room_for_one_more_than_are_kept(tmp_path, monkeypatch, existin
         check_space(tmp_path, state, keep=3)
 
 
+def test_steps_may_have_nine_digits(tmp_path):
+    for name in ("123456789", "00000007", "012345678", "1234567"):
+        (tmp_path / name).mkdir()
+    assert Checkpoints(tmp_path).steps() == [7, 123456789]
+
+
 @pytest.mark.parametrize("keep", [0, -1])
 def test_at_least_one_is_kept(tmp_path, keep):
     with pytest.raises(ValueError, match=f"keep is {keep}; at least 1"):

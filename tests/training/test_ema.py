@@ -221,6 +221,13 @@ def test_a_run_that_goes_on_from_a_step_forgets_what_lay_beyond_it(snapshots):
     jax.tree.map(np.testing.assert_array_equal, snapshots.reconstruct(630, now(630), 0.07), before)
 
 
+def test_steps_of_snapshots_may_have_nine_digits(tmp_path, history):
+    snapshots = Snapshots(tmp_path)
+    for step in (123456789, 99999999):
+        snapshots.save(step, {0.1: tree(history[0])})
+    assert [each[:2] for each in snapshots.stored()] == [(99999999, 0.1), (123456789, 0.1)]
+
+
 def test_a_snapshot_that_a_stop_prevented_is_taken_when_the_run_goes_on(snapshots):
     """A run that stops at step 600 saves its state, and has no time for the snapshot."""
     snapshots, now = snapshots
