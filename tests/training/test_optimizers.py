@@ -29,8 +29,11 @@ def test_schedule_warms_up_and_falls_as_a_half_cosine():
     np.testing.assert_allclose([schedule(s) for s in steps], [0, 0.05, 0.1, 0.05, 0], atol=1e-8)
 
 
-def test_the_rate_falls_to_its_end_and_stays():
-    _, schedule = make_optimizer(**NUMBERS, decay=50, end_learning_rate=0.02)
+@pytest.mark.parametrize(("warmup", "decay"), [(10, 50), (0.1, 0.5)])
+def test_the_rate_falls_to_its_end_and_stays(warmup, decay):
+    """Lengths are in steps, or below 1 in shares of the run's 100 steps."""
+    options = dict(NUMBERS, warmup=warmup, decay=decay)
+    _, schedule = make_optimizer(**options, end_learning_rate=0.02)
     np.testing.assert_allclose(
         [schedule(s) for s in (10, 30, 50, 80)], [0.1, 0.06, 0.02, 0.02], rtol=1e-6
     )
