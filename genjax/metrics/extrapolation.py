@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from genjax.metrics.border import as_matrix, check_same_width
+from genjax.metrics.border import as_matrix
 from genjax.metrics.frechet import (
     feature_moments,
     frechet_distance,
@@ -62,7 +62,6 @@ def extrapolated_frechet_distance(
     """
     features_a = as_matrix(features_a, "features_a")
     features_b = as_matrix(features_b, "features_b")
-    check_same_width(features_a=features_a, features_b=features_b)
     generator = np.random.default_rng(seed)
     subset = lambda features, count: features[generator.permutation(len(features))[:count]]
     most = min(len(features_a), len(features_b))

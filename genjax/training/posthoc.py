@@ -109,9 +109,8 @@ class Snapshots:
 
     def stored(self) -> list[tuple[int, float, Path]]:
         """Return step, width and file of each snapshot, oldest first."""
-        return [
-            (int(p.stem[:8]), float(p.stem[9:]), p) for p in sorted(self.directory.glob("*_*.npz"))
-        ]
+        names = [(*path.stem.split("_"), path) for path in self.directory.glob("*_*.npz")]
+        return sorted((int(step), float(width), path) for step, width, path in names)
 
     def reconstruct(self, step: int, averages: dict[float, PyTree], width: float) -> PyTree:
         """Return the average of relative width `width` at `step`.

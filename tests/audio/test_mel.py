@@ -9,6 +9,7 @@ from genjax.audio import (
     hann_window,
     log_mel_spectrogram,
     mel_filters,
+    stft,
 )
 
 RATE, N_FFT = 16_000, 512
@@ -40,6 +41,7 @@ def test_filters_are_triangles(scale):
 def test_unit_area():
     filters = mel_filters(RATE, 2**16, 10)
     np.testing.assert_allclose(filters.sum(0) * RATE / 2**16, 1, rtol=1e-4)
+    assert filters[1, 0] > 0 and filters[-2, -1] > 0  # by default from 0 Hz to half the rate
 
 
 def test_tone_in_its_band():
@@ -56,6 +58,11 @@ def test_tone_in_its_band():
     powers = log_mel_spectrogram(tone, filters, 128, padding=0, power=2)
     expected = np.log(np.maximum(amplitudes**2 @ filters[63:66], 1e-5))
     np.testing.assert_allclose(powers[0, 3, :, 0], expected, atol=1e-3)
+    # Frames are those of `stft` in the same form; the padding is in the first one.
+    form = dict(window=hann_window(300), padding=200, pad_mode="constant")
+    expected = np.abs(stft(tone, N_FFT, 128, **form)).swapaxes(2, 3) @ filters
+    logs = log_mel_spectrogram(tone, filters, 128, **form).swapaxes(2, 3)
+    np.testing.assert_allclose(logs, np.log(np.maximum(expected, 1e-5)), atol=1e-3)
 
 
 def test_silence_is_the_clamp():
@@ -65,8 +72,9 @@ def test_silence_is_the_clamp():
 
 
 def test_faults():
-    with pytest.raises(ValueError, match="give 0 <= low < high <= 8000"):
-        mel_filters(RATE, N_FFT, 8, high=9000)
+    for ends in (dict(high=9000), dict(low=-1), dict(low=500, high=500)):
+        with pytest.raises(ValueError, match="give 0 <= low < high <= 8000"):
+            mel_filters(RATE, N_FFT, 8, **ends)
 
 
 @pytest.mark.usefixtures("unchecked_annotations")

@@ -2,7 +2,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.audio import from_mel_bands, griffin_lim, log_mel_spectrogram, mel_filters, stft
+from genjax.audio import (
+    from_mel_bands,
+    griffin_lim,
+    hann_window,
+    istft,
+    log_mel_spectrogram,
+    mel_filters,
+    stft,
+)
 
 N_FFT, HOP = 128, 32
 
@@ -22,6 +30,25 @@ def test_magnitudes_are_approached():
 
     start, end = convergence(0), convergence(60)
     assert start > 0.3 and end < 0.1
+
+
+def test_the_first_step_takes_the_phases_of_the_nearest_waveform():
+    magnitudes = np.random.default_rng(0).uniform(size=(1, 9, 65, 1)).astype(np.complex64)
+    form = dict(n_fft=N_FFT, hop=HOP, window=hann_window(100), padding=48)
+    rebuilt = np.asarray(stft(istft(magnitudes, **form), **form, pad_mode="constant"))
+    expected = istft(magnitudes * rebuilt / np.abs(rebuilt), **form)
+    made = griffin_lim(magnitudes.real, **form, pad_mode="constant", num_steps=1)
+    np.testing.assert_allclose(made, expected, atol=1e-4)  # float32, also of small magnitudes
+
+
+def test_negative_magnitudes_of_mel_bands_are_none():
+    filters = mel_filters(8000, N_FFT, 16)
+    bands = np.random.default_rng(0).uniform(size=(1, 9, 16, 1)).astype(np.float32)
+    solution = np.linalg.pinv(filters).T @ bands
+    assert (solution < 0).mean() > 0.1
+    made = from_mel_bands(bands, filters, HOP, num_steps=0, padding=48)
+    expected = istft(np.complex64(np.maximum(solution, 0)), N_FFT, HOP, padding=48)
+    np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)  # float32 sums
 
 
 @pytest.mark.parametrize("length", [2047, 2016, 1500])

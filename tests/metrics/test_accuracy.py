@@ -26,6 +26,8 @@ def test_errors_say_what_was_given_and_what_to_do():
         ValueError, match="labels go from 1 to 3; expected 0 to 2.*number the classes from 0"
     ):
         class_accuracy(LOGITS, np.array([1, 2, 3, 1]))
+    with pytest.raises(ValueError, match="labels go from -1 to 2; expected 0 to 2"):
+        class_accuracy(LOGITS, np.array([-1, 2, 1, 1]))
     with pytest.raises(ValueError, match=r"logits has shape \(4,\); expected two axes"):
         class_accuracy(LOGITS[:, 0], np.zeros(4, int))
     with pytest.raises(ValueError, match="labels are float64; expected integers"):

@@ -27,6 +27,8 @@ warp = lambda flow=FLOW, known=KNOWN: metrics.warping_error(VIDEOS, flow, known)
         (lambda: metrics.match_events(TIMES, np.nan * TIMES, 0.1), "audio_events holds NaN"),
         (lambda: metrics.match_events(TIMES, TIMES[None], 0.1), "shape (1, 2); expected [events]"),
         (lambda: metrics.synchrony([1.0], [TIMES], 0.1), "shape (); expected [events]"),
+        (lambda: metrics.frame_differences(np.nan * VIDEOS), "videos holds NaN"),
+        (lambda: metrics.kolmogorov_smirnov(TIMES, np.nan * TIMES), "values_b holds NaN"),
         (lambda: warp(flow=np.nan * FLOW), "flow where it is known holds NaN"),
         (lambda: warp(flow=FLOW[:1]), "expected (2, 2, 4, 4, 2) and (2, 2, 4, 4)"),
         (lambda: warp(known=KNOWN[0]), "known (2, 4, 4); expected"),

@@ -26,6 +26,17 @@ def test_images_and_masks_are_the_authors(name):
     assert inside.max() < 1e-5 * np.abs(REFERENCE[name]).max()
 
 
+@pytest.mark.parametrize("name", MOVES)
+def test_the_middle_of_an_image_of_two_sides_moves_as_that_of_the_square(name):
+    move, images = getattr(equivariance, name), np.float64(REFERENCE["images"])
+    for cut, crop in ((np.s_[:, 4:-4], np.s_[4:-4]), (np.s_[:, :, 4:-4], np.s_[:, 4:-4])):
+        whole, known = move(images, *MOVES[name])
+        part, mask = move(images[cut], *MOVES[name])
+        assert part.shape == images[cut].shape and 0.1 < mask.mean() < 1
+        assert known[crop][mask].all()
+        np.testing.assert_allclose(part[:, mask], whole[cut][:, mask], rtol=0, atol=1e-9)
+
+
 def wave(x, y):
     """A plane wave of low frequency, sampled at pixels that are moved by (x, y) to the left."""
     rows, columns = np.mgrid[:32, :32]

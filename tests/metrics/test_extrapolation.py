@@ -68,11 +68,23 @@ def test_the_points_of_the_line():
     assert extrapolated_frechet_distance(features, features + 1).counts[0] == 40
     again = extrapolated_frechet_distance(features, features + 1, least=50)
     assert again.distance == line.distance  # subsets depend on the seed alone
+    moments = np.zeros(3), np.eye(3)
+    for extrapolated, others in (
+        (extrapolated_frechet_distance, [features + 1]),
+        (extrapolated_frechet_distance_from_moments, moments),
+    ):
+        lines = [extrapolated(features, *others, seed=seed).distances for seed in (0, 1)]
+        assert (lines[0] != lines[1])[:-1].all()
+    for pair in ((features, features[:200]), (features[:200], features)):
+        assert extrapolated_frechet_distance(*pair).counts[-1] == 200
 
 
-def test_too_few_examples():
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_too_few_examples_and_unequal_widths():
     features = np.zeros((30, 16))
     with pytest.raises(ValueError, match="30 examples of 16 features .* subsets of 32; expected"):
         extrapolated_frechet_distance(features, features)
     with pytest.raises(ValueError, match="subsets of 1; expected"):
         extrapolated_frechet_distance_from_moments(features, *IDENTITY, least=1)
+    with pytest.raises(ValueError, match="features_a has 16, features_b has 15 features"):
+        extrapolated_frechet_distance(features, features[:, 1:], least=15)

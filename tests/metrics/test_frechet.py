@@ -183,6 +183,8 @@ def test_errors_say_what_was_given_and_what_to_do():
         frechet_distance_from_moments(np.ones(4), np.eye(4), np.ones(3), np.eye(4))
     with pytest.raises(ValueError, match="covariance_a holds NaN or infinity"):
         frechet_distance_from_moments(np.ones(4), np.full((4, 4), np.inf), np.ones(4), np.eye(4))
+    with pytest.raises(ValueError, match="mean_b holds NaN or infinity"):
+        frechet_distance_from_moments(np.ones(4), np.eye(4), np.full(4, np.nan), np.eye(4))
     with pytest.raises(ValueError, match="mean_a has 4, mean_b has 3 features"):
         frechet_distance_from_moments(np.ones(4), np.eye(4), np.ones(3), np.eye(3))
     with pytest.raises(ValueError, match=r"one array goes in as \[features\]\) has shape \(4,\)"):

@@ -3,10 +3,12 @@ import pytest
 
 from genjax.metrics import (
     bootstrap_interval,
+    density_coverage,
     feature_moments,
     frechet_distance_from_moments,
     inception_score,
     kernel_distance,
+    memorization,
     precision_recall,
     seed_interval,
 )
@@ -38,6 +40,11 @@ def test_the_mean_of_normal_values():
     assert (low, high) == pytest.approx(
         (values.mean() - reach, values.mean() + reach), abs=0.06 * reach
     )
+    # Arrays are resampled each by itself: even equal ones differ, by √2 deviations of the mean.
+    difference = lambda x, y: float(x.mean() - y.mean())
+    found = bootstrap_interval(difference, values, values, resamples=4000)
+    assert found == pytest.approx((-(2**0.5) * reach, 2**0.5 * reach), abs=0.06 * 2**0.5 * reach)
+    assert bootstrap_interval(difference, values, values, resamples=4000, seed=1) != found
 
 
 def test_seeds():
@@ -53,7 +60,7 @@ def test_seeds():
 def test_errors():
     with pytest.raises(ValueError, match="no features to resample"):
         bootstrap_interval(np.mean)
-    for measure in (kernel_distance, precision_recall):
+    for measure in (kernel_distance, precision_recall, density_coverage, memorization):
         with pytest.raises(ValueError, match=f"{measure.__name__} would count .* from seeds"):
             bootstrap_interval(measure, np.ones((9, 1)), np.ones((9, 1)))
     with pytest.raises(ValueError, match="the measure returns 2 numbers; expected one: choose"):
@@ -69,5 +76,7 @@ def test_errors():
             bootstrap_interval(np.mean, features)
     with pytest.raises(ValueError, match=r"shape \(1,\); expected \[seeds\]"):
         seed_interval([1.0])
+    with pytest.raises(ValueError, match="confidence is 95; expected a share"):
+        seed_interval([1.0, 2.0], confidence=95)
     with pytest.raises(ValueError, match="values holds NaN or infinity"):
         seed_interval([1.0, np.nan, 2.0])

@@ -38,6 +38,8 @@ def test_unknown_places_do_not_count():
     np.testing.assert_allclose(warping_error(video, flow, known), 3 / 4, rtol=1e-12)
     beside_still = np.concatenate([video, 0 * video], axis=-1)  # a mean over channels, too
     np.testing.assert_allclose(warping_error(beside_still, flow, known), 3 / 4 / np.sqrt(2))
+    # Beyond the frame pixels count as 0.
+    np.testing.assert_allclose(warping_error(video + 2, flow + 9, known), 2, rtol=1e-12)
     known[0, 0, 0, 0] = False
     assert warping_error(video, flow, known) == 0
     # All known pixels count equally: 1 of 16 pixels changes by 3, then 1 of 4 known ones by 1.
@@ -68,5 +70,6 @@ def test_kolmogorov_smirnov_is_scipys_with_its_power():
     )
     assert rejected(shift) > 0.9 - 3 * 0.021  # three standard errors
     assert rejected(0.0) < 0.05 + 3 * 0.015
+    assert kolmogorov_smirnov(a[:2], b[:2]).detectable == 1  # no two laws differ by more
     with pytest.raises(ValueError, match="values_b has 1 values"):
         kolmogorov_smirnov(a, b[:1])

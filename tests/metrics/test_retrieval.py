@@ -32,8 +32,8 @@ def test_a_feature_that_does_not_vary_counts_for_nothing():
     features, embeddings = random.normal(size=(9, 2)), random.normal(size=(9, 3))
     score = lambda features, others: ridge_scorer(features, embeddings, 0.5)(others, embeddings)
     constant = np.concatenate([features, np.ones((9, 2))], 1)
-    # twice as many features halve the kernel
-    expected = ridge_scorer(features, embeddings, 1.0)(features, embeddings)
+    # twice as many features halve the kernel; 1 is the default strength
+    expected = ridge_scorer(features, embeddings)(features, embeddings)
     np.testing.assert_allclose(score(constant, constant), expected)
 
 
@@ -59,5 +59,7 @@ def test_ends_of_the_scale():
 def test_faults_are_named():
     with pytest.raises(ValueError, match="3 images and 2 captions"):
         ridge_scorer(np.ones((3, 2)), np.ones((2, 2)))
-    with pytest.raises(ValueError, match=r"scores \(9, 9\) for 10 candidates"):
-        retrieval_accuracy(np.eye(9))
+    for scores, candidates in ((np.eye(9), 10), (np.eye(9), 1), (np.eye(9, 12), 5)):
+        words = rf"scores \(9, {scores.shape[1]}\) for {candidates} candidates"
+        with pytest.raises(ValueError, match=words):
+            retrieval_accuracy(scores, candidates)

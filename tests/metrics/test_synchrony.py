@@ -75,6 +75,7 @@ def test_chance_of_independent_events():
 def test_strength_of_a_steady_tone_is_its_amplitude():
     """The peak is at the tone's beginning; its end, though abrupt, has no strength of a rise."""
     waveform = tones([0.3], [1000], amplitude=0.2, decay=np.inf, length=0.4)
+    waveform = np.concatenate([0 * waveform, 2 * waveform], axis=1)  # channels become their mean
     strength, times = onset_strength(waveform, RATE)
     # A tone that begins within a frame splashes over all bins, which adds 6 %.
     assert strength.max() == pytest.approx(0.2, rel=0.08)
@@ -92,6 +93,19 @@ def test_onsets_of_decaying_tones(rate):
     # The peak of a tone that decays by 1/e in 50 ms is 4 ms early.
     np.testing.assert_allclose(found, np.subtract(onsets, 0.004), atol=0.0041)
     assert found[0] < 0.001
+
+
+@pytest.mark.parametrize("seed", [83, 118])
+def test_dense_onsets(seed):
+    """Random clicks: onsets are 16 ms apart, and the strength falls by the threshold between."""
+    random, clicks = np.random.default_rng(seed), np.zeros((RATE, 1))
+    clicks[random.integers(0, RATE, 60), 0] = random.normal(size=60)
+    strength, times = onset_strength(clicks, RATE)
+    places = np.searchsorted(times, detect_onsets(clicks, RATE) - 1e-9)
+    assert len(places) > 20 and np.diff(places).min() >= 4  # of 4 ms each
+    for before, after in itertools.pairwise(places):
+        dip = strength[before:after].min()
+        assert dip <= min(strength[before], strength[after]) - 0.03
 
 
 def test_what_is_no_onset():
@@ -127,6 +141,11 @@ def test_pitch_is_found_in_its_range():
     both = tones([0.3], [300]) + tones([0.3], [1500], amplitude=0.05)
     assert onset_pitch(both, 0.3, RATE) == pytest.approx(300, rel=0.01)
     assert onset_pitch(both, 0.3, RATE, low=1000) == pytest.approx(1500, rel=0.01)
+    # A pitch that is louder beside the range is not taken, nor its slope for a peak in the range,
+    # but for half a bin: 1/16 of 25 Hz. The default range is 100 to 3,000 Hz.
+    assert onset_pitch(both, 0.3, RATE, low=310, high=320) >= 310 - 25 / 16
+    beside = tones([0.3, 0.3], [50, 3500], amplitude=1)
+    assert onset_pitch(both + beside, 0.3, RATE) == pytest.approx(300, rel=0.01)
     # A range may reach to either end of the spectrum.
     assert onset_pitch(both, 0.3, RATE, low=0, high=RATE) == pytest.approx(300, rel=0.01)
     highest = np.cos(np.pi * np.arange(RATE))[:, None]  # at half the sample rate
@@ -136,6 +155,8 @@ def test_pitch_is_found_in_its_range():
 def test_silence_has_no_pitch():
     assert np.isnan(onset_pitch(np.zeros((RATE, 1)), 0.3, RATE))
     assert np.isnan(onset_pitch(tones([0.3], [300]), 2.0, RATE))  # after the end
+    # Below all logarithms that are told apart, a pitch is known to a bin.
+    assert onset_pitch(1e-15 * tones([0.3], [300]), 0.3, RATE) == pytest.approx(300, abs=25 / 8)
 
 
 def test_faults():

@@ -1,4 +1,4 @@
-"""The derivative of filtered activations; tests/pretrained compares them with the authors'."""
+"""Filtered activations and their derivative; tests/pretrained compares them with the authors'."""
 
 import jax
 import jax.numpy as jnp
@@ -35,3 +35,12 @@ def test_derivatives_are_those_of_plain_resampling(up, down, padding):
     np.testing.assert_allclose(ours(x), plain(x), atol=1e-5)
     for found, expected in zip(*map(slope, (ours, plain)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("clamp", "ends"), [(None, (-40, 200)), (30.0, (-30, 30))])
+def test_what_the_leaky_relu_returns_is_scaled_and_then_bounded(clamp, ends):
+    one = low_pass(1, 2.0, 1.0, 16)
+    x = jnp.array([-100.0, -10, 5, 100]).reshape(1, 2, 2, 1)
+    form = dict(up=1, down=1, padding=(0, 0), slope=0.2, gain=2.0, clamp=clamp)
+    found = filtered_leaky_relu(x, one, one, **form)
+    np.testing.assert_allclose(found.ravel(), [ends[0], -4, 10, ends[1]], rtol=1e-6)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn.modulation import standardize
+from genjax.nn.modulation import per_frame, standardize
 
 EPSILON = 0.3
 RANDOM = np.random.default_rng(0)
@@ -40,3 +40,10 @@ def test_derivatives_are_those_of_flax(order):
 
     for actual, expected in zip(derivatives(own_norm), derivatives(flax_norm), strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-5)  # a hundred roundings of float32
+
+
+def test_tokens_have_the_vector_of_their_frame():
+    vectors = X[:, :2]
+    found = per_frame(vectors, 6)
+    np.testing.assert_array_equal(found, np.stack([vectors[:, i // 3] for i in range(6)], axis=1))
+    assert per_frame(X[:, :1], 6).shape == (2, 1, 7)

@@ -37,7 +37,7 @@ def test_area_is_the_mean_over_the_inputs_that_an_output_touches():
 def reference(params, latents):
     """The algorithm of the paper in float64, one place after another."""
     codes = np.float64(params["codes"])
-    total, indices, rests = np.zeros(latents.shape), [], []
+    total, indices, rests, errors = np.zeros(latents.shape), [], [], []
     for scale, side in enumerate(SIDES):
         shrink, enlarge = area(5, side), bicubic(side, 5)
         rest = np.einsum("yh,xw,bhwc->byxc", shrink, shrink, latents - total)
@@ -52,14 +52,18 @@ def reference(params, latents):
         total += 0.5 * maps + 0.5 * (convolved + layer["bias"])
         indices.append(chosen.reshape(len(latents), -1))
         rests.append(rest.reshape(len(latents), -1, FEATURES))
-    return total, np.concatenate(indices, axis=1), np.concatenate(rests, axis=1)
+        errors.append(np.square(latents - total).mean())
+    indices, rests = (np.concatenate(parts, axis=1) for parts in (indices, rests))
+    return total, indices, rests, np.mean(errors)
 
 
 def test_codes_are_those_of_the_algorithm_in_float64(variables, quantize):
     quantized = quantize(variables, LATENTS)
-    total, indices, _ = reference(variables["params"], np.float64(LATENTS))
+    total, indices, _, error = reference(variables["params"], np.float64(LATENTS))
     np.testing.assert_array_equal(quantized.indices, indices)
     np.testing.assert_allclose(quantized.latents, total, rtol=0, atol=1e-5 * np.abs(total).max())
+    for name in ("commitment", "codebook"):
+        np.testing.assert_allclose(quantized.losses[name], error, rtol=1e-5)
     assert len(np.unique(indices)) > 10
 
 
@@ -67,7 +71,7 @@ def test_moving_codes_are_means_of_what_coarser_maps_leave_over_at_all_scales(va
     """Without inertia a code is the mean of its latents; a code that was not chosen restarts."""
     params = dict(variables["params"])
     codes = params.pop("codes")
-    _, indices, rests = reference(variables["params"], np.float64(LATENTS))
+    _, indices, rests, _ = reference(variables["params"], np.float64(LATENTS))
     for threshold in (0.0, 1e-3):
         options = dict(ema_decay=0.0, restart_threshold=threshold)
         quantizer = MultiScaleQuantizer(32, FEATURES, SIDES, **options)

@@ -307,6 +307,17 @@ def test_residual_quantizer():
     np.testing.assert_allclose(slope, slopes, rtol=1e-3, atol=1e-7)
 
 
+def test_levels_of_a_residual_quantizer_are_vector_quantizers_with_its_attributes():
+    options = dict(entropy_temperature=0.7, ema_decay=0.8, restart_threshold=0.5)
+    quantizer = ResidualVectorQuantizer(2, CODES, FEATURES, **options)
+    shape = jax.ShapeDtypeStruct((9, FEATURES), jnp.float32)
+    found, variables = jax.eval_shape(quantizer.init_with_output, jax.random.key(0), shape)
+    assert found.losses.keys() == {"commitment", "entropy"}
+    assert variables.keys() == {"codebook"} and len(variables["codebook"]) == 2
+    for level in quantizer.bind({}).levels:
+        assert {name: getattr(level, name) for name in options} == options
+
+
 def test_factorized_residual_quantizer():
     """Level by level in NumPy: projections of 2 features, and codes nearest in direction.
 
@@ -463,6 +474,8 @@ def test_signs_and_their_numbers(build):
     looked_up, found, of_zero = results(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(looked_up, codes, rtol=1e-6)
     np.testing.assert_array_equal(found.indices, np.arange(64))
+    distance = x - codes if build is LookupFreeQuantizer else unit(x) - codes
+    np.testing.assert_allclose(found.losses["commitment"], np.mean(distance**2), rtol=1e-5)
     assert of_zero.indices == 0
 
 

@@ -99,9 +99,10 @@ def test_a_program_does_not_hold_the_rotations_of_a_grid():
 def test_every_example_may_have_positions_of_its_own(queries_and_keys):
     x, _ = queries_and_keys
     positions = np.random.default_rng(1).uniform(0, 50, (3, 5, 3)).astype(np.float32)
-    outputs = jax.jit(lambda positions: rotate(x, rotations_at(positions, FEATURES)))(positions)
+    form = dict(features=FEATURES, theta=500.0)
+    outputs = jax.jit(lambda positions: rotate(x, rotations_at(positions, **form)))(positions)
     expected = [
-        rotate(a[None], rotary_positions(each, FEATURES))[0]
+        rotate(a[None], rotary_positions(each, **form))[0]
         for a, each in zip(x, positions, strict=True)
     ]
     # Angles up to 50 are rounded to 2e-6, and turn values up to 4.

@@ -193,6 +193,12 @@ def test_there_is_room_for_one_more_than_are_kept(tmp_path, monkeypatch, existin
         check_space(tmp_path, state, keep=3)
 
 
+def test_steps_may_have_nine_digits(tmp_path):
+    for name in ("123456789", "00000007", "012345678", "1234567"):
+        (tmp_path / name).mkdir()
+    assert Checkpoints(tmp_path).steps() == [7, 123456789]
+
+
 @pytest.mark.parametrize("keep", [0, -1])
 def test_at_least_one_is_kept(tmp_path, keep):
     with pytest.raises(ValueError, match=f"keep is {keep}; at least 1"):
@@ -389,3 +395,13 @@ def test_each_process_checks_its_share_and_names_what_is_missing(checkpoint, mon
     assert damage(checkpoint, process, 2) == (None if process else "its file 0 is altered")
     delete_a_file(checkpoint)
     assert damage(checkpoint, process, 2) == "its file 0 is missing"
+
+
+def test_a_disk_that_is_away_is_no_damage_of_files(checkpoint, monkeypatch):
+    module._write_manifest(checkpoint, 1)
+
+    def fail(file, algorithm):
+        raise OSError("the file server is away")
+
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+    assert damage(checkpoint) == "it cannot be read (the file server is away)"

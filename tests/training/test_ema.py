@@ -78,6 +78,13 @@ def test_the_default_is_a_decay_of_999():
     assert old == np.float32(0.999) and new == 1 - np.float32(0.999)
 
 
+@pytest.mark.parametrize("types", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_an_average_keeps_its_type(types):
+    average, params = (jnp.ones(2, dtype) for dtype in types)
+    found = update_average(average, params, jnp.int32(5), HalfLife(50.0))
+    assert found.dtype == types[0]
+
+
 @pytest.mark.parametrize("width", [0.02, 0.05, 0.1, 0.2, 0.28])
 def test_width_of_the_tracked_profile_is_the_one_asked_for(width):
     """The profile is read off as the average of one-hot parameters."""
@@ -212,6 +219,13 @@ def test_a_run_that_goes_on_from_a_step_forgets_what_lay_beyond_it(snapshots):
         700, jax.tree.map(lambda a: a * jnp.nan, now(700))
     )  # of a later step: not to be read
     jax.tree.map(np.testing.assert_array_equal, snapshots.reconstruct(630, now(630), 0.07), before)
+
+
+def test_steps_of_snapshots_may_have_nine_digits(tmp_path, history):
+    snapshots = Snapshots(tmp_path)
+    for step in (123456789, 99999999):
+        snapshots.save(step, {0.1: tree(history[0])})
+    assert [each[:2] for each in snapshots.stored()] == [(99999999, 0.1), (123456789, 0.1)]
 
 
 def test_a_snapshot_that_a_stop_prevented_is_taken_when_the_run_goes_on(snapshots):

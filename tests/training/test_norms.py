@@ -38,3 +38,5 @@ def test_a_window_s_mean_is_its_total_over_its_count():
     assert window_means(window[:1]) == {"loss": 1.0, "late": 2.0}
     assert window_means([step(1.0, 1.0, 1), step(1.0, 9.0, 3)])["late"] == 2.5
     assert window[0]["late"] == 2.0
+    # Sums are not rounded to float32, which has no number between 10⁸ and 10⁸ + 8.
+    assert window_means([step(1e8, 1.0, 1), step(1.0, 1.0, 1)])["loss"] == (1e8 + 1) / 2

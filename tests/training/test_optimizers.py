@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax
@@ -28,8 +29,11 @@ def test_schedule_warms_up_and_falls_as_a_half_cosine():
     np.testing.assert_allclose([schedule(s) for s in steps], [0, 0.05, 0.1, 0.05, 0], atol=1e-8)
 
 
-def test_the_rate_falls_to_its_end_and_stays():
-    _, schedule = make_optimizer(**NUMBERS, decay=50, end_learning_rate=0.02)
+@pytest.mark.parametrize(("warmup", "decay"), [(10, 50), (0.1, 0.5)])
+def test_the_rate_falls_to_its_end_and_stays(warmup, decay):
+    """Lengths are in steps, or below 1 in shares of the run's 100 steps."""
+    options = dict(NUMBERS, warmup=warmup, decay=decay)
+    _, schedule = make_optimizer(**options, end_learning_rate=0.02)
     np.testing.assert_allclose(
         [schedule(s) for s in (10, 30, 50, 80)], [0.1, 0.06, 0.02, 0.02], rtol=1e-6
     )
@@ -129,6 +133,7 @@ PARAMS = {
 }
 IS_SHAPE = dict(is_leaf=lambda shape: isinstance(shape, tuple))
 STEPS, RATE, DECAY = 5, 0.01, 0.3
+OPTIONS = dict(b1=0.8, b2=0.95, eps=1e-3)  # none of them a default
 
 
 def draw(seed):
@@ -170,11 +175,12 @@ def by_hand(rule, gradients):
     return history
 
 
-def adamw(p, g, memory, step, decay):
+def adamw(p, g, memory, step, decay, b1=0.9, b2=0.999, eps=1e-8):
     """Loshchilov and Hutter 2019, algorithm 2."""
     first, second, _ = memory
-    first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
-    return p - RATE * (adam_direction(first, second, step) + decay * p), (first, second, 0.0)
+    first, second = b1 * first + (1 - b1) * g, b2 * second + (1 - b2) * g**2
+    direction = adam_direction(first, second, step, b1, b2, eps)
+    return p - RATE * (direction + decay * p), (first, second, 0.0)
 
 
 def lion(p, g, memory, step, decay):
@@ -194,31 +200,33 @@ def test_every_step_is_the_paper_s(rule):
         )
 
 
-def test_schedule_free_is_the_paper_s_recursion_and_gives_its_average():
+@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["defaults", "options"])
+def test_schedule_free_is_the_paper_s_recursion_and_gives_its_average(options):
     """Defazio et al. 2024, algorithm 1: two steps of warm-up, squared rates as weights."""
     gradients = [draw(1 + step) for step in range(STEPS)]
     rates = RATE * np.minimum(1, np.arange(1, STEPS + 1) / 2)
+    b1, b2, eps = (dict(b1=0.9, b2=0.999, eps=1e-8) | options).values()
 
     def rule(y, g, memory, step, decay):
         x, second, z = memory if step > 1 else (memory[2], 0.0, memory[2])
-        second = 0.999 * second + 0.001 * g**2
-        direction = g / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        second = b2 * second + (1 - b2) * g**2
+        direction = g / (np.sqrt(second / (1 - b2**step)) + eps)
         z = z - rates[step - 1] * (direction + decay * y)
         share = rates[step - 1] ** 2 / np.sum(rates[:step] ** 2)
         x = (1 - share) * x + share * z
         averages.append(x)
-        return 0.1 * z + 0.9 * x, (x, second, z)
+        return (1 - b1) * z + b1 * x, (x, second, z)
 
     averages = []
     expected = by_hand(rule, gradients)
-    for options in ({}, dict(clip_norm=1e6)):  # a state inside a chain is found too
-        history, state = run("schedule_free_adamw", gradients, warmup=2, **options)
-        for a, b in zip(history, expected, strict=True):
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), a, b)
-        with jax.enable_x64(True):
-            found = jax.tree.leaves(evaluation_params(state, history[-1]))
-        for a, b in zip(found, averages[-len(found) :], strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+    clipping = dict(clip_norm=1e6) if options else {}  # a state inside a chain is found too
+    history, state = run("schedule_free_adamw", gradients, warmup=2, **options, **clipping)
+    for a, b in zip(history, expected, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), a, b)
+    with jax.enable_x64(True):
+        found = jax.tree.leaves(evaluation_params(state, history[-1]))
+    for a, b in zip(found, averages[-len(found) :], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
 def test_other_optimizers_evaluate_the_parameters_themselves():
@@ -226,10 +234,18 @@ def test_other_optimizers_evaluate_the_parameters_themselves():
     assert evaluation_params(state, history[-1]) is history[-1]
 
 
-def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
+@pytest.fixture(scope="module", params=[{}, OPTIONS], ids=["defaults", "options"])
+def muon_run(request):
+    """Return gradients, options, and the parameters after each step of Muon."""
     gradients = [draw(1 + step) for step in range(STEPS)]
-    history, _ = run("muon", gradients)
-    expected = by_hand(adamw, gradients)[-1]
+    options = request.param and dict(request.param, beta=0.8)
+    return gradients, options, run("muon", gradients, **options)[0]
+
+
+def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(muon_run):
+    gradients, options, history = muon_run
+    of_adamw = {name: options[name] for name in OPTIONS if options}
+    expected = by_hand(functools.partial(adamw, **of_adamw), gradients)[-1]
     orthogonalized = {"blocks/qkv/kernel", "time_in/kernel"}
     for (path, a), b in zip(
         jax.tree.leaves_with_path(history[-1]), jax.tree.leaves(expected), strict=True
@@ -336,23 +352,26 @@ def test_muon_orthogonalizes_each_scanned_layer_by_itself():
         np.testing.assert_allclose(in_their_basis, np.diag(np.diag(in_their_basis)), atol=1e-6)
 
 
-def test_the_momentum_of_muon_is_nesterov_s():
+@pytest.mark.parametrize("names", [("blocks", "qkv"), ("time_in",)], ids="/".join)
+def test_the_momentum_of_muon_is_nesterov_s(muon_run, names):
     """Orthogonalized are β·m + (1 − β)·g, both corrected for their start (Dozat 2016, "Nadam").
 
-    Five steps of the quintic do it (Jordan et al. 2024).
+    Five steps of the quintic do it (Jordan et al. 2024), of a wide matrix and of a tall one. The
+    scale is 0.2·√max(in, out) (Liu et al. 2025, equation 4).
     """
-    gradients = [draw(1 + step) for step in range(STEPS)]
-    history, p, m = run("muon", gradients)[0], draw(0)["blocks"]["qkv"]["kernel"], 0.0
+    gradients, options, history = muon_run
+    kernel = lambda tree: functools.reduce(dict.get, names, tree)["kernel"]
+    beta, p, m = options.get("beta", 0.95), kernel(draw(0)), 0.0
     for t, (gradient, params) in enumerate(zip(gradients, history, strict=True), 1):
-        g = gradient["blocks"]["qkv"]["kernel"]
-        m = 0.95 * m + 0.05 * g
-        x = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * g / (1 - 0.95**t)
+        g = kernel(gradient)
+        m = beta * m + (1 - beta) * g
+        x = beta * m / (1 - beta ** (t + 1)) + (1 - beta) * g / (1 - beta**t)
         x = x / np.linalg.norm(x, axis=(-2, -1), keepdims=True)
         for _ in range(5):
             a = x @ x.swapaxes(-2, -1)
             x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-        p = p - RATE * (0.2 * np.sqrt(18) * x + DECAY * p)
-        np.testing.assert_allclose(params["blocks"]["qkv"]["kernel"], p, rtol=1e-6)
+        p = p - RATE * (0.2 * np.sqrt(max(p.shape[-2:])) * x + DECAY * p)
+        np.testing.assert_allclose(kernel(params), p, rtol=1e-6)
 
 
 def test_muon_of_stacked_layers_is_that_of_each_alone():

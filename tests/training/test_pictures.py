@@ -79,11 +79,13 @@ def test_an_animation_has_a_frame_per_time(tmp_path):
     save_animation(tmp_path / "a.gif", [image_grid(frame, columns=2) for frame in frames])
     for suffix in ("gif", "webp"):
         with Image.open(tmp_path / f"a.{suffix}") as animation:
-            assert animation.n_frames == 6
-            shades = []
+            assert animation.n_frames == 6 and animation.info["loop"] == 0  # without end
+            shades, milliseconds = [], []
             for index in range(6):
                 animation.seek(index)
                 shades.append(animation.convert("L").getpixel((16, 16)))
+                milliseconds.append(animation.info["duration"])
+        assert milliseconds == [60] * 5 + [1500]
         np.testing.assert_allclose(shades, np.linspace(0, 255, 6), atol=3)  # GIF has 256 colours
 
 

@@ -11,7 +11,7 @@ import pytest
 from experiments.configuration.runs import build
 from genjax.data import Batches, load_dataset
 from genjax.training import Snapshots
-from genjax.training.sampling import add_posthoc, power_averages, sample
+from genjax.training.sampling import add_posthoc, one_ahead, power_averages, sample
 from tests.experiments.small_digits import small_config
 
 POWER = dict(
@@ -80,3 +80,10 @@ def test_the_batch_size_does_not_change_the_samples(batch_size, trajectory):
     expected = np.stack([expected - 1, expected]) if trajectory else expected
     np.testing.assert_array_equal(made["sound"], expected)
     np.testing.assert_array_equal(made["video"], -expected)
+
+
+def test_an_item_is_given_once_the_next_has_been_made():
+    made = []
+    items = (made.append(item) or item for item in range(3))
+    assert [(item, len(made)) for item in one_ahead(items)] == [(0, 2), (1, 3), (2, 3)]
+    assert list(one_ahead([])) == []

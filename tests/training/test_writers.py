@@ -34,7 +34,8 @@ def wandb(monkeypatch):
     runs, calls = [], []
 
     def init(*, project=None, entity=None, mode=None, name=None, dir=None, config=None, id=None, resume=None):  # fmt: skip  # noqa: E501
-        calls.append(dict(project=project, name=name, config=config, id=id, resume=resume))
+        place = dict(project=project, entity=entity, mode=mode, name=name, dir=dir)
+        calls.append(place | dict(config=config, id=id, resume=resume))
         runs.append(WandbRun(id))
         return runs[-1]
 
@@ -50,14 +51,15 @@ def wandb(monkeypatch):
 
 
 def test_weights_and_biases_gets_numbers_and_pictures(wandb, tmp_path):
-    writer, picture = WeightsAndBiases(project="flows"), Image.new("L", (2, 2))
+    place = dict(project="flows", entity="team", mode="offline")
+    writer, picture = WeightsAndBiases(**place), Image.new("L", (2, 2))
     log = MetricsLog(tmp_path / "metrics.jsonl", 0, [writer.open(tmp_path, 0, {"seed": 3})])
     log.write(10, {"loss": 0.5, "samples": picture})
     log.close()
     (run,) = wandb.runs
     assert run.logged == [(10, {"loss": 0.5, "samples": ("image", picture)})] and run.finished
-    expected = dict(project="flows", name=tmp_path.name, config={"seed": 3}, id=None, resume=None)
-    assert wandb.calls == [expected]
+    run_folder = dict(name=tmp_path.name, dir=str(tmp_path))
+    assert wandb.calls == [place | run_folder | dict(config={"seed": 3}, id=None, resume=None)]
     assert [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0.5]
 
 
