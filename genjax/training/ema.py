@@ -20,9 +20,9 @@ MAX_WIDTH = 1 / math.sqrt(12)  # of the plain mean over all of training, γ = 0
 class HalfLife:
     """Exponential decay: parameters `steps` steps old count half as much as the newest.
 
-    The newest parameters' share is 1 − min(2^(−1/steps), (1 + n)/(10 + n)) after n updates, so that
-    the first weights fade fast. (The second term is the warm-up of TensorFlow's
-    ExponentialMovingAverage.)
+    The newest parameters' share is max(1 − 2^(−1/steps), 9/(10 + n)) after n updates, so that the
+    first weights fade fast. (The second term is the warm-up of TensorFlow's
+    ExponentialMovingAverage, a decay of (1 + n)/(10 + n).)
     """
 
     steps: float
@@ -32,8 +32,8 @@ class HalfLife:
             raise ValueError(f"a half-life is a positive number of steps; got {self.steps}")
 
     def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        decay = jnp.minimum(0.5 ** (1 / self.steps), (1 + step) / (10 + step))
-        return decay, 1 - decay
+        new = jnp.maximum(-math.expm1(-math.log(2) / self.steps), 9 / (10 + step))
+        return 1 - new, new
 
 
 @dataclass(frozen=True)
