@@ -97,7 +97,7 @@ def test_samples_depend_on_their_own_index_and_their_film_ends_in_them():
 
 
 def test_bits_and_completions_are_measured_on_held_out_images(monkeypatch):
-    """Beside the mean of the network's own log-probabilities, of the same images, by columns."""
+    """The network takes columns first. Its own log-probabilities have the same mean."""
     task, state, _ = trained_a_little()
     task = dataclasses.replace(task, order=orders.columns)
     (data, levels), config = batch(20), small_config()
