@@ -141,8 +141,8 @@ def test_pitch_is_found_in_its_range():
     both = tones([0.3], [300]) + tones([0.3], [1500], amplitude=0.05)
     assert onset_pitch(both, 0.3, RATE) == pytest.approx(300, rel=0.01)
     assert onset_pitch(both, 0.3, RATE, low=1000) == pytest.approx(1500, rel=0.01)
-    # A louder pitch outside the range is not taken. Nor is its slope, but for 1/16 of a bin of 25 Hz.
-    # The default range is 100 to 3,000 Hz.
+    # A louder pitch outside the range is not taken. Nor is its slope, but for 1/16 of a bin, which
+    # has 25 Hz. The default range is 100 to 3,000 Hz.
     assert onset_pitch(both, 0.3, RATE, low=310, high=320) >= 310 - 25 / 16
     beside = tones([0.3, 0.3], [50, 3500], amplitude=1)
     assert onset_pitch(both + beside, 0.3, RATE) == pytest.approx(300, rel=0.01)
