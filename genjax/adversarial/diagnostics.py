@@ -140,8 +140,7 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
     - `modes_covered` with `num_modes`, `recall` and `duplicate_rate` show mode collapse.
     - `slope/generator`, the mean of `objectives.generator_slope`, shows a vanishing generator
       gradient.
-    - `accuracy/train` with `accuracy/held_out` shows a discriminator that overfits the training
-      images.
+    - `accuracy/train` with `accuracy/held_out` shows a discriminator that overfits.
     - `weight/adversarial`, an adaptive weight, shows a discriminator that no longer tells
       reconstructions from real examples.
     - `regularizer/…` with `loss/discriminator` or `loss/generator`, weighted as in the loss, shows

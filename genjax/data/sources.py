@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -78,9 +78,6 @@ def load_dataset(
         sized = {"size": int(size)} if size else {}
         takes = inspect.signature(loader).parameters
         _check_options(name, sized | options, takes)
-        for option, value in options.items():
-            if isinstance(value, str):
-                parts.refuse_text(value, takes[option], f"option {option!r} of dataset {name!r}")
         given = {"data_dir": data_dir, "preload_bytes": preload_bytes}
         usual = {option: value for option, value in given.items() if option in takes}
         dataset = loader(split, **usual | sized | options)
@@ -88,20 +85,24 @@ def load_dataset(
             return dataset
         if dataset is not None:
             raise ValueError(
-                f"dataset {name!r}: its function returned a {type(dataset).__name__}, and must "
-                "return a genjax.data.Dataset"
+                f"dataset {name!r}: its function returned a {type(dataset).__name__}, not a Dataset"
             )
-    _check_options(name, options, ())
+    _check_options(name, options, {})
     return _read_prepared(name, split, data_dir, preload_bytes)
 
 
-def _check_options(name: str, options: Collection[str], takes: Collection[str]) -> None:
-    """Raise ValueError if the loader of a set does not take an option."""
+def _check_options(
+    name: str, options: Mapping[str, Any], takes: Mapping[str, inspect.Parameter]
+) -> None:
+    """Raise ValueError if the loader of a set does not take an option, or not as a text."""
     if unknown := sorted(set(options) - set(takes)):
         offers = ", ".join(option for option in takes if option not in ("split", "data_dir"))
         raise ValueError(
             f"dataset {name!r} takes no option {unknown[0]!r}; it takes {offers or 'none'}"
         )
+    for option, value in options.items():
+        if isinstance(value, str):
+            parts.refuse_text(value, takes[option], f"option {option!r} of dataset {name!r}")
 
 
 def _loader(family: str) -> Callable[..., Dataset | None] | None:

@@ -206,12 +206,9 @@ def guided_mean_flow_loss(
     interval = guidance_intervals(interval_key, t, s)
     inside = (interval[:, 0] <= t) & (t <= interval[:, 1])
     now = jnp.where(inside & ~dropped, scale, 1.0)
-
-    drop = lambda c, n: jnp.where(expand(dropped, c), n, c)
-    condition = jax.tree.map(drop, condition, null)
+    condition = jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), condition, null)
     conditional, unconditional = _velocities(network, x_t, t, condition, null, now)
     goal = flow + expand(1 - 1 / now, x_t) * (conditional - unconditional)
-
     velocities = lambda x_t, t: network(x_t, t, s, condition, scale, interval)
     tangents = conditional.astype(x_t.dtype), jnp.ones_like(t)
     u, change, v = jax.jvp(velocities, (x_t, t), tangents, has_aux=True)

@@ -38,8 +38,7 @@ def apply_windows(
     """
     if sequence.shape[1] % stride:
         raise ValueError(
-            f"windows take whole frames of {stride} places; got {sequence.shape[1]} places: "
-            "crop or pad"
+            f"windows take whole frames of {stride} places; got {sequence.shape[1]}: crop or pad"
         )
     frames = sequence.shape[1] // stride - end_frames
     size, window = min(size, frames), size + 2 * margin
@@ -56,9 +55,7 @@ def apply_windows(
         outputs = function(window_at(start))
 
         def put(whole: Array, output: Array) -> Array:
-            kept = jax.lax.dynamic_slice_in_dim(
-                output, (first - start) * scale, size * scale, axis=1
-            )
+            kept = jax.lax.dynamic_slice_in_dim(output, (first - start) * scale, size * scale, 1)
             return jax.lax.dynamic_update_slice_in_dim(whole, kept, first * scale, axis=1)
 
         return jax.tree.map(put, whole, outputs), None

@@ -147,15 +147,13 @@ class Pipeline:
         """Sample the normalized latents of a picture, or a video, for each prompt.
 
         Args:
-            prompts: texts, or class labels, one for each picture. The label after the last class is
-                that of no class.
+            prompts: a text or a class label for each picture. The label after the last is no class.
             seeds: one for each picture, from 0 to 2³² − 1; 0, 1, … if None.
             negative_prompts: prompts to guide away from, one for each picture.
             size: height and width in pixels.
             frames: number of frames of a video, 1 + n·`temporal_factor` of the autoencoder.
             num_steps: the number of steps, at least 1.
-            guidance_scale, negative_scale: see the class. `Experts` take one guidance scale for
-                both, or a pair.
+            guidance_scale, negative_scale: see the class. `Experts` take one scale, or a pair.
             images: bytes, `[batch height width 3]`, or a list of arrays or of PIL's images. Image
                 to image: sampling starts from the images, noised to the time that `strength` gives.
                 Inpainting: pixels outside `known` are filled in. Image to video: the first frames.

@@ -76,10 +76,7 @@ def write_clip(
     if suffix not in CODECS:
         raise ValueError(f"a clip's file ends in {' or '.join(CODECS)}, not in {suffix!r}: {path}")
     if np.ndim(video) != 4 or np.shape(video)[-1] not in (1, 3):
-        raise ValueError(
-            f"video has shape {np.shape(video)}; a file takes [frames height width colours], of 1 "
-            "or 3 colours"
-        )
+        raise ValueError(f"video has shape {np.shape(video)}, not [frames height width 1 or 3]")
     if sound is not None and not sample_rate:
         raise ValueError("sound is given without a sample_rate: give the rate in Hz")
     if sound is not None and not (sound.ndim == 2 and len(sound) and sound.shape[1] in (1, 2)):

@@ -417,5 +417,5 @@ def arrays_alone(split):
 
 
 def test_a_function_that_returns_no_data_set_is_named():
-    with pytest.raises(ValueError, match="arrays_alone.* returned a tuple, and must return a genj"):
+    with pytest.raises(ValueError, match="arrays_alone.* returned a tuple, not a Dataset"):
         load_dataset(f"{__name__}.arrays_alone", "train")

@@ -50,7 +50,7 @@ def test_a_margin_too_small_is_not_the_whole():
 
 
 def test_part_of_a_frame_is_refused():
-    with pytest.raises(ValueError, match="whole frames of 5 places; got 24 places"):
+    with pytest.raises(ValueError, match="whole frames of 5 places; got 24: crop"):
         apply_windows(lambda x: x, SEQUENCE, size=2, margin=1, stride=5)
 
 
