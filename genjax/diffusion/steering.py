@@ -1,9 +1,10 @@
 """Particle steering: exact conditional samples from a denoiser trained without the condition.
 
-Several particles of each sample take ancestral steps (`ddpm`). After each step a particle is kept,
-copied or dropped by its weight, and one is chosen in the end. This is a Feynman–Kac model (Del
-Moral 2004; Trippe et al. 2023; Singhal et al. 2025). With an exact denoiser, the distribution of
-the chosen particle converges to the exact one as particles and steps become many.
+Several particles of each sample take ancestral steps (`ddpm`). The steps have the least variance; a
+learned one is ignored. After each step a particle is kept, copied or dropped by its weight, and one
+is chosen in the end. This is a Feynman–Kac model (Del Moral 2004; Trippe et al. 2023; Singhal et
+al. 2025). With an exact denoiser, the distribution of the chosen particle converges to the exact
+one as particles and steps become many.
 
 The denoiser is `(x_t, t) -> Prediction` on `[batch *shape]`, so conditions need no copies. It is
 evaluated steps × particles times for each sample. Data are one array.
