@@ -111,7 +111,7 @@ def pytest_runtest_protocol(item, nextitem):
     result = yield
     file_ends = nextitem is None or nextitem.path != item.path
     rested = used_cpu_seconds() - cleared > 10
-    if rested and memory_now() > 1.5:
+    if rested and memory_now() > (1.5 if file_ends else 1.75):
         jax.clear_caches()  # compiled programs stay in memory otherwise: 5 GiB in the end
         gc.collect()
         return_freed_memory()
