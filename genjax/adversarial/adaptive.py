@@ -390,7 +390,7 @@ def _resample(
 
 
 def _recolor(image: Image, color: Float[Array, "4 4"]) -> Image:
-    if image.shape[-1] == 1:  # of which hue and saturation change nothing
+    if image.shape[-1] == 1:  # hue and saturation do not change a mean over channels
         mean = color[:3].mean(axis=0)
         return image * mean[:3].sum() + mean[3]
     return product(image, color[:3, :3].T) + color[:3, 3]

@@ -94,7 +94,7 @@ def load_dataset(
 def _check_options(
     name: str, options: Mapping[str, Any], takes: Mapping[str, inspect.Parameter]
 ) -> None:
-    """Raise ValueError if the loader of a set does not take an option, or not as a text."""
+    """Raise ValueError if the loader of a set takes no such option, or no text for it."""
     if unknown := sorted(set(options) - set(takes)):
         offers = ", ".join(option for option in takes if option not in ("split", "data_dir"))
         raise ValueError(
