@@ -106,7 +106,7 @@ def test_sngan_s_rate_falls_from_200_000_to_250_000_updates_of_the_generator():
 
 
 @pytest.mark.slow
-def test_dcgan_takes_a_step_at_its_published_size():
+def test_dcgan_takes_a_step_at_its_published_size(empty_memory):
     """Five layers: a product and four transposed convolutions, on emoji that are here."""
     config = emoji_dcgan.get_config()
     config.batch_size = 1
