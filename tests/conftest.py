@@ -1,5 +1,6 @@
 """Shared by all tests: fast compilation, a cache of programs, and a report of each file's cost."""
 
+import atexit
 import collections
 import ctypes
 import gc
@@ -7,6 +8,7 @@ import importlib.util
 import os
 import re
 import resource
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -28,14 +30,19 @@ gc.set_threshold(100_000)
 # Set before jax is imported; programs that tests start inherit it. All workers of a session share
 # the cache, so each program is compiled once, also after a worker has dropped its own (below). With
 # small programs in it, eight files of tests/diffusion took 141 CPU seconds in place of 155.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="genjax-compilations-"))
+FOLDERS = {
+    "JAX_COMPILATION_CACHE_DIR": "genjax-compilations-",
+    "TFDS_DATA_DIR": "genjax-datasets-",
+}
+for variable in FOLDERS.keys() - os.environ.keys():
+    os.environ[variable] = tempfile.mkdtemp(prefix=FOLDERS[variable])
+    atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
 # A worker per core runs tests, and threads of BLAS and OpenMP spin while they wait for a core. With
 # both cores busy, NumPy's covariance of 256 features took 17 ms of CPU time by two threads and 2 ms
 # by one. Three convolutions and a transformer layer of PyTorch took 190 ms and 2 ms.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TFDS_DATA_DIR", tempfile.mkdtemp(prefix="genjax-datasets-"))
 if importlib.util.find_spec("libtpu"):
     # JAX writes programs for TPUs to the cache, but cannot read them without a TPU. All workers
     # compile at once.
