@@ -44,6 +44,7 @@ def narrowed(choice):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_memory")
 @pytest.mark.parametrize("choice", NARROW)
 def test_a_step_of_the_published_recipes_runs_narrowed(choice):
     config = narrowed(choice)
@@ -106,6 +107,7 @@ def load(split: str) -> Dataset:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_memory")
 @pytest.mark.parametrize("choice", sound_and_video.CHOICES)
 def test_ltx_2_takes_a_step_on_latents_and_samples(choice, tmp_path, monkeypatch):
     widths = dict(width=16, audio_width=8)
