@@ -131,8 +131,8 @@ def pytest_runtest_protocol(item, nextitem):
     began = used_cpu_seconds()
     result = yield
     file_ends = nextitem is None or nextitem.path != item.path
-    rested = used_cpu_seconds() - cleared > 10
-    if rested and memory_now() > (1.5 if file_ends else 1.75):
+    rest = used_cpu_seconds() - cleared  # dropping costs a second
+    if memory_now() > (1.5 if file_ends and rest > 10 else 1.75) and rest > 3:
         drop_programs()
     if file_ends:
         peak_memory[str(item.path.relative_to(ROOT))] = peak_since_last_call()
