@@ -55,9 +55,10 @@ class Recorder:
 
     def plugins(self) -> list[Plugin]:
         """Return the plugins of the training loop, in the order in which they run."""
-        every, snapshot = self.experiment.config.snapshot_every, self.save_snapshot
+        config, snapshot = self.experiment.config, self.save_snapshot
         plugins = [
-            Plugin(every, snapshot, self.begin_snapshots, "snapshot"),
+            Plugin(config.snapshot_every, snapshot, self.begin_snapshots, "snapshot"),
+            Plugin(config.checkpoint.every, self.look_for_alarms, name="alarms"),
             Plugin(self.sampling.every, self.draw_samples, name="samples"),
             *(
                 Plugin(
@@ -67,9 +68,7 @@ class Recorder:
                 )
                 for measure in self.experiment.measures
             ),
-            Plugin(
-                self.experiment.config.num_steps, lambda state, step: None, self.begin, "beginning"
-            ),
+            Plugin(config.num_steps, lambda state, step: None, self.begin, "beginning"),
         ]
         return [plugin for plugin in plugins if plugin.every]
 
@@ -94,6 +93,11 @@ class Recorder:
 
     def save_snapshot(self, state: Any, step: int) -> None:
         self.snapshots.save(step, power_averages(self.task, state))
+
+    def look_for_alarms(self, state: Any, step: int) -> None:
+        """Print what is going wrong by the metrics alone; a run may measure nothing before its end."""
+        if jax.process_index() == 0:
+            self._report(step, {})
 
     def weighted(self, state: Any) -> Any:
         """Return the state with the average that sampling reads."""

@@ -1,5 +1,6 @@
 """The report of a run: the cost of training, the results of evaluation, and warnings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,31 @@ def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[st
 
 
 def alarms(task: Any, figures: dict[str, Any], workdir: str | Path, step: int) -> list[str]:
-    """Return the task's alarms, by a report's figures and the last logged metrics until `step`."""
+    """Return what is going wrong, by a report's figures and the metrics logged until `step`.
+
+    The task's alarms go by the last metrics.
+    """
     rows = read_metrics(Path(workdir) / "metrics.jsonl")
-    logged = [row for row in rows if row["step"] <= step and "steps_per_second" in row][-1:]
+    logged = [row for row in rows if row["step"] <= step and "steps_per_second" in row]
     measured = {name: value for name, value in figures.items() if isinstance(value, float)}
-    metrics = {name: float(value) for row in logged for name, value in row.items()} | measured
-    return list(task.alarms(metrics))
+    metrics = {name: float(value) for row in logged[-1:] for name, value in row.items()} | measured
+    losses = [row["loss"] for row in logged if "loss" in row]
+    return [*task.alarms(metrics), *divergence(losses)]
+
+
+def divergence(losses: Sequence[float]) -> list[str]:
+    """Return a sentence if the last three losses show that training diverged, else an empty list.
+
+    All three are above the first loss, and above three times the lowest. Losses that become
+    negative, such as those of densities, are not judged.
+    """
+    lowest = min(losses, default=0.0)
+    if lowest <= 0 or min(losses[-3:]) <= max(3 * lowest, losses[0]):
+        return []
+    return [
+        f"Diverged: the loss is {losses[-1]:.3g}. It was {losses[0]:.3g} at first, and "
+        f"{lowest:.3g} at its lowest. Try a lower learning rate."
+    ]
 
 
 def print_report(report: dict[str, Any], warned: bool = False) -> None:

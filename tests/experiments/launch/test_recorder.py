@@ -1,5 +1,6 @@
 """What a run records while it trains; tests of the training program look at whole runs."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -54,6 +55,19 @@ def test_measures_of_a_step_share_its_model_and_tell_an_alarm_once(tmp_path, cap
     assert recorder.findings.find(10, "other")
     recorder.begin(None, 10)
     assert recorder.findings.find(10, "other") is None
+
+
+def test_a_run_without_measures_tells_at_each_checkpoint_that_it_diverged(tmp_path, capsys):
+    config = small_config()
+    config.checkpoint.every = 20
+    recorder = Recorder(replace(Experiment.from_config(config), measures=()), tmp_path)
+    (plugin,) = (each for each in recorder.plugins() if each.name == "alarms")
+    losses = [5.0, 1.8, 2.0, 30.0, 40.0, 50.0]
+    rows = [{"step": 10 * i, "steps_per_second": 1.0, "loss": x} for i, x in enumerate(losses, 1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step in (40, 60):
+        assert plugin.every == 20 and plugin.call(None, step) is None
+    assert capsys.readouterr().out.startswith("ALARM at step 60: Diverged: the loss is 50.")
 
 
 def test_a_best_checkpoint_by_what_no_measure_gives_is_told_of_at_once(tmp_path, capsys):

@@ -42,6 +42,29 @@ def test_alarms_go_by_the_last_metrics_until_a_step_and_by_what_was_measured(tmp
     assert alarms(task, {"fid": 7.0, "labels": "balanced"}, tmp_path, 200) == [(2.0, 7.0)]
 
 
+@pytest.mark.parametrize(
+    "losses, diverged",
+    [
+        ([5.0, 1.8, 6.4, 9.0, 30.0], True),
+        ([5.0, 1.8, 4.9, 9.0, 30.0], False),  # one of the last three is below the first
+        ([5.0, 2.0, 6.0, 9.0, 30.0], False),  # and here only three times the lowest
+        ([5.0, 1.8, 30.0, 9.0, 1.9], False),  # recovered
+        ([5.0, 4.0, 3.0], False),
+        ([5.0, -1.0, 30.0, 30.0, 30.0], False),
+        ([], False),
+    ],
+)
+def test_a_loss_far_above_its_lowest_and_its_first_has_diverged(losses, diverged, tmp_path):
+    rows = [
+        {"step": 100 * i, "steps_per_second": 5.0, "loss": loss} for i, loss in enumerate(losses)
+    ]
+    rows.append({"step": 100 * len(rows), "fid": 3.0})  # measured, not logged in training
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = alarms(SimpleNamespace(alarms=lambda metrics: []), {}, tmp_path, 1000)
+    said = ["Diverged: the loss is 30. It was 5 at first, and 1.8 at its lowest. Try a lower learni"]
+    assert [each[: len(said[0])] for each in found] == said * diverged
+
+
 def test_figures_of_few_examples_are_printed_with_their_uncertainty(capsys):
     print_report({"precision": 0.5, "samples_per_distance": 100})
     warning, *figures = capsys.readouterr().out.splitlines()
