@@ -95,7 +95,7 @@ class Recorder:
         self.snapshots.save(step, power_averages(self.task, state))
 
     def look_for_alarms(self, state: Any, step: int) -> None:
-        """Print what is going wrong by the metrics alone; a run may measure nothing before its end."""
+        """Print what is going wrong by the metrics; a run may measure nothing before its end."""
         if jax.process_index() == 0:
             self._report(step, {})
 
