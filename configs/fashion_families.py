@@ -33,8 +33,7 @@ The run of the choice autoencoder is runs/fashion_families_autoencoder, and so o
 Training draws no samples and measures nothing, so the whole budget goes into steps. Each model is
 measured at the end, on 2,000 samples with balanced labels. docs/results/families.md has the scores
 of twelve families after ten minutes on one CPU core, and after six times the steps.
-masked_diffusion has not been measured: its
-2,000 samples take 2.5 hours.
+masked_diffusion has not been measured: its 2,000 samples take 2.5 hours.
 """
 
 from typing import Any
