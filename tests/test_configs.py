@@ -6,7 +6,6 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from genjax.pretrained import crepe
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.placement import abstract_frozen
+from genjax.training.sampling import POSTHOC, sampling_program
 from tests.experiments import scales_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -212,7 +212,7 @@ def load(name):
 def nothing_to_load(monkeypatch):
     """Set LPIPS' weights and encoded text to 0, and CREPE's aside.
 
-    An autoencoder repeats some of the pixels.
+    An autoencoder repeats some of the pixels, and decodes nothing.
     """
     monkeypatch.setattr(autoencoding, "load_lpips", empty_lpips)
     monkeypatch.setattr(Prompts, "frozen", no_prompts)
@@ -224,7 +224,7 @@ def nothing_to_load(monkeypatch):
         factor, channels = 8, 16
         if "scales" in (run or published):
             return scales_tokenizer.make()
-        return SimpleNamespace(
+        return scales_tokenizer.StandIn(
             load=dict,
             abstract=lambda data_shape: {"variables": {}},
             latent_shape=lambda shape: (
@@ -239,7 +239,9 @@ def nothing_to_load(monkeypatch):
                 channels,
                 -1,
             ),
-            network=SimpleNamespace(init=lambda key, x: {}, quantizer=None),
+            decode=lambda frozen, latents: latents,
+            decode_codes=decode_codes,
+            network=scales_tokenizer.StandIn(init=lambda key, x: {}, quantizer=None),
             vocabulary=16_384,
             encode_codes=codes,
             codes_shape=lambda shape: codes(None, np.zeros((1, *shape), bool)).shape[1:],
@@ -250,6 +252,10 @@ def nothing_to_load(monkeypatch):
             return x[:, ::128].repeat(4, -1).astype(int)
         factor = min(16, x.shape[1] // 8)
         return x[:, ::factor, ::factor, 0].astype(int)
+
+    def decode_codes(variables, codes):
+        sound = codes.shape[-1] == 4
+        return (codes if sound else codes[..., None]).astype(float)
 
     monkeypatch.setattr(FrozenAutoencoder, "open", autoencoder)
 
@@ -284,14 +290,25 @@ def check_parameters(name, state):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS + CHOICES)
-def test_the_step_of_every_config_traces_at_its_full_size(name):
+def test_programs_of_every_config_trace_at_full_size_and_use_each_key_once(name):
+    """The first state, a step, and sampling.
+
+    JAX follows the keys through a traced program.
+    """
     config, experiment = experiment_of(name)
     task, mesh = experiment.task, make_mesh(mesh_axes(config), config.batch_size)
-    state = abstract_state(task, jax.random.key(0), mesh)
-    check_parameters(name, state)
-    batch, frozen = abstract_batch(config, task, mesh), abstract_frozen(task, mesh)
-    with jax.set_mesh(mesh):
+    with jax.debug_key_reuse(True), jax.set_mesh(mesh):
+        state = abstract_state(task, jax.random.key(0), mesh)
+        check_parameters(name, state)
+        batch, frozen = abstract_batch(config, task, mesh), abstract_frozen(task, mesh)
         compile_update(task, state, mesh, frozen).trace(state, batch, jax.random.key(0), *frozen)
+        sampling = config.sampling
+        indices = np.arange(mesh.size, dtype=np.int32)
+        inputs = task.abstract_sampling_inputs(sampling, batch, frozen)
+        key, labels = jax.random.key(0), indices % task.condition.num_rows
+        weights = "params" if sampling.weights.startswith(POSTHOC) else sampling.weights
+        program = sampling_program(task, weights, False, mesh)
+        program.trace(state, key, labels, indices, *inputs)
 
 
 @pytest.mark.slow

@@ -325,7 +325,7 @@ class GAN:
         player, anchors, step = state.discriminator, state.anchors, state.step
         latent_key, augment_key, penalty_key = jax.random.split(key, 3)
         fakes, _ = self._generate(state.generator, latent_key, labels, len(images))
-        keys = jax.random.split(augment_key, 2)
+        real_key, fake_key = jax.random.split(augment_key)
         augment = functools.partial(self._augment, state)
 
         # Real and generated examples apart, to see what reaches the discriminator through the
@@ -334,10 +334,10 @@ class GAN:
             lambda params, kept: self._judge({"params": params, **kept}, augment(key, x), labels)
         )
         real, pull_real, kept = jax.vjp(
-            lambda params: judge(keys[0], images)(params, player.kept), player.params, has_aux=True
+            lambda params: judge(real_key, images)(params, player.kept), player.params, has_aux=True
         )
         fake, pull_fake, kept = jax.vjp(
-            lambda params: judge(keys[1], fakes)(params, kept), player.params, has_aux=True
+            lambda params: judge(fake_key, fakes)(params, kept), player.params, has_aux=True
         )
 
         def loss_of(real, fake):
@@ -348,12 +348,13 @@ class GAN:
             return loss + sum(term for term, _ in added.values()), (loss, added)
 
         def penalties_of(params):
-            critic = lambda key: lambda x: judge(key, x)(params, player.kept)[0]
+            # of the images as they were judged
+            critic = lambda key: lambda x: judge(jax.random.clone(key), x)(params, player.kept)[0]
             penalties = {
-                "r1": lambda: adversarial.gradient_penalty(critic(keys[0]), images),
-                "r2": lambda: adversarial.gradient_penalty(critic(keys[1]), fakes),
+                "r1": lambda: adversarial.gradient_penalty(critic(real_key), images),
+                "r2": lambda: adversarial.gradient_penalty(critic(fake_key), fakes),
                 "interpolated": lambda: adversarial.interpolated_gradient_penalty(
-                    penalty_key, critic(keys[0]), images, fakes
+                    penalty_key, critic(real_key), images, fakes
                 ),
             }
             added = self.penalties.added(step, penalties)
@@ -505,7 +506,8 @@ class GAN:
         """
         there = self.variables(state, weights)
         labels = labels if self.conditional else None
-        latent_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(sample_keys(key, indices))
+        two = jax.vmap(lambda key: tuple(jax.random.split(key)))
+        latent_keys, noise_keys = two(sample_keys(key, indices))
         latents = jax.vmap(lambda key: jax.random.normal(key, (2, self.generator.latent_size)))(
             latent_keys
         )

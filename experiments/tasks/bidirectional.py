@@ -76,11 +76,11 @@ class BidirectionalGAN(GAN):
             )
 
     def init(self, key: Key[Array, ""]) -> State:
-        keys = jax.random.split(key, 4)
+        keys = jax.random.split(key, 5)
         labels = jnp.zeros(1, int) if self.conditional else None
         x, z = jnp.zeros((1, *self.space.shape)), jnp.zeros((1, self.generator.latent_size))
         generator = self.generator.init({"params": keys[0], "noise": keys[3]}, z, labels)
-        encoder = self.encoder.init({"params": keys[1], "noise": keys[3]}, x, labels)
+        encoder = self.encoder.init({"params": keys[1], "noise": keys[4]}, x, labels)
         player = Player.create(_join(generator, encoder), self.optimizers[0])
         return State(
             step=jnp.int32(0),
@@ -107,6 +107,7 @@ class BidirectionalGAN(GAN):
             loss = adversarial.joint_discriminator_loss(self.objective, real, fake).mean()
 
             def penalty(key, pairs):
+                key = jax.random.clone(key)  # the pairs as they were scored
                 total = lambda pairs: score(player.kept, key, pairs, labels)[0].sum(axis=1)
                 return adversarial.gradient_penalty(total, pairs)
 

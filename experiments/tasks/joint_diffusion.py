@@ -197,8 +197,10 @@ class JointDiffusion(Diffusion):
         for name, t in time_grid.items():
             waits = across_batch(t[0] == t[-1], noise[name])
             start[name] = jnp.where(waits, clips[name], noise[name])
-        null, absent = self.condition.null(frozen), diffusion.prior(keys, process, like)
-        denoiser = self.denoiser(params, frozen)
+        # Absent modalities have their own noise, of a key that no sampler folds.
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, jnp.uint32(2**32 - 2))
+        absent = diffusion.prior(own, process, like)
+        denoiser, null = self.denoiser(params, frozen), self.condition.null(frozen)
         guided = diffusion.guide_jointly(denoiser, process, condition, null, *guidance, absent)
         return start, self.sampler(
             guided, process, start, time_grid, keys=keys, trajectory=trajectory

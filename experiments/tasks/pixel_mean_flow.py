@@ -66,8 +66,10 @@ class PixelMeanFlow(GuidedMeanFlow):
     def extra(self, key: Key[Array, ""], student: PixelStudent, x: Array) -> Callable | None:
         if not self.perceptual:
             return None
-        crops = lambda images: random_crops(key, images, self.crop)
-        distance = lambda generated, real: student.distance(crops(generated), crops(real))
+        crops = lambda key, images: random_crops(key, images, self.crop)
+        distance = lambda generated, real: student.distance(
+            crops(key, generated), crops(jax.random.clone(key), real)
+        )
 
         def extra(x_t, t, u):
             distances = perceptual_loss(distance, x, x_t, t, u, self.latest)

@@ -56,6 +56,5 @@ def leaf_keys(keys: Key[Array, "*batch"], tree: PyTree) -> PyTree[Key[Array, "*b
     structure = jax.tree.structure(tree)
     if structure.num_leaves == 1:
         return structure.unflatten([keys])
-    split = lambda key: jax.random.split(key, structure.num_leaves)
-    parts = jax.vmap(split, out_axes=1)(keys) if keys.ndim else split(keys)
-    return structure.unflatten(list(parts))
+    split = lambda key: structure.unflatten(list(jax.random.split(key, structure.num_leaves)))
+    return (jax.vmap(split) if keys.ndim else split)(keys)

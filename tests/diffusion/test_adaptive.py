@@ -91,6 +91,26 @@ def test_the_error_keeps_the_tolerances(case, float64):
     assert errors[0] > 20 * errors[1] > 400 * errors[2]
 
 
+def test_rtol_is_of_the_state_and_atol_is_not(float64):
+    """A linear field takes the same steps at any scale, if the tolerance has this scale, too."""
+
+    def linear(x_t, t):
+        """Return the denoiser of data N(0, 0.25)."""
+        variance = (1 - t) ** 2 / 4 + t**2
+        return Prediction((1 - t) / 4 / variance * x_t, t / variance * x_t)
+
+    @quick_jit
+    def solve(scale, rtol, atol):
+        start, times = scale * jnp.array([-0.5, 1.0, 2.0]), uniform_grid(FLOW, 1)
+        solution = adaptive_solution(linear, FLOW, start, times, rtol=rtol, atol=atol)
+        return solution.ys[-1] / scale, solution.stats["num_steps"]
+
+    relative, absolute = solve(1.0, 1e-4, 0.0), solve(1.0, 0.0, 1e-4)
+    np.testing.assert_array_equal(solve(1024.0, 1e-4, 0.0)[0], relative[0])
+    np.testing.assert_array_equal(solve(1024.0, 0.0, 1024e-4)[0], absolute[0])
+    assert solve(1024.0, 0.0, 1e-4)[1] > 2 * absolute[1]
+
+
 def test_a_clean_end_outside_the_domain_is_reached_by_ddim(float64):
     """EDM ends at sigma = 0, at the mean of the data given x at .002.
 

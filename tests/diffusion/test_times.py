@@ -303,7 +303,8 @@ def test_shift_keeps_both_ends_exactly_and_stays_between_them():
 @pytest.mark.parametrize("shape", [(7,), (64,), (4, 16), ()])
 def test_stratified_variates_fall_one_into_each_part(shape):
     for seed in range(20):
-        u = np.asarray(stratified(jax.random.key(seed), shape), np.float64)
+        with jax.debug_key_reuse(True):  # the order of frames has another key than u
+            u = np.asarray(stratified(jax.random.key(seed), shape), np.float64)
         assert u.shape == shape and u.min() > 0 and u.max() < 1
         # Neighbours on the circle are 1/n apart, up to the rounding of numbers below 2.
         gaps = np.diff(np.sort(u.ravel()), append=u.min() + 1)

@@ -154,7 +154,10 @@ def run(
     first, *others = jax.tree.leaves(tables, is_leaf=is_table)
     _check_keys(keys, noise, [first, *others])
     map_leaves = functools.partial(_map_leaves, noise)
-    keys = map_leaves(lambda _: None, noise) if keys is None else leaf_keys(keys, noise)
+    if keys is not None:
+        keys = leaf_keys(jax.random.clone(keys), noise)  # rows fold what the prior has drawn from
+    else:
+        keys = map_leaves(lambda _: None, noise)
     move = functools.partial(_move, denoiser, keys, map_leaves)
     steps = steps_of(first)
 

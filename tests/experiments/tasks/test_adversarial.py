@@ -124,22 +124,29 @@ def test_any_ratio_of_updates(of_discriminator, of_generator):
         np.testing.assert_allclose(metrics[f"learning_rate/{player}"], expected, rtol=1e-6)
 
 
-def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
-    """The four updates of a step see four disjoint parts, which together are the batch."""
-    task = build(plane(updates__discriminator=4))
+def test_each_update_has_its_own_part_of_the_batch():
+    """The discriminator's two see the two halves of the batch, and the generator's go round."""
+    task = build(plane(updates__discriminator=2, updates__generator=3))
     state = jax.jit(task.init)(jax.random.key(0))
-    seen = []
-    step = task._update_discriminator
+    seen = {"_update_discriminator": [], "_update_generator": []}
 
-    def spy(state, images, *rest):
-        seen.append(images)
-        return step(state, images, *rest)
+    def spy(name, place):
+        step = getattr(task, name)
 
-    object.__setattr__(task, "_update_discriminator", spy)
+        def update(*arguments):
+            seen[name].append(arguments[place])
+            return step(*arguments)
+
+        object.__setattr__(task, name, update)
+
+    spy("_update_discriminator", 1)
+    spy("_update_generator", 2)
     batch = points()
     parts = jax.jit(lambda *args: (task.update(*args), seen)[1])(state, batch, jax.random.key(1))
-    assert [len(part) for part in parts] == [4] * 4
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts), 0), np.sort(batch["image"], 0))
+    halves = parts["_update_discriminator"]
+    assert [len(half) for half in halves] == [8, 8]
+    np.testing.assert_array_equal(np.sort(np.concatenate(halves), 0), np.sort(batch["image"], 0))
+    np.testing.assert_array_equal(parts["_update_generator"], [halves[0], halves[1], halves[0]])
     assert task._seen(state.replace(step=jnp.int32(3))) == 3 * 16
 
 
