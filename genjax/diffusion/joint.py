@@ -242,7 +242,8 @@ def guide_jointly(
         modality_scale: w, a number or one for each modality by name; 1 is plain, and 0 takes no
             account of the other modalities. None leaves this part out, and the network is called on
             a smaller batch.
-        noise: what `prior` draws, like x_t, for the absent modalities; needed for this part alone.
+        noise: the absent modalities, like x_t. `prior` draws them, by other keys than the start's.
+            Only this part needs them.
 
     Raises:
         ValueError: `null` does not broadcast against `conditioning`, there is not one conditioning
