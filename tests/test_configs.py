@@ -254,7 +254,7 @@ def nothing_to_load(monkeypatch):
         return x[:, ::factor, ::factor, 0].astype(int)
 
     def decode_codes(variables, codes):
-        sound = codes.shape[-1] == 4
+        sound = codes.shape[-1] == 4  # codes of each frame
         return (codes if sound else codes[..., None]).astype(float)
 
     monkeypatch.setattr(FrozenAutoencoder, "open", autoencoder)
@@ -291,10 +291,7 @@ def check_parameters(name, state):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS + CHOICES)
 def test_programs_of_every_config_trace_at_full_size_and_use_each_key_once(name):
-    """The first state, a step, and sampling.
-
-    JAX follows the keys through a traced program.
-    """
+    """JAX follows the keys through the first state, a step, and sampling."""
     config, experiment = experiment_of(name)
     task, mesh = experiment.task, make_mesh(mesh_axes(config), config.batch_size)
     with jax.debug_key_reuse(True), jax.set_mesh(mesh):

@@ -348,7 +348,7 @@ class GAN:
             return loss + sum(term for term, _ in added.values()), (loss, added)
 
         def penalties_of(params):
-            # of the images as they were judged
+            # Penalties see the images as they were judged.
             critic = lambda key: lambda x: judge(jax.random.clone(key), x)(params, player.kept)[0]
             penalties = {
                 "r1": lambda: adversarial.gradient_penalty(critic(real_key), images),
@@ -506,8 +506,8 @@ class GAN:
         """
         there = self.variables(state, weights)
         labels = labels if self.conditional else None
-        two = jax.vmap(lambda key: tuple(jax.random.split(key)))
-        latent_keys, noise_keys = two(sample_keys(key, indices))
+        split = jax.vmap(lambda key: tuple(jax.random.split(key)))
+        latent_keys, noise_keys = split(sample_keys(key, indices))
         latents = jax.vmap(lambda key: jax.random.normal(key, (2, self.generator.latent_size)))(
             latent_keys
         )

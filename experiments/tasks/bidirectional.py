@@ -107,7 +107,7 @@ class BidirectionalGAN(GAN):
             loss = adversarial.joint_discriminator_loss(self.objective, real, fake).mean()
 
             def penalty(key, pairs):
-                key = jax.random.clone(key)  # the pairs as they were scored
+                key = jax.random.clone(key)  # a penalty sees the pairs as they were scored
                 total = lambda pairs: score(player.kept, key, pairs, labels)[0].sum(axis=1)
                 return adversarial.gradient_penalty(total, pairs)
 
