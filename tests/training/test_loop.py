@@ -16,6 +16,7 @@ from toy import Line, batches
 
 from genjax.devices import make_mesh
 from genjax.devices.cost import peak_operations
+from genjax.devices.mesh import batch_sharding
 from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, train
 from genjax.training.progress import ProgressBar
 from genjax.training.signals import StopSignals
@@ -426,6 +427,27 @@ def test_a_step_is_compiled_once_and_anew_for_batches_of_another_size(tmp_path, 
         fit(tmp_path, data=growing, num_steps=10)
     messages = [record.getMessage() for record in caplog.records]
     assert sum("XLA compilation of jit(update)" in message for message in messages) == 2
+
+
+@pytest.mark.parametrize("skipping", [{}, dict(max_skipped_steps=2)])
+def test_steps_send_devices_nothing_but_their_batches(tmp_path, monkeypatch, skipping):
+    """Also those after which a row is logged and a checkpoint written.
+
+    JAX refuses what is sent without being asked for, also on the CPU. So batches are asked for.
+    """
+    monkeypatch.setattr(
+        "genjax.training.loop.place_batch",
+        lambda batch, mesh: jax.device_put(batch, batch_sharding(mesh)),
+    )
+    with contextlib.ExitStack() as stack:
+
+        def guarded(start):
+            for step, batch in enumerate(batches(start), start):
+                if step == 1:  # the first is compiled
+                    stack.enter_context(jax.transfer_guard_host_to_device("disallow"))
+                yield batch
+
+        fit(tmp_path, data=guarded, **skipping)
 
 
 class Pulled(Line):
