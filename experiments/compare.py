@@ -6,6 +6,7 @@ The page shows the runs' samples side by side, their figures, what differs betwe
 and their curves over each other. The best figures are marked if all runs have the same data.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from experiments.pages.html import (
 )
 from experiments.pages.report import (
     RunRecord,
+    data_options,
     few_examples,
     heading,
     newest_sheet,
@@ -56,15 +58,16 @@ def _read(folders: Sequence[str | Path]) -> dict[str, RunRecord]:
 def best(name: str, values: Sequence[float | None]) -> set[int]:
     """Return the positions of the best of a figure's values, as the page prints the values.
 
-    There is none if all are printed alike, if only one was measured, or if the figure measures no
-    quality. An unbiased distance below 0 is 0 within its noise, and counts as 0.
+    There is none if all are printed alike, if only one is a finite number, or if the figure
+    measures no quality. An unbiased distance below 0 is 0 within its noise, and counts as 0.
     """
     distance = {
         "higher": lambda value: -value,
         "lower": lambda value: max(value, 0.0) if name in UNBIASED else value,
         "1": lambda value: round(abs(value - 1), 9),  # 1.1 is as good as 0.9
     }
-    measured = {i: printed(value) for i, value in enumerate(values) if value is not None}
+    known = ((i, value) for i, value in enumerate(values) if value is not None)
+    measured = {i: printed(value) for i, value in known if math.isfinite(value)}
     if name not in QUALITY or not measured:
         return set()
     ranks = {i: distance[QUALITY[name]](value) for i, value in measured.items()}
@@ -86,7 +89,8 @@ def _samples(runs: Mapping[str, RunRecord]) -> Html:
 def _data(run: RunRecord) -> tuple[str, ...]:
     """Return what a run's figures compare with: the held-out examples, and their shape."""
     names = ("name", "directory", "held_out_split", "image_shape", "feature")
-    return tuple(str(run.config.get(f"data.{name}")) for name in names)
+    chosen = tuple(str(run.config.get(f"data.{name}")) for name in names)
+    return *chosen, *data_options(run), str(bool(run.config.get("data.resize")))
 
 
 def _notes(runs: Mapping[str, RunRecord]) -> list[Html]:

@@ -18,7 +18,7 @@ from experiments.configuration.runs import open_run
 from experiments.evaluation.protocol import PROTOCOL
 from experiments.inputs.autoencoders import MOMENTS
 from experiments.launch import sampling_flags
-from experiments.launch.experiment import Experiment, split_pictures
+from experiments.launch.experiment import Experiment, split_pictures, with_intervals
 from experiments.launch.held_out import check_held_out
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import check_out, run_program, user_errors
@@ -67,26 +67,6 @@ def add_features(config: Config, given: list[str]) -> None:
     measure.update(weights)
 
 
-def with_intervals(experiment: Experiment, resamples: int) -> Experiment:
-    """Return an experiment whose measures also give intervals, as far as they have any.
-
-    Raises:
-        ValueError: none has any, or one has too few samples.
-    """
-    measures = [
-        replace(measure, evaluator=replace(measure.evaluator, resamples=resamples))
-        if hasattr(measure.evaluator, "resamples")
-        else measure
-        for measure in experiment.measures
-    ]
-    if measures == list(experiment.measures):
-        raise ValueError(
-            f"--resamples={resamples} is for Samples and --features, and this run is measured by "
-            f"{', '.join(measure.name for measure in measures) or 'nothing'}: leave it out"
-        )
-    return replace(experiment, measures=tuple(measures))
-
-
 def other_counts(report: Mapping[str, Any], num_samples: int) -> list[str]:
     """Return which measures took another number of samples, a sentence each."""
     found = {
@@ -113,7 +93,8 @@ def main() -> None:
             add_features(run.config, FEATURES.value)
         experiment = Experiment.of_run(run)
         if RESAMPLES.value:
-            experiment = with_intervals(experiment, RESAMPLES.value)
+            measures = with_intervals(experiment.measures, RESAMPLES.value)
+            experiment = replace(experiment, measures=measures)
         warned = check_held_out(experiment)
         moments = {}
         if OUT.value is None and out.exists():  # flows on these latents were trained by them

@@ -12,11 +12,11 @@ WORKDIR/likelihood.json.
 import json
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from experiments.configuration.runs import check_diffusion, open_run
 from experiments.evaluation.held_out_bits import held_out_bits
+from experiments.evaluation.uncertainty import standard_error
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.standardized_pixels import check_not_standardized
 from experiments.launch.runtime import check_out, run_program, user_errors
@@ -57,13 +57,14 @@ def main() -> None:
         check_out(out := Path(WORKDIR.value) / "likelihood.json")
         numbers = LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value
         results = held_out_bits(run.task, run.state, run.config, *numbers)
-    count = len(results[0])
-    report = {"levels": LEVELS.value, "images": count, "steps": run.step, "device": device_name()}
+    report = {"levels": LEVELS.value, "images": len(results[0])}
+    report |= {"steps": run.step, "device": device_name()}
     for name, values in zip(
         ("ode_bits_per_dimension", "bound_bits_per_dimension"), results, strict=True
     ):
-        report |= {name: values.mean(), f"{name}_deviation": values.std() / np.sqrt(count)}
-        print(f"{name:26} {values.mean():.4f} ± {values.std() / np.sqrt(count):.4f}")
+        mean, error = values.mean(), standard_error(values)
+        report |= {name: mean, f"{name}_deviation": error}
+        print(f"{name:26} {mean:.4f} ± {error:.4f}")
     out.write_text(json.dumps(report, indent=2) + "\n")
 
 

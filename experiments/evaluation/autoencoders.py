@@ -11,6 +11,7 @@ import numpy as np
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.images import image_reference
 from experiments.evaluation.protocol import FeatureProtocol
+from experiments.evaluation.uncertainty import standard_error
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.autoencoding import diagnostics
@@ -53,7 +54,7 @@ class Bounds:
         )
         report = {
             "elbo": float(elbos.mean()),
-            "elbo_error": float(elbos.std() / np.sqrt(len(images))),
+            "elbo_error": standard_error(elbos),
             "importance_weighted_bound": float(tighter.mean()),
             "num_importance_samples": self.num_importance_samples,
             "likelihood_images": len(images),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.uncertainty import standard_error
 from experiments.inputs.datasets import labels_of
 from genjax import diffusion
 
@@ -41,7 +42,7 @@ class BoundBits:
         bits = -np.concatenate(nats) / (np.log(2) * np.prod(self.context.space.shape))
         return {
             "bits_per_dimension": float(bits.mean()),
-            "bits_per_dimension_error": float(bits.std() / np.sqrt(len(bits))),
+            "bits_per_dimension_error": standard_error(bits),
             "likelihood_images": len(bits),
         }
 

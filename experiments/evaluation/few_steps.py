@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from experiments.evaluation.context import Context, Model
+from experiments.evaluation.figures import FEW_STEPS
 from experiments.evaluation.images import (
     Samples,
     compare,
@@ -12,8 +13,6 @@ from experiments.evaluation.images import (
     pixel_protocol,
 )
 from experiments.evaluation.protocol import FeatureProtocol
-
-FIGURES = ("class_accuracy", "frechet_distance", "recall")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class FewSteps:
             if context.class_conditional:
                 figures |= reference.accuracy(images, labels)
             report |= {
-                f"{name}_at_{num_steps}": figures[name] for name in FIGURES if name in figures
+                f"{name}_at_{num_steps}": figures[name] for name in FEW_STEPS if name in figures
             }
         return report | {
             "num_samples": len(labels),

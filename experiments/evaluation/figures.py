@@ -67,6 +67,7 @@ QUALITY = {
     "pitch_accuracy": "higher",
 }
 # Distances whose estimate is unbiased, so that those of equal distributions scatter around 0.
+FEW_STEPS = ("class_accuracy", "frechet_distance", "recall")  # measured by number of steps
 UNBIASED = {"kernel_distance", "kid", "clean_kid", "pytorch_kid", "kd_dinov2"}
 SPEED = {"steps_per_second": "higher", "goodput": "higher"}
 BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured

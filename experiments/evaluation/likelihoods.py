@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.uncertainty import standard_error
 from experiments.inputs.datasets import labels_of
 from genjax.training.pictures import paired_grid
 
@@ -53,7 +54,7 @@ class ExactBits:
         }
         return {
             "bits_per_dimension": float(each.mean()),
-            "bits_per_dimension_error": float(each.std() / np.sqrt(len(each))),
+            "bits_per_dimension_error": standard_error(each),
             "likelihood_images": len(each),
             "completions": paired_grid(rows),
         }

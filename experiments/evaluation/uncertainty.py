@@ -14,6 +14,13 @@ PER_FEATURE = 4  # least samples for each feature, so that extrapolation has a l
 EXTRAPOLATION = "FD∞: a line over 1/N through distances of N samples"
 
 
+def standard_error(values: Float[np.ndarray, " examples"]) -> float:
+    """Return the standard error of a mean of independent examples, NaN of one."""
+    if len(values) == 1:
+        return np.nan
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
 def check_resamples(
     measure: str, resamples: int, context: Context, width: int, *, takes_held_out: bool
 ) -> None:

@@ -1,7 +1,7 @@
 """An experiment: a config that is resolved into objects once, when a command starts."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,6 +124,26 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
                 f"{type(task).__name__} gives {', '.join(provided()) or 'no functions but samples'}"
             )
         yield Measure(name, every, evaluator)
+
+
+def with_intervals(measures: Iterable[Measure], resamples: int) -> tuple[Measure, ...]:
+    """Return the measures, those that can give intervals with so many resamples.
+
+    Raises:
+        ValueError: none can, or one has too few samples.
+    """
+    found = tuple(
+        replace(measure, evaluator=replace(measure.evaluator, resamples=resamples))
+        if hasattr(measure.evaluator, "resamples")
+        else measure
+        for measure in measures
+    )
+    if not any(hasattr(measure.evaluator, "resamples") for measure in found):
+        raise ValueError(
+            f"--resamples={resamples} is for Samples and --features, and this run is measured by "
+            f"{', '.join(measure.name for measure in found) or 'nothing'}: leave it out"
+        )
+    return found
 
 
 def split_pictures(

@@ -33,6 +33,7 @@ COSTS = ("parameters", "training", "evaluations", "ms per sample", "exact densit
 TITLES = {"fashion_mnist": "Fashion-MNIST", "emoji": "Captioned emoji"}
 ACRONYMS = {"gan": "GAN", "unet": "U-Net", "vae": "VAE"}
 BUDGETS = {"10 minutes": 600.0, "1 hour": 3600.0}  # seconds of training
+MARKERS = dict(zip(BUDGETS, "os", strict=True))
 CONDITIONS = {"Prompts": "caption", "Classes": "class", "Unconditional": "none"}
 DENSITIES = {
     "Autoregression": "yes",
@@ -275,9 +276,12 @@ def cost_figure(rows: Sequence[Row]) -> Image.Image:
     figure = Figure(figsize=(1 + 5.5 * len(panels), 5), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw_costs(axes, name, timed)
-    if panels:
-        handles = figure.axes[0].get_legend_handles_labels()
-        figure.legend(*handles, title="training", loc="outside upper center", ncols=2)
+    points = [
+        figure.axes[0].scatter([], [], 25, "black", marker=MARKERS[budget], label=budget)
+        for budget in by_budget([row for row in timed if row.first.report.keys() & PANELS])
+    ]
+    if points:
+        figure.legend(handles=points, title="training", loc="outside upper center", ncols=2)
     for axes in figure.axes:
         _spread(axes)
     return rendered(figure)
@@ -297,10 +301,10 @@ def _draw_costs(axes: Any, name: str, rows: Sequence[Row]) -> None:
         axes.plot(*zip(*points, strict=True), linewidth=1, color=colours[family])
         offset = dict(xytext=(6, -3), textcoords="offset points", fontsize=9)
         axes.annotate(family, points[-1], **offset)
-    for (budget, group), marker in zip(budgets.items(), "os", strict=False):
+    for budget, group in budgets.items():
         x, y = zip(*(_point(row, name) for row in group), strict=True)
-        axes.scatter(x, y, 25, [colours[row.family] for row in group], marker, zorder=2)
-        axes.scatter([], [], 25, "black", marker, label=budget)
+        shown = [colours[row.family] for row in group]
+        axes.scatter(x, y, 25, shown, marker=MARKERS[budget], zorder=2)
     axes.set(xscale="log", yscale="log", xlabel="ms per sample", ylabel=PANELS[name])
     left, right = axes.get_xlim()
     axes.set_xlim(left, 10 * right)  # room for the last label

@@ -165,13 +165,23 @@ def words(name: str) -> str:
     return name.replace("_", " ").replace("frechet", "Fréchet")
 
 
+def data_options(run: RunRecord) -> list[str]:
+    """Return the arguments of what loads a run's data, such as the game of Atari."""
+    options = (item for item in run.config.items() if item[0].startswith("data.options."))
+    return [f"{name}={value}" for name, value in sorted(options)]
+
+
 def steps_of(folder: Path) -> list[Path]:
     """Return the pictures of a folder in the order of their steps."""
-    return sorted(folder.glob("step_*.png"))
+    return sorted(folder.glob("step_*.png"), key=_step_number)
+
+
+def _step_number(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def picture_step(path: Path) -> str:
-    return f"step {int(path.stem.removeprefix('step_')):,}"
+    return f"step {_step_number(path):,}"
 
 
 def newest_sheet(run: RunRecord) -> tuple[Path, str]:

@@ -5,8 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.evaluation.figures import BETTER, SPEED
-from experiments.pages.report import RunRecord, duration, read_run, reference_name, words
+from experiments.evaluation.figures import BETTER, FEW_STEPS, SPEED
+from experiments.pages.report import (
+    RunRecord,
+    data_options,
+    duration,
+    read_run,
+    reference_name,
+    words,
+)
 
 HEADER = """\
 # Runs on record
@@ -46,9 +53,10 @@ def table(runs: Sequence[RunRecord]) -> str:
     """
     heading = lambda name: words(name) + ARROWS[BETTER[name]]
     names = run_names(runs)
-    by_data: dict[str | None, list[int]] = {}
+    by_data: dict[tuple, list[int]] = {}
     for i, run in enumerate(runs):
-        by_data.setdefault(run.config.get("data.name"), []).append(i)
+        data = run.config.get("data.name"), *data_options(run)
+        by_data.setdefault(data, []).append(i)
     found = []
     for members in by_data.values():
         measured = set().union(*(runs[i].report for i in members)) - SPEED.keys()
@@ -84,8 +92,12 @@ def few_steps(names: Sequence[str], runs: Sequence[RunRecord]) -> str:
     """Return a table of class accuracy, Fréchet distance and recall by number of steps."""
     rows = {name: rows for name, run in zip(names, runs, strict=True) if (rows := by_steps(run))}
     steps = sorted({number for row in rows.values() for number in row})
-    shown = lambda row: " / ".join(number(name, value) for name, value in row.items())
-    cells = [[name, *(shown(row.get(each, {})) for each in steps)] for name, row in rows.items()]
+
+    def shown(row: dict[str, float] | None) -> str:
+        figures = (number(name, row[name]) if name in row else "–" for name in FEW_STEPS)
+        return " / ".join(figures) if row else ""
+
+    cells = [[name, *(shown(row.get(each)) for each in steps)] for name, row in rows.items()]
     titles = [f"{each} step{'s' * (each > 1)}" for each in steps]
     return "Class accuracy / Fréchet distance / recall by number of steps:\n\n" + markdown(
         ["run", *titles], cells

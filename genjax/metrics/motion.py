@@ -3,6 +3,7 @@
 Videos are `[batch time height width channels]`, in any unit; measures are in the same unit.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -61,10 +62,12 @@ def warping_error(
         )
     check_finite(flow[known], "flow where it is known")
     rows, columns = np.indices(sides)
-    errors, warped = [], scipy.ndimage.map_coordinates
+    # The other mode with zeros, "constant", interpolates nothing beyond the outermost pixels.
+    warped = functools.partial(scipy.ndimage.map_coordinates, order=1, mode="grid-constant")
+    errors = []
     for video, steps, counted in zip(videos, flow, known, strict=True):
         squares = [
-            (warped(after[..., channel], places, order=1) - before[..., channel]) ** 2
+            (warped(after[..., channel], places) - before[..., channel]) ** 2
             for before, after, step in zip(video[:-1], video[1:], steps, strict=True)
             for places in [(rows + step[..., 0], columns + step[..., 1])]
             for channel in range(video.shape[-1])

@@ -32,13 +32,18 @@ class Explosions(NamedTuple):
     deviations: float
 
     def limits(self, recent: Float[Array, "window metrics"]) -> Float[Array, " metrics"]:
-        """Return the largest usual values. NaN in `recent` is what is not known."""
+        """Return the largest usual values. NaN in `recent` is what is not known.
+
+        A metric without spread, up to the rounding of its mean, has not shown what is usual.
+        """
         known = jnp.isfinite(recent)
         count = known.sum(0)
         mean = jnp.where(known, recent, 0.0).sum(0) / count
         squares = jnp.where(known, recent - mean, 0.0) ** 2
-        limits = mean + self.deviations * jnp.sqrt(squares.sum(0) / (count - 1))
-        return jnp.where(count >= WINDOW // 2, limits, jnp.inf)
+        deviation = jnp.sqrt(squares.sum(0) / (count - 1))
+        varies = deviation > WINDOW * jnp.finfo(jnp.float32).eps * jnp.abs(mean)
+        shown = varies & (count >= WINDOW // 2)
+        return jnp.where(shown, mean + self.deviations * deviation, jnp.inf)
 
 
 @flax.struct.dataclass

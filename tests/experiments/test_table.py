@@ -107,7 +107,7 @@ def test_figures_by_number_of_steps_have_a_table(tmp_path):
     text = tables(runs)
     header, _, row, after = rows(text[text.index("by number of steps") :])[:4]
     assert header == ["run", "1 step", "4 steps"]
-    assert row == ["`a_flow` in `a`", "98.1 % / 1.20 / 0.610", "99.0 %"]
+    assert row == ["`a_flow` in `a`", "98.1 % / 1.20 / 0.610", "99.0 % / – / –"]
     assert after[0] == "run"  # the other run has no such figures
     assert "by number of steps" not in tables(runs[1:])
 

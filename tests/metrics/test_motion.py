@@ -28,6 +28,9 @@ def test_a_moving_picture_has_no_warping_error():
     right = np.broadcast_to([0.0, 0.5], (1, 1, 8, 9, 2))
     np.testing.assert_allclose(warping_error(still, right, inner[:, :1]), 0.5, rtol=1e-12)
     assert np.isnan(warping_error(still, right, ~np.ones_like(inner[:, :1])))
+    everywhere = np.ones_like(inner[:, :1])
+    for noise in (1e-7, -1e-7):  # of an estimate of no flow
+        assert warping_error(still, 0 * right + noise, everywhere) < 1e-5
 
 
 def test_unknown_places_do_not_count():

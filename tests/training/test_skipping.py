@@ -28,6 +28,14 @@ def test_limits_are_means_and_deviations_of_what_is_known():
     )  # sums of 128 in float32
 
 
+@pytest.mark.parametrize("constant", [0.0, 0.1, 3e5])
+def test_a_constant_metric_does_not_say_what_is_usual(constant):
+    values = jnp.full((WINDOW, 1), constant)
+    assert Explosions(("a",), 6.0).limits(values) == jnp.inf
+    little = constant + jnp.linspace(-1, 1, WINDOW)[:, None] * max(constant, 1.0) / 1000
+    assert Explosions(("a",), 6.0).limits(little) < 1.01 * max(constant, 1.0)
+
+
 class Exploding(Line):
     """Explode at steps 70, 71 and 150 in the norm and at step 80 in the loss; be NaN at step 90."""
 

@@ -1,12 +1,13 @@
 """An experiment refuses, before any training, measures that would measure nothing."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 
 from experiments.configuration import base
 from experiments.inputs.conditions import Classes
-from experiments.launch.experiment import Experiment
+from experiments.launch.experiment import Experiment, Measure, with_intervals
 from experiments.tasks.discrete_diffusion import DiscreteDiffusion
 from experiments.tasks.masked_autoregression import MaskedAutoregression
 
@@ -48,3 +49,20 @@ def test_samples_that_do_not_depend_on_the_number_of_steps_are_refused():
             base.masked_autoregression("steps", **DIGITS),
             built_with=MaskedAutoregression.built_with,
         )
+
+
+def test_intervals_are_refused_where_no_measure_has_one():
+    """A measure may have this number of resamples already."""
+
+    @dataclass(frozen=True)
+    class Resampled:
+        resamples: int = 0
+
+    has, bare = Measure("a", 0, Resampled(3)), Measure("b", 0, None)
+    assert with_intervals([has, bare], 3) == (has, bare)
+    assert with_intervals([bare, has], 5) == (bare, Measure("a", 0, Resampled(5)))
+    for measures, named in (([bare], "b"), ([], "nothing")):
+        with pytest.raises(
+            ValueError, match=f"--resamples=3 is for Samples .* measured by {named}"
+        ):
+            with_intervals(measures, 3)

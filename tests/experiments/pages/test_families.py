@@ -171,6 +171,33 @@ def test_the_command_fills_the_page_between_its_marks_and_draws_pictures(tmp_pat
     assert colours == [(255, 0, 0), (0, 0, 255)]
 
 
+def test_a_budget_has_one_marker_and_is_named_once(tmp_path, monkeypatch):
+    """Also if a panel lacks a budget that the other one has."""
+    drawn = []
+    monkeypatch.setattr(families, "rendered", drawn.append)
+    folders = [
+        record(tmp_path, "flow", figures=dict(fd_vgg16=2.0)),
+        record(tmp_path, "gan", figures=dict(fd_vgg16=1.0, seconds=3600.0)),
+    ]
+    report = folders[0] / "report.json"
+    figures = json.loads(report.read_text())
+    del figures["frechet_distance"]
+    report.write_text(json.dumps(figures))
+    (rows,) = families.read_rows(folders).values()
+    families.cost_figure(rows)
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["10 minutes", "1 hour"]
+    of_panel = [
+        [len(points.get_paths()[0]) for points in axes.collections] for axes in drawn[0].axes
+    ]
+    (circle, square), of_legend = (
+        of_panel[1],
+        [len(h.get_paths()[0]) for h in legend.legend_handles],
+    )
+    assert circle != square and of_legend == [circle, square]  # by their number of vertices
+    assert of_panel[0][0] == square
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="no lines"):
         families.insert("a page", "a table")

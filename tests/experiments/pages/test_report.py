@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -409,6 +410,10 @@ def test_of_many_pictures_some_are_shown_the_last_always(tmp_path):
     run = make_run(tmp_path / "run", num_pictures=40)
     page = check(write_report(run).read_text(encoding="utf-8"), pictures=13, charts=2)
     assert "10 of 40 pictures" in page.text and "step 4,000" in page.text
+    for step in (999_000, 1_000_000):  # which strings have in the other order
+        shutil.copy(run / "samples/step_004000.png", run / f"samples/step_{step:06d}.png")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "step 1,000,000" in page and "step 999,000" not in page
 
 
 def test_comparison(tmp_path):
@@ -438,6 +443,8 @@ def test_comparison(tmp_path):
     [
         ("class_accuracy", [0.5, 0.9, None], {1}),
         ("frechet_distance", [0.5, 0.9, 0.5], {0, 2}),
+        ("frechet_distance", [math.nan, 0.9, 0.5], {2}),
+        ("frechet_distance", [0.9, 0.5, math.nan], {1}),
         ("nearest_neighbour_ratio", [0.2, 1.3, 1.4], {1}),
         ("density", [None, 1.0], set()),
         ("precision", [0.5, 0.5], set()),
@@ -481,6 +488,10 @@ def test_figures_of_few_examples_and_of_other_data_are_not_trusted(tmp_path):
     (runs[1] / "config.json").write_text(json.dumps(record))
     page = comparison(runs)
     assert "different data, so no figure is marked as the best" in page and ">best<" not in page
+    for folder, game in zip(runs, ("pong", "breakout"), strict=True):
+        record["config"]["data"] = dict(name="atari", options=dict(game=game))
+        (folder / "config.json").write_text(json.dumps(record))
+    assert ">best<" not in comparison(runs)
 
 
 def test_numbers_beside_an_axis_fit_and_steps_are_whole():
