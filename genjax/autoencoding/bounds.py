@@ -38,7 +38,15 @@ def elbo(
         divergences: the KL of each latent value.
         beta: weight of the KL. A value above 1 gives latents with less information (Higgins et al.
             2017, "beta-VAE", equation 4).
+
+    Raises:
+        ValueError: the log-likelihood is not one number for each example.
     """
+    if log_likelihood.shape != divergences.shape[:1]:
+        raise ValueError(
+            f"log_likelihood is one number for each example, {divergences.shape[:1]}; got "
+            f"{log_likelihood.shape}: sum over an example's values"
+        )
     return log_likelihood - beta * divergences.sum(range(1, divergences.ndim))
 
 

@@ -37,6 +37,17 @@ class Likelihood(NamedTuple):
     levels: int | None = None
 
 
+def _check(outputs: Outputs, x: Images, parameters: int) -> None:
+    """Raise ValueError for images of bytes, and for outputs that do not belong to the images."""
+    expected = (*x.shape[:-1], parameters * x.shape[-1])
+    if not jnp.issubdtype(x.dtype, jnp.floating) or outputs.shape != expected:
+        raise ValueError(
+            f"x is {x.dtype} of shape {x.shape} and the decoder's outputs have shape "
+            f"{outputs.shape}; expected floats in [−1, 1] (genjax.data.to_float) and outputs of "
+            f"shape {expected}"
+        )
+
+
 def _sum(a: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
     """Return the sum over all axes except the batch."""
     return jnp.sum(a, axis=range(1, a.ndim))
@@ -51,6 +62,7 @@ def bernoulli() -> Likelihood:
     """
 
     def log_probability(logits, x):
+        _check(logits, x, 1)
         share = (x + 1) / 2
         return -_sum(share * jax.nn.softplus(-logits) + (1 - share) * jax.nn.softplus(logits))
 
@@ -67,6 +79,7 @@ def gaussian(deviation: float | None = None) -> Likelihood:
     """
 
     def log_probability(outputs, x):
+        _check(outputs, x, 2 if deviation is None else 1)
         mean, log_deviation = (
             _split(outputs) if deviation is None else (outputs, math.log(deviation))
         )
@@ -92,6 +105,7 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
     half = 1 / (levels - 1)
 
     def log_probability(outputs, x):
+        _check(outputs, x, 2)
         mean, log_scale = _split(outputs)
         x = jnp.round((x + 1) / (2 * half)) * (2 * half) - 1
         return _sum(log_mass(x, mean, jnp.maximum(log_scale, LEAST_LOG_SCALE), levels))

@@ -58,8 +58,14 @@ def decode(
         start: position of the first token, which is the number of given tokens.
 
     Raises:
-        ValueError: `length` is not positive, or keys are not one per example.
+        ValueError: `length` is not positive, keys are not one per example, or logits have other
+            axes.
     """
+    if logits.ndim != 2:
+        raise ValueError(
+            f"logits are [batch vocabulary], those of one position; got {logits.shape}: take "
+            "the last position's"
+        )
     check_keys(keys, len(logits))
     if length < 1:
         raise ValueError(f"length={length} leaves nothing to decode; it is at least 1")

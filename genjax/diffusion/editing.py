@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 
 from genjax.diffusion.guidance import with_clean
 from genjax.diffusion.processes import Process, across_batch, expand
@@ -70,6 +71,16 @@ def image_to_image(
     return sampler(denoiser, process, start, times, keys=keys, **options)
 
 
+def check_known(known: Shaped[ArrayLike, "..."]) -> None:
+    """Raise ValueError for a mask of numbers, since programs differ in what they mean."""
+    dtype = jnp.result_type(known)
+    if not jnp.issubdtype(dtype, jnp.bool_):
+        raise ValueError(
+            f"known is Boolean, True where the data are given; got {dtype}: compare it. In "
+            "diffusers white is what to repaint, so write mask < 0.5 of a mask from 0 to 1"
+        )
+
+
 def inpaint(
     denoiser: Callable, process: PyTree[Process], known: PyTree[Bool[Array, " ..."]], images: Tree
 ) -> Callable:
@@ -91,7 +102,11 @@ def inpaint(
     Args:
         known: True where the data are given; broadcasts against `images`. A tree has one per leaf.
         images: the given data, `[batch …]`. Values elsewhere are ignored.
+
+    Raises:
+        ValueError: `known` is not Boolean.
     """
+    jax.tree.map(check_known, known)
     return with_clean(denoiser, process, lambda clean: leafwise(jnp.where)(known, images, clean))
 
 

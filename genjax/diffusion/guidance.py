@@ -36,7 +36,14 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.diffusion.guidance_rules import classifier_free
 from genjax.diffusion.processes import Process, expand
-from genjax.diffusion.targets import Prediction, Target, combine, recover, velocity
+from genjax.diffusion.targets import (
+    Prediction,
+    Target,
+    check_prediction,
+    combine,
+    recover,
+    velocity,
+)
 from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
 Data = Float[Array, " batch *shape"]
@@ -317,6 +324,8 @@ def _apply_rule(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -
 
     def guided(x_t, t, *memory):
         conditional, unconditional = both(x_t, t)
+        check_prediction(conditional)
+        check_prediction(unconditional)
         scale = _scale_at(guidance_scale, t, conditional.clean)
         if jax.tree.structure(scale) != jax.tree.structure(conditional.clean):
             raise ValueError(
@@ -422,6 +431,8 @@ def _add_differences(
     first: Prediction, others: Sequence[Prediction], weights: Sequence, x_t: Tree, t: Tree
 ) -> Prediction:
     """Return first + Σ weight·(other − first) for both halves."""
+    for each in (first, *others):
+        check_prediction(each)
     weights = [_scale_at(weight, t, x_t) for weight in weights]
 
     def total(first, *terms):
@@ -472,6 +483,7 @@ def _map_prediction(denoiser: Callable, change: Callable) -> Callable:
     def changed(x_t, t, *memory):
         answer = denoiser(x_t, t, *memory)
         prediction, *rest = answer if memory else (answer,)
+        check_prediction(prediction)
         prediction = change(x_t, t, prediction)
         return (prediction, *rest) if memory else prediction
 
@@ -526,6 +538,7 @@ def posterior_guide(
     def guided(x_t, t):
         def summed_log_likelihood(x_t):
             prediction = denoiser(x_t, t)
+            check_prediction(prediction)
             return jnp.sum(log_likelihood(prediction.clean, t)), prediction
 
         gradient, prediction = jax.grad(summed_log_likelihood, has_aux=True)(x_t)

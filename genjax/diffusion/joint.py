@@ -60,6 +60,11 @@ def _draw_roles(
         )
     if not 0 <= continued_share <= 1:
         raise ValueError(f"continued_share is {continued_share:g}; take a share from 0 to 1")
+    if continued_share and not known_part:
+        raise ValueError(
+            f"continued_share is {continued_share:g} and known_part 0, so no rows would be known: "
+            "give known_part, the share of the rows that are"
+        )
     batch, names = jax.tree.leaves(x)[0].shape[0], list(x)
     which_key, share_key = jax.random.split(key)
     which = jax.random.randint(which_key, (batch,), 0, len(names))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.tables import check_grid
-from genjax.diffusion.targets import Prediction
+from genjax.diffusion.targets import Prediction, check_prediction
 from genjax.diffusion.times import TimeDistribution, uniform_log_snr
 
 Samples = Float[Array, " batch *shape"]
@@ -25,12 +25,19 @@ Levels = Float[Array, " levels"]
 
 
 def _checked(x):
-    """Return x in at least float32, and raise ValueError if it is a tree of arrays."""
+    """Return x as an array of float32 at least; raise ValueError if it is a tree of arrays."""
     if jax.tree.structure(x) != jax.tree.structure(0):
         raise ValueError(
             f"likelihoods take one array [batch …], not a tree; got {jax.tree.structure(x)}"
         )
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _prediction(denoiser, x_t, t):
+    prediction = denoiser(x_t, t)
+    check_prediction(prediction)
+    return prediction
 
 
 def log_likelihood(
@@ -97,7 +104,7 @@ def _field(denoiser, process, probes):
     def field(t, state, _):
         x_t, _ = state
         times = jnp.full(len(x_t), t, x_t.dtype)
-        velocity = lambda x_t: denoiser(x_t, times).velocity(process, times)
+        velocity = lambda x_t: _prediction(denoiser, x_t, times).velocity(process, times)
         return _velocity_and_trace(velocity, x_t, probes)
 
     return field
@@ -212,7 +219,7 @@ def discrete_bound(
         index, t, s = step
         z = jax.random.normal(jax.random.fold_in(diffusion_key, index), x.shape, x.dtype)
         each_t = jnp.full(len(x), t, x.dtype)
-        error = _squared(x - denoiser(process.corrupt(x, z, each_t), each_t).clean)
+        error = _squared(x - _prediction(denoiser, process.corrupt(x, z, each_t), each_t).clean)
         return total + (_snr(process, s) - _snr(process, t)) / 2 * error, None
 
     prior, reconstruction = _ends(end_key, process, x, times[0], times[-1], levels)
@@ -260,7 +267,7 @@ def continuous_bound(
         u = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)
         _, slope = jax.jvp(lambda u: process.log_snr(times(process, u)), (u,), (jnp.ones_like(u),))
         z, t = jax.random.normal(noise_key, x.shape, x.dtype), times(process, u)
-        error = _squared(z - denoiser(process.corrupt(x, z, t), t).noise)
+        error = _squared(z - _prediction(denoiser, process.corrupt(x, z, t), t).noise)
         return total - slope / (2 * num_times) * error, None
 
     prior, reconstruction = _ends(end_key, process, x, first, last, levels)

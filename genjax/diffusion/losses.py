@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from genjax.diffusion.processes import Process, corrupt, expand
 from genjax.diffusion.targets import (
     Target,
+    check_functions,
     check_output,
     combine,
     network_inputs,
@@ -76,19 +77,9 @@ def _times(x, distribution, process, u):
     return jax.jvp(lambda u: distribution(process, u), (u,), (jnp.ones_like(u),))
 
 
-def _check_functions(**parts):
-    """Raise ValueError if a name or a number stands in place of a function."""
-    for name, part in parts.items():
-        for leaf in jax.tree.leaves(part):
-            if not callable(leaf):
-                raise ValueError(
-                    f"{name} is {leaf!r}; expected a function, such as those of genjax.diffusion"
-                )
-
-
 def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes, z=None):
     """Return the network's output at random times, the target y, the times, and their dt/du."""
-    _check_functions(target=target, times=times, variates=variates)
+    check_functions(target=target, times=times, variates=variates)
     time_key, noise_key = jax.random.split(key)
     x, z = data_and_noise(leaf_keys(noise_key, x), x, z)
     t, inverse_density = _times(x, times, process, _variates(time_key, x, variates, time_axes))
@@ -181,7 +172,7 @@ def simple_loss(
             loss = weighting(process, target, t) * loss
         return inverse_density * loss if importance_corrected else loss
 
-    _check_functions(weighting=weighting)
+    check_functions(weighting=weighting)
     output, y, t, inverse_density = _evaluate(
         key, apply, x, conditioning, process, target, times, variates, time_axes, noise
     )

@@ -133,11 +133,11 @@ class Process:
 
     def alpha(self, t: Time) -> Time:
         """Return the factor of the data at time t."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no alpha(t)")
 
     def sigma(self, t: Time) -> Time:
         """Return the deviation of the noise at time t."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no sigma(t)")
 
     def alpha_prime(self, t: Time) -> Time:
         """Return the derivative of alpha at time t."""
@@ -267,9 +267,14 @@ def prior(
 
 
 def check_process(process: Process) -> None:
-    """Raise ValueError for a class of processes, in place of an object."""
+    """Raise ValueError for a class of processes, in place of an object, and for anything else."""
     if isinstance(process, type):
         raise ValueError(f"a process is an object, and this is a class: {process.__name__}()")
+    if missing := [name for name in ("alpha", "sigma", "domain") if not hasattr(process, name)]:
+        raise ValueError(
+            f"process is {process!r}, which has no {missing[0]}; expected an object such as "
+            "RectifiedFlow(): look at the order of the arguments"
+        )
 
 
 def to_domain(process: Process, t: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
@@ -363,7 +368,8 @@ class VariancePreservingLinear(VariancePreserving):
 
     def time_of_decay(self, decay: Time) -> Time:
         slope = self.beta_max - self.beta_min
-        return 2 * decay / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * decay))
+        divisor = self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * decay)
+        return 2 * decay / jnp.where(divisor == 0, 1, divisor)  # 0 where beta_min and decay are 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,7 +394,8 @@ class VariancePreservingScaledLinear(VariancePreserving):
     def time_of_decay(self, decay: Time) -> Time:
         first, slope = math.sqrt(self.beta_min), math.sqrt(self.beta_max) - math.sqrt(self.beta_min)
         root = jnp.cbrt(3 * slope * decay + first**3)  # √beta at that time
-        return 3 * decay / (root**2 + root * first + first**2)
+        divisor = root**2 + root * first + first**2
+        return 3 * decay / jnp.where(divisor == 0, 1, divisor)  # 0 where beta_min and decay are 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from genjax.diffusion.processes import Process, expand
+from genjax.diffusion.processes import Process, check_process, expand
 from genjax.diffusion.trees import Tree, leafwise
 
 Times = Float[Array, " *times"]
@@ -129,6 +129,16 @@ def _direction(process, clean, noise, t):
         expand(process.alpha_prime(t), clean) * clean
         + expand(process.sigma_prime(t), noise) * noise
     )
+
+
+def check_functions(**parts: PyTree) -> None:
+    """Raise ValueError if a name or a number stands in place of a function."""
+    for name, part in parts.items():
+        for leaf in jax.tree.leaves(part):
+            if not callable(leaf):
+                raise ValueError(
+                    f"{name} is {leaf!r}; expected a function, such as those of genjax.diffusion"
+                )
 
 
 def check_prediction(answer: Any) -> None:
@@ -255,14 +265,20 @@ def predict(
     """Make a denoiser `(x_t, t, *conditioning) -> Prediction` of a network trained for `target`.
 
     Predictions are infinite or NaN at times where the target is singular, as `noise` is where alpha
-    = 0. Samplers cannot see the target, so call `check_target(process, target, times[:-1])` first.
+    = 0. Samplers cannot see the target, so call `check_target(process, target, times[:-1])` first,
+    with all times for `heun` and `rk4`, which evaluate at the last one, too.
 
     Args:
         apply: `apply(x, t, *conditioning) -> y`, the network with its parameters bound. Its x and t
             are `network_inputs`. t is `[batch]`, or `[batch frames]` for one time per frame. For a
             tree x_t the network gets trees and returns a tree, in one call.
         learned_variance: the network's output is that of `split_variance`.
+
+    Raises:
+        ValueError: `process` is no process, or `target` no function.
     """
+    jax.tree.map(check_process, process)
+    check_functions(apply=apply, target=target)
 
     def denoiser(x_t, t, *conditioning):
         y = apply(*network_inputs(process, x_t, t), *conditioning)

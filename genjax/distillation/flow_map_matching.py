@@ -70,7 +70,7 @@ def eulerian_loss(
     The gradient passes through the whole derivative of X, but not through v.
     """
     x_t, t, s, _ = draw_pairs(key, x, process, pairs, noise)
-    direction = jax.lax.stop_gradient(velocity(x_t, t, *conditioning))
+    direction = jax.lax.stop_gradient(velocity(x_t, t, *conditioning)).astype(x_t.dtype)
     jump = lambda x_t, t: student(x_t, t, s, *conditioning)
     _, change = jax.jvp(jump, (x_t, t), (direction, jnp.ones_like(t)))
     return distance(change), t

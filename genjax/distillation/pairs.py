@@ -54,7 +54,7 @@ def neighbours(
         weights: `[steps]`, proportional to the probability of each step (`log_normal_weights`);
             equal if None.
     """
-    steps = len(grid) - 1
+    grid, steps = jnp.asarray(grid), len(grid) - 1  # NumPy's cannot be indexed under jit
     weights = jnp.ones(steps) if weights is None else weights
     index = jax.random.categorical(key, jnp.log(weights), shape=(count,))
     return grid[index], grid[index + 1]
@@ -128,5 +128,6 @@ def easy(
 
 
 def easy_end(t: Times, stage, q: float = 2.0, k: float = 8.0, b: float = 1.0) -> Times:
-    """Return the s of `easy` for each t."""
-    return t * jnp.maximum(1 - (1 + k * jax.nn.sigmoid(-b * t)) / q ** (stage + 1), 0)
+    """Return the s of `easy` for each t, at most (1 − 2⁻²⁰)·t: float32 rounds finer steps to 0."""
+    step = (1 + k * jax.nn.sigmoid(-b * t)) / q ** (stage + 1)
+    return t * (1 - jnp.clip(step, 2.0**-20, 1))

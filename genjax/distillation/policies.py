@@ -50,8 +50,8 @@ def policy_map(apply: Callable, *, shift: float = 1.0, substeps: int = 128) -> F
             place = (1 - done) * last
             weights = jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(last + 1)), 0)
             guess = jnp.einsum("bp,bp...->b...", weights, clean)
-            # 0, not 0/0, for an example that has arrived at time 0.
-            change = jnp.where(done < 1, then / jnp.where(done < 1, now, 1) - 1, 0)
+            moves = (done < 1) & (now > 0)  # an example at time 0 has 0, not 0/0
+            change = jnp.where(moves, then / jnp.where(moves, now, 1) - 1, 0)
             return x + expand(change, x) * (x - guess)
 
         return jax.lax.fori_loop(0, count.max().astype(int), step, x_t.astype(clean.dtype))

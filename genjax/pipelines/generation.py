@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key, PyTree, UInt8
 
 from genjax import diffusion
 from genjax.data import to_float, to_uint8
-from genjax.diffusion.editing import last_steps
+from genjax.diffusion.editing import check_known, last_steps
 from genjax.nn.chunking import decode_chunked
 from genjax.pipelines.experts import Experts
 from genjax.pipelines.frames import CleanFrame, FrameChannels
@@ -214,6 +214,8 @@ class Pipeline:
             elif each is not None:
                 check_labels(name, each, getattr(self.network, "null_label", self.empty) + 1)
         for name, each in (conditions | given).items():
+            if each is not None and not hasattr(each, "__len__"):
+                raise ValueError(f"{name} is {each!r}; expected a list, one for each picture")
             if each is not None and len(each) != len(prompts):
                 raise ValueError(
                     f"{len(prompts)} prompts and {len(each)} {name}: give one for each picture"
@@ -464,6 +466,8 @@ class Pipeline:
             if size is not None and tuple(size) != images.shape[1:3]:
                 raise ValueError(f"size={size} and images of {images.shape[1:3]}: leave size out")
             size = images.shape[1:3]
+        if known is not None:
+            check_known(known)
         if known is not None and (images is None or known.shape != images.shape[:3]):
             given = (
                 "there are none" if images is None else f"{known.shape} is not {images.shape[:3]}"
@@ -471,6 +475,8 @@ class Pipeline:
             raise ValueError(
                 f"known says what to keep of images, and {given}: give images too, of that size"
             )
+        if size is not None and np.shape(size) != (2,):
+            raise ValueError(f"size is {size!r}; expected (height, width) in pixels")
         height, width = size or self.size
         side = self.autoencoder.factor * self.network.divisor
         if height < 1 or width < 1 or height % side or width % side:

@@ -8,7 +8,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -102,7 +101,7 @@ class Snapshots:
             average = _on_host(average)
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                path = self.directory / f"{step:08d}_{width!r}.npz"
+                path = self.directory / f"{step:08d}_{float(width)!r}.npz"
                 with open(path.with_suffix(".tmp"), "wb") as file:
                     np.savez(file, **{name: a.astype(np.float32) for name, a in average.items()})
                 path.with_suffix(".tmp").rename(path)
@@ -121,13 +120,14 @@ class Snapshots:
             averages: those tracked, at `step`, by their widths.
 
         Raises:
-            ValueError: the width is out of range.
+            ValueError: the width is out of range, or the averages are trees of other names than
+                those stored.
         """
         sources = [each for each in self.stored() if each[0] < step]
         sources += [(step, w, average) for w, average in averages.items()]
         steps, widths, _ = zip(*sources, strict=True)
         like = next(iter(averages.values()))
-        total: dict[str, Any] = {}
+        total, names = {}, {variable_path(path) for path, _ in jax.tree.leaves_with_path(like)}
         for x, (_, _, source) in zip(
             posthoc_coefficients(steps, widths, step, width), sources, strict=True
         ):
@@ -136,10 +136,16 @@ class Snapshots:
                 if isinstance(source, Path)
                 else contextlib.nullcontext(_on_host(source)) as arrays
             ):
-                for name in arrays:
+                if {*arrays} != names:
+                    differing = sorted({*arrays} ^ names)[0]
+                    raise ValueError(
+                        f"{differing} is in only one of the averages given and those stored in "
+                        f"{self.directory}: give trees like the stored ones"
+                    )
+                for name in names:
                     total[name] = total.get(name, 0.0) + x * np.asarray(arrays[name], np.float64)
         average = lambda path, a: total[variable_path(path)].astype(a.dtype)
-        place = lambda path, a: jax.device_put(average(path, a), a.sharding)
+        place = lambda path, a: jax.device_put(average(path, a), getattr(a, "sharding", None))
         return jax.tree.map_with_path(place, like)
 
 

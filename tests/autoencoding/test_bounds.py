@@ -191,6 +191,12 @@ def test_beta_weighs_the_divergence():
     np.testing.assert_allclose(autoencoding.elbo(likelihood, divergences, 4.0), [-9.0, -9.0])
 
 
+def test_a_log_likelihood_is_one_number_for_each_example(unchecked_annotations):
+    for shape in ((4, 1), (4, 8, 8)):
+        with pytest.raises(ValueError, match=r"one number for each example, \(4,\); got \(4, "):
+            autoencoding.elbo(jnp.zeros(shape), jnp.zeros((4, 3)))
+
+
 def test_free_bits_ignore_channels_below_the_least():
     # [batch places channels].
     divergences = jnp.array([[[0.1, 2.0], [0.2, 1.0]], [[0.1, 0.5], [0.0, 0.5]]])

@@ -145,7 +145,23 @@ def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
 def test_discretized_logistic_is_finite_for_every_scale(x, mean, log_scale, value, gradient):
     """The limits of wide and narrow laws. Scales below e^-80 count as e^-80."""
     log_probability = autoencoding.discretized_logistic(256).log_probability
-    loss = lambda outputs: log_probability(outputs[None], jnp.float32([x]))[0]
+    loss = lambda outputs: log_probability(outputs[None], jnp.float32([[x]]))[0]
     found = jax.value_and_grad(loss)(jnp.float32([mean, log_scale]))
     np.testing.assert_allclose(found[0], value, rtol=1e-5)  # float32
     np.testing.assert_allclose(found[1], gradient, rtol=1e-5, atol=1e-30)
+
+
+def test_bytes_and_outputs_of_other_images_are_refused(unchecked_annotations):
+    x = jnp.zeros((2, 4, 3))
+    for likelihood, factor in (
+        (autoencoding.bernoulli(), 1),
+        (autoencoding.gaussian(1.0), 1),
+        (autoencoding.gaussian(), 2),
+        (autoencoding.discretized_logistic(), 2),
+    ):
+        outputs = jnp.zeros((2, 4, 3 * factor))
+        assert likelihood.log_probability(outputs, x).shape == (2,)
+        with pytest.raises(ValueError, match="x is uint8 .*; expected floats in "):
+            likelihood.log_probability(outputs, x.astype(jnp.uint8))
+        with pytest.raises(ValueError, match=rf"outputs of shape \(2, 4, {3 * factor}\)"):
+            likelihood.log_probability(outputs[..., :1], x)

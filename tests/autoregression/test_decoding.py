@@ -95,6 +95,11 @@ def test_a_sequence_of_no_tokens_is_refused():
         decode(keys(2), step, *start(2), 0)
 
 
+def test_logits_of_several_positions_are_refused(unchecked_annotations):
+    with pytest.raises(ValueError, match=r"those of one position; got \(2, 1, 3\): take the last"):
+        decode(keys(2), step, jnp.zeros((2, 1, 3)), None, 4)
+
+
 @pytest.mark.parametrize("length", [2, 3])
 def test_the_model_is_once_in_the_program_however_long_the_sequence(length):
     traces = []

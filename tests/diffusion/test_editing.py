@@ -387,3 +387,11 @@ def test_inversion_has_the_order_of_the_sampler(process, sampler, order, steps, 
     steps = 4 * steps if isinstance(process, EDM) else steps
     slope = np.log2(round_trip(process, sampler, steps) / round_trip(process, sampler, 2 * steps))
     np.testing.assert_allclose(slope, [order, order + (order % 2 == 0)], atol=0.15)
+
+
+@pytest.mark.parametrize("mask", [np.array([255, 0], np.uint8), np.array([0.3, 0.0])])
+def test_a_mask_of_numbers_is_refused(mask, unchecked_annotations):
+    """In other programs white is what to repaint."""
+    denoiser = lambda x, t: Prediction(x, x)
+    with pytest.raises(ValueError, match="True where the data are given; got .*: compare it"):
+        inpaint(denoiser, FLOW, mask, jnp.ones((3, 2)))

@@ -901,3 +901,22 @@ def test_a_rate_is_no_percentage(unchecked_annotations):
     for rate in (10, -0.1):
         with pytest.raises(ValueError, match=f"share of the examples, from 0 to 1; got {rate}"):
             drop_conditioning(jax.random.key(0), jnp.arange(BATCH), NULL, rate)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: guide(lambda x, t, y: network(x, t), jnp.zeros(BATCH, int), NULL, 2.0),
+        lambda network: autoguide(network, network, 2.0),
+        lambda network: compose(
+            lambda x, t, y: network(x, t), [jnp.zeros(BATCH, int)], NULL, [2.0]
+        ),
+        lambda network: classifier_guide(network, FLOW, lambda x, t: x.sum((1, 2)), 1.0),
+        lambda network: posterior_guide(network, FLOW, lambda x, t: x.sum((1, 2))),
+        lambda network: with_clean(network, FLOW, static_threshold),
+    ],
+)
+def test_a_network_in_place_of_a_denoiser_is_named(change, unchecked_annotations):
+    network = lambda x, t: x
+    with pytest.raises(ValueError, match="returns a Prediction, and this one a .*: make one of a"):
+        change(network)(jnp.ones((BATCH, *SHAPE)), jnp.full(BATCH, 0.5))

@@ -261,6 +261,7 @@ def test_given_parts_do_not_spoil_gradients(target, weighting, known_part):
         (dict(clean_share=-0.1, noise_share=0.3), "0 or more"),
         (dict(clean_share=0.3, noise_share=-0.1), "0 or more"),
         (dict(continued_share=1.5), "continued_share is 1.5"),
+        (dict(continued_share=0.5), "continued_share is 0.5 and known_part 0"),
     ],
 )
 def test_shares_of_more_than_all_examples_are_refused(shares, words):

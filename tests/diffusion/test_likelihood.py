@@ -479,6 +479,19 @@ def test_data_of_bfloat16_are_those_in_float32():
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_network_is_no_denoiser_and_data_of_numpy_are_cast(unchecked_annotations):
+    """Its float64 is cast without a warning, which would fail the test."""
+    process, x = RectifiedFlow(domain=(0.1, 1.0)), np.ones((2, 3))
+    network, key = (lambda x, t: x), jax.random.key(0)
+    for bound in (
+        lambda: log_likelihood(network, process, x),
+        lambda: discrete_bound(key, network, process, x, uniform_grid(process, 3)),
+        lambda: continuous_bound(key, network, process, x),
+    ):
+        with pytest.raises(ValueError, match="a denoiser returns a Prediction, and this one a"):
+            bound()
+
+
 # ---- Bits per dimension
 
 

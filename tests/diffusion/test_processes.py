@@ -227,6 +227,14 @@ def test_ends_are_exact():
 
 
 @pytest.mark.parametrize("kind", [VariancePreservingLinear, VariancePreservingScaledLinear])
+def test_a_rate_that_starts_at_0_starts_at_time_0(kind):
+    process = kind(beta_min=0.0)
+    ends = process.time_at(jnp.array([np.inf, process.log_snr(jnp.array(1.0))]))
+    np.testing.assert_allclose(ends, [0, 1], rtol=1e-5)  # float32
+    assert Shifted(base=process, shift=2.0).alpha(jnp.array(0.0)) == 1
+
+
+@pytest.mark.parametrize("kind", [VariancePreservingLinear, VariancePreservingScaledLinear])
 def test_small_times_keep_their_digits(kind):
     """sigma² is beta_min·t to second order, in float32, where 1 − alpha² would lose all digits."""
     t = np.array([1e-8, 1e-7, 1e-6], np.float32)

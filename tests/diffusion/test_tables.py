@@ -274,3 +274,26 @@ def test_a_class_is_no_process(unchecked_annotations):
         uniform_grid(RectifiedFlow, 2)
     with pytest.raises(ValueError, match=r"and this is a class: RectifiedFlow\(\)"):
         samplers.euler(denoiser, RectifiedFlow, jnp.ones((2, 3)), uniform_grid(FLOW, 2))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            lambda s, t: Table(t[:-1], clean=s, noise=s[:, None]),
+            r"clean of shape \(2,\); expected 2 rows, .* process.alpha\(s\)\[:, None\]",
+        ),
+        (
+            lambda s, t: Table(t, state=s),
+            r"state of shape \(2,\); expected 3 rows, one for each evaluation$",
+        ),
+        (lambda s, t: [s], "own returns a list; it must return a Table"),
+    ],
+)
+def test_a_table_has_as_many_rows_as_times(table, message, unchecked_annotations):
+    @samplers.tables.sampler
+    def own(process, times):
+        return table(times[1:], times)
+
+    with pytest.raises(ValueError, match=message):
+        own(lambda x, t: Prediction(x, x), FLOW, jnp.ones((2, 3)), uniform_grid(FLOW, 2))

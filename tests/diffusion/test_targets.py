@@ -30,6 +30,7 @@ from genjax.diffusion import (
     velocity,
     weightings,
 )
+from genjax.diffusion.processes import Process
 from genjax.diffusion.targets import combine, split_variance
 
 TARGETS = [clean, noise, velocity, v, score, edm]
@@ -279,3 +280,20 @@ def test_an_output_that_would_broadcast_is_no_prediction(unchecked_annotations):
     network = lambda x, t: x[:, :1]
     with pytest.raises(ValueError, match=r"returns shape \(4, 1\); .* that of x, \(4, 2\)"):
         predict(network, RectifiedFlow(), velocity)(jnp.ones((4, 2)), jnp.full(4, 0.5))
+
+
+def test_swapped_arguments_are_named_before_the_network_is_called(unchecked_annotations):
+    network, process = (lambda x, t: x), RectifiedFlow()
+    with pytest.raises(ValueError, match="process is <function velocity .* has no alpha; expected"):
+        predict(network, velocity, process)
+    with pytest.raises(ValueError, match="target is 'velocity'; expected a function"):
+        predict(network, process, "velocity")
+
+
+def test_a_process_without_sigma_says_so():
+    class Bare(Process):
+        pass
+
+    for name in ("alpha", "sigma"):
+        with pytest.raises(NotImplementedError, match=f"Bare defines no {name}"):
+            getattr(Bare(), name)(jnp.array(0.5))

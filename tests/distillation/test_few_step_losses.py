@@ -464,7 +464,7 @@ def test_mean_flow_on_the_diagonal_is_flow_matching():
     np.testing.assert_array_equal(loss, simple)
 
 
-def test_mean_flows_take_networks_and_data_of_bfloat16():
+def test_losses_with_derivatives_take_networks_and_data_of_bfloat16():
     x, label = jnp.ones((4, 3)), jnp.zeros(4)
     network = lambda x, t, s, *told: (x + (t - s)[:, None]).astype(jnp.bfloat16)
     twice = lambda *inputs: 2 * (network(*inputs),)
@@ -472,6 +472,14 @@ def test_mean_flows_take_networks_and_data_of_bfloat16():
         mean_flow.mean_flow_loss(KEY, network, x.astype(jnp.bfloat16), pairs=PAIR)[0],
         mean_flow.improved_mean_flow_loss(KEY, network, x, pairs=PAIR)[0],
         mean_flow.guided_mean_flow_loss(KEY, twice, x, label, label, label > 0, pairs=PAIR)[0],
+        flow_map_matching.eulerian_loss(
+            KEY,
+            lambda x, t, s: x + (t - s)[:, None],
+            lambda x, t: x.astype(jnp.bfloat16),
+            x,
+            process=FLOW,
+            pairs=PAIR,
+        )[0],
     )
     assert all(jnp.isfinite(loss).all() for loss in losses)
 

@@ -37,6 +37,7 @@ def test_ect_ends_where_its_code_ends():
     )
     drawn, end = pairs.easy(KEY, EDM(), 50, times.log_normal_sigma, jnp.asarray(7))
     np.testing.assert_allclose(end, pairs.easy_end(drawn, 7), rtol=1e-6)
+    assert (pairs.easy_end(t, 40) < t).all()  # which are not rounded together
 
 
 def test_ict_doubles_every_fifty_thousand_of_four_hundred_thousand_steps():
@@ -91,6 +92,12 @@ def test_equal_weights_draw_every_step():
     t, _ = pairs.neighbours(KEY, RectifiedFlow(), 9_000, grid)
     _, counts = np.unique(t, return_counts=True)
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_a_grid_of_numpy_is_that_of_jax_under_jit(unchecked_annotations):
+    draw = lambda grid: jax.jit(lambda key: pairs.neighbours(key, RectifiedFlow(), 9, grid))(KEY)
+    values = np.array([1.0, 0.6, 0.3, 0.0], np.float32)
+    np.testing.assert_array_equal(draw(values), draw(jnp.array(values)))
 
 
 def test_a_grid_has_steps():

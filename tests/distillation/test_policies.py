@@ -53,6 +53,12 @@ def test_a_policy_of_one_guess_is_a_straight_line():
     np.testing.assert_allclose(found, guess + (ENDS / T)[:, None] * (X - guess), atol=1e-6)
 
 
+def test_a_jump_to_its_own_time_stays():
+    times = jnp.array([0.0, 0.5, 1.0])
+    jump = policy_map(lambda x, t: jnp.stack([x, 0 * x], 1), substeps=4)
+    np.testing.assert_array_equal(jump(X[:3], times, times), X[:3])
+
+
 def test_states_of_bfloat16_are_walked_in_float32():
     jump = policy_map(oracle(2, 1.0), substeps=8)
     x_s = jump(X.astype(jnp.bfloat16), T, ENDS)

@@ -156,7 +156,8 @@ LECTURE = sorted(ROOT.glob("docs/lecture/*.md"))
     [*LECTURE, *(ROOT / f"docs/guides/{name}.md" for name in ("evaluation", "laptop_to_pod"))],
     ids=lambda page: page.stem,
 )
-def test_python_of_a_page_runs(page):
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a page's files are written
     names = {}
     for block in blocks(page, "python"):
         exec(compile(block.text, page.name, "exec"), names)

@@ -210,6 +210,13 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
         ([3], {}, "prompts has 3; expected a list of strings"),
         (["a cat"], dict(seeds=[1, 2]), "1 prompts and 2 seeds"),
         (["a cat"], dict(negative_prompts=["a", "b"]), "1 prompts and 2 negative_prompts"),
+        (["a cat"], dict(size=16), "size is 16; expected"),
+        (["a cat"], dict(seeds=0), "seeds is 0; expected a list"),
+        (
+            ["a cat"],
+            dict(images=BYTES, known=np.ones((1, *SIZE), np.uint8)),
+            "known is Boolean, True where",
+        ),
         (["a cat"], dict(size=(16, 18)), "16×18 pixels do not divide into patches of 4"),
         (
             ["a cat"],

@@ -229,6 +229,30 @@ def test_steps_of_snapshots_may_have_nine_digits(tmp_path, history):
     assert [each[:2] for each in snapshots.stored()] == [(99999999, 0.1), (123456789, 0.1)]
 
 
+def test_a_width_of_numpy_names_the_same_file(tmp_path, history):
+    snapshots = Snapshots(tmp_path)
+    snapshots.save(50, {np.float64(0.1): tree(history[0])})
+    (stored,) = snapshots.stored()
+    assert stored == (50, 0.1, tmp_path / "00000050_0.1.npz")
+
+
+def test_averages_of_other_names_are_refused(snapshots):
+    """Their sum with the stored ones would be no average."""
+    snapshots, now = snapshots
+    inner = {width: {"inside": average} for width, average in now(1000).items()}
+    with pytest.raises(ValueError, match="in only one of the averages given and those stored in"):
+        snapshots.reconstruct(1000, inner, 0.07)
+
+
+def test_averages_may_be_arrays_of_numpy(snapshots):
+    snapshots, now = snapshots
+    found = [
+        snapshots.reconstruct(1000, jax.tree.map(cast, now(1000)), 0.07)
+        for cast in (np.asarray, jnp.asarray)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 def test_a_snapshot_that_a_stop_prevented_is_taken_when_the_run_goes_on(snapshots):
     """A run that stops at step 600 saves its state, and has no time for the snapshot."""
     snapshots, now = snapshots

@@ -107,11 +107,12 @@ def continuous_bound(
 
     zeros = jnp.zeros(len(x))
     diffusion, _ = jax.lax.scan(add, zeros, jnp.arange(num_times))
-    t = jnp.full(len(x), max(first, JUST_AFTER_CLEAN))
+    start = jnp.asarray(max(first, JUST_AFTER_CLEAN), zeros.dtype)
+    t = of_tokens(jnp.full(shape_of_times(x, block_length), start), x, block_length)
 
     def reconstruct():
         x_t = process.corrupt(jax.random.fold_in(key, num_times), x, t)
         return _total(cross_entropy(denoiser(x_t, t), x)).astype(zeros.dtype)
 
-    reconstruction = jax.lax.cond(process.sigma(t[0]) > 1e-6, reconstruct, lambda: zeros)
+    reconstruction = jax.lax.cond(process.sigma(start) > 1e-6, reconstruct, lambda: zeros)
     return Bound(_prior(process, x, jnp.asarray(last, zeros.dtype)), diffusion, reconstruction)

@@ -216,7 +216,9 @@ def dpm_solver_pp_2m(
         form: "heun" integrates the line exactly. "midpoint", the paper's form, replaces the moment
             of its slope, 1 − (1 − e^{−h})/h, by (1 − e^{−h})/2. The difference is within an error
             of order 2.
-        lower_order_final: the last step has order 1 at a finite end too.
+        lower_order_final: the last step has order 1 at a finite end too. Take it where few steps
+            end at little noise: lambda rises most in the last one, and a line through the last two
+            x̂ leads far beyond them.
     """
     choose("form", form, ("midpoint", "heun"))
     halve = lambda m: jnp.stack([m[:, 0], m[:, 0] / 2], 1)

@@ -326,12 +326,34 @@ def _rows(noise, table):
     return jax.tree.map(cast, table._replace(step=None, number=None))
 
 
+def _check_columns(name, rows):
+    """Raise ValueError unless a sampler's function returns a table of as many rows as times."""
+    if not isinstance(rows, Table):
+        raise ValueError(f"{name} returns a {type(rows).__name__}; it must return a Table")
+    for column, values in rows._asdict().items():
+        if values is None or column in ("step", "number"):
+            continue
+        of_predictions = column.endswith(("clean", "noise"))
+        axes = rows.times.ndim + (of_predictions or column == "path")
+        if len(values) != len(rows.times) or values.ndim != axes:
+            expected = f"{len(rows.times)} rows, one for each evaluation"
+            if of_predictions:
+                expected += (
+                    ", and an axis of predictions, the newest first: process.alpha(s)[:, None]"
+                )
+            raise ValueError(
+                f"the table of {name} has {column} of shape {values.shape}; expected {expected}"
+            )
+
+
 def _check_rows(table, rows, times):
     """Return the rows of a grid after a check. Traced rows have no values to check.
 
     Raises:
-        ValueError: the rows draw noise on a grid that rises, or some coefficients are infinite.
+        ValueError: these are no rows of a table, or columns differ in length; the rows draw noise
+            on a grid that rises; or some coefficients are infinite.
     """
+    _check_columns(table.__name__, rows)
     concrete = not isinstance(times, jax.core.Tracer)
     if _draws(rows) and concrete and np.any(np.diff(times, axis=0) > 0):
         raise ValueError(

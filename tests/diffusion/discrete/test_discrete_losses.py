@@ -267,6 +267,22 @@ def test_a_domain_that_ends_early_adds_prior_and_reconstruction():
     assert bound.reconstruction.mean() > 0.1
 
 
+@pytest.mark.parametrize("schedule", [discrete.Linear(), discrete.Geometric(sigma_min=0.5)])
+def test_times_of_blocks_have_the_shape_of_tokens(schedule):
+    """Also in the reconstruction, which constant logits make cost log 5 a token of noise."""
+    process = discrete.Uniform(vocabulary_size=VOCABULARY, schedule=schedule)
+    shapes = []
+
+    def denoiser(x_t, t):
+        shapes.append(t.shape)
+        return jax.nn.log_softmax(0 * t[..., None] + jnp.zeros(VOCABULARY))
+
+    x = OUTCOMES[:9]
+    bound = discrete.continuous_bound(jax.random.key(0), denoiser, process, x, block_length=1)
+    assert {*shapes} == {x.shape}
+    assert (bound.reconstruction.mean() > 1) == (schedule != discrete.Linear())
+
+
 def test_a_time_that_is_rounded_to_the_noise_end_costs_little(monkeypatch):
     """(15 + 0.9999999)/16 is 1 in float32, where the rate is infinite, and no score is exact."""
     logits = jax.random.normal(jax.random.key(1), (9, LENGTH, VOCABULARY))

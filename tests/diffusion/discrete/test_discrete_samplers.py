@@ -356,6 +356,8 @@ def test_the_entropies_before_an_accepted_place_sum_to_the_bound_at_most():
     entropy = jnp.array([[[0.3, 0.05], [0.1, 0.02]], [[0.9, 0.8], [0.7, 0.6]]])
     expected = [[[False, True], [True, True]], [[False, False], [False, True]]]
     np.testing.assert_array_equal(nearly_independent(entropy, 0.1), expected)
+    one = nearly_independent(jnp.array([[1e-8, 0.6, 0.65]]), 0.0)
+    np.testing.assert_array_equal(one, [[True, False, False]])  # a sum would lose the first
 
 
 def test_confident_stops_evaluating_when_all_is_accepted():

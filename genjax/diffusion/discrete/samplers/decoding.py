@@ -180,5 +180,6 @@ def nearly_independent(entropy, bound):
     flat = _flat(entropy)
     order = jnp.argsort(flat, 1)
     rising = jnp.take_along_axis(flat, order, 1)
-    accepted = jnp.cumsum(rising, 1) - rising <= bound
+    smaller = jnp.pad(jnp.cumsum(rising[:, :-1], 1), ((0, 0), (1, 0)))
+    accepted = smaller <= bound
     return jnp.take_along_axis(accepted, jnp.argsort(order, 1), 1).reshape(entropy.shape)
