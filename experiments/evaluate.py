@@ -24,6 +24,7 @@ from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import check_out, run_program, user_errors
 from experiments.launch.sampling_flags import sampling_changes
 from experiments.pages.report import write_report
+from genjax.training.checkpoints import saved_steps
 from genjax.training.json_files import read_json
 from genjax.training.workdir import Config
 
@@ -87,11 +88,19 @@ def main() -> None:
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
         out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
         check_out(out)
+        last = max(saved_steps(Path(WORKDIR.value) / "checkpoints"))
+        if STEP.value is not None and OUT.value is None and run.step != last:
+            raise ValueError(
+                f"--step={run.step} is not the last checkpoint, {last}, whose figures are the "
+                "run's report: give --out=FILE"
+            )
         if NUM_SAMPLES.value is not None:
             run.config.evaluation.num_samples = NUM_SAMPLES.value
         if FEATURES.value:
             add_features(run.config, FEATURES.value)
         experiment = Experiment.of_run(run)
+        if not experiment.measures:
+            raise ValueError("config.evaluation.measures of the run is empty: give --features")
         if RESAMPLES.value:
             measures = with_intervals(experiment.measures, RESAMPLES.value)
             experiment = replace(experiment, measures=measures)

@@ -93,6 +93,12 @@ def change_sampling(config: Config, prompts: list[str] | None = None, **changes:
             f"{config.experiment} is not sampled by {', '.join(unknown)}; samples depend on "
             f"{', '.join(config.sampling)}"
         )
+    guidance = [n for n in ("guidance_scale", "guidance_interval") if changes.get(n, 1) != 1]
+    if guidance and config.condition.name == "Unconditional":
+        raise ValueError(
+            f"--{guidance[0]} is of guidance, and {config.experiment} has no condition: leave it "
+            "out"
+        )
     for name, value in changes.items():
         check_field(name, value, config.sampling.get(name))
     config.sampling.update(changes)

@@ -40,7 +40,7 @@ def check_held_out(experiment: Experiment) -> bool:
             raise ValueError(
                 f"{title} has {there} different examples{of}, and {name} needs {least}: add "
                 "examples, set another --config.data.held_out_split, or remove the measure from "
-                "the config"
+                "the config; --config.evaluation.measures={} removes all"
             )
         if count < least:
             raise ValueError(

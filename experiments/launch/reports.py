@@ -15,12 +15,12 @@ from genjax.training.workdir import read_record
 def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[str, Any]:
     """Return what a report says of the training up to a step, as its run wrote it down.
 
-    `goodput` is the share of the run's time that went into training steps, not into compiling,
+    `seconds` are missing if nothing was logged up to the step. `goodput` is the share of the run's time that went into training steps, not into compiling,
     saving, sampling and evaluation. `compile_seconds` are those of all starts together.
     """
     rows = [row for row in read_metrics(Path(workdir) / "metrics.jsonl") if row["step"] <= step]
     windows = [row for row in rows if "steps_per_second" in row]
-    seconds = max((row["seconds"] for row in rows), default=0.0)
+    seconds = max((row["seconds"] for row in rows), default=None)
     # A window's rate is of its steps since the last stop alone. Older runs logged no seconds.
     step_seconds = [
         row.get("step_seconds", n / row["steps_per_second"])
@@ -36,7 +36,7 @@ def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[st
     return {
         "experiment": experiment,
         "steps": step,
-        "seconds": seconds,
+        **({} if seconds is None else {"seconds": seconds}),
         **speed,
         "device": read_record(workdir).device,
     }

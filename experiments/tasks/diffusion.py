@@ -489,14 +489,17 @@ class Diffusion(OneNetwork):
         return len(jax.tree.leaves(evaluation_times(self.sampler, self.process, grid))[0])
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
-        interval = interval_of(sampling)
-        return {
+        found = {
             "sampler": described(sampling.sampler),
             "num_steps": sampling.num_steps,
             "grid": described(sampling.grid),
-            "guidance_scale": sampling.guidance_scale,
-            **({"guidance_interval": list(interval)} if interval else {}),
         }
+        if getattr(self.condition, "is_empty", False):
+            return found
+        found["guidance_scale"] = sampling.guidance_scale
+        if interval := interval_of(sampling):
+            found["guidance_interval"] = list(interval)
+        return found
 
     def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
         """Return `reconstruct`, of bytes by the frozen autoencoder, where there is one."""

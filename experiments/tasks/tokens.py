@@ -194,7 +194,9 @@ class TokenTask(OneNetwork):
         return self.token_sampler(sampling), *frozen
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
-        names = "guidance_scale", "temperature", "top_k", "top_p", "min_p"
+        names = ["temperature", "top_k", "top_p", "min_p"]
+        if not getattr(self.condition, "is_empty", False):
+            names.insert(0, "guidance_scale")
         options = {name: sampling[name] for name in names if sampling[name] is not None}
         return {"sampler": self.sampler, **options}
 

@@ -48,6 +48,7 @@ def test_a_measure_with_a_number_of_its_own_is_named(tmp_path):
 
 def test_what_cannot_be_measured_or_written_is_said_before_sampling(small_run, tmp_path):
     for flag, message in (
+        ("--step=30", "--step=30 is not the last checkpoint, 40, whose figures are"),
         ("--num_samples=3", "num_samples is 3, and config.evaluation.measures.samples needs 6"),
         (f"--out={tmp_path / 'absent' / 'report.json'}", "which is not there"),
     ):

@@ -210,8 +210,6 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
         ([3], {}, "prompts has 3; expected a list of strings"),
         (["a cat"], dict(seeds=[1, 2]), "1 prompts and 2 seeds"),
         (["a cat"], dict(negative_prompts=["a", "b"]), "1 prompts and 2 negative_prompts"),
-        (["a cat"], dict(size=16), "size is 16; expected"),
-        (["a cat"], dict(seeds=0), "seeds is 0; expected a list"),
         (
             ["a cat"],
             dict(images=BYTES, known=np.ones((1, *SIZE), np.uint8)),
@@ -272,6 +270,18 @@ def test_faults_are_named(pipeline, prompts, options, message, monkeypatch):
     monkeypatch.setattr(pipeline, "condition", None)  # no fault waits for the encoders
     with pytest.raises(ValueError, match=message):
         pipeline(prompts, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(size=16), "size is 16; expected .height, width. in pixels"),
+        (dict(seeds=0), "seeds is 0; expected a list, one for each picture"),
+    ],
+)
+def test_numbers_in_place_of_lists_are_named(pipeline, options, message, unchecked_annotations):
+    with pytest.raises(ValueError, match=message):
+        pipeline(["a cat"], **options)
 
 
 @pytest.mark.parametrize("labels", [[0, 1001], [-1], [3.0], ["3"], [], 3])

@@ -72,6 +72,19 @@ def test_masked_diffusion_is_sampled_with_an_interval_of_guidance():
     assert [float(each) for each in guidance] == pytest.approx([1.0, 0.2, 0.8])
 
 
+@pytest.mark.parametrize("name", ["guidance_scale", "guidance_weight", "guidance_interval"])
+def test_guidance_without_a_condition_is_refused_and_not_told(name):
+    """A scale of 1 is none. The config has another, which changes nothing."""
+    config = digits_flow.get_config()
+    config.condition = dict(name="Unconditional")
+    config = as_recorded(config)
+    assert "guidance_scale" not in build(config).describe_sampling(config.sampling)
+    setattr(flags.FLAGS, name, "0.2:0.8" if name == "guidance_interval" else 2.0)
+    with pytest.raises(ValueError, match="is of guidance, and digits_flow has no condition: leave"):
+        change_sampling(config, **sampling_flags.sampling_changes())
+    change_sampling(config, guidance_scale=1.0)
+
+
 @pytest.mark.parametrize("choice", ["text_to_video", "image_to_video", "packed"])
 def test_videos_are_sampled_with_an_interval_of_guidance(choice):
     config = as_recorded(moving_digits_video.get_config(choice))
