@@ -15,8 +15,9 @@ from genjax.training.workdir import read_record
 def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[str, Any]:
     """Return what a report says of the training up to a step, as its run wrote it down.
 
-    `seconds` are missing if nothing was logged up to the step. `goodput` is the share of the run's time that went into training steps, not into compiling,
-    saving, sampling and evaluation. `compile_seconds` are those of all starts together.
+    `seconds` are missing if nothing was logged up to the step. `goodput` is the share of the run's
+    time that went into training steps, not into compiling, saving, sampling and evaluation.
+    `compile_seconds` are those of all starts together.
     """
     rows = [row for row in read_metrics(Path(workdir) / "metrics.jsonl") if row["step"] <= step]
     windows = [row for row in rows if "steps_per_second" in row]
