@@ -433,7 +433,7 @@ def test_a_step_is_compiled_once_and_anew_for_batches_of_another_size(tmp_path, 
 def test_steps_send_devices_nothing_but_their_batches(tmp_path, monkeypatch, skipping):
     """Also those after which a row is logged and a checkpoint written.
 
-    JAX refuses what is sent without being asked for, also on the CPU. So batches are asked for.
+    JAX refuses implicit transfers, also on the CPU, and takes the explicit ones of batches.
     """
     monkeypatch.setattr(
         "genjax.training.loop.place_batch",
