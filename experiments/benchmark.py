@@ -51,8 +51,10 @@ guidance. An autoencoder makes reconstructions. If the data are latents, samples
 """
 
 import argparse
+import itertools
 import math
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -286,9 +288,14 @@ def training_command(
         arguments: of the benchmark. Those of the config also go into the training command.
     """
     steps = max(1, int(budget / row["queued_seconds"]))
-    given = [each for each in arguments if each.startswith("--config")]
-    run = f"--config.num_steps={steps} --workdir=runs/{row['experiment']}"
-    return steps, f"python -m experiments.train {' '.join(given)} {run}"
+    given = []
+    for before, each in itertools.pairwise(["", *arguments]):
+        if each.startswith("--config"):
+            given.append(each)
+        elif before.startswith("--config") and "=" not in before and not each.startswith("--"):
+            given[-1] += f"={each}"  # a flag and its value as two words
+    given += [f"--config.num_steps={steps}", f"--workdir=runs/{row['experiment']}"]
+    return steps, f"python -m experiments.train {shlex.join(given)}"
 
 
 def commands(arguments: Sequence[str]) -> list[list[str]]:

@@ -286,7 +286,9 @@ def plan(
     if by_operation:
         found["breakdown"] = breakdown(needs.compiled, device) if needs.compiled else None
     if sequences:
-        found["tokens_per_second"] = _num_tokens(chosen) * found["images_per_second"]
+        # Attention of space and time in turn sees a part of the tokens at once.
+        num_tokens = max(_num_tokens(chosen), *sequences)
+        found["tokens_per_second"] = num_tokens * found["images_per_second"]
     if training:
         found |= _whole_training(config.num_steps, bound["seconds"], math.prod(axes.values()))
     return found

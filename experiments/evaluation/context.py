@@ -67,13 +67,22 @@ class Context:
             )
 
     def draw_labels(self, training: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the classes of the samples, `[num_samples]`.
+        """Return the labels of the samples, `[num_samples]`: classes, or numbers of held-out clips.
 
         Args:
             training: gives the training set's classes.
+
+        Raises:
+            ValueError: labels are numbers of clips, and are not to be balanced.
         """
+        num_clips = getattr(self.condition, "num_held_out_clips", 0)
         if self.labels == "balanced":
-            return np.arange(self.num_samples) % max(self.condition.num_classes, 1)
+            return np.arange(self.num_samples) % max(self.condition.num_classes, num_clips, 1)
+        if num_clips:
+            raise ValueError(
+                f"config.evaluation.labels is {self.labels!r}, and labels of "
+                f"{type(self.condition).__name__} are numbers of held-out clips: take 'balanced'"
+            )
         if self.labels == "training":
             return np.random.default_rng(0).choice(training(), self.num_samples)
         return np.zeros(self.num_samples, int)

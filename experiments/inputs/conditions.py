@@ -166,6 +166,11 @@ class Frames:
         shape = self.num_rows, *self.example().shape[1:]
         return {"frames": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
+    @property
+    def num_held_out_clips(self) -> int:
+        """The number of clips that labels stand for."""
+        return self.num_rows
+
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return tuple(f"clip {label}" for label in range(self.num_rows))
 

@@ -48,6 +48,10 @@ class PlayedClips:
         return {"num_classes": 0, "num_actions": self.num_actions or None}
 
     @property
+    def num_held_out_clips(self) -> int:
+        return self.num_clips
+
+    @property
     def window(self) -> int:
         """The number of frames that the network sees."""
         return self.data.image_shape[0]

@@ -83,7 +83,7 @@ class EncodedData:
         self.splits = {data.train_split: data.train(), data.held_out_split: data.held_out()}
         condition = kinds.CONDITION.bind(config.condition, "condition", data=data)
         check_mirrored(self.splits[data.train_split], condition, config.data.flip)
-        flips = {data.train_split: config.data.flip, data.held_out_split: False}
+        flips = {data.held_out_split: False, data.train_split: config.data.flip}  # may be one split
         self.examples = {
             split: Examples(dataset, flips[split], data.feature)
             for split, dataset in self.splits.items()

@@ -17,6 +17,7 @@ from experiments.inputs.autoencoders import on_host
 from experiments.tasks.adapters import Adapters
 from genjax import pretrained
 from genjax.devices.mesh import variable_path
+from genjax.folders import located
 from genjax.training.json_files import read_json
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import read_record
@@ -47,7 +48,8 @@ def resumed_source(workdir: Path, source: str | None) -> str | None:
         ValueError: the run has started from something else, so `source` would change nothing.
     """
     began = read_record(workdir).get("init_from")
-    same = source and began and os.path.abspath(source) == os.path.abspath(began)
+    there = located({"source": began}, workdir)["source"] if began else None
+    same = source and there and os.path.abspath(source) == os.path.abspath(there)
     if source and not same:
         raise ValueError(
             f"--init_from={source} would change nothing: {workdir} holds a run that started from "

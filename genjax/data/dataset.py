@@ -204,7 +204,9 @@ def select(feature: str, dataset: Dataset) -> Dataset:
         return dataset
     kept = {name: value for name, value in features.items() if name not in others}
     source = InMemory(kept) if isinstance(source, InMemory) else OnDisk(source.records, kept)
-    return dataclasses.replace(dataset, source=source, image_shape=source[0][feature].shape)
+    first = next(name for name in PICTURES if name in features)  # whose shape the set has
+    shape = dataset.image_shape if feature == first else source[0][feature].shape
+    return dataclasses.replace(dataset, source=source, image_shape=shape)
 
 
 def take(split: str, members: Mapping[str, Callable[[], Any]]) -> list[Any]:
@@ -243,6 +245,10 @@ def _position(bound: str | None, length: int, term: str) -> int | None:
     if bound is None:
         return None
     position = round(float(bound[:-1]) * length / 100) if bound.endswith("%") else int(bound)
+    if (
+        bound.startswith("-") and position == 0
+    ):  # of a small percentage: from the end, as all others
+        return length
     if abs(position) > length:
         raise ValueError(
             f"split {term!r} of {length} examples: {bound} lies beyond them, take a smaller slice"

@@ -93,7 +93,12 @@ def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tupl
         if deep:
             kinds.append("upper 8 of 16 bits")
         if scaled or image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            values, level = np.asarray(image), image.info.get("transparency")
+            upper = (values >> 8).astype(np.uint8)
+            if level is not None:  # which has 16 bits, too
+                upper[values == level] = 255
+                kinds.append("transparency over white")
+            image = Image.fromarray(upper)
         if image.mode in ("I", "F"):
             raise ValueError(f"the range of its pixels (Pillow mode {image.mode}) is unknown")
         mode = {"RGBA": "RGB", "LA": "L"}.get(image.mode, image.mode)

@@ -135,6 +135,8 @@ class Batches:
 
     def _examples(self, index: int | np.ndarray) -> Example:
         examples = self.dataset.source[index]
+        if np.ndim(index) == 0:  # a view of the data, in which a transform may write
+            examples = {name: np.array(value) for name, value in examples.items()}
         if self.dataset.captions is None:
             return examples
         return examples | {"index": np.asarray(index, np.int32)}

@@ -138,14 +138,21 @@ def read(
 
 def _check_end(path: Path, stream, seconds: float) -> None:
     """Raise ValueError if a file, all of whose seconds were decoded, has lost its end."""
-    if stream.duration and seconds < (due := float(stream.duration * stream.time_base)) - MISSING:
-        raise ValueError(f"is cut off: ends after {seconds:.2f} s of {due:.2f} s")
     with open(path, "rb") as file:
-        head, size = file.read(8), path.stat().st_size
+        head, size = file.read(2**20), path.stat().st_size
         file.seek(max(0, size - 2**16))
         tail = file.read()
-    stored = int.from_bytes(head[4:], "little")
-    if head[:4] == b"RIFF" and 0 < stored < 2**32 - 1 and stored + 8 > size:
+    due = float((stream.duration or 0) * stream.time_base)
+    # ADTS, and MP3 without one of these headers, store no duration: FFmpeg estimates it.
+    estimated = stream.container.format.name == "aac" or (
+        stream.container.format.name == "mp3"
+        and not any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
+    )
+    if not estimated and seconds < due - MISSING:
+        raise ValueError(f"is cut off: ends after {seconds:.2f} s of {due:.2f} s")
+    stored = int.from_bytes(head[4:8], "little")
+    # Programs that cannot go back to the header write 2³¹ − 4,096 or more (espeak-ng, FFmpeg).
+    if head[:4] == b"RIFF" and 0 < stored < 2**31 - 2**12 and stored + 8 > size:
         raise ValueError(f"is cut off: has {size} bytes of {stored + 8}")
     if head[:4] == b"OggS" and not tail[tail.rfind(b"OggS") + 5] & 4:
         raise ValueError(f"is cut off: ends after {seconds:.2f} s, before the stream's last page")

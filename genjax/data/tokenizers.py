@@ -74,6 +74,11 @@ class Tokenizer:
                 f"prompts is the string {prompts!r}; expected a sequence of strings: "
                 "put it in a list"
             )
+        marks = self._tokenizer.num_special_tokens_to_add(False)
+        if length <= marks:
+            raise ValueError(
+                f"length={length} leaves no place for a prompt: the tokenizer adds {marks} tokens"
+            )
         self._tokenizer.enable_truncation(length)
         self._tokenizer.enable_padding(
             length=length, pad_id=self.padding_id, pad_token=self._padding, direction=side

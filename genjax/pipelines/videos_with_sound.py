@@ -240,6 +240,8 @@ class VideoSoundPipeline(Pipeline):
     ) -> tuple[list[Condition], list[PyTree]]:
         """Return the conditions of all evaluations of a step, and the weights of all but the first.
 
+        A scale that switches guidance off for one stream has the weight 0 there.
+
         Raises:
             ValueError: negative prompts have no effect, or a block does not exist.
         """
@@ -259,13 +261,13 @@ class VideoSoundPipeline(Pipeline):
         if guided:
             negatives = [self.empty] * batch if negative_prompts is None else negative_prompts
             conditions.append(Condition(self.condition(negatives), none, no))
-            weights.append({name: 1 - scale for name, scale in scales.guidance.items()})
+            weights.append({name: 1 - max(scale, 1) for name, scale in scales.guidance.items()})
         if max(scales.perturbation.values()) > 0:
             conditions.append(Condition(text, some, no))
-            weights.append({name: -scale for name, scale in scales.perturbation.items()})
+            weights.append({name: -max(scale, 0) for name, scale in scales.perturbation.items()})
         if max(scales.isolation.values()) > 1:
             conditions.append(Condition(text, none, ~no))
-            weights.append({name: 1 - scale for name, scale in scales.isolation.items()})
+            weights.append({name: 1 - max(scale, 1) for name, scale in scales.isolation.items()})
         return self._placed(conditions), weights
 
     def _start(

@@ -32,6 +32,13 @@ def test_split_language_is_that_of_tensorflow_datasets(split, data_dir, digits):
     )
 
 
+@pytest.mark.parametrize("length", [1, 4, 14, 20])
+def test_both_sides_of_a_percentage_from_the_end_are_the_whole(length):
+    """Also if it is less than half an example."""
+    parts = take("train[:-10%]+train[-10%:]", {"train": lambda: range(length)})
+    assert [i for part in parts for i in part] == [*range(length)]
+
+
 @pytest.mark.parametrize(
     "split, message",
     [
@@ -109,6 +116,8 @@ def test_one_of_picture_and_sound_keeps_the_labels():
             part = select(feature, dataset)
             assert part.source[0].keys() == {feature, "label"} and part.image_shape == shape
         assert select("image", dataset) is dataset
+    varying = Dataset("mine", "train", OnDisk(records, kinds), (3, None, None, 1))
+    assert select("video", varying).image_shape == (3, None, None, 1)
     alone = Dataset("mine", "train", OnDisk(records, {"video": kinds["video"]}), (None, 4, 4, 1))
     assert select("video", alone) is alone
 

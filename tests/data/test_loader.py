@@ -117,6 +117,23 @@ def test_random_transforms_differ_by_position_not_by_example():
     assert len(np.unique(draws)) == 2 * 4 * 5
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_transform_may_write_into_its_example(in_memory):
+    """Otherwise a batch would depend on those before it."""
+    images = np.ones((30, 2, 2, 1), np.uint8)
+    records = [{"image": image} for image in images]
+    source = InMemory({"image": images}) if in_memory else OnDisk(records, {"image": images.dtype})
+
+    def erase(example, generator):
+        example["image"][generator.integers(2)] = 0
+        return example
+
+    batches = Batches(Dataset("ones", "train", source, (2, 2, 1)), 30, seed=0, transform=erase)
+    for step in range(3):
+        assert batches[step]["image"].sum() == 30 * 2
+    assert images.all()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -71,6 +71,11 @@ def test_padding_is_the_token_that_is_named(folder, name, entry):
     np.testing.assert_array_equal(mask, [[1, 1, 1, 0, 0]])
 
 
+def test_a_length_without_a_place_for_the_prompt_is_refused(folder):
+    with pytest.raises(ValueError, match="length=2 leaves no place for a prompt: .* adds 2 tokens"):
+        Tokenizer(folder).encode(["a red"], 2)
+
+
 def test_faults(folder):
     with pytest.raises(ValueError, match="prompts is the string 'a red'.* put it in a list"):
         Tokenizer(folder).encode("a red", 4)

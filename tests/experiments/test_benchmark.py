@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -279,6 +280,16 @@ def test_a_budget_of_time_is_a_number_of_steps_to_train():
         "--config.num_steps=2400 --workdir=runs/digits_flow"
     )
     assert training_command(row, arguments, 0.1)[0] == 1
+    two_words = [
+        "--config=a.py",
+        "--steps",
+        "3",
+        "--config.batch_size",
+        "32",
+        "--config.a={'b': 1}",
+    ]
+    words = shlex.split(training_command(row, two_words, 600.0)[1])[3:6]
+    assert words == ["--config=a.py", "--config.batch_size=32", "--config.a={'b': 1}"]
 
 
 def test_each_config_has_a_command_of_its_own():

@@ -182,7 +182,7 @@ def _resizer(size: Size) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that brings frames to a size, of `load_clips`."""
     if size is None:
         return lambda frame: frame
-    if isinstance(size, int):
+    if isinstance(size, int | np.integer):
         square, unused = compose(resize(size), center_crop(size)), np.random.default_rng(0)
         return lambda frame: square({"image": frame}, unused)["image"]
     return lambda frame: resize_and_crop(frame, tuple(size))[0]

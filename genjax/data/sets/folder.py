@@ -193,7 +193,9 @@ def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
                     texts = row["text"] if isinstance(row["text"], list) else [row["text"]]
                     if not texts or not all(isinstance(text, str) for text in texts):
                         raise TypeError("a text is a string, or a list of one or more")
-                    captions[Path(os.path.normpath(folder / row["file_name"]))] = tuple(texts)
+                    file_name = Path(os.path.normpath(folder / row["file_name"]))
+                    others = captions.get(file_name, ())  # a file may have several rows
+                    captions[file_name] = tuple(dict.fromkeys((*others, *texts)))
                 except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"row {number} of {path}: expected a file_name and a text, "

@@ -233,6 +233,11 @@ def test_a_size_is_one_or_two_sides(size, tmp_path, unchecked_annotations):
         load_clips("train", tmp_path, size=size)
 
 
+def test_a_size_may_be_a_number_of_numpy(unchecked_annotations):
+    resized = clips._resizer(np.int64(16))(np.zeros((20, 30, 3), np.uint8))
+    assert resized.shape == (16, 16, 3)
+
+
 @pytest.mark.parametrize("start, sound_start", [(0.0, 0.0), (1.5, 1.25), (0.5, 0.75)])
 def test_sound_begins_with_the_first_frame(tmp_path, start, sound_start):
     """Sample i is written at sound_start + i/24000 s, so the clip's first is known."""

@@ -148,6 +148,14 @@ def test_captions_may_be_several(tmp_path):
     assert load_dataset("folder", "train", tmp_path).captions == [("name", "synonym")]
 
 
+def test_captions_of_one_image_may_be_in_several_rows(tmp_path):
+    save(tmp_path / "x.png", picture(0))
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,text\nx.png,name\nx.png,synonym\nx.png,name\n"
+    )
+    assert load_dataset("folder", "train", tmp_path).captions == [("name", "synonym")]
+
+
 def test_captions_in_text_files_beside_the_images(tmp_path):
     """The texts are those that were written, whatever folders the images lie in."""
     texts = {"a.png": "ein Süßes", "deep/b.v2.jpg": "name\n\n  synonym \n", "deep/c.webp": "third"}
@@ -443,6 +451,14 @@ def test_a_pgm_of_16_bits_keeps_the_upper_8(tmp_path):
     (tmp_path / "x.pgm").write_bytes(b"P5 4 1 65535\n" + levels.tobytes())
     pixels, kinds = decode(tmp_path / "x.pgm", 1)
     assert pixels.ravel().tolist() == [0, 0x12, 0x80, 0xFF] and kinds == ("upper 8 of 16 bits",)
+
+
+def test_a_transparent_level_of_16_bits_is_white(tmp_path):
+    DEEP.save(tmp_path / "x.png", transparency=int(np.asarray(DEEP)[0, 0]))
+    pixels, kinds = decode(tmp_path / "x.png", 1)
+    expected = np.where(np.asarray(DEEP) == np.asarray(DEEP)[0, 0], 255, GREY)
+    np.testing.assert_array_equal(pixels[..., 0], expected)
+    assert kinds == (UPPER, WHITE)
 
 
 def test_no_folder(tmp_path):

@@ -133,6 +133,38 @@ def test_sound_that_begins_before_its_clip_is_read_to_the_clips_end(monkeypatch)
 FORM = dict(sample_rate=8000, seconds=1.25)
 
 
+def test_a_wav_file_of_a_pipe_is_whole(tmp_path):
+    """espeak-ng cannot go back to the header, and leaves these sizes in it."""
+    write(tmp_path / "x.wav", sine(300, 1.5))
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    data = content.index(b"data") + 4
+    content[4:8] = (0x7FFFF024).to_bytes(4, "little")
+    content[data : data + 4] = (0x7FFFF000).to_bytes(4, "little")
+    (tmp_path / "x.wav").write_bytes(content)
+    assert len(decode(tmp_path / "x.wav", RATE)[0]) == pytest.approx(1.5 * RATE, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["x.aac", "x.mp3"])
+def test_a_duration_that_is_estimated_cuts_nothing_off(tmp_path, name):
+    """Its bitrate rises after four quiet seconds. MP3 has no header with its length here."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE)
+    sound = np.concatenate([1e-3 * sine(300, 4.0), noise]).astype(np.float32)
+    aac = name.endswith("aac")
+    options = {"flags": "+qscale", "global_quality": "236"}
+    with av.open(str(tmp_path / name), "w", options={} if aac else {"write_xing": "0"}) as file:
+        stream = file.add_stream("aac" if aac else "libmp3lame", rate=RATE, options=options)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        for part in av.AudioResampler(stream.format.name, "mono", RATE).resample(frame):
+            file.mux(stream.encode(part))
+        file.mux(stream.encode())
+    with av.open(str(tmp_path / name)) as file:
+        estimate = file.streams.audio[0].duration * file.streams.audio[0].time_base
+    assert estimate > 8.5
+    assert len(decode(tmp_path / name, RATE)[0]) == pytest.approx(8 * RATE, rel=0.02)
+
+
 def test_unusable_files_are_named_and_counted(tmp_path, caplog):
     write(tmp_path / "good.wav", sine(300, 1.5))
     write(tmp_path / "quiet.wav", sine(300, 1.5, amplitude=0.01))  # is not silent

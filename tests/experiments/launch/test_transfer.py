@@ -101,3 +101,14 @@ def test_a_source_is_the_same_by_any_path_to_it(tmp_path, monkeypatch):
         assert resumed_source(tmp_path, source) == "runs/first"
     with pytest.raises(ValueError, match="runs/other would change nothing: .* from runs/first"):
         resumed_source(tmp_path, "runs/other")
+
+
+def test_a_source_is_the_same_from_any_folder(tmp_path, monkeypatch):
+    for name in ("runs/first", "runs/second", "elsewhere/runs/first"):
+        (tmp_path / name).mkdir(parents=True)
+    workdir = tmp_path / "runs/second"
+    record_config(workdir, {"seed": 0}, (), init_from="runs/first")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resumed_source(workdir, str(tmp_path / "runs/first")) == "runs/first"
+    with pytest.raises(ValueError, match="would change nothing"):  # another run of this name
+        resumed_source(workdir, "runs/first")
