@@ -261,13 +261,13 @@ class VideoSoundPipeline(Pipeline):
         if guided:
             negatives = [self.empty] * batch if negative_prompts is None else negative_prompts
             conditions.append(Condition(self.condition(negatives), none, no))
-            weights.append({name: 1 - max(scale, 1) for name, scale in scales.guidance.items()})
+            weights.append({name: 1 - max(scale, 1.0) for name, scale in scales.guidance.items()})
         if max(scales.perturbation.values()) > 0:
             conditions.append(Condition(text, some, no))
-            weights.append({name: -max(scale, 0) for name, scale in scales.perturbation.items()})
+            weights.append({name: -max(scale, 0.0) for name, scale in scales.perturbation.items()})
         if max(scales.isolation.values()) > 1:
             conditions.append(Condition(text, none, ~no))
-            weights.append({name: 1 - max(scale, 1) for name, scale in scales.isolation.items()})
+            weights.append({name: 1 - max(scale, 1.0) for name, scale in scales.isolation.items()})
         return self._placed(conditions), weights
 
     def _start(

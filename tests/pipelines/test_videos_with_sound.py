@@ -187,6 +187,16 @@ def test_all_predictions_are_of_one_call_and_other_values_compile_nothing(pipeli
     assert set(CALLS) == {2, 4}
 
 
+@pytest.mark.parametrize(
+    ("name", "off"),
+    [("guidance_scale", 1.0), ("isolation_scale", 1.0), ("perturbation_scale", 0.0)],
+)
+def test_a_scale_below_that_of_no_guidance_is_none(pipeline, name, off):
+    """Also for one stream alone, while the other is guided."""
+    make = lambda scale: pipeline.latents(PROMPTS, **GIVEN | {name: dict(video=scale, audio=3.0)})
+    jax.tree.map(np.testing.assert_array_equal, make(off - 1), make(off))
+
+
 def test_guidance_is_the_sum_of_its_differences_rescaled():
     """The closed form, with predictions that are constants of their condition."""
     x_t = dict(video=jnp.ones((2, 3)), audio=jnp.full((2, 2), 2.0))

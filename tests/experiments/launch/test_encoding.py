@@ -99,6 +99,14 @@ def test_latents_of_fewer_or_more_images_do_not_mix(tmp_path, monkeypatch):
         EncodedData(config)
 
 
+def test_one_split_for_training_and_measures_is_mirrored(tmp_path, monkeypatch):
+    small_video.use_block_means(monkeypatch)
+    monkeypatch.setattr(encoding, "check_mirrored", lambda *_: None)  # of captions
+    config = small_video.narrow(moving_digits_video.get_config(), f"{tmp_path}/latents")
+    config.data.update(flip=True, held_out_split=config.data.train_split)
+    assert EncodedData(config).counts == {"train": 2 * 24}
+
+
 def test_the_progress_counts_the_parts_of_this_process(tmp_path, monkeypatch):
     """Parts that exist count as done from the start, so the rate is that of new ones."""
     small_video.use_block_means(monkeypatch)
