@@ -22,7 +22,12 @@ def filter_axis(
     Args:
         weights: the taps of a convolution, which are not normalised.
         padding: zeros before and after, counted after the insertion; negative ones crop.
+
+    Raises:
+        ValueError: x is not of floats.
     """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"filters take floats; got {x.dtype}, in which weights would be rounded")
     before, after = padding
     ends = [(0, 0, 0)] * x.ndim
     ends[axis] = (before, after + up - 1, up - 1)

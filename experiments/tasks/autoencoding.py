@@ -70,7 +70,7 @@ class Adversary:
     Attributes:
         weight: of the generator's loss; times `autoencoding.adaptive_weight` where `adaptive`.
         start_step: before this step, neither learns from the other. The discriminator and its
-            optimizer stay as they were made.
+            optimizer stay as they were made, so a falling learning rate ends as many steps early.
         r1: the penalty of the mean logit of real images. Its burn-in counts from `start_step`.
         feature_matching: weight of `adversarial.feature_matching` in the generator's loss, for a
             discriminator that returns features. HiFi-GAN's weight of 2 is 1 here, because
@@ -91,7 +91,7 @@ class Adversary:
     def from_config(cls, config: Any) -> "Adversary":
         fields = dict(config.adversary)
         network = {"name": "Discriminator", **fields.pop("network")}
-        r1 = fields.pop("r1")
+        r1 = Regularizer(**fields.pop("r1"))
         optimizer, schedule = make_optimizer(
             **config.optimizer.discriminator,
             num_steps=config.num_steps,
@@ -100,7 +100,7 @@ class Adversary:
         return cls(
             network=kinds.PATCH_DISCRIMINATOR.bind(network, "adversary.network"),
             objective=kinds.OBJECTIVE.find(fields.pop("objective"), "adversary.objective"),
-            r1=Regularizer(**r1) if r1["weight"] else None,
+            r1=r1 if r1.weight or r1.end_weight else None,
             optimizer=optimizer,
             schedule=schedule,
             **fields,
@@ -471,13 +471,22 @@ def reconstruct(network, params, variables, x, key, train=False):
     """Return `(reconstruction, terms), (kept, measured)`.
 
     `terms` are the bottleneck's terms of the loss and those of the network's `inner_losses`, if it
-    has any. `kept` is what the network keeps beside its parameters, and `measured` are metrics.
+    has any. `kept` is what the network keeps beside its parameters, and `measured` are metrics. In
+    training, batch norms normalize by the batch.
     """
-    apply = lambda *args, method, **options: network.apply(
-        variables | {"params": params}, *args, method=method, **options
-    )
-    trim = functools.partial(autoencoders.trim, data_shape=x.shape[1:])
     kept = {name: value for name, value in variables.items() if name != "params"}
+
+    def apply(*args, method, **options):
+        has_norms = train and "batch_stats" in kept and method in ("encode", "decode")
+        if has_norms:
+            options = dict(train=True, mutable=["batch_stats"])
+        found = network.apply(kept | {"params": params}, *args, method=method, **options)
+        if has_norms:
+            found, updated = found
+            kept.update(updated)
+        return found
+
+    trim = functools.partial(autoencoders.trim, data_shape=x.shape[1:])
     encoded = apply(x, method="encode")
     if isinstance(encoded, tuple):
         z = autoencoding.sample_posterior(key, *encoded)
@@ -488,18 +497,19 @@ def reconstruct(network, params, variables, x, key, train=False):
         return (trim(apply(z, method="decode")), terms), (kept, {})
     if not hasattr(network, "quantize"):
         return (trim(apply(encoded, method="decode")), {}), (kept, {})
-    quantized, kept = apply(
+    quantized, updated = apply(
         encoded,
         method="quantize",
         train=train,
         mutable=list(kept),
         rngs={"restart": key, "levels": key},
     )
+    kept.update(updated)
     counts = diagnostics.codebook_counts(quantized.indices, network.quantizer.num_codes)
     measured = {"codebook/batch_usage": diagnostics.usage(counts)}
     measured |= {"codebook/batch_perplexity": diagnostics.perplexity(counts)}
     y = trim(apply(quantized.latents, method="decode"))
-    return (y, quantized.losses), (dict(kept), measured)
+    return (y, quantized.losses), (kept, measured)
 
 
 def _autoencode(task: Autoencoder, variables, x):

@@ -39,7 +39,9 @@ def augment(
 
 
 def check_image(image: Float[Array, "..."]) -> None:
-    """Raise ValueError for a batch of images, which would share one draw."""
+    """Raise ValueError for a batch of images, which would share one draw, and for bytes."""
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"images are floats in [−1, 1] (genjax.data.to_float); got {image.dtype}")
     if image.ndim != 3:
         raise ValueError(
             "an augmentation takes one image [height width channels]; got "

@@ -87,11 +87,12 @@ def principal_directions(
 
     Returns:
         Unit directions, and the variances of the principal components, largest first. There are as
-        many as features, units or samples, whichever are fewest.
+        many as features, units or samples less one, whichever are fewest.
     """
     activations = latents if activations is None else activations
     left, singular, _ = jnp.linalg.svd(activations - activations.mean(axis=0), full_matrices=False)
-    directions = jnp.matmul(left.T, latents, precision="highest")[: latents.shape[1]]
+    count = min(latents.shape[1], len(latents) - 1)  # centred samples have this rank at most
+    directions = jnp.matmul(left.T, latents, precision="highest")[:count]
     variances = singular[: len(directions)] ** 2 / (len(latents) - 1)
     return directions / jnp.linalg.norm(directions, axis=1, keepdims=True), variances
 

@@ -18,7 +18,8 @@ def kernels_only(params: Any) -> Any:
 
     def of_kernel(path, _):
         names = variable_path(path).split("/")
-        return "kernel" in names[-2:]  # an adapter is "…/kernel/down" and "…/kernel/up"
+        # An adapter is "…/kernel/down" and "…/kernel/up", and an LSTM has an "…_hidden_kernel".
+        return any(name == "kernel" or name.endswith("_kernel") for name in names[-2:])
 
     return jax.tree.map_with_path(of_kernel, params)
 
@@ -235,7 +236,7 @@ def make_optimizer(
     then falls linearly. With "constant" it does not fall.
     Gradients are first scaled down to a global norm of at most `clip_norm`. Weight decay is
     decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels (or the factors
-    of their adapters) alone.
+    of their adapters) alone. `lamb` scales it with the rest of the update.
 
     Args:
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.

@@ -163,6 +163,16 @@ def test_augmentations_follow_one_another_with_draws_of_their_own():
 
 @pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
+    "augmentation", [color, translation, cutout, functools.partial(ADA(), probability=0.0)]
+)
+def test_bytes_are_refused(augmentation):
+    """Their 0 is black and not grey, and filters would round their weights."""
+    with pytest.raises(ValueError, match="floats in .* got uint8"):
+        augmentation(KEYS[0], image=jnp.zeros((8, 8, 1), jnp.uint8))
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+@pytest.mark.parametrize(
     "augmentation", [color, translation, cutout, functools.partial(ADA(), probability=0.5)]
 )
 def test_a_batch_is_refused_where_its_images_would_share_a_draw(augmentation):

@@ -89,6 +89,16 @@ def same_up_to_sign(found, expected):
     np.testing.assert_allclose(np.abs(np.sum(found * expected, axis=1)), 1, atol=1e-9)
 
 
+def test_a_few_samples_have_one_direction_fewer():
+    """Centred samples have that rank. Their mean would be one more direction."""
+    w = normal(0, 4, 8) + 3
+    directions, variances = principal_directions(w)
+    expected = PCA(3).fit(np.asarray(w))
+    np.testing.assert_allclose(variances, expected.explained_variance_, rtol=1e-4)  # float32
+    cosines = np.sum(directions * expected.components_, axis=1)
+    np.testing.assert_allclose(np.abs(cosines), 1, atol=1e-4)
+
+
 def test_principal_directions_of_w_are_principal_components(float64):
     w = normal(0, 200, 5) @ normal(1, 5, 5) + normal(2, 5)
     directions, variances = jax.jit(principal_directions)(w)

@@ -163,3 +163,10 @@ def test_the_filter_is_exact_in_bfloat16():
     np.testing.assert_array_equal(
         upfirdn(impulse, BINOMIAL)[0, :, :, 0].astype(jnp.float64), np.outer(taps, taps)
     )
+
+
+def test_bytes_are_refused(unchecked_annotations):
+    """The taps of a filter would be rounded to 0."""
+    for resample in (upsample, downsample):
+        with pytest.raises(ValueError, match="filters take floats; got uint8"):
+            resample(jnp.full((1, 8, 8, 1), 200, jnp.uint8), (1, 3, 3, 1))

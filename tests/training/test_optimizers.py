@@ -52,6 +52,11 @@ def test_only_kernels_decay_even_when_layers_are_stacked():
     np.testing.assert_array_equal(updates["blocks"]["dense"]["bias"], 0)
 
 
+def test_the_kernels_of_an_lstm_decay():
+    params = {"lstm": {"layer_0_hidden_kernel": jnp.ones((2, 8)), "layer_0_bias": jnp.ones(8)}}
+    assert kernels_only(params)["lstm"] == {"layer_0_hidden_kernel": True, "layer_0_bias": False}
+
+
 def test_the_factors_of_adapted_kernels_decay():
     """PyTorch's AdamW, with which PEFT and diffusers train adapters, decays both factors."""
     adapters = init_lora(

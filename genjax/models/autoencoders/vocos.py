@@ -183,7 +183,7 @@ class Vocos(nn.Module):
         coefficients = self.head(self.backbone(bands))
         shape = (*bands.shape[:2], 2, self.n_fft // 2 + 1, self.channels)
         log_magnitude, phase = jnp.moveaxis(coefficients.reshape(shape), 2, 0)
-        magnitude = jnp.minimum(jnp.exp(log_magnitude), 100.0)
+        magnitude = jnp.exp(jnp.minimum(log_magnitude, math.log(100.0)))
         spectrum = magnitude * jnp.exp(1j * phase)
         return audio.istft(spectrum, self.n_fft, self.hop, padding=self.padding)
 

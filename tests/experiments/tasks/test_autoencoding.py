@@ -12,15 +12,17 @@ import numpy as np
 import optax
 import pytest
 
+from configs import emoji_autoencoder
 from experiments.configuration.runs import build
 from experiments.evaluation import autoencoders as evaluators
 from experiments.evaluation.context import in_batches
 from experiments.inputs.datasets import Data
 from experiments.launch.experiment import Experiment, split_pictures
 from experiments.launch.reports import alarms as alarms_of
-from experiments.tasks.autoencoding import reconstruct
+from experiments.tasks.autoencoding import Adversary, reconstruct
 from experiments.tasks.penalties import Regularizer
 from genjax.data import to_float
+from genjax.models.autoencoders.autoencoder_dc import AutoencoderDC, Stage
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.training import Checkpoints
@@ -322,6 +324,29 @@ def test_codes_move_in_training_alone_and_are_averaged():
         compiler_options=QUICK,
     )(variables)
     assert same(kept, state.autoencoder.kept)
+
+
+def test_batch_norms_of_both_halves_learn_in_training_alone():
+    stages = Stage(8, 1), Stage(8, 1, norm="batch")
+    network = AutoencoderDC(4, stages, stages)
+    x = jax.random.normal(KEY, (2, 16, 16, 3))
+    variables = network.init(KEY, x)
+    run = lambda train: reconstruct(network, variables["params"], variables, x, KEY, train)
+    (y, _), (kept, _) = run(True)
+    expected, updated = network.apply(variables, x, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, kept, dict(updated))
+    assert not same(kept["batch_stats"], variables["batch_stats"])
+    (y, _), (kept, _) = run(False)
+    np.testing.assert_allclose(y, network.apply(variables, x), atol=1e-5)
+    assert same(kept["batch_stats"], variables["batch_stats"])
+
+
+def test_an_r1_that_grows_from_nothing_is_kept():
+    config = emoji_autoencoder.get_config("kl_adversarial")
+    assert Adversary.from_config(config).r1 is None
+    config.adversary.r1 = dict(weight=0.0, end_weight=1.0, burn_in=10)
+    assert Adversary.from_config(config).r1.end_weight == 1.0
 
 
 @pytest.mark.parametrize("choice", ["kl", "vq"])

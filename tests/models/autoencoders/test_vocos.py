@@ -126,3 +126,12 @@ def test_other_channels_and_integers_are_refused(unchecked_annotations):
         jax.eval_shape(AUTOENCODER.init, KEY, jnp.zeros((1, 128, 2)))
     with pytest.raises(ValueError, match="waveforms are floats .*; got int16"):
         jax.eval_shape(AUTOENCODER.init, KEY, jnp.zeros((1, 128, 1), jnp.int16))
+
+
+def test_a_loud_spectrogram_has_finite_gradients():
+    """Its magnitude is at most 100. The exponential of 200 is infinite."""
+    variables = jax.tree.map(lambda a: 0 * a, variables_of(VOCODER))
+    variables["params"]["head"]["bias"] = jnp.full_like(variables["params"]["head"]["bias"], 200.0)
+    bands = VOCODER.apply({}, jnp.ones((1, 320, 1)), method="encode")
+    loss = lambda variables: VOCODER.apply(variables, bands, method="decode").sum()
+    assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(jax.grad(loss)(variables)))
