@@ -33,8 +33,8 @@ encoded once: python -m experiments.encode --config=configs/emoji_families.py:la
 Each network makes a picture for each of 384 training names and 384 held-out names, and PromptMatch
 measures how well the pictures fit the names. Training draws no samples and measures nothing, so the
 whole budget goes into steps. docs/results/families.md has the scores after ten minutes on one CPU
-core, and after twenty for uniform_diffusion and drifting. The GAN and latent_flow have six times the
-steps, too.
+core, and after twenty for uniform_diffusion and drifting. The GAN and latent_flow have six
+times the steps, too.
 """
 
 from ml_collections import ConfigDict
