@@ -111,7 +111,7 @@ def test_bits_and_completions_are_measured_on_held_out_images(monkeypatch):
     nats = np.take_along_axis(np.asarray(jax.nn.log_softmax(outputs)), levels[..., None], -1)
     assert report["bits_per_dimension"] == pytest.approx(-nats.mean() / np.log(2), rel=1e-5)
     each = -nats.reshape(20, -1).mean(1) / np.log(2)
-    error = each.std() / np.sqrt(20)
+    error = each.std(ddof=1) / np.sqrt(20)
     assert report["bits_per_dimension_error"] == pytest.approx(error, rel=1e-3)
     assert report["likelihood_images"] == 20 and report["completions"].size[0] > 0
     keys = sample_keys(KEY, jnp.arange(20))
