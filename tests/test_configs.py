@@ -190,6 +190,7 @@ SIZES = [
     "text_to_image:flux",
     "text_to_image_lora:flux",
     "text_to_video:wan_1b",
+    "sounding_digits:one_digit",
     "sound_and_video:ltx_2_0",
     "sound_autoencoder:stable_audio",
     "sound_autoencoder:dac",

@@ -27,6 +27,8 @@ def named(text: str | None, flag: str, kind: Kind) -> dict[str, Any] | None:
         raise ValueError(
             f"--{flag}={text} must be a name and options, as in name,option=1.5"
         ) from None
+    if len(fields) <= len(pairs):
+        raise ValueError(f"--{flag}={text} names an option twice: keep one of them")
     kind.check_flag(fields, flag)
     return fields
 

@@ -145,12 +145,14 @@ def _without_unused(report: dict[str, Any], config: dict[str, Any]) -> dict[str,
 
 
 def duration(seconds: float) -> str:
+    seconds = round(seconds, 1)
     if seconds < 60:
         return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
     hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{hours} h {minutes} min"
 
 
 def heading(name: str) -> Html:

@@ -245,10 +245,8 @@ def _position(bound: str | None, length: int, term: str) -> int | None:
     if bound is None:
         return None
     position = round(float(bound[:-1]) * length / 100) if bound.endswith("%") else int(bound)
-    if (
-        bound.startswith("-") and position == 0
-    ):  # of a small percentage: from the end, as all others
-        return length
+    if bound.startswith("-") and position == 0:
+        return length  # a small percentage counts from the end, as all others do
     if abs(position) > length:
         raise ValueError(
             f"split {term!r} of {length} examples: {bound} lies beyond them, take a smaller slice"

@@ -68,31 +68,36 @@ class Movement:
 
 
 def load_moving_digits(
-    split: str, size: int = SIDE, *, preload_bytes: int = PRELOAD_BYTES
+    split: str,
+    size: int = SIDE,
+    num_digits: int | None = None,
+    *,
+    preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
     """Return `video`: 17 grey frames in which one or two digits move and bounce.
 
-    Frames have `size`×`size` pixels. One and two digits are equally likely. A digit has 16×16
+    Frames have `size`×`size` pixels. A digit has 16×16
     pixels, and starts with a uniformly drawn place, direction and speed of 1 to 3 pixels a frame.
     It moves straight, is reflected at the borders, and is shown at the nearest whole pixel. Where
     two digits overlap, the brighter pixel shows: in 99.6 % of the frames of 32×32 with two digits,
     and in 29 % of those of 64×64. The 10,000 clips of `train` show digits of the split `train` of
     the set `digits`; the 1,000 clips of `test` show those of `test`. Further 90,000 clips of digits
     of `train` are the split `extra`, for long trainings on "train+extra". A clip depends on its
-    split, index and size only. Each clip has one caption (`write_caption`).
+    split, index, size and number of digits only. Each clip has one caption (`write_caption`).
 
     Args:
         size: the side of the frames in pixels.
+        num_digits: the digits of each clip. None: one or two, which are equally likely.
         preload_bytes: a split of at most this size is drawn at once and kept in memory. Clips of a
             larger one are drawn when they are read.
 
     Raises:
-        ValueError: the split is unknown, or a digit has no room to move.
+        ValueError: the split is unknown, a digit has no room to move, or `num_digits` is below 1.
 
     Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998), each
     pixel doubled along both sides.
     """
-    clips = Clips(*scenes(split, size))
+    clips = Clips(*scenes(split, size, num_digits))
     shape = (NUM_FRAMES, size, size, 1)
     source = OnDisk(clips, {"video": np.dtype(np.uint8)})
     if math.prod(shape) * len(clips) <= preload_bytes:
@@ -115,25 +120,27 @@ class Clips:
         return {"video": render(self.movements[index], self.pictures[index])}
 
 
-def movements(split: str, size: int = SIDE) -> list[tuple[Movement, ...]]:
-    """Return the exact movements of the one or two digits of each clip of a split.
+def movements(
+    split: str, size: int = SIDE, num_digits: int | None = None
+) -> list[tuple[Movement, ...]]:
+    """Return the exact movements of the digits of each clip of a split.
 
     Args:
-        size: as of `load_moving_digits`.
+        size, num_digits: as of `load_moving_digits`.
 
     Raises:
         ValueError: as of `load_moving_digits`.
     """
-    return scenes(split, size)[0]
+    return scenes(split, size, num_digits)[0]
 
 
 def scenes(
-    split: str, size: int = SIDE
+    split: str, size: int = SIDE, num_digits: int | None = None
 ) -> tuple[list[tuple[Movement, ...]], list[list[np.ndarray]]]:
     """Return the movements and the pictures of the digits of each clip, as `render` takes them.
 
     Args:
-        size: as of `load_moving_digits`.
+        size, num_digits: as of `load_moving_digits`.
 
     Raises:
         ValueError: as of `load_moving_digits`.
@@ -143,10 +150,12 @@ def scenes(
             f"frames of {size} pixels a side: a digit has {DIGIT_SIDE} pixels a side, so it cannot "
             f"move: take a larger size, such as {SIDE}"
         )
+    if num_digits is not None and num_digits < 1:
+        raise ValueError(f"num_digits must be at least 1, or None for one or two, not {num_digits}")
     digits, moving, pictures = _digits(), [], []
     for part, index in _clips(split):
         images, labels = digits["test" if part == "test" else "train"]
-        moving.append(_movements(labels, size, list(SIZES).index(part), index))
+        moving.append(_movements(labels, size, num_digits, list(SIZES).index(part), index))
         pictures.append([images[each.example] for each in moving[-1]])
     return moving, pictures
 
@@ -260,9 +269,11 @@ def _digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {"train": (train, train_labels), "test": (test, test_labels)}
 
 
-def _movements(labels: np.ndarray, side: int, *seed: int) -> tuple[Movement, ...]:
+def _movements(
+    labels: np.ndarray, side: int, num_digits: int | None, *seed: int
+) -> tuple[Movement, ...]:
     generator, moving = np.random.default_rng(seed), []
-    for _ in range(generator.integers(1, 3)):
+    for _ in range(num_digits or generator.integers(1, 3)):
         example = int(generator.integers(len(labels)))
         start, angle = generator.uniform(0, side - DIGIT_SIDE, 2), generator.uniform(0, 2 * np.pi)
         velocity = generator.uniform(*SPEEDS) * np.array([np.sin(angle), np.cos(angle)])

@@ -52,7 +52,11 @@ class Bounce:
 
 
 def load_sounding_digits(
-    split: str, size: int = SIDE, *, preload_bytes: int = PRELOAD_BYTES
+    split: str,
+    size: int = SIDE,
+    num_digits: int | None = None,
+    *,
+    preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
     """Return `video` and `audio`: clips of `moving_digits`, and a tone at each of their bounces.
 
@@ -62,18 +66,19 @@ def load_sounding_digits(
     digit's pitch (`PITCHES`) with a click at its start, and lasts 0.25 seconds. Tones add up. A
     bounce after the last frame is not seen, and does not sound.
 
-    Splits and captions are those of `moving_digits`. A clip depends on its split, index and
-    size only.
+    Splits and captions are those of `moving_digits`. A clip depends on its split, index, size and
+    number of digits only.
 
     Args:
         size: the side of the frames in pixels.
+        num_digits: the digits of each clip. None: one or two, which are equally likely.
         preload_bytes: a split of at most this size is made at once and kept in memory. Clips of a
             larger one are made when they are read.
 
     Raises:
         ValueError: as of `load_moving_digits`.
     """
-    clips = SoundingClips(*moving_digits.scenes(split, size))
+    clips = SoundingClips(*moving_digits.scenes(split, size, num_digits))
     shapes = {"video": (NUM_FRAMES, size, size, 1), "audio": (NUM_FRAMES * FRAME_SAMPLES, 1)}
     source = OnDisk(clips, {"video": np.dtype(np.uint8), "audio": np.dtype(np.int16)})
     clip_bytes = math.prod(shapes["video"]) + 2 * math.prod(shapes["audio"])
@@ -90,16 +95,19 @@ class SoundingClips(moving_digits.Clips):
         return super().__getitem__(index) | {"audio": sound(bounces_of(self.movements[index]))}
 
 
-def bounces(split: str, size: int = SIDE) -> list[tuple[Bounce, ...]]:
+def bounces(
+    split: str, size: int = SIDE, num_digits: int | None = None
+) -> list[tuple[Bounce, ...]]:
     """Return the bounces that are seen and heard in each clip of a split, first to last.
 
     Args:
-        size: the side of the frames in pixels.
+        size, num_digits: as of `load_sounding_digits`.
 
     Raises:
         ValueError: as of `load_moving_digits`.
     """
-    return [bounces_of(moving) for moving in moving_digits.movements(split, size)]
+    moving = moving_digits.movements(split, size, num_digits)
+    return [bounces_of(each) for each in moving]
 
 
 def bounces_of(moving: Sequence[Movement]) -> tuple[Bounce, ...]:

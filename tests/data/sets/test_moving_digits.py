@@ -296,6 +296,24 @@ def test_larger_frames_have_the_same_digits_with_more_room():
         np.testing.assert_array_equal(render(moving, [pictures[m.example] for m in moving]), video)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_clips_have_the_asked_number_of_digits(count):
+    dataset = load_dataset("moving_digits/64", "train[:20]", num_digits=count)
+    truth, (pictures, _) = movements("train[:20]", 64, count), digit_pictures("train")
+    assert {len(moving) for moving in truth} == {count}
+    for video, (caption,), moving in zip(
+        dataset.source.arrays["video"], dataset.captions, truth, strict=True
+    ):
+        np.testing.assert_array_equal(render(moving, [pictures[m.example] for m in moving]), video)
+        assert [digit for digit, *_ in parse_caption(caption)] == [m.digit for m in moving]
+    assert len({video.tobytes() for video in dataset.source.arrays["video"]}) == 20
+
+
+def test_clips_without_digits_are_refused():
+    with pytest.raises(ValueError, match="num_digits must be at least 1, .* not 0"):
+        load_dataset("moving_digits", "train[:2]", num_digits=0)
+
+
 def test_frames_without_room_are_refused():
     with pytest.raises(ValueError, match="frames of 16 pixels a side: a digit has 16"):
         load_dataset("moving_digits/16", "test[:1]")

@@ -126,6 +126,20 @@ def test_clips_are_those_of_moving_digits_and_depend_on_split_and_index_only(dat
         load_sounding_digits("valid")
 
 
+def test_one_digit_alone_sounds_by_its_own_bounces():
+    dataset = load_dataset("sounding_digits", SPLIT, num_digits=1)
+    silent = load_dataset("moving_digits", SPLIT, num_digits=1)
+    np.testing.assert_array_equal(dataset.source.arrays["video"], silent.source.arrays["video"])
+    for (moving,), given, sound in zip(
+        movements(SPLIT, num_digits=1),
+        bounces(SPLIT, num_digits=1),
+        dataset.source.arrays["audio"],
+        strict=True,
+    ):
+        assert given == bounces_of([moving])
+        np.testing.assert_array_equal(module.sound(given), sound)
+
+
 def test_two_processes_read_disjoint_parts_of_the_same_batch():
     dataset = load_sounding_digits("train[:8]", preload_bytes=0)
     shape = FRAMES, SIDE, SIDE, 1

@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments.compare import best, comparison
 from experiments.pages.html import Html, chart, element, page
-from experiments.pages.report import write_report
+from experiments.pages.report import duration, write_report
 from genjax.pipelines.media import write_clip, write_wav
 from genjax.training.pictures import (
     image_grid,
@@ -464,6 +464,21 @@ def test_comparison(tmp_path):
 )
 def test_the_best_is_by_the_figures_direction(name, values, expected):
     assert best(name, values) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (59.94, "59.9 s"),
+        (59.97, "1 min 0 s"),
+        (125.9, "2 min 5 s"),
+        (3570.0, "59 min 30 s"),
+        (3599.98, "1 h 0 min"),
+        (3700.0, "1 h 2 min"),
+    ],
+)
+def test_no_duration_has_60_seconds_or_minutes(seconds, words):
+    assert duration(seconds) == words
 
 
 def drawn(figure):
