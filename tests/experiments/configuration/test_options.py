@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.configuration.options import named
 from experiments.configuration import kinds
+from experiments.configuration.options import named
 
 
 def test_a_sampler_is_named_with_its_options():
