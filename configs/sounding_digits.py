@@ -105,6 +105,7 @@ def get_config(choice: str = "spectrograms") -> ConfigDict:
         _spectrograms(config)
     if choice == "one_digit":
         config.data.options.num_digits = 1
+        config.condition.prompts = tuple(prompt.split(" and ")[0] for prompt in PROMPTS)
     if choice == "latents":
         _latents(config)
     return config
