@@ -100,7 +100,12 @@ def divergence_of_modes(
     Args:
         modes, reference: the mode of each example; negative for none.
         num_modes: the number of modes.
+
+    Raises:
+        ValueError: there are no samples.
     """
+    if not len(modes):
+        raise ValueError("the samples' modes are an empty array: give at least one sample")
     first = -1 if np.any(modes < 0) else 0
     p, q = (
         np.bincount(m[m >= first] - first, minlength=num_modes - first).astype(float)

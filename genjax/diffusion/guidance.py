@@ -74,7 +74,7 @@ def drop_conditioning(
     def drop(rate, key, conditioning, null):
         if not isinstance(rate, jax.core.Tracer) and not 0 <= float(rate) <= 1:
             raise ValueError(f"a rate is a share of the examples, from 0 to 1; got {rate}")
-        dropped = jax.random.bernoulli(key, rate, (batch,))
+        dropped = jax.random.bernoulli(key, jnp.asarray(rate, float), (batch,))
         return jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), conditioning, null)
 
     return jax.tree.map(drop, rate, leaf_keys(key, rate), conditioning, null)

@@ -213,6 +213,7 @@ def discrete_bound(
     """
     x = _checked(x)
     check_grid(process, times)
+    times = times.astype(x.dtype)
     diffusion_key, end_key = jax.random.split(key)
 
     def add(total, step):

@@ -345,4 +345,6 @@ def sums_by_time(
     place = jnp.clip(num_bins * (t - start) / (end - start), 0, num_bins - 1).astype(int)
     in_bin = jax.nn.one_hot(place, num_bins)
     each = range(losses.ndim)
-    return jnp.sum(losses[..., None] * in_bin, axis=each), jnp.sum(in_bin, axis=each)
+    # An infinite loss is one of its own bin only, and infinity times 0 is not 0.
+    in_each = jnp.where(in_bin > 0, losses[..., None], 0)
+    return jnp.sum(in_each, axis=each), jnp.sum(in_bin, axis=each)

@@ -23,6 +23,7 @@ from genjax.diffusion.targets import Prediction
 Data = Float[Array, " batch *shape"]
 Particles = Float[Array, " batch particles *shape"]
 Weights = Float[Array, " batch particles"]
+LEAST_REWARD = -1e30
 
 
 def steer(
@@ -41,9 +42,10 @@ def steer(
     Args:
         noise: the noise of all particles, as from `process.prior(keys, (num_particles, *shape))`.
         keys: one per sample, for all draws.
-        log_reward: `(x̂, t) -> [batch]`. At the clean end it is the reward of a sample. Earlier it
-            may be any guess of that reward. A better guess needs fewer particles for the same
-            distribution.
+        log_reward: `(x̂, t) -> [batch]`. At the clean end it is the reward of a sample, and −∞
+            excludes the sample. Earlier it may be any finite guess of that reward. A better guess
+            needs fewer particles for the same distribution. An infinite guess also excludes
+            particles that could still become good samples, and so changes the distribution.
 
     Returns:
         One sample for each key, `[batch *shape]`.
@@ -55,7 +57,7 @@ def steer(
     def step(carry, numbered):
         (x, last_reward), (index, row) = carry, numbered
         prediction = _evaluate(denoiser, x, row.times)
-        reward = _reward(log_reward, prediction.clean, row.times).astype(dtype)
+        reward = _reward(log_reward, prediction.clean, row.times, dtype)
         chosen = _resample(keys, 2 * index + 1, reward - last_reward)
         clean, noise, reward = (
             _take(a, chosen) for a in (prediction.clean, prediction.noise, reward)
@@ -66,7 +68,7 @@ def steer(
 
     start = noise, jnp.zeros(noise.shape[:2], dtype)
     (x, last_reward), _ = jax.lax.scan(step, start, _rows(process, times, noise.dtype))
-    reward = _reward(log_reward, x, times[-1]).astype(dtype)
+    reward = _reward(log_reward, x, times[-1], dtype)
     return _choose(keys, len(times), x, reward - last_reward)
 
 
@@ -132,11 +134,12 @@ def _evaluate(denoiser, x, t):
     return jax.vmap(denoiser, in_axes=(1, None), out_axes=1)(x, jnp.full(x.shape[:1], t))
 
 
-def _reward(log_reward, clean, t):
-    """Return the rewards of all particles."""
-    return jax.vmap(log_reward, in_axes=(1, None), out_axes=1)(
+def _reward(log_reward, clean, t, dtype):
+    """Return the rewards of all particles. They are finite, since −∞ − (−∞) is no weight."""
+    reward = jax.vmap(log_reward, in_axes=(1, None), out_axes=1)(
         clean, jnp.full(clean.shape[:1], t, jnp.promote_types(clean.dtype, jnp.float32))
     )
+    return jnp.maximum(reward.astype(dtype), LEAST_REWARD)
 
 
 def _normal(keys, number, like):

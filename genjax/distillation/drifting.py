@@ -65,6 +65,9 @@ def drift(
     """
     negative = positive[..., :0, :] if negative is None else negative
     others = jnp.concatenate([x, negative, positive], axis=-2)
+    # Only differences of points count. A common offset would round them away.
+    others -= jnp.mean(others, axis=-2, keepdims=True)
+    x = others[..., : x.shape[-2], :]
     generated, dimension = x.shape[-2:]
     count = generated + negative.shape[-2]
     weights = jnp.ones(others.shape[:-1])

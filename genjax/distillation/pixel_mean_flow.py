@@ -66,7 +66,7 @@ def random_crops(
     """Cut a rectangle from each image and resize it, as Inception's training does.
 
     One key cuts the same rectangles from generated and real images. Resizing is cubic, with
-    antialiasing.
+    antialiasing, and its filter also sees the pixels around a rectangle.
 
     Args:
         side: of the returned images, in pixels.

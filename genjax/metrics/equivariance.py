@@ -28,7 +28,7 @@ def equivariance(expected: Images, found: Images, mask: Mask) -> float:
         expected: the images, moved or turned.
         found: the images of the moved or turned input.
     """
-    squares = np.square(expected - found)[:, mask]
+    squares = np.square(expected.astype(np.float64) - found)[:, mask]
     return decibels(float(squares.sum()), squares.size)
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import scipy  # which loads its parts when they are used: `scipy.signal` is slow to import
 from jax.typing import ArrayLike
@@ -126,7 +127,7 @@ def detect_onsets(
     surroundings. Onsets less than 16 ms apart count as one.
 
     Raises:
-        ValueError: the waveform is not finite `[samples channels]`.
+        ValueError: the waveform is not of finite floats, `[samples channels]`.
     """
     strength, times = onset_strength(waveform, sample_rate)
     at_least = dict(height=threshold, distance=LAG, prominence=threshold)
@@ -219,11 +220,17 @@ def _as_times(events: ArrayLike, name: str) -> Times:
 
 
 def _as_mono(waveform: ArrayLike) -> Float[np.ndarray, " samples"]:
-    """Return the mean of the channels; raise ValueError unless it is finite."""
+    """Return the mean of the channels; raise ValueError unless it is of finite floats."""
     if np.ndim(waveform) != 2:
         raise ValueError(
             f"the waveform has shape {np.shape(waveform)}; expected [samples channels]: give one "
             "clip, and a single channel as waveform[:, None]"
+        )
+    waveform = np.asarray(waveform)
+    if not jnp.issubdtype(waveform.dtype, jnp.floating):
+        raise ValueError(
+            f"the waveform has integers ({waveform.dtype}); expected floats in [−1, 1]: convert "
+            "int16 by genjax.data.sound_to_float"
         )
     mono = np.mean(waveform, axis=1)
     check_finite(mono, "the waveform")

@@ -13,7 +13,12 @@ def sinusoidal_embedding(
     """Return [cos(x·w), sin(x·w)] with w_i = max_period^(−i/(features/2)), in float32.
 
     Vaswani et al. 2017, section 3.5, in the order (cosines first) and spacing of DiT.
+
+    Raises:
+        ValueError: `features` is odd.
     """
+    if features % 2:
+        raise ValueError(f"features are cosines and as many sines, an even number; got {features}")
     half = features // 2
     frequencies = jnp.exp(-np.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = x.astype(jnp.float32)[:, None] * frequencies

@@ -64,8 +64,9 @@ def read_record(workdir: str | os.PathLike) -> Config:
     checkpoints = Path(workdir) / "checkpoints"
     for step in reversed(saved_steps(checkpoints)):
         if copy := read_facts(checkpoints / f"{step:08d}").get("record"):
+            # One location, so that a program which reads the record several times warns once.
             warnings.warn(
-                f"{path} is absent or damaged; its copy in checkpoint {step} is read", stacklevel=2
+                f"{path} is absent or damaged; its copy in checkpoint {step} is read", stacklevel=1
             )
             return json.loads(json.dumps(copy), object_hook=Config)
     raise problem

@@ -117,6 +117,11 @@ def test_divergence_of_modes():
     )
 
 
+def test_no_samples_have_no_divergence():
+    with pytest.raises(ValueError, match="give at least one sample"):
+        divergence_of_modes(np.zeros(0, int), np.arange(2), 2)
+
+
 def test_divergence_of_the_same_law():
     """It is (modes − 1)/2000 for 1,000 samples, because 2n·KL is about χ² of modes − 1 degrees.
 

@@ -843,7 +843,7 @@ def test_numbers_of_conditionings_that_do_not_fit():
 # Dropping conditioning, for training.
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [0, 0.0, 0.1, 0.5, 1])
 def test_dropped_at_the_rate(rate):
     labels = jnp.arange(20_000)
     result = np.asarray(drop_conditioning(jax.random.key(0), labels, -1, rate))

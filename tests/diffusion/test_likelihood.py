@@ -463,6 +463,15 @@ def test_a_time_that_is_rounded_to_the_noise_end_has_a_finite_cost(monkeypatch):
     assert jnp.isfinite(bound.diffusion).all()
 
 
+def test_bounds_of_float32_data_while_float64_is_enabled(float64):
+    """The grid is of float64 then, and the network of float32."""
+    process, x = RectifiedFlow(domain=(0.1, 1.0)), jnp.ones(2, jnp.float32)
+    times, denoiser = uniform_grid(process, 3), lambda x_t, t: Prediction(0 * x_t, x_t)
+    bounds = discrete_bound(jax.random.key(0), denoiser, process, x, times)
+    assert times.dtype == jnp.float64
+    assert {term.dtype for term in bounds} == {jnp.dtype(jnp.float32)}
+
+
 def test_data_of_bfloat16_are_those_in_float32():
     """In bfloat16, times near 1 would be rounded to 1."""
     process, x = RectifiedFlow(domain=(0.1, 1.0)), jnp.array([-1.0, 2.0], jnp.bfloat16)

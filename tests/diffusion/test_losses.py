@@ -431,6 +431,12 @@ def test_sums_by_time_put_each_loss_in_its_part_of_the_domain():
     np.testing.assert_array_equal(counts, [2, 1, 0, 2])
 
 
+def test_an_infinite_loss_is_one_of_its_own_part():
+    losses, t = jnp.array([1.0, jnp.inf, 2.0]), jnp.array([0.1, 0.5, 0.9])
+    sums, _ = sums_by_time(RectifiedFlow(), losses, t, 3)
+    np.testing.assert_array_equal(sums, [1, np.inf, 2])
+
+
 def test_an_output_that_would_broadcast_is_refused():
     gray = lambda x, t: x[..., :1]
     with pytest.raises(ValueError, match=r"returns shape \(2, 4, 1\); .* that of x, \(2, 4, 3\)"):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from mixtures import DEVIATIONS, MEANS, WEIGHTS, mixture_denoiser, quick_jit
 from scipy.special import softmax
@@ -158,6 +159,24 @@ def test_rewards_tilt_the_law():
     means = MEANS + slope * DEVIATIONS**2
     tilted = lambda x: scipy.stats.norm.cdf(x[:, None], means, DEVIATIONS) @ weights
     assert scipy.stats.kstest(samples, tilted).pvalue > 0.01
+
+
+@pytest.mark.parametrize("guess", [0, -jnp.inf])
+def test_a_reward_of_minus_infinity_excludes(guess):
+    """N(0, 1) above 1 is a truncated normal, if all rewards before the clean end are finite.
+
+    16 % of N(0, 1) is above 1, so 64 particles have one there. With guesses of −∞ the early x̂ are
+    all excluded, which must not be a difference of infinities.
+    """
+    denoiser = optimal.gaussian_mixture(FLOW, jnp.ones(1), jnp.zeros((1, 1)), jnp.ones(1))
+    reward = lambda x, t: jnp.where(x[:, 0] > 1, 0, jnp.where(t > 0, guess, -jnp.inf))
+    keys = keys_of(COUNT)
+    sample = jax.jit(lambda noise, times: steer(denoiser, FLOW, noise, times, keys, reward))
+    samples = sample(FLOW.prior(keys, (64, 1)), uniform_grid(FLOW, 100))
+    samples = np.asarray(samples, np.float64)[:, 0]
+    assert samples.min() > 1
+    if guess == 0:
+        assert scipy.stats.kstest(samples, scipy.stats.truncnorm(1, np.inf).cdf).pvalue > 0.01
 
 
 def test_without_a_reward_the_law_is_that_of_the_data():

@@ -86,6 +86,14 @@ def test_the_field_is_the_sum_over_pairs(float64):
     np.testing.assert_allclose(field, by_hand, atol=1e-7)
 
 
+def test_the_field_does_not_see_a_common_offset():
+    """1000 deviations away, float32 has three digits of a deviation left, and so has the field."""
+    points_far_away = [a + 1000 for a in points()]
+    back = [a - 1000 for a in points_far_away]  # exact
+    (far, _), (near, _) = drifting.drift(*points_far_away), drifting.drift(*back)
+    np.testing.assert_allclose(far, near, atol=1e-3)
+
+
 def test_points_drift_towards_data_and_stay_where_they_are_data():
     """Points and data symmetric about 0 have a field without a mean; data 3 away pull that way."""
     key, other = jax.random.split(jax.random.key(0))

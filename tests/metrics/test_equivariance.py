@@ -70,6 +70,14 @@ def test_decibels_are_of_the_mean_square_error_within_the_mask():
     assert equivariance.equivariance(expected, found, mask) == pytest.approx(20)
 
 
+def test_images_of_half_precision_have_the_decibels_of_their_values():
+    """Sums of their squares exceed 65,504, the largest number of float16."""
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 64, 64, 3)).astype(np.float16)
+    mask = np.ones((64, 64), bool)
+    expected = equivariance.equivariance(*images.astype(np.float64), mask)
+    np.testing.assert_allclose(equivariance.equivariance(*images, mask), expected, rtol=1e-12)
+
+
 def test_an_empty_mask_is_no_number():
     """Images of 8 pixels are smaller than the filter of a turn."""
     images = np.random.default_rng(0).standard_normal((1, 8, 8, 1))

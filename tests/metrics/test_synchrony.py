@@ -164,3 +164,9 @@ def test_faults():
         synchrony([np.zeros(1)], [np.zeros(1)] * 2, 0.1)
     with pytest.raises(ValueError, match="sound of another clip, and there are 1 clips"):
         chance_synchrony([np.zeros(1)], [np.zeros(1)], 0.1)
+
+
+def test_integers_are_refused(unchecked_annotations):
+    """The threshold is a share of full scale, which is 1 for floats and 32,767 for int16."""
+    with pytest.raises(ValueError, match=r"integers \(int16\); expected floats in \[−1, 1\]"):
+        detect_onsets(np.zeros((800, 1), np.int16), 8000)

@@ -32,6 +32,11 @@ def test_times_against_a_plain_formula():
     )  # angles up to 1000, rounded by 1e-7 of it
 
 
+def test_times_refuse_odd_features():
+    with pytest.raises(ValueError, match="an even number; got 7"):
+        sinusoidal_embedding(jnp.ones(2), 7)
+
+
 def test_times_are_embedded_in_float32():
     embedding = sinusoidal_embedding(jnp.array([256.0, 1.0], jnp.bfloat16), 256)
     assert embedding.dtype == jnp.float32
