@@ -200,6 +200,8 @@ def comparison(folders: Sequence[str | Path]) -> str:
 
 def main(*folders: str) -> None:
     with user_errors():
+        if Path(OUT.value).suffix != ".html":
+            raise ValueError(f"--out={OUT.value} must end in .html, for it is a page")
         check_out(OUT.value)
         Path(OUT.value).write_text(comparison(folders), encoding="utf-8")
     print(OUT.value)

@@ -86,7 +86,7 @@ def bind_to(
         # hasattr, because ml_collections' dictionaries are no Mappings.
         if hasattr(value, "keys") and "name" in value:
             made = bind(dict(value), places, f"{field}.{name}")
-            return made if takes_function and _lacks_arguments(made) else made()
+            return made if takes_function and required(made) else made()
         if takes_function and isinstance(value, str):
             return find(value, places, f"{field}.{name}")
         if isinstance(value, list | tuple):  # JSON has no tuples
@@ -143,12 +143,11 @@ def _refuse_number(value: int | float, parameter: inspect.Parameter, field: str)
         raise ValueError(f"{field} is {value!r}; it takes several values, as ({value!r},)")
 
 
-def _lacks_arguments(function: Callable) -> bool:
-    try:
-        inspect.signature(function).bind()
-    except TypeError:
-        return True
-    return False
+def required(function: Callable) -> set[str]:
+    """Return the parameters of a function that have no default and are not bound yet."""
+    takes = inspect.signature(function).parameters.values()
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return {each.name for each in takes if each.default is each.empty and each.kind not in variable}
 
 
 def public(module: ModuleType) -> dict[str, Any]:

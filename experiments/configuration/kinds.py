@@ -78,13 +78,13 @@ class Kind:
             takes = inspect.signature(bound.func).parameters
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
             given = {name: value for name, value in given.items() if takes_any or name in takes}
-            try:
-                inspect.signature(bound).bind(**given)
-            except TypeError as error:
+            lacking = parts.required(bound) - given.keys()
+            if lacking:
+                values = " and ".join(f"config.{field}.{name}" for name in sorted(lacking))
                 raise ValueError(
-                    f"config.{field} names {fields['name']}, which cannot be made: {error}; "
-                    f"{self._described()}"
-                ) from error
+                    f"config.{field} names {fields['name']}, which cannot be made without "
+                    f"{values}; {self._described()}"
+                )
             try:
                 bound = bound(**given)
             except ValueError as error:

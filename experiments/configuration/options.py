@@ -20,15 +20,19 @@ def named(text: str | None, flag: str, kind: Kind) -> dict[str, Any] | None:
     if text is None:
         return None
     name, *options = text.split(",")
-    try:
-        pairs = [option.split("=") for option in options]
-        fields = {"name": name} | {key: ast.literal_eval(value) for key, value in pairs}
-    except (ValueError, SyntaxError):
-        raise ValueError(
-            f"--{flag}={text} must be a name and options, as in name,option=1.5"
-        ) from None
-    if len(fields) <= len(pairs):
-        raise ValueError(f"--{flag}={text} names an option twice: keep one of them")
+    fields = {"name": name}
+    for option in options:
+        try:
+            key, value = option.split("=")
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise ValueError(
+                f"--{flag}={text} must be a name and options, as in name,option=1.5, but has "
+                f"{option!r}"
+            ) from None
+        if key in fields:
+            raise ValueError(f"--{flag}={text} names {key} twice: keep one of them")
+        fields[key] = value
     kind.check_flag(fields, flag)
     return fields
 

@@ -47,7 +47,7 @@ def interval_of(sampling: Any) -> tuple[float, float] | None:
         ValueError: the interval is empty or has not two ends.
     """
     interval = getattr(sampling, "guidance_interval", None)
-    if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
+    if interval is not None and (np.shape(interval) != (2,) or not interval[0] < interval[1]):
         raise ValueError(
             f"config.sampling.guidance_interval is {interval}; it must be two times, lower first"
         )

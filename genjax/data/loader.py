@@ -44,8 +44,8 @@ class Batches:
         shuffle: False keeps the stored order in every epoch.
 
     Raises:
-        ValueError: `batch_size` exceeds the dataset; images have another shape than `image_shape`,
-            or vary in size without a transform.
+        ValueError: `seed` is negative; `batch_size` exceeds the dataset; images have another shape
+            than `image_shape`, or vary in size without a transform.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class Batches:
         self.shuffle = shuffle
 
         title, length = f"{dataset.name} ({dataset.split})", len(dataset.source)
+        if seed < 0:
+            raise ValueError(f"the seed of batches of {title} is {seed}; take 0 or more")
         if not 0 < batch_size <= length:
             raise ValueError(
                 f"batch size {batch_size} for the {length} examples of {title}: take 1 to {length}"
@@ -88,6 +90,8 @@ class Batches:
                 )
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        if step < 0:
+            raise IndexError(f"batches have no step {step}: they begin with step 0, without end")
         positions = step * self.batch_size + self.rows
         indices = self._indices(positions)
         if self.transform is None:

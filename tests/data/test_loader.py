@@ -91,6 +91,14 @@ def test_image_and_label_stay_together():
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
 
 
+def test_numbers_below_zero_are_refused():
+    dataset = numbered(10)
+    with pytest.raises(ValueError, match="the seed of batches of .* is -1; take 0 or more"):
+        Batches(dataset, 2, seed=-1)
+    with pytest.raises(IndexError, match="batches have no step -1: they begin with step 0"):
+        Batches(dataset, 2, seed=0)[-1]
+
+
 def test_the_seed_decides():
     orders = [Batches(numbered(100), 100, seed)[0]["label"].tolist() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]

@@ -10,9 +10,9 @@ import numpy as np
 
 from genjax.data import sounds
 from genjax.data.buckets import resize_and_crop
-from genjax.data.dataset import PRELOAD_BYTES, Dataset, take
+from genjax.data.dataset import PRELOAD_BYTES, Dataset
 from genjax.data.images import PIXEL_LIMIT, Form, read_files
-from genjax.data.sets.folder import find_folder, read_layout
+from genjax.data.sets.folder import find_folder, read_layout, take_entries
 from genjax.data.sounds import require_av
 from genjax.data.transforms import center_crop, compose, resize
 
@@ -73,8 +73,7 @@ def load_clips(
     _check_size(size)
     root = find_folder("clips", data_dir, "clips")
     splits, class_names = read_layout(root, "clips", SUFFIXES)
-    members = {name: lambda entries=entries: entries for name, entries in splits.items()}
-    entries = [entry for part in take(split, members) for entry in part]
+    entries = take_entries(split, splits, "clips")
     form = _form(size, num_frames, frames_per_second, sample_rate, channels)
     return read_files(
         "clips", split, entries, root, class_names or None, form, preload_bytes=preload_bytes

@@ -58,8 +58,7 @@ def load_folder(
         raise ValueError(f"images have 3 channels, or 1 for grey levels; got channels={channels}")
     root = find_folder("folder", data_dir, "images")
     splits, class_names = read_layout(root, "images", SUFFIXES)
-    members = {name: lambda entries=entries: entries for name, entries in splits.items()}
-    entries = [entry for part in take(split, members) for entry in part]
+    entries = take_entries(split, splits, "images")
     options = dict(channels=channels, preload_bytes=preload_bytes)
     return read_images("folder", split, entries, root, class_names or None, **options)
 
@@ -134,6 +133,22 @@ def read_layout(
     for path, name in _split_names(entries, has_splits).items():
         splits[name].append(entries[path])
     return splits, tuple(names)
+
+
+def take_entries(split: str, splits: dict[str, list[Entry]], content: str) -> list[Entry]:
+    """Return the entries of the parts that a split names, from those of `read_layout`.
+
+    Raises:
+        ValueError: as of `take`, or too few files lie in no folders of splits to hold one out.
+    """
+    if splits.keys() == {"train", "test"} and splits["train"] and not splits["test"]:
+        if split.strip() == "test":
+            raise ValueError(
+                f"of {len(splits['train'])} {content}, none is held out as {split!r}, which takes "
+                "one in ten of each class: add some, or make folders train and test"
+            )
+    members = {name: lambda entries=entries: entries for name, entries in splits.items()}
+    return [entry for part in take(split, members) for entry in part]
 
 
 def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from genjax.data import sounds
-from genjax.data.dataset import PRELOAD_BYTES, Dataset, take
+from genjax.data.dataset import PRELOAD_BYTES, Dataset
 from genjax.data.images import Form, read_files
-from genjax.data.sets.folder import find_folder, read_layout
+from genjax.data.sets.folder import find_folder, read_layout, take_entries
 
 
 def load_sound_folder(
@@ -53,8 +53,7 @@ def load_sound_folder(
     sounds.require_av("sound_folder")
     root = find_folder("sound_folder", data_dir, "sounds")
     splits, class_names = read_layout(root, "sounds", sounds.SUFFIXES)
-    members = {name: lambda entries=entries: entries for name, entries in splits.items()}
-    entries = [entry for part in take(split, members) for entry in part]
+    entries = take_entries(split, splits, "sounds")
     options = sample_rate, channels, None if seconds is None else round(seconds * sample_rate)
 
     def example(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

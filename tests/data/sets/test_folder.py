@@ -52,6 +52,14 @@ def test_folders_are_classes(classes):
         assert any((image == picture(i + 100 * int(label))).all() for i in range(20))
 
 
+def test_a_folder_that_is_too_small_to_hold_images_out_says_so(tmp_path):
+    for i in range(4):
+        save(tmp_path / "cat" / f"{i}.png", picture(i))
+    assert len(load_folder("train+test", tmp_path).source) == 4
+    with pytest.raises(ValueError, match="^of 4 images, none is held out as 'test', .* add some"):
+        load_folder("test", tmp_path)
+
+
 def test_hidden_files_and_folders_are_left_out(classes):
     """Editors, caches, and archives that a Mac has made leave them behind."""
     for name in (".cache/x.png", "__MACOSX/cat/x.png", "cat/.thumbnails/x.png", "cat/._x.png"):

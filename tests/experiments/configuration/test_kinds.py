@@ -84,7 +84,10 @@ def test_what_is_no_part_is_refused(fields, words):
 
 
 def test_a_function_that_makes_no_network_is_refused():
-    message = "names .*loss_without_target, which cannot be made: missing .*; a DiffusionNetwork is"
+    message = (
+        "names .*loss_without_target, which cannot be made without config.model.apply and "
+        "config.model.key and .*config.model.x; a DiffusionNetwork is"
+    )
     with pytest.raises(ValueError, match=message):
         kinds.DIFFUSION_NETWORK.bind(dict(name=f"{__name__}.loss_without_target"), "model")
 

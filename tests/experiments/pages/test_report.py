@@ -618,6 +618,8 @@ def test_mistakes_are_answered(tmp_path):
         )
     result = run("compare", made, make_run(tmp_path / "b"), "--out=absent/both.html")
     assert result.returncode == 1 and "--out=absent/both.html needs the folder" in result.stderr
+    result = run("compare", made, tmp_path / "b", "--out=both.json")
+    assert result.returncode == 1 and "--out=both.json must end in .html" in result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ import pytest
 from configs import digits_algebra, digits_distillation, digits_flow
 from experiments.configuration.runs import build
 from experiments.tasks import adapters
+from experiments.tasks.diffusion import interval_of
 from genjax.data import Batches, load_dataset, to_float
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
@@ -19,6 +21,14 @@ from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.sampling import sample
 from tests.experiments.small_digits import MLP, small_config
+
+
+@pytest.mark.parametrize("given", [0.5, (0.2,), (0.1, 0.2, 0.3), (0.8, 0.2)])
+def test_an_interval_of_guidance_is_two_times(given):
+    assert interval_of(SimpleNamespace(guidance_interval=[0.2, 0.8])) == (0.2, 0.8)
+    assert interval_of(SimpleNamespace()) is None
+    with pytest.raises(ValueError, match="guidance_interval is .*; it must be two times, lower"):
+        interval_of(SimpleNamespace(guidance_interval=given))
 
 
 @pytest.mark.slow
